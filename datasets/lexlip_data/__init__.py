@@ -1,0 +1,1 @@
+"""The data layer: files on disk -> batches of tensors. It knows no model, and importing it loads no torch."""

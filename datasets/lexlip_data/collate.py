@@ -1,0 +1,107 @@
+"""Samples -> one batch of tensors: stacks pictures, tokenises captions, masks words.
+
+Letters: B samples of the batch, L tokens of its longest caption (at most max_text_len).
+Costs one call of the tokenizer per batch and some 50 microseconds of masking per caption, in the worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from lexlip_data.errors import DataError
+from lexlip_data.masking import IGNORED, mask_words, read_vocabulary, word_numbers
+
+
+class Collator:
+    """Makes a batch of whatever the samples hold; picklable.
+
+    image            float32 (B, 3, H, W)   if the samples are pictures or pairs
+    text_ids         int64 (B, L)           if they are captions or pairs
+    text_mask        int64 (B, L)           1 at tokens, 0 at padding
+    encoder_ids, encoder_labels, decoder_ids, decoder_labels   int64 (B, L), with mlm=True and pairs
+    image_id         int64 (B,)             the same number for the same picture everywhere
+    order            int64 (B,)             place in the whole split, evaluation only
+    caption_number   int64 (B,)             which caption of its picture, captions and pairs
+    sample           list of (data set, image id, caption number)
+    skipped          list of "data set/image id: reason": samples that were left out
+    """
+
+    def __init__(
+        self,
+        tokenizer,
+        max_text_len: int,
+        image_size: int,
+        mlm: bool = False,
+        mlm_prob: float = 0.3,
+        decoder_mlm_prob: float = 0.5,
+        whole_word_masking: bool = True,
+    ):
+        """
+        Args:
+            tokenizer: a Hugging Face tokenizer.
+            max_text_len: tokens kept of a caption, [CLS] and [SEP] included.
+            image_size: side of the pictures; gives a batch whose every sample was skipped its shape.
+            mlm: also mask words, twice and independently: for the encoder and for the decoder.
+        Raises:
+            DataError: a share outside [0, 1], a length below 3, or mlm with a tokenizer without [MASK].
+        """
+        for key, share in (("mlm_prob", mlm_prob), ("decoder_mlm_prob", decoder_mlm_prob)):
+            if not 0 <= share <= 1:
+                raise DataError(f"{key} {share}: must be a share of words between 0 and 1")
+        if max_text_len < 3:
+            raise DataError(f"max_text_len {max_text_len}: must be at least 3, [CLS], one token and [SEP]")
+        if tokenizer.pad_token_id is None:
+            raise DataError(f"tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has no padding token")
+        self.tokenizer, self.max_text_len, self.image_size = tokenizer, max_text_len, image_size
+        self.shares = {"encoder": mlm_prob, "decoder": decoder_mlm_prob} if mlm else {}
+        self.whole_words = whole_word_masking
+        self.vocabulary = read_vocabulary(tokenizer) if mlm else None
+
+    def __call__(self, samples: Sequence[dict]) -> dict:
+        kept = [sample for sample in samples if "skipped" not in sample]
+        batch: dict = {"skipped": [sample["skipped"] for sample in samples if "skipped" in sample]}
+        # Evaluation samples are never skipped, so an empty batch can only be one of pairs.
+        of_pairs = not kept
+        has_image, has_text = of_pairs or "image" in kept[0], of_pairs or "caption" in kept[0]
+        if has_image:
+            size = (0, 3, self.image_size, self.image_size)
+            batch["image"] = torch.stack([sample["image"] for sample in kept]) if kept else torch.zeros(size)
+        if has_text:
+            batch.update(self._texts(kept))
+        batch["image_id"] = torch.tensor([sample["image_id"] for sample in kept], dtype=torch.int64)
+        if kept and "order" in kept[0]:
+            batch["order"] = torch.tensor([sample["order"] for sample in kept], dtype=torch.int64)
+        batch["sample"] = [sample["sample"] for sample in kept]
+        return batch
+
+    def _texts(self, kept: Sequence[dict]) -> dict:
+        ids, mask = self.tokenise([sample["caption"] for sample in kept])
+        numbers = [sample["sample"][2] for sample in kept]
+        batch = {"text_ids": ids, "text_mask": mask, "caption_number": torch.tensor(numbers, dtype=torch.int64)}
+        if self.shares and (not kept or "mask_seed" in kept[0]):
+            batch.update(self._masked(ids.numpy(), kept))
+        return batch
+
+    def tokenise(self, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Captions -> (ids, mask), each int64 (B, L), padded to the longest."""
+        if not captions:
+            return torch.zeros((0, 2), dtype=torch.int64), torch.zeros((0, 2), dtype=torch.int64)
+        encoded = self.tokenizer(
+            list(captions), truncation=True, max_length=self.max_text_len, padding="longest", return_tensors="pt"
+        )
+        return encoded["input_ids"], encoded["attention_mask"]
+
+    def _masked(self, ids: np.ndarray, kept: Sequence[dict]) -> dict:
+        out = {f"{part}_{kind}": np.full_like(ids, IGNORED) for part in self.shares for kind in ("ids", "labels")}
+        for row, sample in enumerate(kept):
+            words = word_numbers(ids[row], self.vocabulary, self.whole_words)
+            # One stream per part, so that changing one share leaves the other part's masks as they were.
+            streams = np.random.SeedSequence(sample["mask_seed"]).spawn(len(self.shares))
+            for (part, share), stream in zip(self.shares.items(), streams, strict=True):
+                rng = np.random.default_rng(stream)
+                masked, labels = mask_words(ids[row], words, share, self.vocabulary, rng)
+                out[f"{part}_ids"][row], out[f"{part}_labels"][row] = masked, labels
+        return {key: torch.from_numpy(value) for key, value in out.items()}

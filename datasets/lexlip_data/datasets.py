@@ -1,0 +1,181 @@
+"""What one sample is: a (picture, caption) pair in training, a picture or a caption in evaluation.
+
+Letters: N pictures of the mixture, P pairs. Costs 8 bytes per picture for the offsets; a sample costs its decode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from lexlip_data.errors import BrokenImage, DataError
+from lexlip_data.pictures import open_image
+from lexlip_data.rng import isolated, sample_generator
+from lexlip_data.source import Source, hash_id
+from lexlip_data.transforms import build_transform, is_random
+
+
+class _Mixture:
+    """Pictures and pairs of several sources, numbered through."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self.sources = list(sources)
+        self._number()
+
+    def _number(self) -> None:
+        self._picture_ends = np.cumsum([len(source) for source in self.sources], dtype=np.int64)
+        counts = [source.caption_counts for source in self.sources] or [np.zeros(0, dtype=np.int64)]
+        self._pair_ends = np.cumsum(np.concatenate(counts), dtype=np.int64)
+
+    # A spawned worker counts again rather than receive the array: it is as large as the data set is.
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_picture_ends", "_pair_ends")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._number()
+
+    @property
+    def n_pictures(self) -> int:
+        return int(self._picture_ends[-1]) if len(self._picture_ends) else 0
+
+    @property
+    def n_pairs(self) -> int:
+        return int(self._pair_ends[-1]) if len(self._pair_ends) else 0
+
+    def picture(self, i: int) -> tuple[Source, int]:
+        """Picture i of the mixture -> (source, picture of that source)."""
+        k = int(np.searchsorted(self._picture_ends, i, side="right"))
+        return self.sources[k], i - (int(self._picture_ends[k - 1]) if k else 0)
+
+    def pair(self, index: int) -> tuple[Source, int, int]:
+        """Pair -> (source, picture of that source, number of the caption)."""
+        if not 0 <= index < self.n_pairs:
+            raise IndexError(f"pair {index} of {self.n_pairs}")
+        i = int(np.searchsorted(self._pair_ends, index, side="right"))
+        source, local = self.picture(i)
+        return source, local, index - (int(self._pair_ends[i - 1]) if i else 0)
+
+
+class CaptionPairs(Dataset):
+    """Every (picture, caption) pair of a mixture of data sets.
+
+    A sample is {"image": float32 (3, H, W), "caption": str, "image_id": int, "sample": (data set, image id, caption
+    number), "mask_seed": int}; a broken picture gives {"skipped": "data set/image id: reason"} unless strict.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        transform_keys: str | list[str],
+        image_size: int,
+        seed: int = 0,
+        strict: bool = False,
+    ):
+        """
+        Args:
+            transform_keys: see `lexlip_data.transforms`.
+            image_size: side of the pictures, in pixels.
+            seed: with epoch and index it decides all randomness of a sample.
+            strict: a broken picture is an error (evaluation) instead of a skipped sample (training).
+        """
+        self.mixture = _Mixture(sources)
+        self.image_size, self.seed, self.strict = image_size, seed, strict
+        self.transform: Callable[[Image.Image], torch.Tensor] = build_transform(transform_keys, image_size)
+        self.random = is_random(transform_keys)
+
+    def __len__(self) -> int:
+        return self.mixture.n_pairs
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        source, i, number = self.mixture.pair(index)
+        image_id = source.image_id(i)
+        rng = sample_generator(self.seed, epoch, index)
+        transform_seed, mask_seed = (int(value) for value in rng.integers(2**63, size=2))
+        try:
+            picture = open_image(source.image_bytes(i), self.image_size)
+        except BrokenImage as error:
+            if self.strict:
+                raise _named(error, source, i) from error
+            return {"skipped": f"{source.name}/{image_id}: {error}"}
+        if self.random:
+            with isolated(transform_seed):
+                image = self.transform(picture)
+        else:
+            image = self.transform(picture)
+        return {
+            "image": image,
+            "caption": source.captions(i)[number],
+            "image_id": hash_id(source.name, image_id),
+            "sample": (source.name, image_id, number),
+            "mask_seed": mask_seed,
+        }
+
+
+class EvalImages(Dataset):
+    """Each picture once: {"image": float32 (3, H, W), "image_id": int, "order": int, "sample": ...}.
+
+    Rows that repeat an image_id are one picture, the first of them. `order` numbers the pictures of the whole split
+    and is the same for any number of processes. A broken picture is a BrokenImage error that names it.
+    """
+
+    def __init__(self, sources: Sequence[Source], transform_keys: str | list[str], image_size: int):
+        if is_random(transform_keys):
+            raise DataError(f"val_transform_keys {transform_keys}: evaluation must not be random, take vit")
+        self.mixture = _Mixture(sources)
+        self.image_size = image_size
+        self.transform = build_transform(transform_keys, image_size)
+        hashes = np.array(
+            [hash_id(source.name, source.image_id(i)) for source in self.mixture.sources for i in range(len(source))],
+            dtype=np.int64,
+        )
+        self.kept = np.sort(np.unique(hashes, return_index=True)[1])
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, order: int) -> dict:
+        source, i = self.mixture.picture(int(self.kept[order]))
+        try:
+            picture = open_image(source.image_bytes(i), self.image_size)
+        except BrokenImage as error:
+            raise _named(error, source, i) from error
+        image_id = source.image_id(i)
+        return {
+            "image": self.transform(picture),
+            "image_id": hash_id(source.name, image_id),
+            "order": order,
+            "sample": (source.name, image_id, 0),
+        }
+
+
+class EvalTexts(Dataset):
+    """Each caption once: {"caption": str, "image_id": int, "order": int, "sample": (data set, image id, number)}."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self.mixture = _Mixture(sources)
+
+    def __len__(self) -> int:
+        return self.mixture.n_pairs
+
+    def __getitem__(self, order: int) -> dict:
+        source, i, number = self.mixture.pair(order)
+        image_id = source.image_id(i)
+        return {
+            "caption": source.captions(i)[number],
+            "image_id": hash_id(source.name, image_id),
+            "order": order,
+            "sample": (source.name, image_id, number),
+        }
+
+
+def _named(error: BrokenImage, source: Source, i: int) -> BrokenImage:
+    return BrokenImage(
+        f"data set {source.name}, split {source.split}, image {source.image_id(i)}: {error} [{source.where(i)}]; "
+        "evaluation replaces nothing: repair the file or remove its row"
+    )

@@ -1,0 +1,94 @@
+"""Which pairs are in which batch: a function of (seed, epoch) alone, whatever the number of processes.
+
+The sampler yields (epoch, index), so that a worker needs no other state to know a sample's randomness. Costs one
+permutation of the pairs per epoch and process: 8 bytes per pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from lexlip_data.errors import DataError
+
+
+class GlobalBatchSampler:
+    """Batches of the whole run, cut into one contiguous block per process.
+
+    Global batch g of an epoch is order[g*B : (g+1)*B]; process r gets block r of it. So the blocks of all
+    processes, put together in the order of their ranks, are the same batch for any number of processes.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = True,
+    ):
+        """
+        Args:
+            n: number of samples.
+            batch_size: the global batch B, over all processes.
+            shuffle: a new order every epoch; else 0..n-1.
+            drop_last: drop the incomplete last batch. Else it is cut to a multiple of world_size, so that all
+                processes make the same number of steps.
+        Raises:
+            DataError: B is not a positive multiple of world_size, or there are too few samples for one batch.
+        """
+        if world_size < 1 or not 0 <= rank < world_size:
+            raise DataError(f"rank {rank} of {world_size} processes: rank must be in 0..{world_size - 1}")
+        if batch_size < 1 or batch_size % world_size:
+            raise DataError(f"batch_size {batch_size} cannot be split evenly over {world_size} processes")
+        if drop_last and n < batch_size:
+            raise DataError(f"{n} samples are fewer than one batch of {batch_size}: lower batch_size or add data")
+        if n < world_size:
+            raise DataError(f"{n} samples for {world_size} processes: every process needs at least one")
+        self.n, self.batch_size, self.rank, self.world_size = n, batch_size, rank, world_size
+        self.seed, self.shuffle, self.drop_last = seed, shuffle, drop_last
+        self.epoch, self.start = 0, 0
+
+    @property
+    def sampler(self) -> GlobalBatchSampler:
+        """Itself: where pytorch-lightning looks for the object whose set_epoch it calls."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration. A new epoch starts at its first batch."""
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
+
+    def set_start(self, step: int) -> None:
+        """Resume inside the current epoch: skip its first `step` global batches, until set_epoch moves on."""
+        if not 0 <= step <= len(self):
+            raise DataError(f"cannot start at batch {step} of an epoch of {len(self)} batches")
+        self.start = step
+
+    def __len__(self) -> int:
+        """Global batches of a whole epoch, those skipped by set_start included."""
+        if self.drop_last:
+            return self.n // self.batch_size
+        return self.n // self.batch_size + (self.n % self.batch_size >= self.world_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.epoch
+        order = self.order(epoch) if self.shuffle else None
+        for g in range(self.start, len(self)):
+            first = g * self.batch_size
+            share = min(self.batch_size, self.n - first) // self.world_size
+            low = first + self.rank * share
+            block = range(low, low + share) if order is None else order[low : low + share].tolist()
+            yield [(epoch, index) for index in block]
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The permutation of an epoch: int64 (n,)."""
+        return np.random.default_rng(np.random.SeedSequence([self.seed, epoch])).permutation(self.n)
+
+
+def shard(n: int, rank: int, world_size: int) -> range:
+    """The contiguous part of 0..n-1 that a process evaluates; nothing is padded, parts differ by at most one."""
+    return range(rank * n // world_size, (rank + 1) * n // world_size)
