@@ -11,22 +11,27 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
+# Two set-ups at once would take each other's files away; the second waits, then finds the stamp. The system lets go of
+# the lock when the script dies, however it dies. macOS has no flock and goes without.
+if command -v flock > /dev/null; then
+  exec 9< scripts/setup.sh
+  flock 9
+fi
+
 venv=.venv
 stamp=$venv/.finished  # written last, so an interrupted set-up has none and is made again
 
 # Without PYTHON, the interpreter behind the present .venv stays: otherwise a .venv made with python3.12
-# would be thrown away by the next plain run.
-python=${PYTHON:-}
-if [ -z "$python" ] && [ -x $venv/bin/python ]; then
-  python=$($venv/bin/python -c 'import sys; print(sys._base_executable)' 2>/dev/null) || python=
-fi
-python=${python:-python3}
-
-version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) ||
-  fail "cannot run '$python'. Set PYTHON to a Python 3.10 to 3.13, e.g. PYTHON=python3.11 bash scripts/setup.sh"
+# would be thrown away by the next plain run. The base executable, because .venv's own is about to be removed.
+chosen=${PYTHON:-}
+if [ -z "$chosen" ] && [ -x $venv/bin/python ]; then chosen=$venv/bin/python; fi
+chosen=${chosen:-python3}
+found=$("$chosen" -c 'import sys; print("%d.%d" % sys.version_info[:2], sys._base_executable)' 2>/dev/null) ||
+  fail "cannot run '$chosen'. Set PYTHON to a Python 3.10 to 3.13, e.g. PYTHON=python3.11 bash scripts/setup.sh"
+read -r version python <<< "$found"
 case $version in
   3.10 | 3.11 | 3.12 | 3.13) ;;
-  *) fail "'$python' is Python $version; 3.10 to 3.13 is needed. Set PYTHON, e.g. PYTHON=python3.11 bash scripts/setup.sh" ;;
+  *) fail "'$chosen' is Python $version, not 3.10 to 3.13. Set PYTHON, e.g. PYTHON=python3.11 bash scripts/setup.sh" ;;
 esac
 
 want="$version $PWD $(cat requirements.lock setup.py | cksum)"
@@ -39,9 +44,9 @@ echo "setup: making $venv with Python $version from requirements.lock; this take
 rm -rf $venv
 "$python" -m venv $venv
 pip() { $venv/bin/python -m pip --disable-pip-version-check --no-input "$@"; }
-pip install --quiet --no-compile -r requirements.lock
+pip install -qq --no-compile -r requirements.lock
 # The lock holds every dependency, setuptools too, so neither may be fetched again.
-pip install --quiet --no-deps --no-build-isolation -e .
+pip install -qq --no-deps --no-build-isolation -e .
 
 pair=$($venv/bin/python - 2>&1 <<'PY'
 import torch, torchvision

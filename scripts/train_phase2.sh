@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Phase 2, momentum lexicon-contrastive pre-training: 40,000 steps of batch 2,880, half of them at 112 pixels.
+#
+#   LOAD_PATH=PHASE1.ckpt bash scripts/train_phase2.sh
+#
+# Variables: DATA_ROOT (data), LOG_DIR (result), NUM_GPUS per node (8), NUM_NODES (1), LOAD_PATH (no default).
+# Paths count from the root of the repository. Further arguments are passed on as key=value and win, e.g.
+# scripts/train_phase2.sh max_steps=1000
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+PATH=$PWD/.venv/bin:$PATH  # the environment of scripts/setup.sh, where there is one
+
+: "${LOAD_PATH:?set it to the checkpoint of Phase 1, e.g. LOAD_PATH=phase1.ckpt bash scripts/train_phase2.sh}"
+
+python Phase2/run.py with task_contrastive_train beit16_base224 text_bert vit_randaug load_path="$LOAD_PATH" \
+  datasets='["coco", "f30k", "gcc", "sbu"]' \
+  data_root="${DATA_ROOT:-data}" log_dir="${LOG_DIR:-result}" num_gpus="${NUM_GPUS:-8}" num_nodes="${NUM_NODES:-1}" \
+  image_size=224 DR=True queue_size=11520 \
+  batch_size=2880 per_gpu_batchsize=90 max_steps=40000 learning_rate=5e-5 precision=16 "$@"

@@ -1,0 +1,108 @@
+"""What gets installed, under which names, and that no folder here hides a library. Offline; a few seconds."""
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def python(code, cwd, **environment):
+    """Run code as `python -c` does, in a fresh interpreter, and return what it printed."""
+    environment = {**os.environ, **environment}
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def requirements(name):
+    lines = (line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines())
+    return [Requirement(line) for line in lines if line]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Built from a copy, so that nothing is left in the checkout and no earlier build/ gets into the wheel."""
+    setuptools = pytest.importorskip("setuptools", reason="building a wheel needs setuptools")
+    if int(setuptools.__version__.split(".")[0]) < 71:
+        pytest.importorskip("wheel", reason="setuptools older than 71 needs the wheel package to build one")
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for folder in ("lexlip", "Phase1", "Phase2", "configs", "datasets/lexlip_data"):
+        # Not what runs inside Phase1/ or Phase2/ leave behind.
+        unwanted = shutil.ignore_patterns("__pycache__", "result", "runs", "data")
+        shutil.copytree(ROOT / folder, source / folder, ignore=unwanted)
+    for file in (ROOT / "datasets").glob("*.py"):  # not the folder's data, which a user may keep there
+        shutil.copy(file, source / "datasets")
+    for name in ("setup.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    # The call that pip makes, without pip's search for build tools.
+    python(f"from setuptools.build_meta import build_wheel; build_wheel({str(out)!r})", cwd=source)
+    (built,) = out.glob("lexlip-*.whl")
+    with zipfile.ZipFile(built) as archive:
+        return {name: archive.read(name).decode("utf-8", "replace") for name in archive.namelist()}
+
+
+def test_wheel_holds_every_package_and_nothing_else(wheel):
+    tops = {name.split("/")[0] for name in wheel if ".dist-info/" not in name}
+    assert tops == {"lexlip", "lexlip_data", "Phase1", "Phase2"}  # no `datasets`, `tests`, `configs`
+    for folder, package in (
+        ("lexlip", "lexlip"),
+        ("datasets/lexlip_data", "lexlip_data"),
+        ("Phase1", "Phase1"),
+        ("Phase2", "Phase2"),
+    ):
+        for file in (ROOT / folder).rglob("*.py"):
+            assert f"{package}/{file.relative_to(ROOT / folder).as_posix()}" in wheel
+
+
+def test_wheel_ships_the_configs_inside_lexlip(wheel):
+    for file in (ROOT / "configs").rglob("*.yaml"):
+        inside = f"lexlip/configs/{file.relative_to(ROOT / 'configs').as_posix()}"
+        assert wheel[inside] == file.read_text(encoding="utf-8")
+    assert "lexlip/configs/base.yaml" in wheel
+
+
+def test_wheel_metadata(wheel):
+    (info,) = {name.split("/")[0] for name in wheel if ".dist-info/" in name}
+    metadata = wheel[f"{info}/METADATA"].splitlines()
+    assert "Requires-Python: >=3.10" in metadata
+    needed = [line.removeprefix("Requires-Dist: ") for line in metadata if line.startswith("Requires-Dist: ")]
+    assert set(requirements("requirements.txt")) <= set(map(Requirement, needed))
+    assert "lexlip = lexlip.cli:main" in wheel[f"{info}/entry_points.txt"]
+    (version,) = (line.removeprefix("Version: ") for line in metadata if line.startswith("Version: "))
+    assert f'__version__ = "{version}"' in (ROOT / "lexlip" / "__init__.py").read_text()
+
+
+def test_datasets_is_the_library_even_from_the_root(tmp_path):
+    """`python -c` puts the current folder first on the path; a real package further on must still win over it."""
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "__init__.py").write_text("name = 'the library'")
+    assert python("import datasets; print(datasets.name)", cwd=ROOT, PYTHONPATH=str(tmp_path)) == "the library"
+    assert not (ROOT / "datasets" / "__init__.py").exists()
+
+
+def test_installed_packages_import_from_anywhere(tmp_path):
+    try:
+        importlib.metadata.distribution("lexlip")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("lexlip is not installed here")
+    # Found, not imported: that needs no torch, and seconds less.
+    names = ("lexlip", "lexlip_data", "Phase1", "Phase2")
+    code = f"from importlib.util import find_spec; print(*(name for name in {names} if find_spec(name)))"
+    assert python(code, cwd=tmp_path, PYTHONPATH="").split() == list(names)
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
+def test_lock_pins_one_version_of_every_requirement(version):
+    environment = {"python_version": version}
+    pins = [pin for pin in requirements("requirements.lock") if not pin.marker or pin.marker.evaluate(environment)]
+    exact = {pin.name.lower().replace("_", "-"): str(pin.specifier).removeprefix("==") for pin in pins}
+    assert len(exact) == len(pins)
+    for need in requirements("requirements.txt"):
+        assert need.specifier.contains(exact[need.name.lower().replace("_", "-")]), need
