@@ -1,0 +1,78 @@
+"""Phase 1, lexicon-bottlenecked pre-training: self_t + i2t + t2t + contrastive, weight 1 each by default.
+
+B pairs, L tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lexlip.config import TRAINING_MODES
+from lexlip.distributed import gather_rows, gather_with_grad
+from lexlip.lexicon import lexicon_bottleneck, max_logits
+from lexlip.losses import flops, in_batch_contrastive, masked_lm
+from lexlip.model import LexLIP
+from lexlip.module import RetrievalModule, global_count
+from Phase1.decoder import WeakenedDecoder
+
+
+class Phase1Module(RetrievalModule):
+    """Model and weakened decoder; `training_mode` bottle, con or both says which losses apply."""
+
+    def __init__(self, keys: dict, model: LexLIP):
+        super().__init__(keys, model)
+        parts = TRAINING_MODES[keys["training_mode"]]
+        self.parts = {part for part in parts if keys["loss_names"].get(part)}
+        if self.parts & {"i2t", "t2t"}:  # without them it would only be unused weights
+            self.decoder = WeakenedDecoder(model.text_encoder, keys["decoder_layers"])
+
+    @classmethod
+    def masks_needed(cls, keys: dict) -> bool:
+        return keys["training_mode"] != "con"
+
+    def prepare(self, batch: dict) -> dict:
+        if not self.masks_needed(self.keys):
+            return batch
+        counts = {f"{side}_count": global_count(batch[f"{side}_labels"]) for side in ("encoder", "decoder")}
+        return {**batch, **counts}
+
+    def encode(self, batch: dict, vectors_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        vectors, pooled = {}, {}
+        contrastive = "contrastive" in self.parts
+        if contrastive or ("i2t" in self.parts and not vectors_only):
+            pooled["i2t"] = self.model.image_head.max_logits(self.model.image_encoder(batch["image"]))
+        if contrastive:
+            states = self.model.text_encoder(batch["text_ids"], batch["text_mask"])
+            text = self.model.text_head.max_logits(states, batch["text_mask"])
+            vectors = {"text": self.retrieval_vectors(text), "image": self.retrieval_vectors(pooled["i2t"])}
+        if vectors_only or not self.parts - {"contrastive"}:
+            return vectors, {}
+
+        losses = {}
+        head, mask = self.model.text_head, batch["text_mask"]
+        if self.parts & {"self_t", "t2t"}:
+            hidden = head.transform(self.model.text_encoder(batch["encoder_ids"], mask))
+            if "self_t" in self.parts:
+                at = batch["encoder_labels"] != -100
+                logits = head.decoder(hidden[at])
+                losses["self_t_mlm_loss"] = masked_lm(logits, batch["encoder_labels"][at], batch["encoder_count"])
+            if "t2t" in self.parts:
+                pooled["t2t"] = max_logits(hidden, head.decoder.weight, head.decoder.bias, mask)
+        if self.parts & {"i2t", "t2t"}:
+            at = batch["decoder_labels"] != -100
+            embeddings = self.model.text_encoder.embed(batch["decoder_ids"])
+            for part in sorted(self.parts & {"i2t", "t2t"}):
+                bottleneck = lexicon_bottleneck(pooled[part], self.model.text_encoder.word_embeddings)
+                logits = head(self.decoder(embeddings, mask, bottleneck)[at])
+                losses[f"{part}_mlm_loss"] = masked_lm(logits, batch["decoder_labels"][at], batch["decoder_count"])
+        return vectors, losses
+
+    def global_losses(self, vectors: dict[str, Tensor], batch: dict) -> dict[str, Tensor]:
+        if not vectors:
+            return {}
+        text, image = gather_with_grad(vectors["text"]), gather_with_grad(vectors["image"])
+        ids = gather_rows(batch["image_id"]) if self.keys["mask_same_image"] else None
+        return {
+            "contrastive_loss": in_batch_contrastive(text, image, self.keys["temperature"], ids),
+            "flops_loss": self.keys["flops_weight"] * (flops(vectors["text"]) + flops(vectors["image"])),
+        }

@@ -1,0 +1,15 @@
+"""Phase 1's command line: python run.py with task_... key=value ..."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "datasets")]  # so that a plain checkout runs without installation
+
+from lexlip.runner import make_experiment  # noqa: E402
+from Phase1.module import Phase1Module  # noqa: E402
+
+ex = make_experiment("LexLIP-Phase1", Phase1Module)
+
+if __name__ == "__main__":
+    ex.run_commandline()

@@ -1,0 +1,178 @@
+"""Keys of the command line: where they come from and what is refused before anything heavy is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+TRAINING_MODES = {
+    "bottle": ("self_t", "i2t", "t2t"),
+    "con": ("contrastive",),
+    "both": ("self_t", "i2t", "t2t", "contrastive"),
+}
+LOSSES = TRAINING_MODES["both"]
+TRANSFORMS = ("vit", "vit_randaug")
+NULLABLE = {  # keys whose default says nothing of their type, or that take several
+    "version": (str, int, type(None)),
+    "resume_from": (str, type(None)),
+    "fast_dev_run": (bool, int),
+    "precision": (int, str),
+    "cpu_threads": (int, type(None)),
+    "max_images": (int, dict, type(None)),
+    "vit_pretrained": (bool, str),
+    "patch_size": (int, type(None)),
+    "decay_power": (int, float, str),
+    "warmup_steps": (int, float),
+    "max_steps": (int, type(None)),
+    "val_check_interval": (int, float),
+    "eval_batch_size": (int, type(None)),
+}
+
+
+class ConfigError(ValueError):
+    """A key, a value or a combination that cannot work; the message says what would."""
+
+
+def folder() -> Path:
+    """Where the YAML files are: configs/ of the checkout, or the copy inside an installed package."""
+    here = Path(__file__).resolve().parent
+    for place in (here.parent / "configs", here / "configs"):
+        if (place / "base.yaml").is_file():
+            return place
+    raise FileNotFoundError(f"base.yaml is neither in {here.parent / 'configs'} nor in {here / 'configs'}")
+
+
+def base() -> dict:
+    """Every key with its default."""
+    return yaml.safe_load((folder() / "base.yaml").read_text())
+
+
+def named() -> dict[str, dict]:
+    """The named configs: each file beside base.yaml, by its name."""
+    return {
+        path.stem: yaml.safe_load(path.read_text()) or {}
+        for path in sorted(folder().glob("*.yaml"))
+        if path.stem != "base"
+    }
+
+
+def check(keys: dict) -> dict:
+    """Refuse unknown keys, wrong types and contradictions.
+
+    Args:
+        keys: all keys of a run.
+
+    Returns:
+        The keys, with numbers in their key's type.
+
+    Raises:
+        ConfigError: naming the key, its value and what is allowed.
+    """
+    defaults = base()
+    keys = dict(keys)
+    unknown = sorted(set(keys) - set(defaults))
+    if unknown:
+        raise ConfigError(f"unknown key {unknown[0]!r}; configs/base.yaml lists all of them")
+    for key, default in defaults.items():
+        if key not in keys:
+            raise ConfigError(f"{key} is missing")
+        keys[key] = _typed(key, keys[key], default)
+    _check_choices(keys)
+    _check_numbers(keys)
+    return keys
+
+
+def _typed(key: str, value: object, default: object) -> object:
+    allowed = NULLABLE.get(key, (type(default),))
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool) and key not in NULLABLE:
+        return float(value)
+    if isinstance(value, tuple):
+        value = list(value)
+    if isinstance(value, bool) and bool not in allowed or not isinstance(value, allowed):
+        names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
+        raise ConfigError(f"{key}={value!r} is {type(value).__name__}; it must be {names}, such as {default!r}")
+    return value
+
+
+def _choose(keys: dict, key: str, allowed: tuple) -> None:
+    if keys[key] not in allowed:
+        raise ConfigError(f"{key}={keys[key]!r}; it must be one of {', '.join(map(str, allowed))}")
+
+
+def _check_choices(keys: dict) -> None:
+    _choose(keys, "training_mode", tuple(TRAINING_MODES))
+    _choose(keys, "optim_type", ("adamw", "adam", "sgd"))
+    _choose(keys, "precision", (16, 32, "16", "32", "bf16", "16-mixed", "bf16-mixed", "32-true"))
+    for key in ("train_transform_keys", "val_transform_keys"):
+        for name in keys[key]:
+            if name not in TRANSFORMS:
+                raise ConfigError(f"{key}={keys[key]}; known are {', '.join(TRANSFORMS)}")
+    if isinstance(keys["decay_power"], str) and keys["decay_power"] != "cosine":
+        raise ConfigError(f"decay_power={keys['decay_power']!r}; it must be a number or 'cosine'")
+    wrong = sorted(set(keys["loss_names"]) - set(LOSSES))
+    if wrong:
+        raise ConfigError(f"loss_names has {wrong[0]!r}; known are {', '.join(LOSSES)}")
+    if not keys["datasets"]:
+        raise ConfigError("datasets is empty; name at least one data set")
+    if not keys["test_only"] and not any(keys["loss_names"].get(n) for n in TRAINING_MODES[keys["training_mode"]]):
+        raise ConfigError(
+            f"training_mode={keys['training_mode']} trains {TRAINING_MODES[keys['training_mode']]}, "
+            f"but loss_names={keys['loss_names']} weighs all of them 0"
+        )
+
+
+def _check_numbers(keys: dict) -> None:
+    for key in ("image_size", "max_text_len", "vocab_size", "batch_size", "per_gpu_batchsize", "num_nodes"):
+        if keys[key] < 1:
+            raise ConfigError(f"{key}={keys[key]}; it must be at least 1")
+    for key in ("num_gpus", "num_workers", "decoder_layers", "warmup_steps", "clip_grad", "learning_rate"):
+        if keys[key] < 0:
+            raise ConfigError(f"{key}={keys[key]}; it must not be negative")
+    for key in ("mlm_prob", "decoder_mlm_prob", "drop_rate", "momentum"):
+        if not 0 <= keys[key] <= 1:
+            raise ConfigError(f"{key}={keys[key]}; it must lie between 0 and 1")
+    if keys["temperature"] <= 0:
+        raise ConfigError(f"temperature={keys['temperature']}; it must be positive")
+    if isinstance(keys["warmup_steps"], float) and keys["warmup_steps"] > 1:
+        raise ConfigError(f"warmup_steps={keys['warmup_steps']}: as a float it is a share of all steps, at most 1.0")
+    if keys["max_text_len"] < 3:
+        raise ConfigError(f"max_text_len={keys['max_text_len']} leaves no room for a word between [CLS] and [SEP]")
+    size, patch = keys["image_size"], keys["patch_size"]
+    if patch and size % patch:
+        near = [patch * (size // patch), patch * (size // patch + 1)]
+        raise ConfigError(f"image_size={size} is not a multiple of patch_size={patch}; {near[0]} or {near[1]} would be")
+    if keys["hidden_size"] != keys["input_text_embed_size"]:
+        raise ConfigError(
+            f"hidden_size={keys['hidden_size']} is the weakened decoder's width and must equal "
+            f"input_text_embed_size={keys['input_text_embed_size']}"
+        )
+    if keys["hidden_size"] % keys["num_heads"]:
+        raise ConfigError(f"hidden_size={keys['hidden_size']} does not divide by num_heads={keys['num_heads']}")
+    if keys["test_only"]:
+        return
+    processes = max(1, keys["num_gpus"]) * keys["num_nodes"]
+    per_pass = keys["per_gpu_batchsize"] * processes
+    if keys["batch_size"] % per_pass:
+        below = keys["batch_size"] // per_pass * per_pass
+        raise ConfigError(
+            f"batch_size={keys['batch_size']} does not divide by per_gpu_batchsize={keys['per_gpu_batchsize']} x "
+            f"{processes} processes = {per_pass}; {below or per_pass} or {below + per_pass} would"
+        )
+
+
+def check_tokenizer(keys: dict, tokenizer) -> None:
+    """Refuse a tokenizer whose words do not fit `vocab_size`.
+
+    Raises:
+        ConfigError: more words than `vocab_size`, or over 128 fewer (padding to a round number is fine).
+    """
+    words = len(tokenizer)
+    if not words <= keys["vocab_size"] < words + 128:
+        raise ConfigError(
+            f"tokenizer={keys['tokenizer']} has {words} words, but vocab_size={keys['vocab_size']}; "
+            f"set vocab_size={words}"
+        )
+    for name in ("cls_token_id", "sep_token_id", "mask_token_id", "pad_token_id"):
+        if getattr(tokenizer, name, None) is None:
+            raise ConfigError(f"tokenizer={keys['tokenizer']} has no {name[:-3]}; a BERT tokenizer is needed")

@@ -1,0 +1,194 @@
+"""The two towers: any timm picture model and any Hugging Face BERT, each giving token states (B, L, D).
+
+The picture tower keeps every token, CLS too, and ends in a LayerNorm of its own. It reads any
+size that the patch divides.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import timm
+import torch
+from timm.models.beit import Beit
+from timm.models.beit import Attention as BeitAttention
+from torch import Tensor, nn
+from transformers import BertConfig, BertForMaskedLM, BertModel
+from transformers.models.bert.modeling_bert import BertEncoder
+
+from lexlip.config import ConfigError
+from lexlip.positions import GridAttention
+
+
+# The official named configs' towers, under the names that timm gives the same weights.
+OFFICIAL_NAMES = {
+    "microsoft/beit-base-patch16-224-pt22k-ft22k": "beit_base_patch16_224.in22k_ft_in22k",
+    "google/vit-base-patch32-224-in21k": "vit_base_patch32_224.orig_in21k",
+    "google/vit-base-patch16-224-in21k": "vit_base_patch16_224.orig_in21k",
+    "google/vit-base-patch16-384": "vit_base_patch16_384.orig_in21k_ft_in1k",
+}
+
+
+class ImageEncoder(nn.Module):
+    """A timm model cut before its pooling.
+
+    Args:
+        name: timm name, "hf-hub:owner/name", "local-dir:PATH", or one of the official configs' names.
+        image_size: side in pixels of the pictures that positions are made for.
+        kwargs: passed to `timm.create_model`.
+        pretrained: True: weights from the hub; False: none; a path: that weights file.
+        norm_eps: of every LayerNorm.
+
+    Raises:
+        ConfigError: the model has no token or map features, or the weights file is missing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        image_size: int,
+        kwargs: dict | None = None,
+        pretrained: bool | str = False,
+        norm_eps: float = 1e-12,
+    ):
+        super().__init__()
+        self.backbone = _create(OFFICIAL_NAMES.get(name, name), image_size, dict(kwargs or {}), pretrained)
+        self.width: int = self.backbone.num_features
+        self.norm = nn.LayerNorm(self.width)
+        own = getattr(self.backbone, "norm", None)
+        if isinstance(own, nn.LayerNorm) and own.normalized_shape == (self.width,):
+            # The tower's own last norm goes on as ours, so that pretrained features are normalised once.
+            self.norm.load_state_dict(own.state_dict())
+            self.backbone.norm = nn.Identity()
+        for module in self.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = norm_eps
+            if type(module) is BeitAttention and module.window_size is not None:
+                module.__class__ = GridAttention
+        if isinstance(self.backbone, Beit):
+            self.backbone.patch_embed.strict_img_size = False
+        self.patch: int | None = _patch(self.backbone)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised pixels to (B, L, width) token states."""
+        if isinstance(self.backbone, Beit):
+            grid = (pixels.shape[-2] // self.patch, pixels.shape[-1] // self.patch)
+            for block in self.backbone.blocks:
+                block.attn.grid = grid
+        states = self.backbone.forward_features(pixels)
+        if states.ndim == 4:
+            if states.shape[-1] != self.width:  # (B, D, h, w): most convolutional models
+                states = states.permute(0, 2, 3, 1)
+            states = states.flatten(1, 2)
+        return self.norm(states)
+
+    def set_gradient_checkpointing(self, enable: bool) -> None:
+        """Trade a second forward pass for activation memory."""
+        self.backbone.set_grad_checkpointing(enable)
+
+
+def _create(name: str, image_size: int, kwargs: dict, pretrained: bool | str) -> nn.Module:
+    extra = {"num_classes": 0, "global_pool": "", "pretrained": bool(pretrained)}
+    if isinstance(pretrained, str):
+        if not Path(pretrained).is_file():
+            raise ConfigError(f"vit_pretrained={pretrained}: no such weights file")
+        extra["pretrained_cfg_overlay"] = {"file": str(pretrained)}
+    # ViT takes any size when asked to, BEiT is taught by GridAttention, convolutional models ask for none.
+    choices = ({"img_size": image_size, "dynamic_img_size": True}, {"img_size": image_size}, {})
+    for sizes in choices:
+        try:
+            model = timm.create_model(name, **{**extra, **sizes, **kwargs})
+            break
+        except TypeError as error:
+            if sizes and "unexpected keyword argument" in str(error):
+                continue
+            raise ConfigError(f"timm cannot build vit={name} with vit_kwargs={kwargs}: {error}") from error
+    if not hasattr(model, "forward_features"):
+        raise ConfigError(f"vit={name}: this timm model gives no token or map features")
+    return model
+
+
+def _patch(backbone: nn.Module) -> int | None:
+    patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", None)
+    return patch[0] if isinstance(patch, tuple) else patch
+
+
+class TextEncoder(nn.Module):
+    """BERT without its pooler.
+
+    Args:
+        config: of the BERT; `attention_probs_dropout_prob` and `hidden_dropout_prob` hold the dropout.
+        bert: take this one instead of a fresh one.
+    """
+
+    def __init__(self, config: BertConfig, bert: BertModel | None = None):
+        super().__init__()
+        self.bert = bert if bert is not None else BertModel(config, add_pooling_layer=False)
+        self.width: int = config.hidden_size
+
+    @property
+    def config(self) -> BertConfig:
+        return self.bert.config
+
+    @property
+    def word_embeddings(self) -> Tensor:
+        """(V, D) table E."""
+        return self.bert.embeddings.word_embeddings.weight
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(B, L) word ids to (B, L, D) input embeddings, positions and LayerNorm included."""
+        return self.bert.embeddings(input_ids=ids)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, L) word ids and their mask, 0 at padding, to (B, L, D) token states."""
+        return self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
+
+    def set_gradient_checkpointing(self, enable: bool) -> None:
+        """Trade a second forward pass for activation memory."""
+        if enable:
+            self.bert.gradient_checkpointing_enable()
+        else:
+            self.bert.gradient_checkpointing_disable()
+
+
+def pretrained_bert(name: str, drop_rate: float) -> BertForMaskedLM:
+    """A BERT and its masked-language-model head, by hub name or folder.
+
+    Raises:
+        ConfigError: it cannot be loaded, or it is no BERT.
+    """
+    try:
+        return BertForMaskedLM.from_pretrained(
+            name, hidden_dropout_prob=drop_rate, attention_probs_dropout_prob=drop_rate
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"no BERT weights could be loaded from {name!r}: {error}\n"
+            "Give text_model=FOLDER with config.json and weights, or text_pretrained=False for a fresh one."
+        ) from error
+
+
+class BertStack(nn.Module):
+    """Fresh BERT layers over given input embeddings.
+
+    Args:
+        config: of the text tower; its layers' shape is taken over.
+        layers: depth.
+    """
+
+    def __init__(self, config: BertConfig, layers: int):
+        super().__init__()
+        config = copy.deepcopy(config)
+        config.num_hidden_layers = layers
+        self.encoder = BertEncoder(config)
+        for module in self.encoder.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=config.initializer_range)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """(B, L, D) embeddings and their (B, L) mask, 0 at padding, to (B, L, D)."""
+        bias = torch.zeros_like(mask, dtype=states.dtype)
+        bias = bias.masked_fill(mask == 0, torch.finfo(states.dtype).min)
+        return self.encoder(states, attention_mask=bias[:, None, None, :]).last_hidden_state

@@ -1,0 +1,303 @@
+"""The model without any trainer: two towers, two lexicon heads, pictures and captions to lexicon vectors.
+
+B batch, L tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
+
+from lexlip.config import ConfigError
+from lexlip.encoders import ImageEncoder, TextEncoder, pretrained_bert
+from lexlip.lexicon import LexiconHead, saturate
+from lexlip_data.transforms import build_transform
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass
+class ModelConfig:
+    """What is needed to build the same model again without its weights.
+
+    Attributes:
+        vit: timm name of the image tower.
+        vit_kwargs: passed to `timm.create_model`.
+        image_size: side in pixels of the pictures.
+        image_norm_eps: of the image tower's LayerNorms.
+        text: the text tower's `BertConfig` as a dict.
+        max_text_len: tokens per caption, [CLS] and [SEP] included.
+    """
+
+    vit: str
+    image_size: int
+    text: dict
+    vit_kwargs: dict = field(default_factory=dict)
+    image_norm_eps: float = 1e-12
+    max_text_len: int = 40
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self.text["vocab_size"]
+
+
+class LexLIP(nn.Module):
+    """Image tower, text tower and their lexicon heads.
+
+    Args:
+        config: shapes of everything; weights start random.
+        tokenizer: for `encode_text` with strings and `lexicon`; may be set later.
+    """
+
+    def __init__(self, config: ModelConfig, tokenizer: PreTrainedTokenizerBase | None = None):
+        super().__init__()
+        text = BertConfig(**config.text)
+        self.config = config
+        self.tokenizer = tokenizer
+        self.image_encoder = ImageEncoder(
+            config.vit, config.image_size, config.vit_kwargs, norm_eps=config.image_norm_eps
+        )
+        self.text_encoder = TextEncoder(text)
+        self.text_head = LexiconHead(text.hidden_size, text.hidden_size, text.vocab_size, text.layer_norm_eps)
+        self.image_head = LexiconHead(
+            self.image_encoder.width, text.hidden_size, text.vocab_size, text.layer_norm_eps
+        )
+
+    @classmethod
+    def from_keys(cls, keys: dict, tokenizer: PreTrainedTokenizerBase | None = None) -> LexLIP:
+        """Build from the command line's keys, with the towers' pretrained weights where asked for.
+
+        Raises:
+            ConfigError: a tower cannot be built or loaded, or its width, patch or vocabulary contradicts a key.
+        """
+        bert = None
+        if keys["text_pretrained"]:
+            bert = pretrained_bert(keys["text_model"] or keys["tokenizer"], keys["drop_rate"])
+            text = bert.config
+        else:
+            text = BertConfig(
+                vocab_size=keys["vocab_size"],
+                hidden_size=keys["input_text_embed_size"],
+                num_hidden_layers=keys["text_layers"],
+                num_attention_heads=keys["num_heads"],
+                intermediate_size=int(keys["input_text_embed_size"] * keys["mlp_ratio"]),
+                max_position_embeddings=keys["text_positions"],
+                hidden_dropout_prob=keys["drop_rate"],
+                attention_probs_dropout_prob=keys["drop_rate"],
+            )
+        config = ModelConfig(
+            vit=keys["vit"],
+            vit_kwargs=dict(keys["vit_kwargs"]),
+            image_size=keys["image_size"],
+            image_norm_eps=keys["image_norm_eps"],
+            text=_plain(text),
+            max_text_len=keys["max_text_len"],
+        )
+        model = cls(config, tokenizer)
+        if bert is not None:
+            model.text_encoder.bert.load_state_dict(bert.bert.state_dict())
+            _copy_bert_head(bert, model.text_head)
+        if keys["vit_pretrained"]:
+            model.image_encoder = ImageEncoder(
+                config.vit, config.image_size, config.vit_kwargs, keys["vit_pretrained"], config.image_norm_eps
+            )
+        # The image head starts as a copy of BERT's; its first layer only where the towers are equally wide.
+        for name in ("norm", "decoder") + (("dense",) if model.image_encoder.width == text.hidden_size else ()):
+            getattr(model.image_head, name).load_state_dict(getattr(model.text_head, name).state_dict())
+        model.check_keys(keys)
+        return model
+
+    def check_keys(self, keys: dict) -> None:
+        """Refuse keys that contradict the towers, naming the key and the value that fits.
+
+        Raises:
+            ConfigError: as above.
+        """
+        facts = {
+            "input_image_embed_size": self.image_encoder.width,
+            "input_text_embed_size": self.text_encoder.width,
+            "hidden_size": self.text_encoder.width,
+            "vocab_size": self.config.vocab_size,
+        }
+        if self.image_encoder.patch is not None:
+            facts["patch_size"] = self.image_encoder.patch
+        for key, fact in facts.items():
+            if keys[key] != fact:
+                raise ConfigError(f"{key}={keys[key]}, but the towers that were built have {fact}; set {key}={fact}")
+        positions = self.text_encoder.config.max_position_embeddings
+        if keys["max_text_len"] > positions:
+            raise ConfigError(f"max_text_len={keys['max_text_len']}, but the text tower has {positions} positions")
+
+    # --- token states to lexicon vectors ---
+
+    def lexicon_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Captions to lexicon vectors, not normalised.
+
+        Args:
+            input_ids, attention_mask: (B, L) word ids and their mask, 0 at padding.
+
+        Returns:
+            (B, V) float32 term weights log(1 + max over L of relu(z)).
+        """
+        return saturate(self.text_head.max_logits(self.text_encoder(input_ids, attention_mask), attention_mask))
+
+    def lexicon_image(self, pixel_values: Tensor) -> Tensor:
+        """Pictures to lexicon vectors, not normalised.
+
+        Args:
+            pixel_values: (B, 3, H, W) normalised pixels; H and W multiples of the patch.
+
+        Returns:
+            (B, V) float32 term weights.
+        """
+        return saturate(self.image_head.max_logits(self.image_encoder(pixel_values)))
+
+    # --- for users ---
+
+    @torch.no_grad()
+    def encode_text(
+        self, texts: Sequence[str] | Tensor, attention_mask: Tensor | None = None, normalize: bool = True
+    ) -> Tensor:
+        """Captions to retrieval vectors.
+
+        Args:
+            texts: strings, or (B, L) word ids with their `attention_mask`.
+            normalize: divide by the L2 norm, so that dot products are cosines.
+
+        Returns:
+            (B, V) float32, on the model's device.
+        """
+        if not isinstance(texts, Tensor):
+            if self.tokenizer is None:
+                raise ValueError("this model has no tokenizer: pass word ids and their mask, or set model.tokenizer")
+            batch = self.tokenizer(
+                [texts] if isinstance(texts, str) else list(texts),
+                padding=True,
+                truncation=True,
+                max_length=self.config.max_text_len,
+                return_tensors="pt",
+            )
+            texts, attention_mask = batch["input_ids"], batch["attention_mask"]
+        if attention_mask is None:
+            raise ValueError("word ids need their attention_mask")
+        with _evaluating(self):
+            vectors = self.lexicon_text(texts.to(self.device), attention_mask.to(self.device))
+        return F.normalize(vectors, dim=-1) if normalize else vectors
+
+    @torch.no_grad()
+    def encode_image(self, images: Sequence[Image.Image] | Tensor, normalize: bool = True) -> Tensor:
+        """Pictures to retrieval vectors.
+
+        Args:
+            images: PIL pictures, or (B, 3, H, W) normalised pixels.
+            normalize: divide by the L2 norm, so that dot products are cosines.
+
+        Returns:
+            (B, V) float32, on the model's device.
+        """
+        if not isinstance(images, Tensor):
+            transform = build_transform("vit", self.config.image_size)
+            images = [images] if isinstance(images, Image.Image) else images
+            images = torch.stack([transform(image) for image in images])
+        with _evaluating(self):
+            vectors = self.lexicon_image(images.to(self.device))
+        return F.normalize(vectors, dim=-1) if normalize else vectors
+
+    def lexicon(self, vectors: Tensor, top_k: int = 10) -> list[list[tuple[str, float]]]:
+        """The heaviest words of each vector, heaviest first, without words of weight 0.
+
+        Args:
+            vectors: (B, V).
+            top_k: at most so many words each.
+        """
+        if self.tokenizer is None:
+            raise ValueError("this model has no tokenizer to name the words; set model.tokenizer")
+        top = vectors.topk(min(top_k, vectors.shape[-1]), dim=-1)
+        rows = []
+        for values, ids in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+            words = self.tokenizer.convert_ids_to_tokens(ids)
+            rows.append([(word, value) for word, value in zip(words, values, strict=True) if value > 0])
+        return rows
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.text_head.decoder.weight.device
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, model.safetensors and the tokenizer's files."""
+        from safetensors.torch import save_model
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_FILE).write_text(json.dumps(dataclasses.asdict(self.config), indent=2) + "\n")
+        save_model(self, str(folder / WEIGHTS_FILE))
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> LexLIP:
+        """Load what `save_pretrained` wrote.
+
+        Raises:
+            ValueError: the folder holds no model, or its weights do not fit its config.
+        """
+        from safetensors.torch import load_model
+
+        folder = Path(folder)
+        if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
+            raise ValueError(f"{folder} is no model folder: {CONFIG_FILE} and {WEIGHTS_FILE} are needed")
+        config = ModelConfig(**json.loads((folder / CONFIG_FILE).read_text()))
+        tokenizer = None
+        if any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt")):
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = cls(config, tokenizer)
+        try:
+            load_model(model, str(folder / WEIGHTS_FILE))
+        except RuntimeError as error:
+            raise ValueError(f"{folder / WEIGHTS_FILE} does not fit {folder / CONFIG_FILE}: {error}") from error
+        return model.eval()
+
+
+class _evaluating:
+    """Evaluation mode for a while."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+
+    def __enter__(self) -> None:
+        self.was = self.module.training
+        self.module.eval()
+
+    def __exit__(self, *error) -> None:
+        self.module.train(self.was)
+
+
+def _plain(config: BertConfig) -> dict:
+    """The numbers that shape a BERT."""
+    names = (
+        "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
+        "hidden_dropout_prob attention_probs_dropout_prob max_position_embeddings type_vocab_size "
+        "initializer_range layer_norm_eps pad_token_id"
+    )
+    return {name: getattr(config, name) for name in names.split()}
+
+
+def _copy_bert_head(bert: nn.Module, head: LexiconHead) -> None:
+    predictions = bert.cls.predictions
+    head.dense.load_state_dict(predictions.transform.dense.state_dict())
+    head.norm.load_state_dict(predictions.transform.LayerNorm.state_dict())
+    with torch.no_grad():
+        head.decoder.weight.copy_(predictions.decoder.weight)
+        head.decoder.bias.copy_(predictions.bias)

@@ -1,0 +1,288 @@
+"""What both phases share as a LightningModule: the exact step, validation recall, optimiser, logging.
+
+A phase gives `encode` (the parts of a batch that can be computed alone) and `global_losses` (what needs the vectors
+of the whole batch). A batch larger than one pass (`per_gpu_batchsize`) is split and gradient-cached (Gao et al.,
+2021): all passes are encoded without graph, the global losses are taken over all vectors, then each pass is encoded
+again with graph and receives its share of the gradient. Loss and gradient are those of one large pass; the price is
+the second encoding, about a third more time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lexlip import checkpoint, recall
+from lexlip.distributed import sum_over_ranks, world_size
+from lexlip.lexicon import saturate
+from lexlip.model import LexLIP
+from lexlip.optim import make_optimizer, make_schedule
+
+log = logging.getLogger(__name__)
+
+
+class RetrievalModule(pl.LightningModule):
+    """Base of both phases.
+
+    Args:
+        keys: every key of configs/base.yaml, checked.
+        model: the towers and heads; weights of `load_path` already loaded.
+    """
+
+    def __init__(self, keys: dict, model: LexLIP):
+        super().__init__()
+        self.keys = keys
+        self.save_hyperparameters({"config": keys})
+        self.model = model
+        self.automatic_optimization = False
+        self.test_metrics: dict[str, dict] = {}
+        self.skipped_samples = 0
+        self._collected: dict[tuple[str, str], list[recall.SparseVectors]] = {}
+
+    @classmethod
+    def check_keys(cls, keys: dict) -> None:
+        """Refuse what this phase cannot do; raises `lexlip.config.ConfigError`."""
+
+    @classmethod
+    def masks_needed(cls, keys: dict) -> bool:
+        """Whether the phase's batches need masked captions."""
+        return False
+
+    @classmethod
+    def from_keys(cls, keys: dict, tokenizer=None) -> RetrievalModule:
+        """Build model and phase; `load_path` is loaded before the phase copies anything from the model."""
+        model = LexLIP.from_keys(keys, tokenizer)
+        if keys["load_path"]:
+            checkpoint.load_model(model, keys["load_path"])
+        return cls(keys, model)
+
+    # --- a phase's own ---
+
+    def prepare(self, batch: dict) -> dict:
+        """Once per step, before it is split: what the passes need to agree on."""
+        return batch
+
+    def encode(self, batch: dict, vectors_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """One pass.
+
+        Args:
+            batch: rows of a prepared batch.
+            vectors_only: leave the losses out.
+
+        Returns:
+            Vectors for `global_losses` by name, (rows, V) each, and the losses that need no other row, already
+            divided by the global batch's counts.
+        """
+        raise NotImplementedError
+
+    def global_losses(self, vectors: dict[str, Tensor], batch: dict) -> dict[str, Tensor]:
+        """Losses over the vectors of this process's whole batch."""
+        raise NotImplementedError
+
+    def after_step(self, batch: dict) -> None:
+        """After the optimiser has moved the weights."""
+
+    # --- pieces for the phases ---
+
+    def retrieval_vectors(self, pooled: Tensor) -> Tensor:
+        """(B, V) pooled logits to normalised vectors r."""
+        return F.normalize(saturate(pooled), dim=-1)
+
+    def weigh(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Multiply by `loss_names`; parts of weight 0 are left out. FLOPS belongs to the contrastive part."""
+        weights = self.keys["loss_names"]
+        weighted = {}
+        for name, value in losses.items():
+            weight = weights.get(name.removesuffix("_loss").removesuffix("_mlm").replace("flops", "contrastive"), 0)
+            if weight:
+                weighted[name] = value * weight
+        return weighted
+
+    # --- the step ---
+
+    def compute_losses(self, batch: dict) -> dict[str, Tensor]:
+        """All weighted parts of the loss of one batch in one pass, by name; their sum is what is trained."""
+        batch = self.prepare(batch)
+        vectors, losses = self.encode(batch)
+        return self.weigh({**losses, **self._global_losses(vectors, batch)})
+
+    def _global_losses(self, vectors: dict[str, Tensor], batch: dict) -> dict[str, Tensor]:
+        with torch.autocast(self.device.type, enabled=False):  # scores are divided by 0.05: 16 bits are too coarse
+            return self.global_losses(vectors, batch)
+
+    def training_step(self, batch: dict, batch_index: int) -> None:
+        self._count_skipped(batch)
+        optimizer = self.optimizers()
+        optimizer.zero_grad(set_to_none=True)
+        batch = self.prepare(batch)
+        rows = len(batch["image_id"])
+        if rows <= self.keys["per_gpu_batchsize"]:
+            vectors, losses = self.encode(batch)
+            losses = self.weigh({**losses, **self._global_losses(vectors, batch)})
+            self.manual_backward(sum(losses.values()))
+        else:
+            losses = self._cached_backward(batch)
+        optimizer.step()
+        self.lr_schedulers().step()
+        self.after_step(batch)
+        self._log_losses("train", losses, rows)
+
+    def _cached_backward(self, batch: dict) -> dict[str, Tensor]:
+        passes = list(split_batch(batch, self.keys["per_gpu_batchsize"]))
+        states, parts = [], []
+        with torch.no_grad():
+            for part in passes:
+                states.append(_random_state(self.device))
+                parts.append(self.encode(part, vectors_only=True)[0])
+        cached = {name: torch.cat([part[name] for part in parts]).requires_grad_() for name in parts[0]}
+        losses = self.weigh(self._global_losses(cached, batch))
+        gradients = {}
+        if losses:
+            torch.autograd.backward(sum(losses.values()))
+            gradients = {name: value.grad for name, value in cached.items() if value.grad is not None}
+        start = 0
+        for part, state in zip(passes, states, strict=True):
+            after = _random_state(self.device)
+            _set_random_state(state, self.device)  # the same dropout as in the first encoding
+            vectors, local = self.encode(part)
+            if part is not passes[-1]:
+                _set_random_state(after, self.device)
+            stop = start + len(part["image_id"])
+            local = self.weigh(local)
+            total = sum((vectors[name] * grad[start:stop]).sum() for name, grad in gradients.items())
+            self.manual_backward(total + sum(local.values()))
+            for name, value in local.items():
+                losses[name] = losses.get(name, 0) + value.detach()
+            start = stop
+        return losses
+
+    def on_before_optimizer_step(self, optimizer) -> None:
+        if self.keys["clip_grad"]:  # here gradients are unscaled, whatever the precision
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.keys["clip_grad"])
+            self.log("train/grad_norm", norm)
+
+    def _log_losses(self, stage: str, losses: dict[str, Tensor], rows: int) -> None:
+        values = {f"{stage}/{name}": value.detach() for name, value in losses.items()}
+        total = sum(values.values())
+        self.log_dict(values, batch_size=rows, sync_dist=stage != "train", add_dataloader_idx=False)
+        self.log(
+            f"{stage}/loss", total, prog_bar=True, batch_size=rows, sync_dist=stage != "train",
+            add_dataloader_idx=False,
+        )  # fmt: skip
+        if stage == "train":
+            self.log("train/learning_rate", self.lr_schedulers().get_last_lr()[0])
+
+    def _count_skipped(self, batch: dict) -> None:
+        for line in batch.get("skipped", ()):
+            self.skipped_samples += 1
+            log.warning("training sample skipped, %d so far: %s", self.skipped_samples, line)
+        if batch.get("skipped"):
+            self.log("train/skipped_samples", float(self.skipped_samples))
+
+    def on_train_epoch_start(self) -> None:
+        self.trainer.datamodule.train_sampler.set_epoch(self.current_epoch)
+
+    # --- validation and test ---
+
+    def _evaluation_step(self, stage: str, batch: dict, loader: int) -> None:
+        name, kind = self.trainer.datamodule.eval_names(stage)[loader]
+        if kind == "pairs":
+            self._log_losses(stage, self.compute_losses(batch), len(batch["image_id"]))
+            return
+        if kind == "image":
+            vectors = self.model.lexicon_image(batch["image"])
+        else:
+            vectors = self.model.lexicon_text(batch["text_ids"], batch["text_mask"])
+        rows = recall.SparseVectors.from_dense(F.normalize(vectors, dim=-1), batch["image_id"], batch["order"])
+        self._collected.setdefault((name, kind), []).append(rows)
+
+    def _evaluation_metrics(self) -> dict[str, dict]:
+        """Metrics per data set; every process computes the same."""
+        sets: dict[str, dict[str, recall.SparseVectors]] = {}
+        for (name, kind), parts in sorted(self._collected.items()):
+            sets.setdefault(name, {})[kind] = recall.SparseVectors.concatenate(parts).gathered()
+        self._collected.clear()
+        return {
+            name: recall.evaluate(kinds["image"], kinds["text"], self.keys["eval_top_k"], self.keys["eval_folds"])
+            for name, kinds in sets.items()
+        }
+
+    def validation_step(self, batch: dict, batch_index: int, dataloader_idx: int = 0) -> None:
+        self._evaluation_step("val", batch, dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        metrics = self._evaluation_metrics()
+        if not metrics:
+            return
+        for name, row in metrics.items():
+            for side in ("t2i", "i2t"):
+                for key, value in row[side].items():
+                    self.log(f"val/{name}/{side}_{key}", value)
+            for side, value in row["active_terms"].items():
+                self.log(f"val/{name}/active_terms_{side}", value)
+        self.log("val/rsum", sum(row["rsum"] for row in metrics.values()) / len(metrics), prog_bar=True)
+
+    def test_step(self, batch: dict, batch_index: int, dataloader_idx: int = 0) -> None:
+        self._evaluation_step("test", batch, dataloader_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self.test_metrics = self._evaluation_metrics()
+        if self.trainer.is_global_zero:
+            print(recall.table(self.test_metrics))
+            if self.keys["metrics_file"]:
+                write_json(self.test_metrics, self.keys["metrics_file"])
+
+    # --- optimiser and checkpoints ---
+
+    def configure_optimizers(self):
+        optimizer = make_optimizer(self, self.keys)
+        schedule = make_schedule(optimizer, self.keys, int(self.trainer.estimated_stepping_batches))
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def on_load_checkpoint(self, content: dict) -> None:
+        saved = content.get("hyper_parameters", {}).get("config", {})
+        for key in ("batch_size", "seed", "datasets"):
+            if saved and saved.get(key) != self.keys[key]:
+                log.warning("resuming with %s=%s; the checkpoint was written with %s", key, self.keys[key], saved[key])
+
+
+def split_batch(batch: dict, rows: int) -> Iterator[dict]:
+    """Consecutive parts of at most so many rows; what has no rows goes along whole."""
+    total = len(batch["image_id"])
+    for start in range(0, total, rows):
+        yield {
+            name: value[start : start + rows] if isinstance(value, Tensor) and value.ndim else value
+            for name, value in batch.items()
+        }
+
+
+def global_count(labels: Tensor) -> Tensor:
+    """Masked positions of the global batch, per process: what `losses.masked_lm` divides by."""
+    count = sum_over_ranks((labels != -100).sum().float())
+    return (count / world_size()).clamp(min=1.0)
+
+
+def write_json(value: object, path: str | Path) -> None:
+    """Write through a temporary name, so that a reader never sees half a file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_text(json.dumps(value, indent=2) + "\n")
+    draft.replace(path)
+
+
+def _random_state(device: torch.device) -> tuple:
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _set_random_state(state: tuple, device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)
