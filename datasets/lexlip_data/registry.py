@@ -91,7 +91,8 @@ def open_split(
     if found and found[0]:
         for prefix, paths in zip(prefixes[1:], found[1:], strict=True):
             if not paths:
-                log.warning("data set %s: %s has no %s.arrow, going on without it", name, root, prefix)
+                # No error: a coco_train.tsv holds restval's pictures too, so its conversion makes no such file.
+                log.warning("data set %s: no %s.arrow in %s, going on without it", name, prefix, root)
         return [ArrowSource(name, split, [path for paths in found for path in paths], cap)]
     if any(found):
         raise DataError(f"data set {name}: {root} holds {prefixes[1]}.arrow but not {prefixes[0]}.arrow")
@@ -128,9 +129,7 @@ def _cap(name: str, max_images: int | Mapping[str, int] | None) -> int | None:
     return cap
 
 
-def _open_own(
-    root: Path, name: str, split: str, files: Mapping[str, str | list[str]], cap: int | None
-) -> list[Source]:
+def _open_own(root: Path, name: str, split: str, files: Mapping[str, str | list[str]], cap: int | None) -> list[Source]:
     if unknown := set(files) - set(SPLITS):
         raise DataError(f"data_sets: {name} has a split {sorted(unknown)[0]!r}; splits are {', '.join(SPLITS)}")
     entries = files.get(split, [])

