@@ -11,15 +11,14 @@ from pathlib import Path
 
 import timm
 import torch
-from timm.models.beit import Beit
 from timm.models.beit import Attention as BeitAttention
+from timm.models.beit import Beit
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, BertModel
 from transformers.models.bert.modeling_bert import BertEncoder
 
 from lexlip.config import ConfigError
 from lexlip.positions import GridAttention
-
 
 # The official named configs' towers, under the names that timm gives the same weights.
 OFFICIAL_NAMES = {

@@ -52,7 +52,7 @@ def in_batch_contrastive(text: Tensor, image: Tensor, temperature: float, ids: T
 def queue_contrastive(
     queries: Tensor, positives: Tensor, negatives: Tensor, temperature: float, excluded: Tensor | None = None
 ) -> Tensor:
-    """InfoNCE of each query's own key against past keys, one value per query (LexLIP, momentum lexicon-contrastive; MoCo, eq. 1).
+    """InfoNCE of each query's own key against past keys, one value per query (LexLIP Phase 2; MoCo, eq. 1).
 
     Args:
         queries: (B, V) normalised vectors, with gradient.

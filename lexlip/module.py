@@ -44,6 +44,7 @@ class RetrievalModule(pl.LightningModule):
         self.automatic_optimization = False
         self.test_metrics: dict[str, dict] = {}
         self.skipped_samples = 0
+        self.validated_step = -1
         self._collected: dict[tuple[str, str], list[recall.SparseVectors]] = {}
 
     @classmethod
@@ -218,6 +219,7 @@ class RetrievalModule(pl.LightningModule):
         self._evaluation_step("val", batch, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
+        self.validated_step = self.global_step
         metrics = self._evaluation_metrics()
         if not metrics:
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 from sacred import SETTINGS, Experiment
 from sacred.observers import FileStorageObserver
-from sacred.utils import SacredException as SacredError
+from sacred.utils import SacredError
 from transformers import AutoTokenizer
 
 from lexlip import config
@@ -33,6 +34,9 @@ SETTINGS.CAPTURE_MODE = "no"  # captured streams garble progress bars
 SETTINGS.CONFIG.READ_ONLY_CONFIG = False
 
 log = logging.getLogger(__name__)
+
+for message in ("pkg_resources is deprecated", "Experiment logs directory", ".*LeafSpec", ".*does not have many workers"):
+    warnings.filterwarnings("ignore", message)
 
 
 class Refused(SacredError):
@@ -121,15 +125,31 @@ def run(keys: dict, phase: type[RetrievalModule]) -> dict | None:
     if keys["test_only"]:
         trainer.test(module, datamodule=data, verbose=False)
         return module.test_metrics
+    if trainer.is_global_zero:
+        print(describe(keys, module, data))
     trainer.fit(module, datamodule=data, ckpt_path=keys["resume_from"])
     _finish(trainer, module, data, folder)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
+def describe(keys: dict, module: RetrievalModule, data: CaptionDataModule) -> str:
+    """What is about to run, with every derived number."""
+    processes = max(1, keys["num_gpus"]) * keys["num_nodes"]
+    per_process = keys["batch_size"] // processes
+    steps = data.n_pairs // keys["batch_size"]
+    length = f"{keys['max_steps']} steps" if keys["max_steps"] is not None else f"{keys['max_epoch']} epochs"
+    millions = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
+    return (
+        f"{type(module).__name__}: {millions:.1f}M trained parameters; {data.n_pairs} pairs, {steps} steps per epoch, "
+        f"{length}; batch {keys['batch_size']} = {processes} processes x "
+        f"{per_process // keys['per_gpu_batchsize']} passes x {keys['per_gpu_batchsize']}"
+    )
+
+
 def _finish(trainer: pl.Trainer, module: RetrievalModule, data: CaptionDataModule, folder: Path) -> None:
     """Keep and validate the last weights when `max_steps` ended the run between two validations."""
     saver = trainer.checkpoint_callback
-    if saver is None or trainer.interrupted or saver._last_global_step_saved == trainer.global_step:
+    if saver is None or trainer.interrupted or module.validated_step == trainer.global_step:
         return
     last = folder / "checkpoints" / "last.ckpt"
     trainer.save_checkpoint(last)
@@ -211,6 +231,7 @@ def make_trainer(keys: dict, folder: Path, validated: bool) -> pl.Trainer:
         logger=loggers,
         callbacks=[*_checkpoints(keys, folder, saving, validated), TQDMProgressBar(refresh_rate=10)],
         enable_checkpointing=saving,
+        enable_model_summary=False,
         fast_dev_run=keys["fast_dev_run"],
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
