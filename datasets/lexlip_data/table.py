@@ -218,8 +218,8 @@ def _parse(path: Path, separator: str, names: list[str], wanted: list[str], quot
     try:
         return pacsv.read_csv(
             path,
-            # One thread, so that an error names its row.
-            read_options=pacsv.ReadOptions(use_threads=False, block_size=_BLOCK),
+            # One thread, so that an error names its row. The header is read already: its own quotes may be on.
+            read_options=pacsv.ReadOptions(use_threads=False, block_size=_BLOCK, skip_rows=1, column_names=names),
             parse_options=pacsv.ParseOptions(
                 delimiter=separator, quote_char='"' if quoted else False, newlines_in_values=quoted
             ),

@@ -1,0 +1,87 @@
+"""Tiny data sets that the tests of the data layer make for themselves."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CAPTIONS = [
+    "a black dog is running after a white dog in the snow",
+    "two children playing with skateboards near the unfinished building",
+    "a woman in an overcoat holds an umbrella, smiling",
+    "the cat sleeps",
+    "mountain climbers resting on snowy rocks above the clouds",
+]
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real research data, where there is one."""
+    folder = Path(os.environ.get("LEXLIP_SHARED", REPOSITORY.parent / "shared")) / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no research data at {folder}; set LEXLIP_SHARED to the folder that holds data/")
+    return folder
+
+
+def make_jpeg(seed: int, size: tuple[int, int] = (40, 32)) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1] // 4, size[0] // 4, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def jpeg():
+    return make_jpeg
+
+
+@pytest.fixture
+def make_folder(tmp_path):
+    """make_folder(folder name, table name, pictures, captions per picture) -> path of the table it wrote."""
+
+    def make(folder: str, table: str, pictures: int = 6, per_picture: int = 2, with_id: bool = True) -> Path:
+        root = tmp_path / folder
+        (root / "images").mkdir(parents=True, exist_ok=True)
+        stem = table.split(".")[0]
+        lines = ["title\tfilepath" + ("\timage_id" if with_id else "")]
+        for i in range(pictures):
+            file = f"images/{stem}_{i}.jpg"
+            (root / file).write_bytes(make_jpeg(i))
+            for k in range(per_picture):
+                caption = f"{CAPTIONS[(i + k) % len(CAPTIONS)]} {i}"
+                lines.append(f"{caption}\t{file}" + (f"\t{1000 + i}" if with_id else ""))
+        path = root / table
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    """A small WordPiece tokenizer whose rarer words are in pieces."""
+    from transformers import AutoTokenizer
+
+    from lexlip_data.demo import build_tokenizer
+
+    folder = tmp_path_factory.mktemp("vocab")
+    build_tokenizer([f"{caption} 0 1 2 3 4 5 6 7 8 9" for caption in CAPTIONS], folder, vocab_size=110)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A full set of keys for the data module, over data in tmp_path."""
+    return {
+        "datasets": ["mine"], "data_root": str(tmp_path), "data_sets": {}, "max_images": None, "seed": 3,
+        "train_transform_keys": ["vit_randaug"], "val_transform_keys": ["vit"], "image_size": 16, "max_text_len": 24,
+        "whole_word_masking": True, "mlm_prob": 0.3, "decoder_mlm_prob": 0.5, "get_recall_metric": True,
+        "batch_size": 4, "per_gpu_batchsize": 2, "eval_batch_size": None, "num_workers": 0,
+    }  # fmt: skip

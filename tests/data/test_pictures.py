@@ -1,0 +1,163 @@
+"""Every kind of picture becomes upright 8-bit RGB; bad bytes become one error."""
+
+import io
+
+import numpy as np
+import pytest
+from lexlip_data.errors import BrokenImage, DataError
+from lexlip_data.rng import isolated
+from lexlip_data.transforms import build_transform, open_image
+from PIL import Image, features
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def corner(data: bytes) -> tuple[int, ...]:
+    image = open_image(data)
+    assert image.mode == "RGB"
+    return image.getpixel((0, 0))
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "expected"),
+    [
+        (Image.new("RGB", (4, 4), (10, 20, 30)), "PNG", (10, 20, 30)),
+        (Image.new("L", (4, 4), 77), "PNG", (77, 77, 77)),
+        (Image.new("1", (4, 4), 1), "PNG", (255, 255, 255)),
+        (Image.new("LA", (4, 4), (0, 0)), "PNG", (255, 255, 255)),
+        (Image.new("RGBA", (4, 4), (200, 0, 0, 0)), "PNG", (255, 255, 255)),
+        (Image.new("RGBA", (4, 4), (200, 0, 0, 255)), "PNG", (200, 0, 0)),
+        (Image.new("RGB", (4, 4), (9, 99, 199)).quantize(4), "PNG", (9, 99, 199)),
+        (Image.new("RGB", (4, 4), (9, 99, 199)), "BMP", (9, 99, 199)),
+        (Image.new("CMYK", (4, 4), (0, 0, 0, 0)), "TIFF", (255, 255, 255)),
+        (Image.new("LAB", (4, 4), (255, 128, 128)), "TIFF", (255, 255, 255)),
+        (Image.new("F", (4, 4), 0.5), "TIFF", (128, 128, 128)),
+        (Image.new("F", (4, 4), 200.0), "TIFF", (200, 200, 200)),
+        (Image.new("I", (4, 4), 200), "TIFF", (200, 200, 200)),
+        (Image.new("I", (4, 4), 32896), "TIFF", (128, 128, 128)),
+    ],
+    ids=lambda value: value.mode if isinstance(value, Image.Image) else str(value),
+)
+def test_modes(image, kind, expected):
+    assert corner(encode(image, kind)) == pytest.approx(expected, abs=1)
+
+
+@pytest.mark.parametrize("value", [257, 300, 32896, 65535])
+def test_sixteen_bits_are_scaled_not_clipped(value):
+    data = encode(Image.fromarray(np.full((4, 4), value, dtype=np.uint16)), "PNG")
+    assert corner(data) == pytest.approx([value / 257] * 3, abs=0.51)
+
+
+def test_transparent_palette_and_colour_key():
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([200, 0, 0, 0, 200, 0])
+    assert corner(encode(palette, transparency=0)) == (255, 255, 255)
+    assert corner(encode(palette)) == (200, 0, 0)
+    keyed = encode(Image.new("RGB", (4, 4), (1, 2, 3)), transparency=(1, 2, 3))
+    assert corner(keyed) == (255, 255, 255)
+
+
+def test_cmyk_jpeg():
+    assert corner(encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"))[0] > 200
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation(orientation):
+    upright = Image.new("RGB", (32, 16), "black")
+    upright.paste("white", (0, 0, 8, 8))  # white in the upper left corner
+    stored = {
+        1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = upright if stored is None else upright.transpose(stored)
+    image = open_image(encode(image, "JPEG", exif=exif, quality=95))
+    assert image.size == (32, 16)
+    assert image.getpixel((2, 2))[0] > 200 and image.getpixel((30, 14))[0] < 50
+
+
+def test_first_frame_of_an_animation():
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    assert corner(encode(frames[0], "GIF", save_all=True, append_images=frames[1:])) == (255, 0, 0)
+
+
+@pytest.mark.skipif(not features.check("webp"), reason="Pillow was built without WebP")
+def test_webp():
+    assert corner(encode(Image.new("RGB", (8, 8), (10, 200, 10)), "WEBP", lossless=True)) == (10, 200, 10)
+
+
+@pytest.mark.parametrize("shape", [(2000, 1000), (1000, 3000), (450, 450), (449, 449)])
+def test_draft_mode_stays_above_the_wanted_size(shape):
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    data = encode(Image.fromarray(coarse).resize(shape, Image.Resampling.BICUBIC), "JPEG", quality=95)
+    small, whole = open_image(data, 112), open_image(data)
+    assert whole.size == shape
+    assert min(small.size) >= 2 * 112
+    assert min(small.size) < 4 * 112 + 8
+    transform = build_transform("vit", 112)
+    assert (transform(small) - transform(whole)).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("data", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 50])
+def test_bad_bytes(data):
+    with pytest.raises(BrokenImage, match="empty|decoded"):
+        open_image(data)
+
+
+def test_truncated_picture(jpeg):
+    data = jpeg(1, (200, 200))
+    with pytest.raises(BrokenImage, match="truncated"):
+        open_image(data[: len(data) // 2])
+
+
+def test_decompression_bomb(monkeypatch, jpeg):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(BrokenImage, match="DecompressionBomb"):
+        open_image(jpeg(1, (100, 100)))
+
+
+def test_vit_transform_is_resize_then_centre_crop():
+    image = Image.new("RGB", (64, 32), "black")
+    image.paste("white", (16, 0, 48, 32))  # exactly the centre square
+    tensor = build_transform(["vit"], 8)(image)
+    assert tensor.shape == (3, 8, 8)
+    assert tensor[:, :, 2:6].min() > 0.99 and tensor.max() <= 1.0
+
+
+def test_randaug_leaves_the_process_generators_alone():
+    import random
+
+    import torch
+
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    transform = build_transform("vit_randaug", 16)
+
+    def draws():
+        return float(torch.rand(1)), float(np.random.rand()), random.random()
+
+    def start():
+        torch.manual_seed(1), np.random.seed(1), random.seed(1)
+
+    start()
+    expected = draws()
+    start()
+    with isolated(5):
+        first = transform(image)
+    assert draws() == expected
+    with isolated(5):
+        assert torch.equal(first, transform(image))
+    with isolated(6):
+        others = [transform(image) for _ in range(5)]
+    assert any(not torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize(("keys", "size"), [("vitt", 8), (["vit", "vit_randaug"], 8), ([], 8), ("vit", 0)])
+def test_bad_transform_settings(keys, size):
+    with pytest.raises(DataError, match="vit|image_size"):
+        build_transform(keys, size)
