@@ -57,7 +57,8 @@ def open_arrow(path: str | Path) -> pa.ipc.RecordBatchFileReader:
         DataError: the file is absent, truncated or not an Arrow IPC file, or lacks a column.
     """
     try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
+        # Views into a map leave nothing to do in threads, which forked workers had better not start.
+        reader = pa.ipc.open_file(pa.memory_map(str(path), "r"), options=pa.ipc.IpcReadOptions(use_threads=False))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (pa.ArrowException, OSError, ValueError) as error:

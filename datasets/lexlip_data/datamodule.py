@@ -194,5 +194,11 @@ class CaptionDataModule(pl.LightningDataModule):
             large = per_step * 12 * self.config["image_size"] ** 2 > _LARGE_BATCH
             how.update(persistent_workers=keep, prefetch_factor=1 if large else 2)
         return DataLoader(
-            dataset, num_workers=workers, collate_fn=self.collator, pin_memory=torch.cuda.is_available(), **how
+            dataset,
+            num_workers=workers,
+            collate_fn=self.collator,
+            pin_memory=torch.cuda.is_available(),
+            # Its own, or each new iteration would draw from the process's generator and so move the model's dropout.
+            generator=torch.Generator().manual_seed(self.config["seed"]),
+            **how,
         )

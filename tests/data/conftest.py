@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 from pathlib import Path
@@ -85,3 +86,12 @@ def config(tmp_path):
         "whole_word_masking": True, "mlm_prob": 0.3, "decoder_mlm_prob": 0.5, "get_recall_metric": True,
         "batch_size": 4, "per_gpu_batchsize": 2, "eval_batch_size": None, "num_workers": 0,
     }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def convert():
+    """The command's script as a module; run by path, it has no importable name."""
+    spec = importlib.util.spec_from_file_location("convert_command", REPOSITORY / "datasets" / "convert.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from lexlip_data.arrow import ArrowSource, find_shards
 from lexlip_data.errors import BrokenImage, DataError
 from lexlip_data.registry import open_split, require_data_set
@@ -33,7 +34,9 @@ def everything(source):
 
 def test_shards_and_batches_read_as_one(tmp_path):
     whole = ArrowSource("x", "train", [save(tmp_path / "w.arrow", table(23))])
-    parts = [save(tmp_path / f"p_{k}.arrow", table(n, first), 3) for k, (n, first) in enumerate([(10, 0), (0, 10), (13, 10)])]
+    parts = [
+        save(tmp_path / f"p_{k}.arrow", table(n, first), 3) for k, (n, first) in enumerate([(10, 0), (0, 10), (13, 10)])
+    ]
     source = ArrowSource("x", "train", parts)
     assert len(source) == 23 and everything(source) == everything(whole)
     assert source.caption_counts.tolist() == [1 + i % 3 for i in range(23)]

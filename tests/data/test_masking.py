@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from lexlip_data.masking import IGNORED, Vocabulary, mask_words, read_vocabulary, word_numbers
 
 # 0 [PAD] 1 [UNK] 2 [CLS] 3 [SEP] 4 [MASK], 5..29 words, 30..49 continuing pieces

@@ -4,10 +4,11 @@ import io
 
 import numpy as np
 import pytest
+from PIL import Image, features
+
 from lexlip_data.errors import BrokenImage, DataError
 from lexlip_data.rng import isolated
 from lexlip_data.transforms import build_transform, open_image
-from PIL import Image, features
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from lexlip_data.errors import DataError
 from lexlip_data.sampler import GlobalBatchSampler, shard
 

@@ -4,6 +4,7 @@ import csv
 import pickle
 
 import pytest
+
 from lexlip_data.errors import BrokenImage, DataError
 from lexlip_data.table import CaptionTable, TsvSource, read_columns
 
