@@ -1,0 +1,117 @@
+"""What several test files share: a tiny model, a tiny batch, a tiny data set. Nothing is downloaded."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lexlip import config
+
+torch.set_num_threads(1)
+
+WORDS = "red green blue grey dark light dot ring cross box on beside under a the small large".split()
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch):
+    """A run leaves its version number in the environment for the processes that it starts."""
+    for name in ("LEXLIP_VERSION", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "")  # noted by monkeypatch, so that what a test leaves is removed too
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Data beside the checkout, or where LEXLIP_SHARED says; skips the test where there is none."""
+    folder = Path(os.environ.get("LEXLIP_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+    if not folder.is_dir():
+        pytest.skip("no shared folder beside the checkout; LEXLIP_SHARED names another place")
+    return folder
+
+
+@pytest.fixture
+def make_keys():
+    """All keys of a tiny model on the CPU; keyword arguments change some."""
+
+    def make(**changes) -> dict:
+        keys = config.base()
+        keys.update(
+            num_gpus=0, num_workers=0, cpu_threads=1, seed=1, batch_size=6, per_gpu_batchsize=6, queue_size=6,
+            datasets=["tiny"], image_size=32, max_text_len=8, vocab_size=40, drop_rate=0.0,
+            vit="beit_base_patch16_224", vit_pretrained=False, patch_size=8, input_image_embed_size=16,
+            vit_kwargs={"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "init_values": 0.5},
+            text_pretrained=False, text_layers=2, text_positions=16, input_text_embed_size=16, hidden_size=16,
+            num_heads=2, decoder_layers=1,
+        )  # fmt: skip
+        unknown = set(changes) - set(keys)
+        assert not unknown, unknown
+        return {**keys, **changes}
+
+    return make
+
+
+@pytest.fixture
+def livelier():
+    """Makes a fresh model's numbers large enough that differences show."""
+
+    def change(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+        return module
+
+    return change
+
+
+@pytest.fixture
+def make_batch():
+    """A training batch as the collator makes it: rows of different lengths, some of the same picture."""
+
+    def make(rows: int = 6, length: int = 7, vocab: int = 40, size: int = 32, seed: int = 0, ids=None) -> dict:
+        g = torch.Generator().manual_seed(seed)
+        text_ids = torch.randint(5, vocab, (rows, length), generator=g)
+        lengths = torch.randint(3, length + 1, (rows,), generator=g)
+        mask = (torch.arange(length)[None, :] < lengths[:, None]).long()
+        text_ids = text_ids * mask
+        batch = {
+            "image": torch.randn(rows, 3, size, size, generator=g),
+            "text_ids": text_ids,
+            "text_mask": mask,
+            "image_id": torch.arange(rows) * 7 + 3 if ids is None else torch.tensor(ids),
+            "skipped": [],
+        }
+        for side, share in (("encoder", 0.3), ("decoder", 0.5)):
+            hidden = (torch.rand(rows, length, generator=g) < share) & (mask == 1)
+            hidden[:, 1] = True
+            hidden[:, 0] = False
+            batch[f"{side}_ids"] = text_ids.masked_fill(hidden, 4)
+            batch[f"{side}_labels"] = text_ids.masked_fill(~hidden, -100)
+        return batch
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """A folder with a tokenizer and a data set `tiny` as tables: 8, 4 and 4 pictures with 2 captions each."""
+    from lexlip_data.demo import build_tokenizer
+
+    root = tmp_path_factory.mktemp("tiny_data")
+    rng = np.random.default_rng(0)
+    (root / "tiny").mkdir()
+    captions = []
+    for split, pictures in (("train", 8), ("val", 4), ("test", 4)):
+        lines = ["title\tfilepath\timage_id"]
+        for number in range(pictures):
+            file = f"{split}_{number}.png"
+            Image.fromarray(rng.integers(0, 255, (32, 36, 3), dtype=np.uint8)).save(root / "tiny" / file)
+            for _ in range(2):
+                captions.append(" ".join(rng.choice(WORDS, size=5)))
+                lines.append(f"{captions[-1]}\t{file}\t{split}{number}")
+        (root / "tiny" / f"tiny_{split}.tsv").write_text("\n".join(lines) + "\n")
+    words = build_tokenizer(captions, root / "tokenizer", vocab_size=120)
+    return {"root": root, "tokenizer": str(root / "tokenizer"), "words": words}
