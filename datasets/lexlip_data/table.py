@@ -1,6 +1,6 @@
 """Captioned pictures as a table of (title, filepath, image_id) rows: the TSV layout read without conversion.
 
-The whole table is parsed by pyarrow into string buffers (about its size on disk in memory, some 100 MB/s) and
+The whole table is parsed by pyarrow into string buffers (memory about three times its size on disk; some 30 MB/s) and
 grouped by picture with numpy; pictures are opened from disk one by one. Forked workers share the buffers; a
 spawned one parses the file again.
 """
