@@ -1,0 +1,219 @@
+"""The quickstart's report: metrics.json, a table, and report.html with curves and found pictures.
+
+python scripts/report.py RUNS CHECKPOINT    writes RUNS/metrics.json and RUNS/report.html
+python scripts/report.py --table RUNS       prints the table of RUNS/metrics.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import csv
+import html
+import json
+import sys
+from pathlib import Path
+
+STAGES = {"untrained": "untrained", "phase1": "Phase 1", "phase2": "Phase 2"}
+QUERIES = 12
+FOUND = 5
+WORDS = 6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("checkpoint", type=Path, nargs="?")
+    parser.add_argument("--table", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.table:
+        print_table(json.loads((arguments.runs / "metrics.json").read_text()))
+        return
+    if arguments.checkpoint is None:
+        parser.error("a checkpoint is needed for the report")
+    metrics = collect(arguments.runs)
+    examples = search(arguments.checkpoint)
+    page = render(metrics, curves(arguments.runs), examples)
+    (arguments.runs / "report.html").write_text(page)
+
+
+def collect(runs: Path) -> dict:
+    """metrics.json: what each stage's evaluation wrote, and chance."""
+    from lexlip.module import write_json
+
+    stages = {}
+    for stage in STAGES:
+        sets = json.loads((runs / f"{stage}.json").read_text())
+        stages[stage] = next(iter(sets.values()))
+    metrics = {"chance": stages["phase2"]["chance"], **stages}
+    write_json(metrics, runs / "metrics.json")
+    return metrics
+
+
+def print_table(metrics: dict) -> None:
+    """The stages' recall beside chance."""
+    from lexlip.recall import table
+
+    rows = {title: metrics[stage] for stage, title in STAGES.items()}
+    for k, pruned in metrics["phase2"].get("pruned", {}).items():
+        rows[f"Phase 2, {k} terms"] = pruned
+    print(table(rows))
+    chance = "".join(f"{metrics['chance'][f'R@{k}']:8.2f}" for k in (1, 5, 10))
+    print(f"{'chance':24}{chance}{chance}")
+
+
+def curves(runs: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """{phase: {metric: [(step, value)]}} from the runs' CSV logs."""
+    series: dict = {}
+    for stage in ("phase1", "phase2"):
+        with open(runs / f"{stage}_seed0" / "demo" / "metrics.csv", newline="") as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if value and name.startswith(("train/", "val/")):
+                        series.setdefault(STAGES[stage], {}).setdefault(name, []).append(
+                            (float(row["step"]), float(value))
+                        )
+    return series
+
+
+def search(checkpoint: Path) -> list[dict]:
+    """A dozen test captions, the pictures found for each, and every picture's heaviest words."""
+    import torch
+
+    from lexlip import checkpoint as checkpoints
+    from lexlip.model import LexLIP
+    from lexlip.runner import load_tokenizer
+    from lexlip_data.pictures import open_image
+    from lexlip_data.registry import open_split
+
+    keys = checkpoints.read(checkpoint)["hyper_parameters"]["config"]
+    model = LexLIP.from_keys({**keys, "load_path": ""}, load_tokenizer(keys)).eval()
+    checkpoints.load_model(model, checkpoint)
+    name = keys["datasets"][0]
+    source = open_split(keys["data_root"], name, "test", keys["data_sets"], None)[0]
+    pictures = [bytes(source.image_bytes(row)) for row in range(len(source))]
+    batches = [pictures[start : start + 100] for start in range(0, len(pictures), 100)]
+    images = torch.cat([model.encode_image([open_image(data) for data in batch]) for batch in batches])
+    step = max(1, len(source) // QUERIES)
+    examples = []
+    for row in list(range(0, len(source), step))[:QUERIES]:
+        caption = source.captions(row)[0]
+        query = model.encode_text([caption])
+        scores = (query @ images.T)[0]
+        best = scores.topk(FOUND)
+        found = [
+            {
+                "png": base64.b64encode(pictures[place]).decode(),
+                "score": score,
+                "right": place == row,
+                "caption": source.captions(place)[0],
+                "words": model.lexicon(images[place : place + 1], WORDS)[0],
+            }
+            for place, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+        rank = int((scores > scores[row]).sum()) + 1
+        examples.append({"query": caption, "rank": rank, "words": model.lexicon(query, WORDS)[0], "found": found})
+    return examples
+
+
+# --- the page ---
+
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
+table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd}
+td:first-child,th:first-child{text-align:left}.row{display:flex;gap:.8rem;flex-wrap:wrap;margin:.4rem 0 1.6rem}
+figure{margin:0;width:170px;font-size:12px;border:1px solid #ddd;border-radius:6px;padding:.5rem}
+figure.right{border:2px solid #2a8}figure img{width:96px;height:96px;display:block;margin:auto}
+.words span{display:inline-block;background:#eef3f8;border-radius:4px;padding:0 .35em;margin:.1em .15em .1em 0}
+.charts{display:flex;gap:1rem;flex-wrap:wrap}svg text{font:11px system-ui,sans-serif;fill:#555}
+"""
+COLOURS = ("#3366cc", "#dc7a1e", "#2a9d6f", "#a33ea1", "#c33")
+
+
+def render(metrics: dict, series: dict, examples: list[dict]) -> str:
+    """The whole page, without any outside file."""
+    charts = []
+    for phase, values in series.items():
+        losses = {name[6:]: points for name, points in values.items() if "loss" in name and name.startswith("train/")}
+        recalls = {name.split("/")[-1]: points for name, points in values.items() if "_R@" in name}
+        charts += [chart(f"{phase}: training loss", losses), chart(f"{phase}: val recall, %", recalls)]
+    sections = []
+    for example in examples:
+        figures = "".join(figure(found) for found in example["found"])
+        sections.append(
+            f"<h3>{html.escape(example['query'])}</h3><p>right picture at rank {example['rank']}; the query's words: "
+            f"{words(example['words'])}</p><div class=row>{figures}</div>"
+        )
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>LexLIP quickstart</title><style>{STYLE}</style>"
+        f"<h1>LexLIP on OpenMoji</h1><p>{metrics['phase2']['pictures']} test pictures that were not trained on. "
+        f"Recall in percent.</p>{metrics_table(metrics)}<div class=charts>{''.join(charts)}</div>"
+        f"<h2>What Phase 2 finds</h2><p>Test captions as queries; green is the caption's own picture; below each "
+        f"picture its heaviest words.</p>{''.join(sections)}"
+        "<p>Drawings: OpenMoji, CC BY-SA 4.0, openmoji.org.</p></html>"
+    )
+
+
+def metrics_table(metrics: dict) -> str:
+    """Stages, pruned vectors and chance as an HTML table."""
+    rows = [(title, metrics[stage]) for stage, title in STAGES.items()]
+    rows += [(f"Phase 2, {k} terms", row) for k, row in metrics["phase2"].get("pruned", {}).items()]
+    names = ("R@1", "R@5", "R@10")
+    head = "".join(f"<th>{side} {name}</th>" for side in ("text to image", "image to text") for name in names)
+    lines = [f"<tr><th></th>{head}<th>terms, text</th><th>terms, image</th></tr>"]
+    for title, row in rows:
+        cells = "".join(f"<td>{row[side][name]:.1f}</td>" for side in ("t2i", "i2t") for name in names)
+        terms = "".join(f"<td>{row['active_terms'][side]:.0f}</td>" for side in ("text", "image"))
+        lines.append(f"<tr><td>{title}</td>{cells}{terms}</tr>")
+    chance = "".join(f"<td>{metrics['chance'][name]:.2f}</td>" for name in names) * 2
+    lines.append(f"<tr><td>chance</td>{chance}<td></td><td></td></tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
+def words(pairs: list[tuple[str, float]]) -> str:
+    """Words with their weights."""
+    spans = "".join(f"<span>{html.escape(word)} {weight:.2f}</span>" for word, weight in pairs)
+    return f"<span class=words>{spans}</span>"
+
+
+def figure(found: dict) -> str:
+    """One found picture."""
+    return (
+        f"<figure class={'right' if found['right'] else 'other'}><img alt='' src='data:image/png;base64,{found['png']}'>"
+        f"<b>{found['score']:.2f}</b> {html.escape(found['caption'])}<br>{words(found['words'])}</figure>"
+    )
+
+
+def chart(title: str, series: dict[str, list[tuple[float, float]]], width: int = 500, height: int = 260) -> str:
+    """A line chart as inline SVG."""
+    points = [point for line in series.values() for point in line]
+    if not points:
+        return ""
+    left, right, top, bottom = 44, 10, 26, 24
+    high = max(value for _, value in points) or 1.0
+    last = max(step for step, _ in points) or 1.0
+
+    def place(step: float, value: float) -> str:
+        x = left + (width - left - right) * step / last
+        y = height - bottom - (height - top - bottom) * value / high
+        return f"{x:.1f},{y:.1f}"
+
+    parts = [f"<text x={left} y=14 font-weight=bold>{html.escape(title)}</text>"]
+    for share in (0, 0.5, 1):
+        y = height - bottom - (height - top - bottom) * share
+        parts.append(f"<path d='M{left} {y}H{width - right}' stroke=#ddd /><text x=4 y={y + 4}>{high * share:.3g}</text>")
+    parts.append(f"<text x={width - right} y={height - 6} text-anchor=end>step {last:.0f}</text>")
+    for number, (name, line) in enumerate(series.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        dash = " stroke-dasharray='5 3'" if number >= len(COLOURS) else ""
+        path = " ".join(place(*point) for point in line)
+        parts.append(f"<polyline points='{path}' fill=none stroke={colour} stroke-width=1.5{dash} />")
+        x, y = width - right - 130, top + 12 + 13 * number
+        parts.append(f"<text x={x} y={y} style='fill:{colour}'>{html.escape(name)}</text>")
+    return f"<svg width={width} height={height} role=img>{''.join(parts)}</svg>"
+
+
+if __name__ == "__main__":
+    root = Path(__file__).resolve().parent.parent
+    sys.path[:0] = [str(root), str(root / "datasets")]
+    main()
