@@ -84,9 +84,10 @@ def test_a_wrong_type_is_refused_with_key_and_value(make_keys, key, value):
 
 
 def test_whole_numbers_and_tuples_are_taken_where_floats_and_lists_are_meant(make_keys):
-    keys = check(make_keys(learning_rate=1, adam_betas=(0.9, 0.98), clip_grad=1))
+    keys = check(make_keys(learning_rate=1, adam_betas=(0.9, 0.98), clip_grad=1, end_lr=1e-6, mlp_ratio=2.5))
     assert (keys["learning_rate"], keys["adam_betas"], keys["clip_grad"]) == (1.0, [0.9, 0.98], 1.0)
     assert type(keys["learning_rate"]) is float
+    assert (keys["end_lr"], keys["mlp_ratio"]) == (1e-6, 2.5)
     # An integer and a float mean different things here.
     for key in ("warmup_steps", "val_check_interval"):
         assert type(check(make_keys(**{key: 1}))[key]) is int
@@ -142,9 +143,9 @@ def test_a_value_or_combination_that_cannot_work_is_refused(make_keys, changes, 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("num_heads", 0), ("max_epoch", -1), ("max_steps", -3), ("text_layers", -1), ("eval_folds", -1),
+        ("num_heads", 0), ("max_epoch", -2), ("max_steps", -3), ("text_layers", -1), ("eval_folds", -1),
         ("eval_batch_size", -2), ("val_check_interval", 0), ("val_check_interval", 1.5), ("flops_weight", -1.0),
-        ("queue_size", -1), ("patch_size", -8), ("patch_size", 0), ("adam_betas", [0.9]), ("adam_betas", [0.9, 1.0]),
+        ("queue_size", -1), ("adam_betas", [0.9]), ("adam_betas", [0.9, 1.0]),
         ("loss_names", {"contrastive": "1"}), ("eval_top_k", ["32"]), ("eval_top_k", [0]), ("input_text_embed_size", 0),
         ("text_positions", 0), ("end_lr", -1.0), ("weight_decay", -0.1), ("seed", -1), ("mlp_ratio", 0),
     ],

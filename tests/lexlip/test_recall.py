@@ -45,12 +45,15 @@ def test_ranks_of_both_directions_are_the_loops(monkeypatch, block_numbers):
 
 def test_metrics_by_hand():
     images = torch.eye(3)
-    texts = torch.tensor([[1.0, 0, 0], [0.5, 0.9, 0], [0, 0.2, 0.1], [0, 0.2, 0.3]])
-    metrics = recall.retrieval_metrics(sparse(images, [1, 2, 3]), sparse(texts, [1, 1, 3, 3]))
-    # Text to image ranks: 1; 2 (picture 2 scores 0.9); 2 (picture 2 scores 0.2); 1.
-    assert metrics["t2i"] == {"R@1": 50.0, "R@5": 100.0, "R@10": 100.0, "mean_rank": 1.5, "median_rank": 1.5}
-    assert (metrics["pictures"], metrics["captions"]) == (3, 4)
-    assert metrics["active_terms"] == {"text": 7 / 4, "image": 1.0}
+    texts = torch.tensor([[1.0, 0, 0], [0.5, 0.9, 0], [0, 0.2, 0.1], [0, 0.2, 0.3], [0.5, 0, 0.75]])
+    metrics = recall.retrieval_metrics(sparse(images, [1, 2, 3]), sparse(texts, [1, 1, 3, 3, 2]))
+    # Text to image: 1; 2 (picture 2 scores 0.9); 2 (picture 2 scores 0.2); 1; 3.
+    assert metrics["t2i"] == {"R@1": 40.0, "R@5": 100.0, "R@10": 100.0, "mean_rank": 1.8, "median_rank": 2.0}
+    # Image to text: 1; 5 (its caption scores 0, and the captions with 0.9, 0.2, 0.2 and the tie at 0 come first); 2.
+    assert metrics["i2t"]["mean_rank"] == pytest.approx((1 + 5 + 2) / 3)
+    assert metrics["i2t"]["R@1"] == pytest.approx(33.3333)
+    assert (metrics["pictures"], metrics["captions"]) == (3, 5)
+    assert metrics["active_terms"] == {"text": 9 / 5, "image": 1.0}
 
 
 def test_metrics_need_a_right_item_for_every_query():
