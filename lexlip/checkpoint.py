@@ -5,7 +5,9 @@ A file is read with `weights_only=True`, so it can hold tensors and plain values
 
 from __future__ import annotations
 
+import json
 import logging
+import zipfile
 from pathlib import Path
 
 import torch
@@ -36,7 +38,7 @@ def read(path: str | Path) -> dict:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises many kinds, most without the file's name
         text = str(error)
         if "Weights only load failed" in text or "Unsupported" in text:
@@ -47,6 +49,20 @@ def read(path: str | Path) -> dict:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint's dict")
     return content
+
+
+def model_config(path: str | Path) -> dict | None:
+    """The `ModelConfig`, as a dict, of a checkpoint of either phase or of a model folder; None if it holds none.
+
+    Raises:
+        CheckpointError: as `read`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        file = path / "config.json"
+        return json.loads(file.read_text()) if file.is_file() else None
+    saved = read(path).get("hyper_parameters")
+    return saved.get("model") if isinstance(saved, dict) else None
 
 
 def model_weights(path: str | Path) -> dict[str, Tensor]:
@@ -66,12 +82,14 @@ def model_weights(path: str | Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path} is no model folder: {error}") from error
     content = read(path)
     state = content.get("state_dict", content)
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise CheckpointError(f"{path} holds no state_dict of named tensors")
     if any(name.startswith(OFFICIAL_MARK) for name in state):
         raise CheckpointError(
             f"{path} is a checkpoint of the official code; convert it once with `lexlip import-official {path} FOLDER`"
         )
     weights = {name[len(MODEL_PREFIX) :]: value for name, value in state.items() if name.startswith(MODEL_PREFIX)}
-    if not weights:
+    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise CheckpointError(f"{path} holds no LexLIP model; its first names are {list(state)[:3]}")
     others = [name for name in state if not name.startswith(MODEL_PREFIX)]
     foreign = [name for name in others if not name.startswith(PHASE_PREFIXES)]

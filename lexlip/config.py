@@ -30,6 +30,16 @@ NULLABLE = {  # keys whose default says nothing of their type, or that take seve
 }
 
 
+AT_LEAST_ONE = (
+    "image_size max_text_len vocab_size batch_size per_gpu_batchsize num_nodes num_heads text_positions "
+    "input_text_embed_size hidden_size input_image_embed_size max_steps max_epoch eval_batch_size patch_size cpu_threads"
+)
+NOT_NEGATIVE = (
+    "num_gpus num_workers decoder_layers warmup_steps clip_grad learning_rate end_lr queue_size text_layers "
+    "eval_folds flops_weight weight_decay seed"
+)
+
+
 class ConfigError(ValueError):
     """A key, a value or a combination that cannot work; the message says what would."""
 
@@ -95,6 +105,10 @@ def _typed(key: str, value: object, default: object) -> object:
     return value
 
 
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _choose(keys: dict, key: str, allowed: tuple) -> None:
     if keys[key] not in allowed:
         raise ConfigError(f"{key}={keys[key]!r}; it must be one of {', '.join(map(str, allowed))}")
@@ -123,12 +137,23 @@ def _check_choices(keys: dict) -> None:
 
 
 def _check_numbers(keys: dict) -> None:
-    for key in ("image_size", "max_text_len", "vocab_size", "batch_size", "per_gpu_batchsize", "num_nodes"):
-        if keys[key] < 1:
+    for key in AT_LEAST_ONE.split():
+        if keys[key] is not None and keys[key] < 1:
             raise ConfigError(f"{key}={keys[key]}; it must be at least 1")
-    for key in ("num_gpus", "num_workers", "decoder_layers", "warmup_steps", "clip_grad", "learning_rate"):
+    for key in NOT_NEGATIVE.split():
         if keys[key] < 0:
             raise ConfigError(f"{key}={keys[key]}; it must not be negative")
+    if keys["mlp_ratio"] <= 0:
+        raise ConfigError(f"mlp_ratio={keys['mlp_ratio']}; it must be positive")
+    interval = keys["val_check_interval"]
+    if interval <= 0 or (isinstance(interval, float) and interval > 1):
+        raise ConfigError(f"val_check_interval={interval}; it must be a share of an epoch (up to 1.0) or batches")
+    if len(keys["adam_betas"]) != 2 or not all(_number(b) and 0 <= b < 1 for b in keys["adam_betas"]):
+        raise ConfigError(f"adam_betas={keys['adam_betas']}; it must be two numbers from 0 up to, but not including, 1")
+    if not all(_number(value) and value >= 0 for value in keys["loss_names"].values()):
+        raise ConfigError(f"loss_names={keys['loss_names']}; every weight must be a number that is not negative")
+    if not all(isinstance(k, int) and k >= 1 for k in keys["eval_top_k"]):
+        raise ConfigError(f"eval_top_k={keys['eval_top_k']}; it must list whole numbers of terms, such as [32]")
     for key in ("mlm_prob", "decoder_mlm_prob", "drop_rate", "momentum"):
         if not 0 <= keys[key] <= 1:
             raise ConfigError(f"{key}={keys[key]}; it must lie between 0 and 1")

@@ -7,10 +7,12 @@ size that the patch divides.
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
 
 import timm
 import torch
+from timm.models import load_state_dict
 from timm.models.beit import Attention as BeitAttention
 from timm.models.beit import Beit
 from torch import Tensor, nn
@@ -88,11 +90,10 @@ class ImageEncoder(nn.Module):
 
 
 def _create(name: str, image_size: int, kwargs: dict, pretrained: bool | str) -> nn.Module:
-    extra = {"num_classes": 0, "global_pool": "", "pretrained": bool(pretrained)}
-    if isinstance(pretrained, str):
-        if not Path(pretrained).is_file():
-            raise ConfigError(f"vit_pretrained={pretrained}: no such weights file")
-        extra["pretrained_cfg_overlay"] = {"file": str(pretrained)}
+    file = pretrained if isinstance(pretrained, str) else None
+    extra = {"num_classes": 0, "global_pool": "", "pretrained": bool(pretrained) and file is None}
+    if file and not Path(file).is_file():
+        raise ConfigError(f"vit_pretrained={file}: no such weights file")
     # ViT takes any size when asked to, BEiT is taught by GridAttention, convolutional models ask for none.
     choices = ({"img_size": image_size, "dynamic_img_size": True}, {"img_size": image_size}, {})
     for sizes in choices:
@@ -103,9 +104,34 @@ def _create(name: str, image_size: int, kwargs: dict, pretrained: bool | str) ->
             if sizes and "unexpected keyword argument" in str(error):
                 continue
             raise ConfigError(f"timm cannot build vit={name} with vit_kwargs={kwargs}: {error}") from error
+        except (RuntimeError, OSError, ValueError, KeyError, AssertionError) as error:
+            wanted = f"vit={name}, vit_pretrained={pretrained}, image_size={image_size}, vit_kwargs={kwargs}"
+            raise ConfigError(f"timm cannot build or load {wanted}: {error}") from error
     if not hasattr(model, "forward_features"):
         raise ConfigError(f"vit={name}: this timm model gives no token or map features")
+    if file:
+        _load_file(model, file)
     return model
+
+
+def _load_file(model: nn.Module, file: str) -> None:
+    """Load a timm weights file strictly, its classifier aside; positions are resampled by timm."""
+    head = model.pretrained_cfg.get("classifier") or ()
+    unused = ("fc_norm.", *(f"{name}." for name in ((head,) if isinstance(head, str) else head)))
+    try:
+        state = load_state_dict(file, weights_only=True)
+        fit = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+        result = model.load_state_dict(fit(state, model) if fit else state, strict=False)
+    except Exception as error:  # pickle, zip, safetensors and torch each raise their own kinds
+        raise ConfigError(f"vit_pretrained={file} does not load into this tower: {error}") from error
+    # A tower that pooled before its last norm has none here; ours then starts fresh.
+    missing = [name for name in result.missing_keys if not name.startswith("norm.")]
+    extra = [name for name in result.unexpected_keys if not name.startswith(unused)]
+    if missing or extra:
+        raise ConfigError(
+            f"vit_pretrained={file} does not fit this tower; not in the file: {missing[:3]}, "
+            f"not in the tower: {extra[:3]}"
+        )
 
 
 def _patch(backbone: nn.Module) -> int | None:

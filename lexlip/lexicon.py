@@ -52,7 +52,7 @@ class LexiconHead(nn.Module):
             mask: (B, L) with 0 at padding, or None.
 
         Returns:
-            (B, V) float32.
+            (B, V), at least float32.
         """
         return max_logits(self.transform(states), self.decoder.weight, self.decoder.bias, mask)
 
@@ -67,7 +67,7 @@ def max_logits(hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None
         mask: (B, L) with 0 at padding, or None.
 
     Returns:
-        (B, V) float32.
+        (B, V), at least float32.
     """
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
@@ -82,14 +82,14 @@ class _MaxLogits(torch.autograd.Function):
     def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
         batch, length, width = hidden.shape
         vocab = len(weight)
-        best = hidden.new_empty((batch, vocab), dtype=torch.float32)
+        best = hidden.new_empty((batch, vocab), dtype=torch.promote_types(hidden.dtype, torch.float32))
         token = torch.empty((batch, vocab), dtype=torch.int16 if length < 2**15 else torch.int32, device=hidden.device)
         step = max(1, SLICE_NUMBERS // (length * vocab))
         for start in range(0, batch, step):
             rows = slice(start, min(start + step, batch))
             logits = F.linear(hidden[rows], weight, bias)  # (b, L, V)
             if mask is not None:
-                logits.masked_fill_(mask[rows, :, None] == 0, PADDING_LOGIT)
+                logits.masked_fill_(mask[rows, :, None] == 0, max(PADDING_LOGIT, torch.finfo(logits.dtype).min))
             value, where = logits.max(1)
             best[rows] = value
             token[rows] = where.to(token.dtype)
@@ -105,14 +105,15 @@ class _MaxLogits(torch.autograd.Function):
         row, word = grad.nonzero(as_tuple=True)
         if len(row) <= SPARSE_SHARE * grad.numel():
             slot = row * length + token[row, word].long()  # row of hidden.view(B * L, D)
-            scale = grad[row, word].to(weight.dtype)[:, None]
-            grad_hidden = torch.zeros_like(hidden).view(-1, width)
+            scale = grad[row, word][:, None]
+            # Sums in float32: a frequent word adds up hundreds of rows, which 16 bits would stop counting.
+            grad_hidden = grad.new_zeros(batch * length, width)
             grad_hidden.index_add_(0, slot, weight[word] * scale)
-            grad_weight = torch.zeros_like(weight)
+            grad_weight = grad.new_zeros(weight.shape)
             grad_weight.index_add_(0, word, hidden.reshape(-1, width)[slot] * scale)
-            return grad_hidden.view_as(hidden), grad_weight, grad_bias, None
+            return grad_hidden.view_as(hidden).to(hidden.dtype), grad_weight.to(weight.dtype), grad_bias, None
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        grad_weight = grad.new_zeros(weight.shape)
         step = max(1, SLICE_NUMBERS // (length * len(weight)))
         for start in range(0, batch, step):
             rows = slice(start, min(start + step, batch))

@@ -75,14 +75,24 @@ class LexLIP(nn.Module):
         )
 
     @classmethod
-    def from_keys(cls, keys: dict, tokenizer: PreTrainedTokenizerBase | None = None) -> LexLIP:
+    def from_keys(
+        cls, keys: dict, tokenizer: PreTrainedTokenizerBase | None = None, known: ModelConfig | None = None
+    ) -> LexLIP:
         """Build from the command line's keys, with the towers' pretrained weights where asked for.
+
+        Args:
+            keys: every key of the command line.
+            tokenizer: for strings.
+            known: the config of weights that will replace all of these, so that nothing pretrained is fetched.
 
         Raises:
             ConfigError: a tower cannot be built or loaded, or its width, patch or vocabulary contradicts a key.
         """
         bert = None
-        if keys["text_pretrained"]:
+        if known is not None:
+            dropout = {name: keys["drop_rate"] for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")}
+            text = BertConfig(**{**known.text, **dropout})
+        elif keys["text_pretrained"]:
             bert = pretrained_bert(keys["text_model"] or keys["tokenizer"], keys["drop_rate"])
             text = bert.config
         else:
@@ -108,7 +118,7 @@ class LexLIP(nn.Module):
         if bert is not None:
             model.text_encoder.bert.load_state_dict(bert.bert.state_dict())
             _copy_bert_head(bert, model.text_head)
-        if keys["vit_pretrained"]:
+        if keys["vit_pretrained"] and known is None:
             model.image_encoder = ImageEncoder(
                 config.vit, config.image_size, config.vit_kwargs, keys["vit_pretrained"], config.image_norm_eps
             )

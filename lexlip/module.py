@@ -9,6 +9,7 @@ the second encoding, about a third more time.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from torch import Tensor
 from lexlip import checkpoint, recall
 from lexlip.distributed import sum_over_ranks, world_size
 from lexlip.lexicon import saturate
-from lexlip.model import LexLIP
+from lexlip.model import LexLIP, ModelConfig
 from lexlip.optim import make_optimizer, make_schedule
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class RetrievalModule(pl.LightningModule):
     def __init__(self, keys: dict, model: LexLIP):
         super().__init__()
         self.keys = keys
-        self.save_hyperparameters({"config": keys})
+        self.save_hyperparameters({"config": keys, "model": dataclasses.asdict(model.config)})
         self.model = model
         self.automatic_optimization = False
         self.test_metrics: dict[str, dict] = {}
@@ -59,7 +60,9 @@ class RetrievalModule(pl.LightningModule):
     @classmethod
     def from_keys(cls, keys: dict, tokenizer=None) -> RetrievalModule:
         """Build model and phase; `load_path` is loaded before the phase copies anything from the model."""
-        model = LexLIP.from_keys(keys, tokenizer)
+        source = keys["load_path"] or keys["resume_from"]
+        known = checkpoint.model_config(source) if source else None
+        model = LexLIP.from_keys(keys, tokenizer, ModelConfig(**known) if known else None)
         if keys["load_path"]:
             checkpoint.load_model(model, keys["load_path"])
         return cls(keys, model)
@@ -188,7 +191,11 @@ class RetrievalModule(pl.LightningModule):
             self.log("train/skipped_samples", float(self.skipped_samples))
 
     def on_train_epoch_start(self) -> None:
-        self.trainer.datamodule.train_sampler.set_epoch(self.current_epoch)
+        # The place in the data follows from the steps made, so a resumed run goes on with the very next batch.
+        sampler = self.trainer.datamodule.train_sampler
+        epoch, step = divmod(self.global_step, len(sampler))
+        sampler.set_epoch(epoch)
+        sampler.set_start(step)
 
     # --- validation and test ---
 
@@ -210,10 +217,8 @@ class RetrievalModule(pl.LightningModule):
         for (name, kind), parts in sorted(self._collected.items()):
             sets.setdefault(name, {})[kind] = recall.SparseVectors.concatenate(parts).gathered()
         self._collected.clear()
-        return {
-            name: recall.evaluate(kinds["image"], kinds["text"], self.keys["eval_top_k"], self.keys["eval_folds"])
-            for name, kinds in sets.items()
-        }
+        cuts = (self.keys["eval_top_k"], self.keys["eval_folds"]) if self.trainer.testing else ([], 0)
+        return {name: recall.evaluate(kinds["image"], kinds["text"], *cuts) for name, kinds in sets.items()}
 
     def validation_step(self, batch: dict, batch_index: int, dataloader_idx: int = 0) -> None:
         self._evaluation_step("val", batch, dataloader_idx)

@@ -145,7 +145,8 @@ def best_ranks(queries: SparseVectors, gallery: SparseVectors) -> np.ndarray:
         scores = torch.cat([block @ gallery.dense(a, b).T for a, b in _blocks(len(gallery), gallery.vocab)], dim=1)
         right = torch.from_numpy(queries.ids[start:stop])[:, None] == gallery_ids[None, :]
         best = scores.masked_fill(~right, float("-inf")).amax(1, keepdim=True)
-        ranks.append(1 + ((scores >= best) & ~right).sum(1) + ((scores > best) & right).sum(1))
+        # "Not below" rather than "at least": a score that is no number counts against the model too.
+        ranks.append(1 + (~(scores < best) & ~right).sum(1))
     return torch.cat(ranks).numpy()
 
 
@@ -163,8 +164,8 @@ def retrieval_metrics(images: SparseVectors, texts: SparseVectors) -> dict:
         texts: one row per caption.
 
     Returns:
-        {"t2i": {...}, "i2t": {...}, "rsum", "active_terms": {"text", "image"}, "pictures", "captions", "chance"},
-        recalls in percent; chance is R@1 of a random ranking from text to image.
+        {"t2i": {...}, "i2t": {...}, "rsum", "active_terms": {"text", "image"}, "pictures", "captions"}, recalls in
+        percent.
     """
     t2i = summary(best_ranks(texts, images))
     i2t = summary(best_ranks(images, texts))
@@ -201,7 +202,9 @@ def _average(values: list):
 
 
 def evaluate(images: SparseVectors, texts: SparseVectors, top_k: list[int], folds: int) -> dict:
-    """All that an evaluation reports: `retrieval_metrics`, "pruned" by k, "folds" where asked for, "chance"."""
+    """All that an evaluation reports: `retrieval_metrics`, "pruned" by k, "folds" where asked for, and "chance", the
+    R@K of a random ranking from text to image.
+    """
     metrics = retrieval_metrics(images, texts)
     metrics["chance"] = {f"R@{k}": min(100.0, 100.0 * k / len(images)) for k in CUTOFFS}
     if top_k:
@@ -220,7 +223,12 @@ def table(metrics: dict[str, dict]) -> str:
     head = f"{'':24}{'text to image':^24}{'image to text':^24}{'':>8}{'active terms':^16}"
     cutoffs = "".join(f"{f'R@{k}':>8}" for k in CUTOFFS)
     lines = [head, f"{'':24}{cutoffs}{cutoffs}{'sum':>8}{'text':>8}{'image':>8}"]
+    rows = dict(metrics)
     for name, row in metrics.items():
+        rows.update({f"{name}, {k} terms": pruned for k, pruned in row.get("pruned", {}).items()})
+        if "folds" in row:
+            rows[f"{name}, {row['folds']['count']} folds"] = row["folds"]
+    for name, row in rows.items():
         numbers = "".join(f"{row[side][f'R@{k}']:8.2f}" for side in ("t2i", "i2t") for k in CUTOFFS)
         terms = row["active_terms"]
         lines.append(f"{name:24}{numbers}{row['rsum']:8.1f}{terms['text']:8.1f}{terms['image']:8.1f}")

@@ -179,7 +179,8 @@ def words(pairs: list[tuple[str, float]]) -> str:
 def figure(found: dict) -> str:
     """One found picture."""
     return (
-        f"<figure class={'right' if found['right'] else 'other'}><img alt='' src='data:image/png;base64,{found['png']}'>"
+        f"<figure class={'right' if found['right'] else 'other'}>"
+        f"<img alt='' src='data:image/png;base64,{found['png']}'>"
         f"<b>{found['score']:.2f}</b> {html.escape(found['caption'])}<br>{words(found['words'])}</figure>"
     )
 
@@ -201,7 +202,8 @@ def chart(title: str, series: dict[str, list[tuple[float, float]]], width: int =
     parts = [f"<text x={left} y=14 font-weight=bold>{html.escape(title)}</text>"]
     for share in (0, 0.5, 1):
         y = height - bottom - (height - top - bottom) * share
-        parts.append(f"<path d='M{left} {y}H{width - right}' stroke=#ddd /><text x=4 y={y + 4}>{high * share:.3g}</text>")
+        parts.append(f"<path d='M{left} {y}H{width - right}' stroke=#ddd />")
+        parts.append(f"<text x=4 y={y + 4}>{high * share:.3g}</text>")
     parts.append(f"<text x={width - right} y={height - 6} text-anchor=end>step {last:.0f}</text>")
     for number, (name, line) in enumerate(series.items()):
         colour = COLOURS[number % len(COLOURS)]
