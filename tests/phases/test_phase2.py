@@ -1,0 +1,264 @@
+"""Phase 2: keys, twins, rings, dynamic resolution, and what comes from a checkpoint."""
+
+import logging
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lexlip.model import LexLIP
+from Phase1.module import Phase1Module
+from Phase2.module import Phase2Module
+
+
+@pytest.fixture
+def build(make_keys, livelier, without_trainer):
+    def make(learning_rate=0.0, **changes):
+        keys = make_keys(**{"training_mode": "con", "queue_size": 8, **changes})
+        torch.manual_seed(0)
+        module = Phase2Module(keys, livelier(LexLIP.from_keys(keys)))
+        return without_trainer(module.train(), learning_rate)
+
+    return make
+
+
+def parameters(module):
+    return {name: value.detach().clone() for name, value in module.named_parameters()}
+
+
+def written_out(module, batch):
+    """The two directions and FLOPS, one query at a time."""
+    model, twin = module.model, module.twin.module
+    encode = {
+        "text": lambda m: F.normalize(m.lexicon_text(batch["text_ids"], batch["text_mask"]), dim=-1),
+        "image": lambda m: F.normalize(m.lexicon_image(batch["image"]), dim=-1),
+    }
+    queries = {side: function(model) for side, function in encode.items()}
+    with torch.no_grad():
+        keys = {side: function(twin) for side, function in encode.items()}
+    rings = {"text": module.text_ring, "image": module.image_ring}
+    total = 0
+    for side, other in (("text", "image"), ("image", "text")):
+        ring = rings[other]
+        for i, query in enumerate(queries[side]):
+            past = [k for k in range(int(ring.filled)) if ring.ids[k] != batch["image_id"][i]]
+            scores = torch.stack([query @ keys[other][i]] + [query @ ring.keys[k] for k in past]) / 0.05
+            total = total - torch.log_softmax(scores, 0)[0]
+    flops = sum(r.abs().mean(0).square().sum() for r in queries.values())
+    return total / (2 * len(batch["image_id"])), 0.002 * flops
+
+
+def test_losses_are_the_equations_as_the_rings_fill_and_wrap(build, make_batch):
+    module = build(learning_rate=0.1)
+    for step in range(4):
+        batch = make_batch(seed=step, ids=[1, 2, 3, 1 + step, 5, 6])  # pictures come back: their keys are masked
+        contrastive, flops = written_out(module, batch)
+        losses = module.compute_losses(batch)
+        assert set(losses) == {"contrastive_loss", "flops_loss"}
+        torch.testing.assert_close(losses["contrastive_loss"], contrastive, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(losses["flops_loss"], flops, rtol=1e-4, atol=1e-6)
+        module.training_step(batch, step)
+        assert int(module.text_ring.filled) == min(8, 6 * (step + 1))
+        assert int(module.text_ring.position) == 6 * (step + 1) % 8
+
+
+def test_the_first_step_has_no_negatives(build, make_batch):
+    losses = build().compute_losses(make_batch())
+    assert losses["contrastive_loss"].item() == pytest.approx(0, abs=1e-6)
+    assert losses["flops_loss"].item() > 0
+
+
+def test_same_image_keys_are_masked_by_default(build, make_batch):
+    module, batch = build(), make_batch()
+    module.after_step(module.prepare(batch))
+    assert module.compute_losses({**batch, "image_id": torch.full((6,), 99)})["contrastive_loss"].item() > 0.1
+    same = {**batch, "image_id": torch.full((6,), 4)}
+    module.text_ring.ids.fill_(4)
+    module.image_ring.ids.fill_(4)
+    assert module.compute_losses(same)["contrastive_loss"].item() == pytest.approx(0, abs=1e-6)
+    module.keys["mask_same_image"] = False
+    assert module.compute_losses(same)["contrastive_loss"].item() > 0.1
+
+
+# --- twins ---
+
+
+def test_twins_start_equal_and_untrained(build):
+    module = build()
+    twin = dict(module.twin.module.named_parameters())
+    for name, value in module.model.named_parameters():
+        assert torch.equal(twin[name], value), name
+        assert twin[name].data_ptr() != value.data_ptr() and not twin[name].requires_grad
+        assert value.requires_grad
+
+
+def test_twins_move_once_per_step_by_the_momentum(build, make_batch):
+    """However many passes a step has."""
+    for per_pass in (6, 2):
+        module = build(learning_rate=0.5, momentum=0.9, per_gpu_batchsize=per_pass)
+        for step in range(2):
+            before = parameters(module.twin.module)
+            module.training_step(make_batch(seed=step), step)
+            after, live = parameters(module.twin.module), parameters(module.model)
+            moved = 0.0
+            for name, value in before.items():
+                torch.testing.assert_close(after[name], 0.9 * value + 0.1 * live[name], rtol=1e-5, atol=1e-7)
+                moved += float((after[name] - value).abs().sum())
+            assert moved > 0.001
+
+
+def test_validation_moves_nothing(build, make_batch):
+    module = build().eval()
+    module.model.text_head.dense.weight.data += 1  # so that a step of the twins would show
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    with torch.no_grad():
+        module.compute_losses(make_batch())
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_keys_are_the_twins_normalised_vectors_without_dropout(build, make_batch):
+    module, batch = build(drop_rate=0.5, per_gpu_batchsize=4), make_batch()
+    for parameter in module.twin.module.parameters():
+        parameter.data += 0.01
+    one, two = module.prepare(batch), module.prepare(batch)
+    twin = module.twin.module
+    torch.testing.assert_close(one["text_key"], twin.encode_text(batch["text_ids"], batch["text_mask"]))
+    torch.testing.assert_close(one["image_key"], twin.encode_image(batch["image"]))
+    assert torch.equal(one["text_key"], two["text_key"]) and not one["text_key"].requires_grad
+    assert module.model.training and not twin.training
+    assert not torch.allclose(one["text_key"], module.model.encode_text(batch["text_ids"], batch["text_mask"]))
+
+
+def test_the_keys_of_a_step_enter_the_rings_with_their_pictures(build, make_batch):
+    module, batch = build(), make_batch(ids=[9, 8, 7, 6, 5, 4])
+    keys = module.prepare(batch)
+    module.training_step(batch, 0)
+    for ring, name in ((module.text_ring, "text_key"), (module.image_ring, "image_key")):
+        torch.testing.assert_close(ring.keys[:6], keys[name])
+        assert ring.ids[:6].tolist() == [9, 8, 7, 6, 5, 4]
+
+
+def test_the_tokenizer_is_not_copied_into_the_twin(make_keys):
+    model = LexLIP.from_keys(make_keys(training_mode="con"), tokenizer=object())
+    module = Phase2Module(make_keys(training_mode="con"), model)
+    assert module.model.tokenizer is not None and module.twin.module.tokenizer is None
+
+
+# --- dynamic resolution ---
+
+
+def sizes_seen(module, batch, steps, monkeypatch):
+    sizes = []
+    for step in range(steps):
+        monkeypatch.setattr(type(module), "global_step", step)
+        sizes.append(module.prepare(batch)["image"].shape[-1])
+    return sizes
+
+
+@pytest.fixture
+def cheap_keys(monkeypatch):
+    monkeypatch.setattr(Phase2Module, "_keys", lambda self, batch: {})
+
+
+def test_half_of_the_steps_are_at_half_the_size(build, make_batch, monkeypatch, cheap_keys):
+    module, batch = build(DR=True), make_batch(rows=1)
+    sizes = sizes_seen(module, batch, 400, monkeypatch)
+    assert set(sizes) == {16, 32}
+    assert 160 < sizes.count(16) < 240
+    assert sizes == sizes_seen(build(DR=True), batch, 400, monkeypatch)  # a function of seed and step
+    assert sizes != sizes_seen(build(DR=True, seed=2), batch, 400, monkeypatch)
+
+
+def test_never_in_validation_nor_without_the_key(build, make_batch, monkeypatch, cheap_keys):
+    batch = make_batch(rows=1)
+    assert set(sizes_seen(build(DR=True).eval(), batch, 30, monkeypatch)) == {32}
+    assert set(sizes_seen(build(DR=False), batch, 30, monkeypatch)) == {32}
+
+
+def test_the_small_pictures_are_the_same_pictures(build, make_batch, monkeypatch):
+    """Smooth pictures, so that halving them can be done by hand: the mean of each 2 x 2 block, roughly."""
+    module = build(DR=True)
+    monkeypatch.setattr(Phase2Module, "_coin", lambda self: True)
+    ramp = torch.linspace(-1, 1, 32)
+    image = torch.stack([ramp[None, :].expand(32, 32), ramp[:, None].expand(32, 32), torch.full((32, 32), 0.5)])
+    batch = make_batch()
+    batch["image"] = torch.stack([image * scale for scale in (1, -1, 0.5, 0.25, 0, 0.75)])
+    prepared = module.prepare(batch)
+    by_hand = F.avg_pool2d(batch["image"], 2)
+    assert prepared["image"].shape == (6, 3, 16, 16)
+    torch.testing.assert_close(prepared["image"], by_hand, rtol=0, atol=0.05)
+    assert batch["image"].shape[-1] == 32  # the caller's batch is as it was
+    # Query and key see the same small picture.
+    torch.testing.assert_close(prepared["image_key"], module.twin.module.encode_image(prepared["image"]))
+    assert set(prepared) - set(batch) == {"text_key", "image_key"}
+
+
+@pytest.mark.parametrize("per_pass", [6, 2])
+def test_a_whole_step_at_half_size(build, make_batch, monkeypatch, per_pass):
+    module = build(DR=True, per_gpu_batchsize=per_pass)
+    monkeypatch.setattr(Phase2Module, "_coin", lambda self: True)
+    seen = []
+    encode = type(module.model).lexicon_image
+    monkeypatch.setattr(LexLIP, "lexicon_image", lambda self, x: seen.append(x.shape[-1]) or encode(self, x))
+    module.training_step(make_batch(), 0)
+    assert set(seen) == {16}
+    for block in module.model.image_encoder.backbone.blocks:
+        assert block.attn.relative_position_bias_table.grad is not None
+
+
+# --- from one phase to the next ---
+
+
+@pytest.fixture
+def phase1_file(make_keys, livelier, tmp_path):
+    keys = make_keys()
+    torch.manual_seed(3)
+    module = livelier(Phase1Module(keys, LexLIP.from_keys(keys)))
+    torch.save({"state_dict": module.state_dict(), "hyper_parameters": {"config": keys}}, tmp_path / "phase1.ckpt")
+    return module, str(tmp_path / "phase1.ckpt")
+
+
+def test_phase_2_starts_from_phase_1_and_so_do_its_twins(make_keys, phase1_file, caplog):
+    source, path = phase1_file
+    with caplog.at_level(logging.INFO):
+        module = Phase2Module.from_keys(make_keys(training_mode="con", load_path=path))
+    assert any("decoder.*" in line and "not loaded" in line and path in line for line in caplog.messages)
+    twin, live = module.twin.module.state_dict(), module.model.state_dict()
+    for name, value in source.model.state_dict().items():
+        assert torch.equal(live[name], value), name
+        assert torch.equal(twin[name], value), name
+    assert int(module.text_ring.filled) == 0
+
+
+def test_fine_tuning_at_another_size(make_keys, phase1_file, livelier, make_batch, tmp_path, caplog):
+    keys = make_keys(training_mode="con", load_path=phase1_file[1])
+    source = Phase2Module.from_keys(keys)
+    livelier(source.twin)
+    torch.save({"state_dict": source.state_dict()}, tmp_path / "phase2.ckpt")
+    with caplog.at_level(logging.INFO):
+        tuned = Phase2Module.from_keys({**keys, "image_size": 48, "load_path": str(tmp_path / "phase2.ckpt")})
+    for prefix in ("twin.*", "text_ring.*", "image_ring.*"):
+        assert any(prefix in line and "not loaded" in line for line in caplog.messages), prefix
+    assert any("resampled to 48 px" in line for line in caplog.messages)
+    pictures = make_batch(size=48)["image"]
+    vectors = source.model.encode_image(pictures)
+    torch.testing.assert_close(tuned.model.encode_image(pictures), vectors, rtol=1e-4, atol=1e-5)
+    twin = tuned.twin.module.state_dict()  # a copy of the model that was loaded, not of the file's twin
+    for name, value in tuned.model.state_dict().items():
+        assert torch.equal(twin[name], value), name
+
+
+def test_phase_1_can_start_from_phase_1_too(make_keys, phase1_file):
+    again = Phase1Module.from_keys(make_keys(load_path=phase1_file[1]))
+    assert torch.equal(again.model.text_head.decoder.weight, phase1_file[0].model.text_head.decoder.weight)
+
+
+def test_rings_are_stored_in_16_bits_only_where_training_is(make_keys):
+    for changes, dtype in (
+        ({"num_gpus": 1, "precision": 16}, torch.float16),
+        ({"num_gpus": 1, "precision": 32}, torch.float32),
+        ({"num_gpus": 0, "precision": 16}, torch.float32),
+    ):
+        keys = make_keys(training_mode="con", **changes)
+        assert Phase2Module(keys, LexLIP.from_keys(keys)).text_ring.keys.dtype == dtype

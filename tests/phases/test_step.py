@@ -1,0 +1,181 @@
+"""The gradient-cached step against one large pass, and what a step does once and only once."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lexlip.model import LexLIP
+from lexlip.module import global_count, split_batch, write_json
+from Phase1.module import Phase1Module
+from Phase2.module import Phase2Module
+
+PHASES = {"phase1": Phase1Module, "phase2": Phase2Module}
+
+
+@pytest.fixture
+def build(make_keys, livelier, without_trainer):
+    def make(phase, learning_rate=0.0, **changes):
+        changes.setdefault("training_mode", "both" if phase == "phase1" else "con")
+        keys = make_keys(**changes)
+        torch.manual_seed(0)
+        model = livelier(LexLIP.from_keys(keys))
+        module = PHASES[phase](keys, model)
+        if phase == "phase2":
+            livelier(module.twin.module, seed=1)
+            fill = F.normalize(torch.rand(2, 5, 40, generator=torch.Generator().manual_seed(2)), dim=2)
+            module.text_ring.push(fill[0], torch.arange(5) * 7 + 3)  # ids as in the batch, so that some are masked
+            module.image_ring.push(fill[1], torch.arange(5) * 7 + 3)
+        elif hasattr(module, "decoder"):
+            livelier(module.decoder, seed=3)
+        return without_trainer(module.train(), learning_rate)
+
+    return make
+
+
+def assert_same(ours, wanted):
+    assert set(ours) == set(wanted)
+    for name, value in wanted.items():
+        scale = float(value.abs().max())
+        difference = float((ours[name] - value).abs().max())
+        assert difference < 1e-4 * scale + 1e-7, name
+
+
+@pytest.mark.parametrize("ids", [None, [1, 1, 2, 3, 2, 1]], ids=["pictures", "same_pictures"])
+@pytest.mark.parametrize("per_pass", [1, 2, 4, 5])  # 4 and 5 leave a shorter last pass
+@pytest.mark.parametrize("phase", PHASES)
+def test_losses_and_gradients_do_not_depend_on_the_passes(build, make_batch, gradients_of, phase, per_pass, ids):
+    whole, parts = build(phase), build(phase, per_gpu_batchsize=per_pass)
+    batch = make_batch(ids=ids)
+    losses = whole.compute_losses(batch)
+    sum(losses.values()).backward()
+    parts.training_step(batch, 0)
+    for name, value in losses.items():
+        assert parts.logged[f"train/{name}"] == pytest.approx(float(value.detach()), rel=1e-4), name
+    assert parts.logged["train/loss"] == pytest.approx(float(sum(losses.values()).detach()), rel=1e-4)
+    assert set(losses) == {n.removeprefix("train/") for n in parts.logged} - {"loss", "learning_rate"}
+    assert_same(gradients_of(parts), gradients_of(whole))
+
+
+@pytest.mark.parametrize("mode", ["bottle", "con"])
+def test_passes_of_a_mode(build, make_batch, gradients_of, mode):
+    whole, parts = build("phase1", training_mode=mode), build("phase1", training_mode=mode, per_gpu_batchsize=2)
+    batch = make_batch()
+    sum(whole.compute_losses(batch).values()).backward()
+    parts.training_step(batch, 0)
+    assert_same(gradients_of(parts), gradients_of(whole))
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_one_pass_in_training_step_is_compute_losses(build, make_batch, gradients_of, phase):
+    one, two = build(phase), build(phase)
+    sum(one.compute_losses(make_batch()).values()).backward()
+    two.training_step(make_batch(), 0)
+    assert_same(gradients_of(two), gradients_of(one))
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_with_dropout_the_cached_step_is_all_passes_with_graph(build, make_batch, gradients_of, phase):
+    """The obvious version keeps every pass's graph, with the random state that each pass had."""
+    cached, obvious = (build(phase, per_gpu_batchsize=2, drop_rate=0.3) for _ in range(2))
+    batch = make_batch()
+    torch.manual_seed(5)
+    cached.training_step(batch, 0)
+
+    torch.manual_seed(5)
+    prepared = obvious.prepare(batch)
+    passes = list(split_batch(prepared, 2))
+    states = []
+    with torch.no_grad():
+        for part in passes:
+            states.append(torch.get_rng_state())
+            obvious.encode(part, vectors_only=True)
+    encoded = []
+    for part, state in zip(passes, states, strict=True):
+        torch.set_rng_state(state)
+        encoded.append(obvious.encode(part))
+    vectors = {name: torch.cat([row[0][name] for row in encoded]) for name in encoded[0][0]}
+    losses = dict(obvious.global_losses(vectors, prepared))
+    for _, local in encoded:
+        for name, value in local.items():
+            losses[name] = losses.get(name, 0) + value
+    losses = obvious.weigh(losses)
+    sum(losses.values()).backward()
+
+    for name, value in losses.items():
+        assert cached.logged[f"train/{name}"] == pytest.approx(float(value.detach()), rel=1e-4), name
+    assert_same(gradients_of(cached), gradients_of(obvious))
+
+
+def test_dropout_differs_between_steps_and_passes(build, make_batch):
+    module = build("phase1", per_gpu_batchsize=3, drop_rate=0.5)
+    seen = []
+    encode = module.encode
+    module.encode = lambda part, vectors_only=False: seen.append(torch.get_rng_state()) or encode(part, vectors_only)
+    for _ in range(2):
+        module.training_step(make_batch(), 0)
+    first, second = seen[:4], seen[4:]
+    assert torch.equal(first[0], first[2]) and torch.equal(first[1], first[3])  # encoded twice alike
+    assert not torch.equal(first[0], first[1])
+    assert not any(torch.equal(a, b) for a in first for b in second)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_the_step_moves_the_weights_and_forgets_old_gradients(build, make_batch, gradients_of, phase):
+    module, other = build(phase, learning_rate=0.1), build(phase)
+    before = {n: p.detach().clone() for n, p in module.model.named_parameters()}
+    for parameter in module.model.parameters():
+        parameter.grad = torch.full_like(parameter, 7.0)
+    module.training_step(make_batch(), 0)
+    other.training_step(make_batch(), 0)
+    assert_same(gradients_of(module), gradients_of(other))
+    assert any(not torch.equal(p, before[n]) for n, p in module.model.named_parameters())
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_every_trained_parameter_gets_a_gradient(build, make_batch, gradients_of, phase):
+    """One without would make distributed training wait for it."""
+    module = build(phase, per_gpu_batchsize=2)
+    module.training_step(make_batch(), 0)
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    assert set(gradients_of(module)) == trained
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_batch_whose_pictures_were_all_skipped_leaves_the_weights_alone(build, make_batch, phase):
+    module = build(phase, learning_rate=0.1)
+    before = {n: v.clone() for n, v in module.state_dict().items()}
+    batch = {k: v[:0] if isinstance(v, torch.Tensor) else v for k, v in make_batch().items()}
+    module.training_step({**batch, "skipped": ["tiny/1: broken", "tiny/2: broken"]}, 0)
+    assert module.skipped_samples == 2
+    assert module.logged["train/skipped_samples"] == 2
+    for name, value in module.state_dict().items():
+        if "twin" not in name:
+            assert torch.equal(value, before[name]), name
+
+
+def test_skipped_samples_are_counted_and_logged_by_name(build, make_batch, caplog):
+    module = build("phase1")
+    for _ in range(2):
+        module.training_step({**make_batch(), "skipped": ["tiny/7: the file is empty"]}, 0)
+    assert module.skipped_samples == 2
+    assert sum("tiny/7: the file is empty" in line for line in caplog.messages) == 2
+
+
+def test_split_batch():
+    batch = {"image_id": torch.arange(5), "x": torch.arange(10).view(5, 2), "count": torch.tensor(3.0), "sample": ["a"]}
+    parts = list(split_batch(batch, 2))
+    assert [part["image_id"].tolist() for part in parts] == [[0, 1], [2, 3], [4]]
+    assert parts[2]["x"].tolist() == [[8, 9]]
+    assert all(part["count"] is batch["count"] and part["sample"] == ["a"] for part in parts)
+
+
+def test_global_count_is_at_least_one():
+    assert float(global_count(torch.tensor([[-100, 4], [9, -100]]))) == 2
+    assert float(global_count(torch.tensor([[-100, -100]]))) == 1
+
+
+def test_write_json_leaves_one_whole_file(tmp_path):
+    write_json({"a": 1}, tmp_path / "new" / "m.json")
+    write_json({"a": 2}, tmp_path / "new" / "m.json")
+    assert (tmp_path / "new" / "m.json").read_text() == '{\n  "a": 2\n}\n'
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["m.json"]
