@@ -27,6 +27,11 @@ class Phase1Module(RetrievalModule):
             self.decoder = WeakenedDecoder(model.text_encoder, keys["decoder_layers"])
 
     @classmethod
+    def keys_of_state(cls, state: dict[str, Tensor]) -> dict:
+        layers = {name.split(".")[4] for name in state}  # decoder.layers.encoder.layer.N...
+        return {"training_mode": "both", **({"decoder_layers": len(layers)} if layers else {})}
+
+    @classmethod
     def masks_needed(cls, keys: dict) -> bool:
         return keys["training_mode"] != "con"
 

@@ -34,6 +34,11 @@ class Phase2Module(RetrievalModule):
         self.image_ring = KeyRing(keys["queue_size"], model.config.vocab_size, dtype)
 
     @classmethod
+    def keys_of_state(cls, state: dict[str, Tensor]) -> dict:
+        ring = {"queue_size": len(state["text_ring.keys"])} if state else {}
+        return {"training_mode": "con", "loss_names": {"contrastive": 1}, **ring}
+
+    @classmethod
     def check_keys(cls, keys: dict) -> None:
         if keys["training_mode"] != "con":
             raise ConfigError(

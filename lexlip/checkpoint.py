@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 import zipfile
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
@@ -73,9 +76,6 @@ def model_weights(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if path.is_dir():
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         try:
             return load_file(path / "model.safetensors")
         except (OSError, SafetensorError) as error:
@@ -112,7 +112,11 @@ def load_model(model: nn.Module, path: str | Path) -> None:
     Raises:
         CheckpointError: as `model_weights`, or names or shapes that do not fit.
     """
-    weights = model_weights(path)
+    fit(model, model_weights(path), path)
+
+
+def fit(model: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
+    """`load_model` with the weights already read; `path` is for the messages."""
     wanted = model.state_dict()
     resampled = []
     for name, value in weights.items():
@@ -137,6 +141,55 @@ def load_model(model: nn.Module, path: str | Path) -> None:
     model.load_state_dict(weights)
     if resampled:
         log.info("%s: %d position tables resampled to %d px", path, len(resampled), model.config.image_size)
+
+
+# --- a phase's own parts, and the tokenizer ---
+
+
+def phase_file(folder: str | Path, phase: str) -> Path:
+    """Where a model folder holds a phase's own parts.
+
+    Args:
+        phase: the phase's class name, such as "Phase2Module".
+    """
+    return Path(folder) / f"{phase.removesuffix('Module').lower()}.safetensors"
+
+
+def phase_state(folder: str | Path, phase: str) -> dict[str, Tensor]:
+    """A phase's own parts in a model folder; empty where it has none, and for checkpoint files."""
+    file = phase_file(folder, phase)
+    return load_file(file) if file.is_file() else {}
+
+
+def fit_phase(module: nn.Module, state: dict[str, Tensor], folder: str | Path, strict: bool = True) -> None:
+    """Load a phase's own parts into it.
+
+    Args:
+        strict: raise where they do not fit; else log it and leave the phase as it starts.
+
+    Raises:
+        CheckpointError: strict, and names or shapes differ.
+    """
+    own = {name: value for name, value in module.state_dict().items() if not name.startswith(MODEL_PREFIX)}
+    names = own.keys() ^ state.keys()
+    wrong = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    if names or wrong:
+        message = f"{folder}: its {type(module).__name__} parts do not fit: {(sorted(wrong) + sorted(names))[:3]}"
+        if strict:
+            raise CheckpointError(message)
+        log.warning("%s; they start afresh", message)
+        return
+    module.load_state_dict(state, strict=False)
+    log.info("%s: %d entries of %s's own parts loaded", folder, len(state), type(module).__name__)
+
+
+def tokenizer_files(tokenizer) -> dict[str, str]:
+    """A tokenizer's files by name, so that a checkpoint can be exported where the tokenizer is gone."""
+    if tokenizer is None:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(folder).iterdir())}
 
 
 def _resample(model: nn.Module, name: str, value: Tensor, wanted: Tensor) -> Tensor | None:

@@ -32,7 +32,8 @@ NULLABLE = {  # keys whose default says nothing of their type, or that take seve
 
 AT_LEAST_ONE = (
     "image_size max_text_len vocab_size batch_size per_gpu_batchsize num_nodes num_heads text_positions "
-    "input_text_embed_size hidden_size input_image_embed_size max_steps max_epoch eval_batch_size patch_size cpu_threads"
+    "input_text_embed_size hidden_size input_image_embed_size max_steps max_epoch eval_batch_size "
+    "patch_size cpu_threads"
 )
 NOT_NEGATIVE = (
     "num_gpus num_workers decoder_layers warmup_steps clip_grad learning_rate end_lr queue_size text_layers "
@@ -47,10 +48,10 @@ class ConfigError(ValueError):
 def folder() -> Path:
     """Where the YAML files are: configs/ of the checkout, or the copy inside an installed package."""
     here = Path(__file__).resolve().parent
-    for place in (here.parent / "configs", here / "configs"):
+    for place in (here / "configs", here.parent / "configs"):
         if (place / "base.yaml").is_file():
             return place
-    raise FileNotFoundError(f"base.yaml is neither in {here.parent / 'configs'} nor in {here / 'configs'}")
+    raise FileNotFoundError(f"base.yaml is neither in {here / 'configs'} nor in {here.parent / 'configs'}")
 
 
 def base() -> dict:

@@ -13,17 +13,24 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from PIL import Image
+from safetensors.torch import save_model
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
 
+from lexlip import checkpoint
+from lexlip.checkpoint import CheckpointError
 from lexlip.config import ConfigError
 from lexlip.encoders import ImageEncoder, TextEncoder, pretrained_bert
+from lexlip.files import write_json
 from lexlip.lexicon import LexiconHead, saturate
+from lexlip_data.pictures import to_rgb
 from lexlip_data.transforms import build_transform
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+PREPROCESSING_FILE = "preprocessor_config.json"
 
 
 @dataclass
@@ -52,7 +59,7 @@ class ModelConfig:
         return self.text["vocab_size"]
 
 
-class LexLIP(nn.Module):
+class LexLIP(nn.Module, PyTorchModelHubMixin, library_name="lexlip", license="mit", tags=["sparse-retrieval"]):
     """Image tower, text tower and their lexicon heads.
 
     Args:
@@ -127,6 +134,27 @@ class LexLIP(nn.Module):
             getattr(model.image_head, name).load_state_dict(getattr(model.text_head, name).state_dict())
         model.check_keys(keys)
         return model
+
+    def keys(self) -> dict:
+        """The command line's keys that this model decides."""
+        text = self.config.text
+        return {
+            "vit": self.config.vit,
+            "vit_kwargs": self.config.vit_kwargs,
+            "vit_pretrained": False,
+            "image_size": self.config.image_size,
+            "image_norm_eps": self.config.image_norm_eps,
+            "patch_size": self.image_encoder.patch,
+            "input_image_embed_size": self.image_encoder.width,
+            "input_text_embed_size": self.text_encoder.width,
+            "hidden_size": self.text_encoder.width,
+            "vocab_size": self.config.vocab_size,
+            "num_heads": text["num_attention_heads"],
+            "text_layers": text["num_hidden_layers"],
+            "drop_rate": text["hidden_dropout_prob"],
+            "text_pretrained": False,
+            "max_text_len": self.config.max_text_len,
+        }
 
     def check_keys(self, keys: dict) -> None:
         """Refuse keys that contradict the towers, naming the key and the value that fits.
@@ -219,7 +247,7 @@ class LexLIP(nn.Module):
         if not isinstance(images, Tensor):
             transform = build_transform("vit", self.config.image_size)
             images = [images] if isinstance(images, Image.Image) else images
-            images = torch.stack([transform(image) for image in images])
+            images = torch.stack([transform(to_rgb(image)) for image in images])
         with _evaluating(self):
             vectors = self.lexicon_image(images.to(self.device))
         return F.normalize(vectors, dim=-1) if normalize else vectors
@@ -245,39 +273,75 @@ class LexLIP(nn.Module):
         """Where the weights are."""
         return self.text_head.decoder.weight.device
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json, model.safetensors and the tokenizer's files."""
-        from safetensors.torch import save_model
+    # --- folders and the hub: save_pretrained, from_pretrained and push_to_hub are huggingface_hub's ---
 
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_FILE).write_text(json.dumps(dataclasses.asdict(self.config), indent=2) + "\n")
-        save_model(self, str(folder / WEIGHTS_FILE))
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """config.json, model.safetensors, the tokenizer's files and the pictures' preprocessing."""
+        write_json(dataclasses.asdict(self.config), save_directory / CONFIG_FILE)
+        write_json(_preprocessing(self.config.image_size), save_directory / PREPROCESSING_FILE)
+        draft = save_directory / f"{WEIGHTS_FILE}.tmp"
+        save_model(self, str(draft))
+        draft.replace(save_directory / WEIGHTS_FILE)
         if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(folder)
+            self.tokenizer.save_pretrained(save_directory)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> LexLIP:
-        """Load what `save_pretrained` wrote.
+    def _from_pretrained(
+        cls, *, model_id, revision, cache_dir, force_download, local_files_only, token, drop_rate=None, **unused
+    ) -> LexLIP:
+        """A folder, or a name on the hub; `drop_rate` sets another dropout of the text tower for training on.
 
         Raises:
-            ValueError: the folder holds no model, or its weights do not fit its config.
+            CheckpointError: the folder holds no model, or its weights do not fit its config.
         """
-        from safetensors.torch import load_model
+        folder = Path(model_id)
+        if not folder.is_dir():
+            download = {"revision": revision, "cache_dir": cache_dir, "token": token}
+            try:
+                folder = Path(
+                    snapshot_download(
+                        str(model_id), force_download=force_download, local_files_only=local_files_only, **download
+                    )
+                )
+            except Exception as error:  # a wrong name, no network, no right to read: each raises its own kind
+                raise CheckpointError(f"{model_id} is neither a folder nor could it be fetched: {error}") from error
+        return load_folder(cls, folder, drop_rate)
 
-        folder = Path(folder)
-        if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
-            raise ValueError(f"{folder} is no model folder: {CONFIG_FILE} and {WEIGHTS_FILE} are needed")
+
+def load_folder(cls: type[LexLIP], folder: Path, drop_rate: float | None = None) -> LexLIP:
+    """What `save_pretrained` wrote, in evaluation mode; see `LexLIP._from_pretrained`."""
+    if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
+        raise CheckpointError(f"{folder} is no model folder: {CONFIG_FILE} and {WEIGHTS_FILE} are needed")
+    try:
         config = ModelConfig(**json.loads((folder / CONFIG_FILE).read_text()))
-        tokenizer = None
-        if any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt")):
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = cls(config, tokenizer)
-        try:
-            load_model(model, str(folder / WEIGHTS_FILE))
-        except RuntimeError as error:
-            raise ValueError(f"{folder / WEIGHTS_FILE} does not fit {folder / CONFIG_FILE}: {error}") from error
-        return model.eval()
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE} is no LexLIP config: {error}") from error
+    if drop_rate is not None:
+        config.text.update(hidden_dropout_prob=drop_rate, attention_probs_dropout_prob=drop_rate)
+    tokenizer = None
+    if any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt")):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = cls(config, tokenizer)
+    checkpoint.load_model(model, folder)
+    return model.eval()
+
+
+def _preprocessing(size: int) -> dict:
+    """What `encode_image` does to a picture, in the words of transformers' image processors."""
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": int(Image.Resampling.BICUBIC),
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
 
 
 class _evaluating:

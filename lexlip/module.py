@@ -10,7 +10,6 @@ the second encoding, about a third more time.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lexlip import checkpoint, recall
+from lexlip import checkpoint, config, recall
 from lexlip.distributed import sum_over_ranks, world_size
+from lexlip.files import write_json
 from lexlip.lexicon import saturate
 from lexlip.model import LexLIP, ModelConfig
 from lexlip.optim import make_optimizer, make_schedule
@@ -58,6 +58,33 @@ class RetrievalModule(pl.LightningModule):
         return False
 
     @classmethod
+    def from_model(cls, folder: str | Path, **overrides) -> RetrievalModule:
+        """A phase around a model folder, without a Trainer, in evaluation mode.
+
+        The phase's own parts (weakened decoder; twins and rings) are loaded where the folder holds them.
+
+        Args:
+            folder: written by `lexlip import-official`, `lexlip export` or `save_pretrained`.
+            overrides: any keys of configs/base.yaml.
+
+        Raises:
+            CheckpointError: the folder holds no model, or parts that do not fit.
+        """
+        folder = Path(folder)
+        model = LexLIP.from_pretrained(folder, drop_rate=overrides.get("drop_rate"))
+        state = checkpoint.phase_state(folder, cls.__name__)
+        keys = {**config.base(), **model.keys(), **cls.keys_of_state(state), "num_gpus": 0, **overrides}
+        module = cls(keys, model)
+        if state:
+            checkpoint.fit_phase(module, state, folder)
+        return module.eval()
+
+    @classmethod
+    def keys_of_state(cls, state: dict[str, Tensor]) -> dict:
+        """Keys that follow from the phase's own saved parts, or its defaults without any."""
+        return {}
+
+    @classmethod
     def from_keys(cls, keys: dict, tokenizer=None) -> RetrievalModule:
         """Build model and phase; `load_path` is loaded before the phase copies anything from the model."""
         source = keys["load_path"] or keys["resume_from"]
@@ -65,7 +92,11 @@ class RetrievalModule(pl.LightningModule):
         model = LexLIP.from_keys(keys, tokenizer, ModelConfig(**known) if known else None)
         if keys["load_path"]:
             checkpoint.load_model(model, keys["load_path"])
-        return cls(keys, model)
+        module = cls(keys, model)
+        state = checkpoint.phase_state(keys["load_path"], cls.__name__) if keys["load_path"] else {}
+        if state and not keys["test_only"]:
+            checkpoint.fit_phase(module, state, keys["load_path"], strict=False)
+        return module
 
     # --- a phase's own ---
 
@@ -253,6 +284,9 @@ class RetrievalModule(pl.LightningModule):
         schedule = make_schedule(optimizer, self.keys, int(self.trainer.estimated_stepping_batches))
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
+    def on_save_checkpoint(self, content: dict) -> None:
+        content["tokenizer"] = checkpoint.tokenizer_files(self.model.tokenizer)
+
     def on_load_checkpoint(self, content: dict) -> None:
         saved = content.get("hyper_parameters", {}).get("config", {})
         for key in ("batch_size", "seed", "datasets"):
@@ -274,15 +308,6 @@ def global_count(labels: Tensor) -> Tensor:
     """Masked positions of the global batch, per process: what `losses.masked_lm` divides by."""
     count = sum_over_ranks((labels != -100).sum().float())
     return (count / world_size()).clamp(min=1.0)
-
-
-def write_json(value: object, path: str | Path) -> None:
-    """Write through a temporary name, so that a reader never sees half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(value, indent=2) + "\n")
-    draft.replace(path)
 
 
 def _random_state(device: torch.device) -> tuple:

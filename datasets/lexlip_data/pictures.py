@@ -40,7 +40,7 @@ def open_image(data: bytes | memoryview, min_side: int = 0) -> Image.Image:
         if min_side > 0:
             image.draft(None, (2 * min_side, 2 * min_side))  # a no-op for everything but JPEG
         image.load()
-        return _to_rgb(_upright(image))
+        return to_rgb(_upright(image))
     except _DECODE_ERRORS as error:
         raise BrokenImage(f"cannot be decoded ({type(error).__name__}: {error})") from error
 
@@ -54,7 +54,8 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turned is None else turned
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to 8-bit RGB: transparency on white, 16-bit and float pictures scaled, not clipped."""
     mode = image.mode
     if mode == "RGB" and "transparency" not in image.info:
         return image

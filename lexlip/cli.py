@@ -1,0 +1,88 @@
+"""The `lexlip` command: checkpoints and model folders.
+
+lexlip import-official CKPT OUT    a checkpoint of the official code
+lexlip export CKPT OUT             a checkpoint of this code
+lexlip export-onnx FOLDER OUT      both towers as ONNX files
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from lexlip.checkpoint import CheckpointError
+from lexlip.config import ConfigError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit status, 2 for a mistake told in one line."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (CheckpointError, ConfigError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("lexlip", description="Checkpoints and model folders of LexLIP.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    official = commands.add_parser("import-official", help="turn a checkpoint of the official code into a model folder")
+    official.add_argument("checkpoint", type=Path)
+    official.add_argument("out", type=Path)
+    official.add_argument("--text-heads", type=int, help="attention heads of the text tower (default: width / 64)")
+    official.add_argument("--image-heads", type=int, help="of the image tower (default: as in the position table)")
+    official.add_argument("--tokenizer", help="hub name or folder of the tokenizer, saved along")
+    official.add_argument(
+        "--rel-pos", choices=("2d", "official"), default="2d",
+        help="how positions trained at 224 px are brought to a fine-tuned 384 px",
+    )  # fmt: skip
+    official.set_defaults(run=_import_official)
+
+    export = commands.add_parser("export", help="turn a checkpoint of either phase into a model folder")
+    export.add_argument("checkpoint", type=Path)
+    export.add_argument("out", type=Path)
+    export.add_argument("--tokenizer", help="hub name or folder, for checkpoints that hold none")
+    export.add_argument("--phase-state", action="store_true", help="also keep decoder, or twins and rings")
+    export.set_defaults(run=_export)
+
+    onnx = commands.add_parser("export-onnx", help="both towers of a model folder as ONNX files, checked")
+    onnx.add_argument("folder", type=Path)
+    onnx.add_argument("out", type=Path)
+    onnx.set_defaults(run=_export_onnx)
+    return parser
+
+
+def _import_official(options: argparse.Namespace) -> None:
+    from lexlip.export import write_folder
+    from lexlip.official import import_official
+
+    found = import_official(
+        options.checkpoint, options.text_heads, options.image_heads, options.tokenizer, options.rel_pos
+    )
+    write_folder(found.model, options.out, found.state, found.phase)
+    millions = sum(p.numel() for p in found.model.parameters()) / 1e6
+    print(f"Phase {found.phase} model of {millions:.1f}M parameters -> {options.out}")
+    for name, reason in sorted(found.unused.items()):
+        print(f"  not used: {name} ({reason})")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from lexlip.export import export_checkpoint
+
+    export_checkpoint(options.checkpoint, options.out, options.tokenizer, options.phase_state)
+    print(f"{options.checkpoint} -> {options.out}")
+
+
+def _export_onnx(options: argparse.Namespace) -> None:
+    from lexlip.onnx import export_onnx
+
+    for file, difference in export_onnx(options.folder, options.out).items():
+        print(f"{file}: largest difference from torch {difference:.1e}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
