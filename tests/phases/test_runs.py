@@ -1,0 +1,329 @@
+"""The command line's entry point as a function: train, go on, hand over, evaluate, refuse. A few seconds a run."""
+
+import csv
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoTokenizer
+
+from lexlip import recall
+from lexlip.checkpoint import load_model
+from lexlip.model import LexLIP
+
+sacred = pytest.importorskip("sacred")
+
+from lexlip.runner import Refused, make_experiment, plain, run_folder, trainer_precision  # noqa: E402
+from lexlip_data.source import hash_id  # noqa: E402
+from lexlip_data.transforms import build_transform  # noqa: E402
+from Phase1.module import Phase1Module  # noqa: E402
+from Phase2.module import Phase2Module  # noqa: E402
+
+PHASE1 = ["task_Text_MAE_Contrastive_train", "text_bert", "vit_randaug"]
+PHASE2 = ["task_contrastive_train", "text_bert"]
+EVALUATE = ["task_IRTR_evaluate", "text_bert"]
+
+
+@pytest.fixture(autouse=True)
+def _restore_torch():
+    """A run seeds everything and sets the matrix product's precision."""
+    precision, state = torch.get_float32_matmul_precision(), torch.get_rng_state()
+    yield
+    torch.set_float32_matmul_precision(precision)
+    torch.set_rng_state(state)
+
+
+@pytest.fixture
+def start(make_keys, tiny_data, tmp_path):
+    """Runs a phase on the tiny data set; returns what sacred recorded and the run's folder."""
+
+    def run(phase, named, **changes):
+        keys = make_keys(
+            data_root=str(tiny_data["root"]), tokenizer=tiny_data["tokenizer"], vocab_size=tiny_data["words"],
+            log_dir=str(tmp_path / "log"), batch_size=4, per_gpu_batchsize=2, queue_size=8, learning_rate=1e-2,
+        )  # fmt: skip
+        from lexlip import config
+
+        base, chosen = config.base(), {}
+        for name in named:
+            chosen.update(config.named()[name])
+        updates = {key: value for key, value in keys.items() if value != {**base, **chosen}[key]}
+        for key in ("training_mode", "loss_names", "exp_name", "test_only", "train_transform_keys"):
+            updates.pop(key, None)
+        updates.update(changes)
+        done = make_experiment(phase.__name__, phase).run(named_configs=named, config_updates=updates)
+        keys = plain(dict(done.config))
+        version = keys["version"] if keys["version"] is not None else 0
+        folder = tmp_path / "log" / f"{keys['exp_name']}_seed{keys['seed']}" / f"version_{version}"
+        return SimpleNamespace(result=done.result, keys=keys, folder=folder)
+
+    return run
+
+
+def state_of(path):
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    return content["state_dict"], content["global_step"], content["epoch"]
+
+
+def test_phase_1_then_phase_2_then_evaluation(start, tiny_data, tmp_path):
+    one = start(Phase1Module, PHASE1, max_steps=2, version=0)
+    checkpoints = one.folder / "checkpoints"
+    assert {path.name for path in checkpoints.iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert {"metrics.csv", "sacred"} <= {path.name for path in one.folder.iterdir()}
+    assert list(one.folder.glob("events.out.tfevents*"))
+    assert json.loads((one.folder / "sacred" / "1" / "config.json").read_text())["max_steps"] == 2
+    assert json.loads((one.folder / "sacred" / "1" / "run.json").read_text())["status"] == "COMPLETED"
+    assert state_of(checkpoints / "last.ckpt")[1] == 2
+    assert {"val/rsum", "val/tiny/t2i_R@1", "val/tiny/i2t_R@10"} <= set(one.result)
+    assert 0 <= one.result["val/rsum"] <= 600
+
+    two = start(Phase2Module, PHASE2, max_steps=2, version=0, DR=True, load_path=str(checkpoints / "best.ckpt"))
+    state, step, _ = state_of(two.folder / "checkpoints" / "last.ckpt")
+    assert step == 2
+    assert int(state["text_ring.filled"]) == int(state["image_ring.filled"]) == 8
+    assert not any(name.startswith("decoder.") for name in state)
+
+    best = str(two.folder / "checkpoints" / "best.ckpt")
+    metrics_file = tmp_path / "out" / "metrics.json"
+    three = start(Phase2Module, EVALUATE, load_path=best, metrics_file=str(metrics_file), eval_top_k=[4], eval_folds=2)
+    metrics = json.loads(metrics_file.read_text())
+    assert metrics == three.result
+    assert not (three.folder / "checkpoints").exists()
+    assert set(metrics) == {"tiny"}
+    assert (metrics["tiny"]["pictures"], metrics["tiny"]["captions"]) == (4, 8)
+
+    # The same numbers by the model alone, from the table, one picture and one caption at a time.
+    keys = three.keys
+    model = LexLIP.from_keys(keys, AutoTokenizer.from_pretrained(keys["tokenizer"]))
+    load_model(model, best)
+    transform = build_transform("vit", 32)
+    images, texts, ids, seen = [], [], [], []
+    with open(tiny_data["root"] / "tiny" / "tiny_test.tsv", newline="") as table:
+        for row in csv.DictReader(table, delimiter="\t"):
+            texts.append(model.encode_text(row["title"])[0])
+            ids.append(hash_id("tiny", row["image_id"]))
+            if row["image_id"] not in seen:
+                seen.append(row["image_id"])
+                picture = Image.open(tiny_data["root"] / "tiny" / row["filepath"]).convert("RGB")
+                images.append(model.encode_image(transform(picture)[None])[0])
+    image_ids = [hash_id("tiny", name) for name in seen]
+    wanted = recall.evaluate(
+        recall.SparseVectors.from_dense(torch.stack(images), torch.tensor(image_ids), torch.arange(4)),
+        recall.SparseVectors.from_dense(torch.stack(texts), torch.tensor(ids), torch.arange(8)),
+        [4], 2,
+    )  # fmt: skip
+    for side in ("t2i", "i2t"):
+        assert metrics["tiny"][side] == pytest.approx(wanted[side])
+        assert metrics["tiny"]["pruned"]["4"][side] == pytest.approx(wanted["pruned"]["4"][side])
+        assert metrics["tiny"]["folds"][side] == pytest.approx(wanted["folds"][side])
+    assert metrics["tiny"]["chance"]["R@1"] == 25.0
+
+
+def recorder(monkeypatch, phase, crash_after=None):
+    """Notes the captions of each step; raises after so many of them."""
+    seen, step = [], phase.training_step
+
+    def training_step(self, batch, index):
+        if crash_after is not None and len(seen) == crash_after:
+            raise RuntimeError("power cut")
+        seen.append([(image_id, number) for _, image_id, number in batch["sample"]])
+        return step(self, batch, index)
+
+    monkeypatch.setattr(phase, "training_step", training_step)
+    return seen
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("crash", [3, 6], ids=["first_epoch", "second_epoch"])
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(start, monkeypatch, crash, workers):
+    """4 steps an epoch, a checkpoint after every third: the rest sees what the whole run saw, and ends alike."""
+    how = {"max_steps": 7, "val_check_interval": 3, "drop_rate": 0.0, "num_workers": workers, "warmup_steps": 2}
+    with monkeypatch.context() as patch:
+        whole_samples = recorder(patch, Phase2Module)
+        whole = start(Phase2Module, PHASE2, version=0, **how)
+    assert len(whole_samples) == 7
+    assert sorted(sum(whole_samples[:4], [])) == sorted((f"train{i}", n) for i in range(8) for n in range(2))
+    with monkeypatch.context() as patch:
+        recorder(patch, Phase2Module, crash_after=crash)
+        with pytest.raises(RuntimeError, match="power cut"):
+            start(Phase2Module, PHASE2, version=1, **how)
+    last = whole.folder.with_name("version_1") / "checkpoints" / "last.ckpt"
+    assert state_of(last)[1] == crash
+    with monkeypatch.context() as patch:
+        rest = recorder(patch, Phase2Module)
+        resumed = start(Phase2Module, PHASE2, version=2, resume_from=str(last), **how)
+    assert rest == whole_samples[crash:]
+    one, steps, _ = state_of(whole.folder / "checkpoints" / "last.ckpt")
+    two, resumed_steps, _ = state_of(resumed.folder / "checkpoints" / "last.ckpt")
+    assert steps == resumed_steps == 7
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_resuming_after_whole_epochs_goes_on_with_the_next(start, monkeypatch):
+    with monkeypatch.context() as patch:
+        samples = recorder(patch, Phase1Module)
+        first = start(Phase1Module, PHASE1, version=0, max_epoch=1)
+    assert len(samples) == 4
+    with monkeypatch.context() as patch:
+        more = recorder(patch, Phase1Module)
+        last = str(first.folder / "checkpoints" / "last.ckpt")
+        second = start(Phase1Module, PHASE1, version=1, max_epoch=2, resume_from=last)
+    assert len(more) == 4
+    assert sorted(sum(more, [])) == sorted(sum(samples, [])) and more != samples  # all pairs again, in another order
+    assert state_of(second.folder / "checkpoints" / "last.ckpt")[1] == 8
+
+
+def test_twins_and_rings_move_with_the_steps_and_not_with_validation(start, monkeypatch):
+    """Two passes a step, a validation after each, once by recall and once by pairs."""
+    events = []
+    after, validate = Phase2Module.after_step, Phase2Module.validation_step
+
+    def after_step(self, batch):
+        events.append("step")
+        after(self, batch)
+
+    def validation_step(self, batch, index, dataloader_idx=0):
+        before = {name: value.clone() for name, value in self.state_dict().items()}
+        validate(self, batch, index, dataloader_idx)
+        assert all(torch.equal(value, before[name]) for name, value in self.state_dict().items())
+        events.append("validation")
+
+    monkeypatch.setattr(Phase2Module, "after_step", after_step)
+    monkeypatch.setattr(Phase2Module, "validation_step", validation_step)
+    for by_recall in (True, False):
+        events.clear()
+        start(Phase2Module, PHASE2, max_steps=3, val_check_interval=1, get_recall_metric=by_recall)
+        assert events.count("step") == 3
+        assert events.count("validation") >= 3
+        assert events[0] == "step" and events[1] == "validation"
+
+
+def test_without_recall_the_best_checkpoint_is_that_of_the_smallest_loss(start):
+    done = start(Phase1Module, PHASE1, max_steps=2, get_recall_metric=False, version=0)
+    assert "val/loss" in done.result and "val/rsum" not in done.result
+    assert (done.folder / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_training_reads_no_test_split_and_needs_no_val(start, tiny_data, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(tiny_data["root"] / "tiny", root / "tiny")
+    (root / "tiny" / "tiny_test.tsv").unlink()
+    (root / "tiny" / "tiny_val.tsv").unlink()
+    done = start(Phase1Module, PHASE1, max_steps=1, data_root=str(root), version=0)
+    assert state_of(done.folder / "checkpoints" / "last.ckpt")[1] == 1
+    assert not (done.folder / "checkpoints" / "best.ckpt").exists()
+
+
+def test_16_bits_on_the_cpu(start):
+    done = start(Phase1Module, PHASE1, max_steps=1, precision=16, version=0)
+    state, _, _ = state_of(done.folder / "checkpoints" / "last.ckpt")
+    assert {v.dtype for v in state.values() if v.is_floating_point()} == {torch.float32}
+    assert torch.isfinite(torch.tensor(list(done.result.values()))).all()
+
+
+def test_bottle_and_contrastive_modes_run(start):
+    for task, parts in (("task_bottle_pretrain", {"i2t_mlm_loss"}), ("task_contrastive_train", {"contrastive_loss"})):
+        done = start(Phase1Module, [task, "text_bert"], max_steps=1, get_recall_metric=False, version=0)
+        names = {name.removeprefix("val/") for name in done.result}
+        assert parts <= names
+        assert ("contrastive_loss" in names) == (task == "task_contrastive_train")
+
+
+def test_a_trial_run_saves_nothing(start, tmp_path):
+    start(Phase1Module, PHASE1, fast_dev_run=True)
+    assert not (tmp_path / "log").exists()
+
+
+def test_every_run_gets_a_folder_of_its_own(start, tmp_path):
+    """Also two runs of one process, as in a notebook."""
+    for _ in range(2):
+        start(Phase1Module, PHASE1, max_steps=1, exp_name="twice")
+    folder = tmp_path / "log" / "twice_seed1"
+    assert sorted(path.name for path in folder.iterdir()) == ["version_0", "version_1"]
+    for version in folder.iterdir():
+        assert (version / "checkpoints" / "last.ckpt").is_file()
+        assert len([p for p in (version / "sacred").iterdir() if p.name.isdigit()]) == 1
+
+
+def test_run_folder(make_keys, tmp_path, monkeypatch):
+    keys = make_keys(log_dir=str(tmp_path), exp_name="e", seed=3)
+    (tmp_path / "e_seed3" / "version_4").mkdir(parents=True)
+    (tmp_path / "e_seed3" / "version_x").mkdir()
+    assert run_folder(keys) == tmp_path / "e_seed3" / "version_5"
+    (tmp_path / "e_seed3" / "version_5").mkdir()
+    assert run_folder(keys) == tmp_path / "e_seed3" / "version_5"  # the other processes of the same run
+    assert run_folder({**keys, "version": 9}) == tmp_path / "e_seed3" / "version_9"
+    assert run_folder({**keys, "version": "final"}) == tmp_path / "e_seed3" / "final"
+
+
+@pytest.mark.parametrize(
+    ("precision", "gpus", "name"),
+    [(32, 0, "32-true"), ("32-true", 1, "32-true"), (16, 1, "16-mixed"), (16, 0, "bf16-mixed"),
+     ("16-mixed", 1, "16-mixed"), ("bf16", 1, "bf16-mixed"), ("bf16-mixed", 0, "bf16-mixed")],
+)  # fmt: skip
+def test_precision(make_keys, precision, gpus, name):
+    assert trainer_precision(make_keys(precision=precision, num_gpus=gpus)) == name
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize(
+    ("phase", "changes", "says"),
+    [
+        (Phase1Module, {"batch_size": 5}, "batch_size=5 does not divide"),
+        (Phase1Module, {"learning_rate": "fast"}, "learning_rate='fast'"),
+        (Phase1Module, {"vocab_size": 4000}, "has .* words, but vocab_size=4000"),
+        (Phase1Module, {"tokenizer": "no/such/folder"}, "tokenizer=no/such/folder"),
+        (Phase1Module, {"data_root": "no_such_folder"}, "no_such_folder does not exist"),
+        (Phase1Module, {"datasets": ["tiny", "tinny"]}, "data set tinny"),
+        (Phase1Module, {"load_path": "gone.ckpt"}, "gone.ckpt: no such"),
+        (Phase1Module, {"resume_from": "gone.ckpt"}, "gone.ckpt"),
+        (Phase1Module, {"patch_size": 16}, "patch_size=16.*have 8"),
+        (Phase2Module, {"queue_size": 3}, "queue_size=3 is smaller than batch_size=4"),
+        (Phase2Module, {"training_mode": "both"}, "training_mode=both"),
+        (Phase2Module, {"DR": True, "image_size": 24}, "DR=True .*image_size=24"),
+        (Phase2Module, {"num_gpus": 2, "batch_size": 8}, "num_gpus=2"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence_and_leaves_no_checkpoint(start, tmp_path, monkeypatch, phase, changes, says):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(Refused, match=says):
+        start(phase, PHASE1 if phase is Phase1Module else PHASE2, max_steps=1, **changes)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_misspelt_key_is_refused(start):
+    with pytest.raises(sacred.utils.SacredError, match="learning_rat'"):
+        start(Phase1Module, PHASE1, learning_rat=1.0)
+
+
+def test_evaluation_without_a_test_split_is_refused(start, tiny_data, tmp_path):
+    shutil.copytree(tiny_data["root"] / "tiny", tmp_path / "data" / "tiny")
+    (tmp_path / "data" / "tiny" / "tiny_test.tsv").unlink()
+    with pytest.raises(Refused, match="test split"):
+        start(Phase2Module, EVALUATE, data_root=str(tmp_path / "data"))
+
+
+def test_a_broken_picture_is_skipped_in_training_and_named_in_evaluation(start, tiny_data, tmp_path, caplog):
+    shutil.copytree(tiny_data["root"] / "tiny", tmp_path / "data" / "tiny")
+    for split in ("train", "test"):
+        (tmp_path / "data" / "tiny" / f"{split}_0.png").write_bytes(b"broken")
+    done = start(Phase1Module, PHASE1, max_epoch=1, data_root=str(tmp_path / "data"), version=0, batch_size=8)
+    assert sum("training sample skipped" in line and "train0" in line for line in caplog.messages) == 2
+    with pytest.raises(Refused, match="test0"):
+        last = str(done.folder / "checkpoints" / "last.ckpt")
+        start(Phase2Module, EVALUATE, data_root=str(tmp_path / "data"), load_path=last)
+
+
+def test_own_data_sets_and_caps_from_the_command_line(start):
+    done = start(
+        Phase1Module, PHASE1, max_steps=1, version=0, datasets=["mine"], max_images={"mine": 3},
+        data_sets={"mine": {"train": ["tiny/tiny_train.tsv"], "val": ["tiny/tiny_val.tsv"]}},
+    )  # fmt: skip
+    assert done.keys["data_sets"]["mine"]["train"] == ["tiny/tiny_train.tsv"]
+    assert "val/mine/t2i_R@1" in done.result
