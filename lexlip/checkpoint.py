@@ -43,8 +43,7 @@ def read(path: str | Path) -> dict:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises many kinds, most without the file's name
-        text = str(error)
-        if "Weights only load failed" in text or "Unsupported" in text:
+        if _is_checkpoint(path):
             reason = "it holds Python objects that would run code when loaded; only tensors and plain values are read"
         else:
             reason = f"it is cut short or no checkpoint ({type(error).__name__})"
@@ -52,6 +51,13 @@ def read(path: str | Path) -> dict:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint's dict")
     return content
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether the file looks whole and like one of torch's, so that only its content can be at fault."""
+    with path.open("rb") as file:
+        start = file.read(2)
+    return zipfile.is_zipfile(path) or start[:1] == b"\x80"  # a zip, or a bare pickle
 
 
 def model_config(path: str | Path) -> dict | None:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lexlip import checkpoint, config, recall
-from lexlip.distributed import sum_over_ranks, world_size
+from lexlip.distributed import gather_objects, sum_over_ranks, world_size
 from lexlip.files import write_json
 from lexlip.lexicon import saturate
 from lexlip.model import LexLIP, ModelConfig
@@ -46,6 +46,7 @@ class RetrievalModule(pl.LightningModule):
         self.test_metrics: dict[str, dict] = {}
         self.skipped_samples = 0
         self.validated_step = -1
+        self.batches_seen = 0
         self._collected: dict[tuple[str, str], list[recall.SparseVectors]] = {}
 
     @classmethod
@@ -153,7 +154,11 @@ class RetrievalModule(pl.LightningModule):
             return self.global_losses(vectors, batch)
 
     def training_step(self, batch: dict, batch_index: int) -> None:
+        self.batches_seen += 1
         self._count_skipped(batch)
+        if min(gather_objects(len(batch["image_id"]))) == 0:
+            log.warning("step left out: a process had no picture left in its batch")
+            return
         optimizer = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
         batch = self.prepare(batch)
@@ -222,9 +227,12 @@ class RetrievalModule(pl.LightningModule):
             self.log("train/skipped_samples", float(self.skipped_samples))
 
     def on_train_epoch_start(self) -> None:
-        # The place in the data follows from the steps made, so a resumed run goes on with the very next batch.
+        self._find_place()
+
+    def _find_place(self) -> None:
+        """The place in the data follows from the batches seen, so a resumed run goes on with the very next one."""
         sampler = self.trainer.datamodule.train_sampler
-        epoch, step = divmod(self.global_step, len(sampler))
+        epoch, step = divmod(self.batches_seen, len(sampler))
         sampler.set_epoch(epoch)
         sampler.set_start(step)
 
@@ -244,6 +252,8 @@ class RetrievalModule(pl.LightningModule):
 
     def _evaluation_metrics(self) -> dict[str, dict]:
         """Metrics per data set; every process computes the same."""
+        if self.trainer.fast_dev_run:  # a few batches of pictures and captions need not belong together
+            self._collected.clear()
         sets: dict[str, dict[str, recall.SparseVectors]] = {}
         for (name, kind), parts in sorted(self._collected.items()):
             sets.setdefault(name, {})[kind] = recall.SparseVectors.concatenate(parts).gathered()
@@ -285,9 +295,12 @@ class RetrievalModule(pl.LightningModule):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def on_save_checkpoint(self, content: dict) -> None:
+        content["batches_seen"] = self.batches_seen
         content["tokenizer"] = checkpoint.tokenizer_files(self.model.tokenizer)
 
     def on_load_checkpoint(self, content: dict) -> None:
+        self.batches_seen = content.get("batches_seen", 0)
+        self._find_place()  # before the first epoch's loader is asked for its batches
         saved = content.get("hyper_parameters", {}).get("config", {})
         for key in ("batch_size", "seed", "datasets"):
             if saved and saved.get(key) != self.keys[key]:

@@ -127,6 +127,9 @@ def run(keys: dict, phase: type[RetrievalModule]) -> dict:
 
 
 def _run(keys: dict, phase: type[RetrievalModule]) -> dict:
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    for name in ("lexlip", "lexlip_data"):
+        logging.getLogger(name).setLevel(logging.INFO)
     tokenizer = load_tokenizer(keys)
     pl.seed_everything(keys["seed"], workers=False)
     if keys["cpu_threads"]:

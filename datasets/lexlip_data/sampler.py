@@ -52,11 +52,6 @@ class GlobalBatchSampler:
         self.seed, self.shuffle, self.drop_last = seed, shuffle, drop_last
         self.epoch, self.start = 0, 0
 
-    @property
-    def sampler(self) -> GlobalBatchSampler:
-        """Itself: where pytorch-lightning looks for the object whose set_epoch it calls."""
-        return self
-
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration. A new epoch starts at its first batch."""
         if epoch != self.epoch:

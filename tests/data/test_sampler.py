@@ -50,14 +50,6 @@ def test_the_next_epoch_starts_at_its_beginning():
     assert len(list(sampler)) == 5
 
 
-def test_lightning_finds_set_epoch():
-    from torch.utils.data import DataLoader
-
-    loader = DataLoader(list(range(20)), batch_sampler=GlobalBatchSampler(20, 4))
-    loader.batch_sampler.sampler.set_epoch(4)
-    assert loader.batch_sampler.epoch == 4
-
-
 def test_keeping_the_last_batch_gives_every_process_the_same_steps():
     parts = [list(GlobalBatchSampler(23, 8, rank, 4, shuffle=False, drop_last=False)) for rank in range(4)]
     assert {len(part) for part in parts} == {3}
