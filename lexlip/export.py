@@ -50,7 +50,9 @@ def export_checkpoint(
         for name, text in content.get("tokenizer", {}).items():
             Path(folder, Path(name).name).write_text(text, encoding="utf-8")
         source = tokenizer or (folder if content.get("tokenizer") else None)
-        model = LexLIP(ModelConfig(**known), AutoTokenizer.from_pretrained(source) if source else None)
+        if source is None:
+            raise CheckpointError(f"{path} holds no tokenizer; name one with --tokenizer FOLDER")
+        model = LexLIP(ModelConfig(**known), AutoTokenizer.from_pretrained(source))
     checkpoint.load_model(model, path)
     state = {}
     if phase_state:

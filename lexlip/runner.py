@@ -39,6 +39,7 @@ from lexlip.checkpoint import CheckpointError  # noqa: E402
 from lexlip.config import ConfigError  # noqa: E402
 from lexlip.module import RetrievalModule  # noqa: E402
 from lexlip_data.datamodule import CaptionDataModule  # noqa: E402
+from lexlip_data.datasets import EvalImages  # noqa: E402
 from lexlip_data.errors import DataError  # noqa: E402
 
 SETTINGS.CAPTURE_MODE = "no"  # captured streams garble progress bars
@@ -225,7 +226,7 @@ def run_folder(keys: dict) -> Path:
 
 def _check_folds(keys: dict, data: CaptionDataModule) -> None:
     for name, sources in data.sources("test").items() if keys["test_only"] and keys["eval_folds"] else ():
-        pictures = sum(map(len, sources))
+        pictures = len(EvalImages(sources, "vit", keys["image_size"]))  # repeated ids count once
         if pictures % keys["eval_folds"]:
             raise ConfigError(f"eval_folds={keys['eval_folds']} does not divide the {pictures} test pictures of {name}")
 
