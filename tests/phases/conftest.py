@@ -1,7 +1,11 @@
-"""Steps without a Trainer."""
+"""Steps without a Trainer, and whole runs."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
+
+from lexlip import config
 
 
 class _Schedule:
@@ -35,3 +39,30 @@ def without_trainer(monkeypatch):
 def gradients_of():
     """Every parameter's gradient by name."""
     return lambda module: {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+
+
+@pytest.fixture
+def start(make_keys, tiny_data, tmp_path):
+    """Runs a phase on the tiny data set; gives its result, its keys and its folder."""
+    pytest.importorskip("sacred")
+    from lexlip.runner import make_experiment, plain
+
+    def run(phase, named, **changes):
+        keys = make_keys(
+            data_root=str(tiny_data["root"]), tokenizer=tiny_data["tokenizer"], vocab_size=tiny_data["words"],
+            log_dir=str(tmp_path / "log"), batch_size=4, per_gpu_batchsize=2, queue_size=8, learning_rate=1e-2,
+        )  # fmt: skip
+        usual = config.base()
+        for name in named:
+            usual.update(config.named()[name])
+        # What the named configs say stays.
+        stated = ("training_mode", "loss_names", "exp_name", "test_only", "train_transform_keys")
+        updates = {key: value for key, value in keys.items() if value != usual[key] and key not in stated}
+        updates.update(changes)
+        done = make_experiment(phase.__name__, phase).run(named_configs=named, config_updates=updates)
+        keys = plain(dict(done.config))
+        version = keys["version"] if keys["version"] is not None else 0
+        folder = tmp_path / "log" / f"{keys['exp_name']}_seed{keys['seed']}" / f"version_{version}"
+        return SimpleNamespace(result=done.result, keys=keys, folder=folder)
+
+    return run

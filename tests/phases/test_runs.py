@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from lexlip.model import LexLIP
 
 sacred = pytest.importorskip("sacred")
 
-from lexlip.runner import Refused, make_experiment, plain, run_folder, trainer_precision  # noqa: E402
+from lexlip.runner import Refused, run_folder, trainer_precision  # noqa: E402
 from lexlip_data.source import hash_id  # noqa: E402
 from lexlip_data.transforms import build_transform  # noqa: E402
 from Phase1.module import Phase1Module  # noqa: E402
@@ -34,33 +33,6 @@ def _restore_torch():
     yield
     torch.set_float32_matmul_precision(precision)
     torch.set_rng_state(state)
-
-
-@pytest.fixture
-def start(make_keys, tiny_data, tmp_path):
-    """Runs a phase on the tiny data set; returns what sacred recorded and the run's folder."""
-
-    def run(phase, named, **changes):
-        keys = make_keys(
-            data_root=str(tiny_data["root"]), tokenizer=tiny_data["tokenizer"], vocab_size=tiny_data["words"],
-            log_dir=str(tmp_path / "log"), batch_size=4, per_gpu_batchsize=2, queue_size=8, learning_rate=1e-2,
-        )  # fmt: skip
-        from lexlip import config
-
-        base, chosen = config.base(), {}
-        for name in named:
-            chosen.update(config.named()[name])
-        updates = {key: value for key, value in keys.items() if value != {**base, **chosen}[key]}
-        for key in ("training_mode", "loss_names", "exp_name", "test_only", "train_transform_keys"):
-            updates.pop(key, None)
-        updates.update(changes)
-        done = make_experiment(phase.__name__, phase).run(named_configs=named, config_updates=updates)
-        keys = plain(dict(done.config))
-        version = keys["version"] if keys["version"] is not None else 0
-        folder = tmp_path / "log" / f"{keys['exp_name']}_seed{keys['seed']}" / f"version_{version}"
-        return SimpleNamespace(result=done.result, keys=keys, folder=folder)
-
-    return run
 
 
 def state_of(path):
