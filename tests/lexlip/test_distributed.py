@@ -2,6 +2,7 @@
 
 import multiprocessing
 import traceback
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -102,6 +103,7 @@ def test_loss_gradient_and_rings_are_those_of_one_process(
         torch.manual_seed(0)
         module = phase(keys, livelier(LexLIP.from_keys(keys))).train()
         module.manual_backward = lambda loss: loss.backward()
+        module.trainer = SimpleNamespace(strategy=SimpleNamespace(model=module), global_step=0)
         if phase is Phase2Module:
             livelier(module.twin.module, seed=1)
             module.after_step(build_keys(module))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
+from lexlip.checkpoint import CheckpointError
 from lexlip.config import ConfigError
 from lexlip.model import LexLIP
 
@@ -87,13 +88,32 @@ def test_a_saved_model_comes_back(make_keys, livelier, make_batch, tiny_data, tm
     assert torch.equal(again.encode_image(batch["image"]), model.encode_image(batch["image"]))
     assert torch.equal(again.encode_text(["red dot"]), model.encode_text(["red dot"]))
     assert not again.training and again.config == model.config
-    # Another size of picture is told by the config, and the file then does not fit.
-    config = json.loads((tmp_path / "m" / "config.json").read_text())
-    (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "image_size": 48}))
-    with pytest.raises(ValueError, match="model.safetensors"):
+
+
+def change_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def test_a_saved_model_comes_back_for_another_picture_size(model, make_batch, tmp_path):
+    model.save_pretrained(tmp_path / "m")
+    change_config(tmp_path / "m", image_size=48)
+    again = LexLIP.from_pretrained(tmp_path / "m")
+    assert again.image_encoder.backbone.patch_embed.grid_size == (6, 6)
+    pictures = make_batch(size=48)["image"]
+    torch.testing.assert_close(again.encode_image(pictures), model.encode_image(pictures), rtol=1e-4, atol=1e-5)
+
+
+def test_a_folder_that_is_no_model_is_refused_by_name(model, tmp_path):
+    model.save_pretrained(tmp_path / "m")
+    change_config(tmp_path / "m", text={**model.config.text, "num_hidden_layers": 3})
+    with pytest.raises(CheckpointError, match=f"{tmp_path / 'm'} does not fit.*\n.*layer.2.* not in the file"):
+        LexLIP.from_pretrained(tmp_path / "m")
+    change_config(tmp_path / "m", wings=2)
+    with pytest.raises(CheckpointError, match="config.json.*wings"):
         LexLIP.from_pretrained(tmp_path / "m")
     (tmp_path / "m" / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="no model folder"):
+    with pytest.raises(CheckpointError, match="no model folder"):
         LexLIP.from_pretrained(tmp_path / "m")
 
 
