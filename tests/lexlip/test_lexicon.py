@@ -181,8 +181,6 @@ def test_bottleneck_by_hand_and_without_gradient_to_the_embeddings():
 
 def test_keep_heaviest():
     vectors = torch.tensor([[0.1, 0.5, 0.0, 0.3], [0.0, 0.0, 0.2, 0.0]])
-    torch.testing.assert_close(
-        keep_heaviest(vectors, 2), torch.tensor([[0.0, 0.5, 0.0, 0.3], [0.0, 0.0, 0.2, 0.0]])
-    )
+    torch.testing.assert_close(keep_heaviest(vectors, 2), torch.tensor([[0.0, 0.5, 0.0, 0.3], [0.0, 0.0, 0.2, 0.0]]))
     assert torch.equal(keep_heaviest(vectors, 4), vectors)
     assert torch.equal(keep_heaviest(vectors, 9), vectors)
