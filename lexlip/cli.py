@@ -40,7 +40,6 @@ def _parser() -> argparse.ArgumentParser:
         "--rel-pos", choices=("2d", "official"), default="2d",
         help="how positions trained at 224 px are brought to a fine-tuned 384 px",
     )  # fmt: skip
-    official.add_argument("-v", "--verbose", action="store_true", help="name every parameter that is not used")
     official.set_defaults(run=_import_official)
 
     export = commands.add_parser("export", help="turn a checkpoint of either phase into a model folder")
@@ -69,8 +68,7 @@ def _import_official(options: argparse.Namespace) -> None:
     print(f"Phase {found.phase} model of {millions:.1f}M parameters -> {options.out}")
     for reason in sorted(set(found.unused.values())):
         names = sorted(name for name, why in found.unused.items() if why == reason)
-        shown = names if options.verbose else [names[0], f"and {len(names) - 1} more (-v names them)"]
-        print(f"  not used: {', '.join(shown if len(names) > 1 else names)}: {reason}")
+        print(f"not used, {reason}:", *names, sep="\n  ")
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -45,6 +45,15 @@ def gather_rows(x: Tensor) -> Tensor:
     return torch.cat([part[:n] for part, n in zip(parts, rows, strict=True)])
 
 
+def min_over_ranks(value: int, device: torch.device) -> int:
+    """Smallest value of all ranks."""
+    if world_size() == 1:
+        return value
+    smallest = torch.tensor(value, device=device)
+    dist.all_reduce(smallest, op=dist.ReduceOp.MIN)
+    return int(smallest)
+
+
 def gather_objects(value: object) -> list:
     """One picklable value per rank, in rank order, on every rank."""
     if world_size() == 1:

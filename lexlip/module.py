@@ -12,15 +12,17 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from lexlip import checkpoint, config, recall
-from lexlip.distributed import gather_objects, sum_over_ranks, world_size
+from lexlip.distributed import min_over_ranks, sum_over_ranks, world_size
 from lexlip.files import write_json
 from lexlip.lexicon import saturate
 from lexlip.model import LexLIP, ModelConfig
@@ -156,7 +158,7 @@ class RetrievalModule(pl.LightningModule):
     def training_step(self, batch: dict, batch_index: int) -> None:
         self.batches_seen += 1
         self._count_skipped(batch)
-        if min(gather_objects(len(batch["image_id"]))) == 0:
+        if min_over_ranks(len(batch["image_id"]), self.device) == 0:
             log.warning("step left out: a process had no picture left in its batch")
             return
         optimizer = self.optimizers()
@@ -197,11 +199,18 @@ class RetrievalModule(pl.LightningModule):
             stop = start + len(part["image_id"])
             local = self.weigh(local)
             total = sum((vectors[name] * grad[start:stop]).sum() for name, grad in gradients.items())
-            self.manual_backward(total + sum(local.values()))
+            with self._gradients_averaged(part is passes[-1]):
+                self.manual_backward(total + sum(local.values()))
             for name, value in local.items():
                 losses[name] = losses.get(name, 0) + value.detach()
             start = stop
         return losses
+
+    def _gradients_averaged(self, now: bool) -> AbstractContextManager:
+        """Processes average their gradients once per step, after the last pass."""
+        if now or world_size() == 1 or not isinstance(self.trainer.strategy.model, DistributedDataParallel):
+            return nullcontext()
+        return self.trainer.strategy.model.no_sync()
 
     def on_before_optimizer_step(self, optimizer) -> None:
         if self.keys["clip_grad"]:  # here gradients are unscaled, whatever the precision
