@@ -7,10 +7,10 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from lexlip import checkpoint
 from lexlip.checkpoint import MODEL_PREFIX, CheckpointError
+from lexlip.config import load_tokenizer
 from lexlip.model import LexLIP, ModelConfig
 
 
@@ -52,7 +52,7 @@ def export_checkpoint(
         source = tokenizer or (folder if content.get("tokenizer") else None)
         if source is None:
             raise CheckpointError(f"{path} holds no tokenizer; name one with --tokenizer FOLDER")
-        model = LexLIP(ModelConfig(**known), AutoTokenizer.from_pretrained(source))
+        model = LexLIP(ModelConfig(**known), load_tokenizer(source, known["text"]["vocab_size"]))
     checkpoint.load_model(model, path)
     state = {}
     if phase_state:

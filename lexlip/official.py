@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from lexlip import checkpoint
 from lexlip.checkpoint import CheckpointError
+from lexlip.config import load_tokenizer
 from lexlip.model import LexLIP, ModelConfig
 from lexlip.positions import CLS_ROWS, resample_relative_table
 
@@ -146,7 +146,8 @@ def import_official(
             del state[name]
         unused.update({name: "Phase 2 trains no decoder" for name in weights if re.fullmatch(DECODER, name)})
 
-    model = LexLIP(config, AutoTokenizer.from_pretrained(tokenizer) if tokenizer else None)
+    words = load_tokenizer(tokenizer, config.vocab_size) if tokenizer else None
+    model = LexLIP(config, words)
     checkpoint.fit(model, model_state, path)
     return Imported(model.eval(), phase, state, unused)
 

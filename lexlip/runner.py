@@ -20,6 +20,7 @@ for _message in (
     ".*LeafSpec",
     ".*does not have many workers",
     ".*in eval mode at the start of training",  # the twins, on purpose
+    ".*recommended to use `self.log",  # every process computes the same recall
     ".*could not find the monitored key",  # a run that ends between two validations is validated at its end
 ):
     warnings.filterwarnings("ignore", _message)
@@ -32,7 +33,6 @@ from pytorch_lightning.strategies import DDPStrategy  # noqa: E402
 from sacred import SETTINGS, Experiment  # noqa: E402
 from sacred.observers import FileStorageObserver  # noqa: E402
 from sacred.utils import SacredError  # noqa: E402
-from transformers import AutoTokenizer  # noqa: E402
 
 from lexlip import checkpoint, config  # noqa: E402
 from lexlip.checkpoint import CheckpointError  # noqa: E402
@@ -131,7 +131,7 @@ def _run(keys: dict, phase: type[RetrievalModule]) -> dict:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     for name in ("lexlip", "lexlip_data"):
         logging.getLogger(name).setLevel(logging.INFO)
-    tokenizer = load_tokenizer(keys)
+    tokenizer = config.load_tokenizer(keys["tokenizer"], keys["vocab_size"])
     pl.seed_everything(keys["seed"], workers=False)
     if keys["cpu_threads"]:
         torch.set_num_threads(keys["cpu_threads"])
@@ -193,22 +193,6 @@ def plain(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value
-
-
-def load_tokenizer(keys: dict):
-    """The tokenizer that `tokenizer` names, checked against `vocab_size`.
-
-    Raises:
-        ConfigError: it cannot be loaded or does not fit.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(keys["tokenizer"])
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"tokenizer={keys['tokenizer']} could not be loaded; give a hub name or a folder with its files ({error})"
-        ) from error
-    config.check_tokenizer(keys, tokenizer)
-    return tokenizer
 
 
 def run_folder(keys: dict) -> Path:

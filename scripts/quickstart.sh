@@ -40,7 +40,7 @@ phase2="$runs/phase2_seed0/demo/checkpoints/last.ckpt"
 common=(log_dir="$runs" version=demo)
 
 stage data data/openmoji/openmoji_test.arrow \
-  "$python" datasets/convert.py demo --out data/openmoji --vocab data/openmoji/vocab --size 96 --workers 2
+  "$python" datasets/convert.py demo --out data/openmoji --vocab data/openmoji/vocab --vocab-size 2000 --size 96 --workers 2
 stage phase1 "$phase1" \
   train phase1 Phase1/run.py task_Text_MAE_Contrastive_train demo demo_phase1 "${common[@]}"
 stage phase2 "$phase2" \
@@ -54,6 +54,12 @@ stage evaluate-untrained "$runs/untrained.json" evaluate untrained ""
 stage evaluate-phase1 "$runs/phase1.json" evaluate phase1 "$phase1"
 stage evaluate-phase2 "$runs/phase2.json" evaluate phase2 "$phase2"
 
-stage report "$runs/report.html" "$python" scripts/report.py "$runs" "$phase2"
+stage model "$runs/model/config.json" "$python" -m lexlip.cli export "$phase2" "$runs/model"
+stage report "$runs/report.html" "$python" scripts/report.py "$runs" data/openmoji
 "$python" scripts/report.py --table "$runs"
-echo "report: $runs/report.html, numbers: $runs/metrics.json ($((SECONDS - started)) s)"
+cat <<END
+report:  $runs/report.html
+numbers: $runs/metrics.json
+model:   $runs/model    (from lexlip import LexLIP; LexLIP.from_pretrained("$runs/model"))
+$((SECONDS - started)) s
+END

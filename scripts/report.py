@@ -1,7 +1,7 @@
 """The quickstart's report: metrics.json, a table, and report.html with curves and found pictures.
 
-python scripts/report.py RUNS CHECKPOINT    writes RUNS/metrics.json and RUNS/report.html
-python scripts/report.py --table RUNS       prints the table of RUNS/metrics.json
+python scripts/report.py RUNS DATA_ROOT    writes RUNS/metrics.json and RUNS/report.html
+python scripts/report.py --table RUNS      prints the table of RUNS/metrics.json
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ WORDS = 6
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
-    parser.add_argument("checkpoint", type=Path, nargs="?")
+    parser.add_argument("data_root", type=Path, nargs="?")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     if arguments.table:
         print_table(json.loads((arguments.runs / "metrics.json").read_text()))
         return
-    if arguments.checkpoint is None:
-        parser.error("a checkpoint is needed for the report")
+    if arguments.data_root is None:
+        parser.error("the data's folder is needed for the report")
     metrics = collect(arguments.runs)
-    examples = search(arguments.checkpoint)
+    examples = search(arguments.runs / "model", arguments.data_root)
     page = render(metrics, curves(arguments.runs), examples)
     (arguments.runs / "report.html").write_text(page)
 
@@ -76,21 +76,16 @@ def curves(runs: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
     return series
 
 
-def search(checkpoint: Path) -> list[dict]:
+def search(folder: Path, data_root: Path) -> list[dict]:
     """A dozen test captions, the pictures found for each, and every picture's heaviest words."""
     import torch
 
-    from lexlip import checkpoint as checkpoints
-    from lexlip.model import LexLIP
-    from lexlip.runner import load_tokenizer
+    from lexlip import LexLIP
     from lexlip_data.pictures import open_image
     from lexlip_data.registry import open_split
 
-    keys = checkpoints.read(checkpoint)["hyper_parameters"]["config"]
-    model = LexLIP.from_keys({**keys, "load_path": ""}, load_tokenizer(keys)).eval()
-    checkpoints.load_model(model, checkpoint)
-    name = keys["datasets"][0]
-    source = open_split(keys["data_root"], name, "test", keys["data_sets"], None)[0]
+    model = LexLIP.from_pretrained(folder)
+    source = open_split(data_root, "openmoji", "test")[0]
     pictures = [bytes(source.image_bytes(row)) for row in range(len(source))]
     batches = [pictures[start : start + 100] for start in range(0, len(pictures), 100)]
     images = torch.cat([model.encode_image([open_image(data) for data in batch]) for batch in batches])
