@@ -69,7 +69,10 @@ def model_config(path: str | Path) -> dict | None:
     path = Path(path)
     if path.is_dir():
         file = path / "config.json"
-        return json.loads(file.read_text()) if file.is_file() else None
+        try:
+            return json.loads(file.read_text()) if file.is_file() else None
+        except ValueError as error:
+            raise CheckpointError(f"{file} is no JSON: {error}") from error
     saved = read(path).get("hyper_parameters")
     return saved.get("model") if isinstance(saved, dict) else None
 
@@ -164,29 +167,35 @@ def phase_file(folder: str | Path, phase: str) -> Path:
 def phase_state(folder: str | Path, phase: str) -> dict[str, Tensor]:
     """A phase's own parts in a model folder; empty where it has none, and for checkpoint files."""
     file = phase_file(folder, phase)
-    return load_file(file) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} is broken ({error}); remove it to start the phase's own parts afresh") from error
 
 
 def fit_phase(module: nn.Module, state: dict[str, Tensor], folder: str | Path, strict: bool = True) -> None:
     """Load a phase's own parts into it.
 
     Args:
-        strict: raise where they do not fit; else log it and leave the phase as it starts.
+        strict: raise where a part does not fit; else log it and leave that part as it starts.
 
     Raises:
         CheckpointError: strict, and names or shapes differ.
     """
     own = {name: value for name, value in module.state_dict().items() if not name.startswith(MODEL_PREFIX)}
-    names = own.keys() ^ state.keys()
-    wrong = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
-    if names or wrong:
-        message = f"{folder}: its {type(module).__name__} parts do not fit: {(sorted(wrong) + sorted(names))[:3]}"
-        if strict:
-            raise CheckpointError(message)
-        log.warning("%s; they start afresh", message)
-        return
-    module.load_state_dict(state, strict=False)
-    log.info("%s: %d entries of %s's own parts loaded", folder, len(state), type(module).__name__)
+    for part in sorted({name.split(".")[0] for name in own}):
+        wanted = {name: value.shape for name, value in own.items() if name.startswith(f"{part}.")}
+        found = {name: value for name, value in state.items() if name.startswith(f"{part}.")}
+        wrong = sorted(n for n in wanted.keys() | found.keys() if n not in found or wanted.get(n) != found[n].shape)
+        if not wrong:
+            module.load_state_dict(found, strict=False)
+            log.info("%s: %s loaded", folder, part)
+        elif strict:
+            raise CheckpointError(f"{folder}: its {part} does not fit this run, first at {wrong[:3]}")
+        else:
+            log.warning("%s: its %s does not fit this run and starts afresh, first at %s", folder, part, wrong[:3])
 
 
 def tokenizer_files(tokenizer) -> dict[str, str]:

@@ -65,7 +65,9 @@ def _import_official(options: argparse.Namespace) -> None:
     )
     write_folder(found.model, options.out, found.state, found.phase)
     millions = sum(p.numel() for p in found.model.parameters()) / 1e6
-    print(f"Phase {found.phase} model of {millions:.1f}M parameters -> {options.out}")
+    config = found.model.config
+    heads = f"{config.text['num_attention_heads']} text heads, {config.vit_kwargs['num_heads']} image heads"
+    print(f"Phase {found.phase} model: {millions:.1f}M parameters, {config.image_size} px, {heads} -> {options.out}")
     for reason in sorted(set(found.unused.values())):
         names = sorted(name for name, why in found.unused.items() if why == reason)
         print(f"not used, {reason}:", *names, sep="\n  ")

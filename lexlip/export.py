@@ -11,7 +11,8 @@ from torch import Tensor
 from lexlip import checkpoint
 from lexlip.checkpoint import MODEL_PREFIX, CheckpointError
 from lexlip.config import load_tokenizer
-from lexlip.model import LexLIP, ModelConfig
+from lexlip.files import give_usual_rights
+from lexlip.model import LexLIP, known_config
 
 
 def write_folder(model: LexLIP, out: str | Path, state: dict[str, Tensor] | None = None, phase: int = 0) -> None:
@@ -27,6 +28,7 @@ def write_folder(model: LexLIP, out: str | Path, state: dict[str, Tensor] | None
         file = checkpoint.phase_file(out, f"Phase{phase}Module")
         draft = file.with_name(file.name + ".tmp")
         save_file({name: value.contiguous() for name, value in state.items()}, draft)
+        give_usual_rights(draft)
         draft.replace(file)
 
 
@@ -43,7 +45,8 @@ def export_checkpoint(
         CheckpointError: no checkpoint of this code.
     """
     content = checkpoint.read(path)
-    known = checkpoint.model_config(path)
+    weights = checkpoint.model_weights(path)
+    known = known_config(path)
     if known is None:
         raise CheckpointError(f"{path} does not say how its model is built; it is no checkpoint of this code")
     with tempfile.TemporaryDirectory() as folder:
@@ -52,8 +55,8 @@ def export_checkpoint(
         source = tokenizer or (folder if content.get("tokenizer") else None)
         if source is None:
             raise CheckpointError(f"{path} holds no tokenizer; name one with --tokenizer FOLDER")
-        model = LexLIP(ModelConfig(**known), load_tokenizer(source, known["text"]["vocab_size"]))
-    checkpoint.load_model(model, path)
+        model = LexLIP(known, load_tokenizer(source, known.vocab_size))
+    checkpoint.fit(model, weights, path)
     state = {}
     if phase_state:
         state = {n: v for n, v in content["state_dict"].items() if not n.startswith(MODEL_PREFIX)}

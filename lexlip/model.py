@@ -6,7 +6,6 @@ B batch, L tokens, V vocabulary.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from huggingface_hub.errors import HFValidationError
 from PIL import Image
 from safetensors.torch import save_model
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from lexlip import checkpoint
 from lexlip.checkpoint import CheckpointError
 from lexlip.config import ConfigError
 from lexlip.encoders import ImageEncoder, TextEncoder, pretrained_bert
-from lexlip.files import write_json
+from lexlip.files import give_usual_rights, write_json
 from lexlip.lexicon import LexiconHead, saturate
 from lexlip_data.pictures import to_rgb
 from lexlip_data.transforms import build_transform
@@ -31,6 +31,18 @@ from lexlip_data.transforms import build_transform
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 PREPROCESSING_FILE = "preprocessor_config.json"
+
+
+MODEL_CARD = """---
+{{ card_data }}
+---
+
+A LexLIP model: pictures and captions as weighted bags of words over one vocabulary.
+
+    from lexlip import LexLIP
+    model = LexLIP.from_pretrained("this folder or name")
+    model.lexicon(model.encode_text(["a dog on the beach"]))
+"""
 
 
 @dataclass
@@ -59,7 +71,14 @@ class ModelConfig:
         return self.text["vocab_size"]
 
 
-class LexLIP(nn.Module, PyTorchModelHubMixin, library_name="lexlip", license="mit", tags=["sparse-retrieval"]):
+class LexLIP(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="lexlip",
+    license="mit",
+    tags=["sparse-retrieval", "image-text-retrieval"],
+    model_card_template=MODEL_CARD,
+):
     """Image tower, text tower and their lexicon heads.
 
     Args:
@@ -281,41 +300,68 @@ class LexLIP(nn.Module, PyTorchModelHubMixin, library_name="lexlip", license="mi
         write_json(_preprocessing(self.config.image_size), save_directory / PREPROCESSING_FILE)
         draft = save_directory / f"{WEIGHTS_FILE}.tmp"
         save_model(self, str(draft))
+        give_usual_rights(draft)
+        for stale in save_directory.glob("phase*.safetensors"):
+            stale.unlink()  # a phase's own parts belong to the weights that they were saved with
         draft.replace(save_directory / WEIGHTS_FILE)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(save_directory)
 
     @classmethod
-    def _from_pretrained(
-        cls, *, model_id, revision, cache_dir, force_download, local_files_only, token, drop_rate=None, **unused
-    ) -> LexLIP:
-        """A folder, or a name on the hub; `drop_rate` sets another dropout of the text tower for training on.
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options) -> LexLIP:
+        """Load a model folder or a name on the hub, in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: folder, or "owner/name".
+            options: huggingface_hub's (`revision`, `token`, `cache_dir`, ...), and `drop_rate`, another dropout of
+                the text tower for training on.
 
         Raises:
-            CheckpointError: the folder holds no model, or its weights do not fit its config.
+            CheckpointError: neither a folder nor to be fetched, no model in it, or weights that do not fit its config.
         """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **options)
+        except (OSError, HFValidationError) as error:  # hub errors are OSErrors
+            raise CheckpointError(
+                f"{pretrained_model_name_or_path} is neither a model folder nor could it be fetched: {error}"
+            ) from error
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id, revision, cache_dir, force_download, local_files_only, token,
+        drop_rate=None, config=None, **unknown,
+    ) -> LexLIP:  # fmt: skip
+        if unknown:
+            raise TypeError(f"from_pretrained() takes no {', '.join(sorted(unknown))}")
         folder = Path(model_id)
         if not folder.is_dir():
             download = {"revision": revision, "cache_dir": cache_dir, "token": token}
-            try:
-                folder = Path(
-                    snapshot_download(
-                        str(model_id), force_download=force_download, local_files_only=local_files_only, **download
-                    )
+            folder = Path(
+                snapshot_download(
+                    str(model_id), force_download=force_download, local_files_only=local_files_only, **download
                 )
-            except Exception as error:  # a wrong name, no network, no right to read: each raises its own kind
-                raise CheckpointError(f"{model_id} is neither a folder nor could it be fetched: {error}") from error
+            )
         return load_folder(cls, folder, drop_rate)
 
 
+def known_config(path: str | Path) -> ModelConfig | None:
+    """How the model of a folder or checkpoint is built; None for a checkpoint that does not say.
+
+    Raises:
+        CheckpointError: it says something else.
+    """
+    saved = checkpoint.model_config(path)
+    try:
+        return ModelConfig(**saved) if saved is not None else None
+    except TypeError as error:
+        raise CheckpointError(f"{path} holds the config of another kind of model: {error}") from error
+
+
 def load_folder(cls: type[LexLIP], folder: Path, drop_rate: float | None = None) -> LexLIP:
-    """What `save_pretrained` wrote, in evaluation mode; see `LexLIP._from_pretrained`."""
+    """What `save_pretrained` wrote, in evaluation mode; see `LexLIP.from_pretrained`."""
     if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise CheckpointError(f"{folder} is no model folder: {CONFIG_FILE} and {WEIGHTS_FILE} are needed")
-    try:
-        config = ModelConfig(**json.loads((folder / CONFIG_FILE).read_text()))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIG_FILE} is no LexLIP config: {error}") from error
+    config = known_config(folder)
     if drop_rate is not None:
         config.text.update(hidden_dropout_prob=drop_rate, attention_probs_dropout_prob=drop_rate)
     tokenizer = None

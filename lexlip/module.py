@@ -25,7 +25,7 @@ from lexlip import checkpoint, config, recall
 from lexlip.distributed import min_over_ranks, sum_over_ranks, world_size
 from lexlip.files import write_json
 from lexlip.lexicon import saturate
-from lexlip.model import LexLIP, ModelConfig
+from lexlip.model import LexLIP, known_config
 from lexlip.optim import make_optimizer, make_schedule
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,7 @@ class RetrievalModule(pl.LightningModule):
         model = LexLIP.from_pretrained(folder, drop_rate=overrides.get("drop_rate"))
         state = checkpoint.phase_state(folder, cls.__name__)
         keys = {**config.base(), **model.keys(), **cls.keys_of_state(state), "num_gpus": 0, **overrides}
+        keys = config.check(keys)
         module = cls(keys, model)
         if state:
             checkpoint.fit_phase(module, state, folder)
@@ -91,10 +92,12 @@ class RetrievalModule(pl.LightningModule):
     def from_keys(cls, keys: dict, tokenizer=None) -> RetrievalModule:
         """Build model and phase; `load_path` is loaded before the phase copies anything from the model."""
         source = keys["load_path"] or keys["resume_from"]
-        known = checkpoint.model_config(source) if source else None
-        model = LexLIP.from_keys(keys, tokenizer, ModelConfig(**known) if known else None)
+        # Read before the towers are built: a wrong file is refused before anything is fetched.
+        weights = checkpoint.model_weights(source) if source else None
+        model = LexLIP.from_keys(keys, tokenizer, known_config(source) if source else None)
         if keys["load_path"]:
-            checkpoint.load_model(model, keys["load_path"])
+            checkpoint.fit(model, weights, keys["load_path"])
+        del weights
         module = cls(keys, model)
         state = checkpoint.phase_state(keys["load_path"], cls.__name__) if keys["load_path"] else {}
         if state and not keys["test_only"]:

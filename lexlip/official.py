@@ -121,6 +121,9 @@ def import_official(
     for name, value in weights.items():
         reason = next((why for pattern, why in UNUSED if re.fullmatch(pattern, name)), None)
         if reason:
+            twin = name.replace("predictions.bias", "predictions.decoder.bias")
+            if twin != name and twin in weights and not torch.equal(value, weights[twin]):
+                raise CheckpointError(f"{path}: {name} and {twin} should be one parameter, but they differ")
             unused[name] = reason
         elif found := re.fullmatch(DECODER, name):
             state[f"decoder.layers.encoder.layer.{found[1]}"] = value
@@ -161,8 +164,11 @@ def _translate(name: str, full: str, weights: dict[str, Tensor]) -> tuple[str, T
         return None
     block = f"image_encoder.backbone.blocks.{layer[1]}."
     if layer[2] == "attention.attention.query.weight":  # timm keeps the three in one matrix
-        parts = [weights[full.replace("query.weight", f"{part}.weight")] for part in ("query", "key", "value")]
-        return f"{block}attn.qkv.weight", torch.cat(parts)
+        names = [full.replace("query.weight", f"{part}.weight") for part in ("query", "key", "value")]
+        absent = [name for name in names if name not in weights]
+        if absent:
+            raise CheckpointError(f"the checkpoint lacks {absent[0]}, which belongs to {full}")
+        return f"{block}attn.qkv.weight", torch.cat([weights[name] for name in names])
     target = LAYER_NAMES.get(layer[2])
     return (block + target, weights[full]) if target else None
 
@@ -179,7 +185,14 @@ def _config(path, weights: dict, saved: dict, text_heads: int | None, image_head
         raise CheckpointError(f"{path} lacks {error}, which every official checkpoint with a BEiT tower has") from error
     table = weights.get(_table_name(0))
     width, patch = projection.shape[0], projection.shape[-1]
-    heads = image_heads or (table.shape[1] if table is not None else width // HEAD_WIDTH)
+    if text_heads is None:
+        text_heads = max(1, embeddings.shape[1] // HEAD_WIDTH)
+    heads = image_heads if image_heads is not None else (table.shape[1] if table is not None else width // HEAD_WIDTH)
+    for option, number, size in (("--text-heads", text_heads, embeddings.shape[1]), ("--image-heads", heads, width)):
+        if number < 1 or size % number:
+            raise CheckpointError(f"{option} {number} does not divide the width {size} of that tower in {path}")
+    if table is not None and heads != table.shape[1]:
+        raise CheckpointError(f"--image-heads {heads}, but the position tables in {path} have {table.shape[1]}")
     drop = float(saved.get("drop_rate", 0.1))
     grid = _grid(weights)
     size = int(saved.get("image_size") or (grid or 14) * patch)
@@ -199,7 +212,7 @@ def _config(path, weights: dict, saved: dict, text_heads: int | None, image_head
             "vocab_size": embeddings.shape[0],
             "hidden_size": embeddings.shape[1],
             "num_hidden_layers": _depth(weights, r"text_transformer\.bert\.encoder\.layer\.(\d+)\."),
-            "num_attention_heads": text_heads or max(1, embeddings.shape[1] // HEAD_WIDTH),
+            "num_attention_heads": text_heads,
             "intermediate_size": middle.shape[0],
             "max_position_embeddings": positions.shape[0],
             "type_vocab_size": types.shape[0],

@@ -5,6 +5,7 @@ Needs the extra packages onnx, onnxscript and onnxruntime: `pip install lexlip[o
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -77,10 +78,12 @@ def export_onnx(folder: str | Path, out: str | Path) -> dict[str, float]:
     differences = {}
     for file, (part, inputs, dims) in parts.items():
         part.eval()
-        program = torch.onnx.export(
-            part, tuple(inputs.values()), dynamo=True, input_names=list(inputs), output_names=["weights"],
-            dynamic_shapes={name: dims for name in inputs}, verbose=False,
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*axis name")  # inputs that share an axis
+            program = torch.onnx.export(
+                part, tuple(inputs.values()), dynamo=True, input_names=list(inputs), output_names=["weights"],
+                dynamic_shapes={name: dims for name in inputs}, verbose=False,
+            )  # fmt: skip
         draft = out / f"{file}.tmp"
         program.save(draft)
         session = onnxruntime.InferenceSession(str(draft), providers=["CPUExecutionProvider"])
