@@ -354,7 +354,8 @@ def known_config(path: str | Path) -> ModelConfig | None:
     try:
         return ModelConfig(**saved) if saved is not None else None
     except TypeError as error:
-        raise CheckpointError(f"{path} holds the config of another kind of model: {error}") from error
+        where = path / CONFIG_FILE if (path := Path(path)).is_dir() else path
+        raise CheckpointError(f"{where} holds the config of another kind of model: {error}") from error
 
 
 def load_folder(cls: type[LexLIP], folder: Path, drop_rate: float | None = None) -> LexLIP:
