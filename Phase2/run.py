@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "datasets")]  # so that a plain checkout runs without installation
+if (ROOT / "datasets" / "lexlip_data").is_dir():  # a plain checkout runs without installation
+    sys.path[:0] = [str(ROOT), str(ROOT / "datasets")]
 
 from lexlip.runner import make_experiment  # noqa: E402
 from Phase2.module import Phase2Module  # noqa: E402

@@ -53,11 +53,36 @@ def read(path: str | Path) -> dict:
     return content
 
 
+def check_resumable(module: nn.Module, path: str | Path) -> None:
+    """Refuse to resume from a file of another phase or shape, or one that holds weights alone.
+
+    Raises:
+        CheckpointError: naming the file and the first names that differ.
+    """
+    content = read(path)
+    state, own = content.get("state_dict", {}), module.state_dict()
+    absent = [key for key in ("optimizer_states", "loops", "global_step") if key not in content]
+    if absent:
+        raise CheckpointError(f"{path} cannot be resumed, it holds no {absent[0]}; load_path starts from its weights")
+    wrong = [
+        f"{name}: {tuple(own[name].shape) if name in own else 'nothing'} in this run, "
+        f"{tuple(state[name].shape) if name in state else 'nothing'} in the file"
+        for name in sorted(own.keys() | state.keys())
+        if name not in own or name not in state or own[name].shape != state[name].shape
+    ]
+    if wrong:
+        lines = "\n  ".join(wrong[:5])
+        raise CheckpointError(f"{path} is of another phase or model, load_path may start from it:\n  {lines}")
+
+
 def _is_checkpoint(path: Path) -> bool:
     """Whether the file looks whole and like one of torch's, so that only its content can be at fault."""
     with path.open("rb") as file:
-        start = file.read(2)
-    return zipfile.is_zipfile(path) or start[:1] == b"\x80"  # a zip, or a bare pickle
+        start = file.read(1)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("data.pkl") for name in archive.namelist())
+    return start == b"\x80"  # a bare pickle
 
 
 def model_config(path: str | Path) -> dict | None:

@@ -25,7 +25,7 @@ from lexlip.config import ConfigError
 from lexlip.encoders import ImageEncoder, TextEncoder, pretrained_bert
 from lexlip.files import give_usual_rights, write_json
 from lexlip.lexicon import LexiconHead, saturate
-from lexlip_data.pictures import to_rgb
+from lexlip_data.pictures import to_rgb, upright
 from lexlip_data.transforms import build_transform
 
 CONFIG_FILE = "config.json"
@@ -75,7 +75,6 @@ class LexLIP(
     nn.Module,
     PyTorchModelHubMixin,
     library_name="lexlip",
-    license="mit",
     tags=["sparse-retrieval", "image-text-retrieval"],
     model_card_template=MODEL_CARD,
 ):
@@ -266,7 +265,7 @@ class LexLIP(
         if not isinstance(images, Tensor):
             transform = build_transform("vit", self.config.image_size)
             images = [images] if isinstance(images, Image.Image) else images
-            images = torch.stack([transform(to_rgb(image)) for image in images])
+            images = torch.stack([transform(to_rgb(upright(image))) for image in images])
         with _evaluating(self):
             vectors = self.lexicon_image(images.to(self.device))
         return F.normalize(vectors, dim=-1) if normalize else vectors

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lexlip import checkpoint, config, recall
-from lexlip.distributed import min_over_ranks, sum_over_ranks, world_size
+from lexlip.distributed import min_over_ranks, rank, sum_over_ranks, world_size
 from lexlip.files import write_json
 from lexlip.lexicon import saturate
 from lexlip.model import LexLIP, known_config
@@ -77,6 +78,9 @@ class RetrievalModule(pl.LightningModule):
         model = LexLIP.from_pretrained(folder, drop_rate=overrides.get("drop_rate"))
         state = checkpoint.phase_state(folder, cls.__name__)
         keys = {**config.base(), **model.keys(), **cls.keys_of_state(state), "num_gpus": 0, **overrides}
+        for given, other in (("batch_size", "per_gpu_batchsize"), ("per_gpu_batchsize", "batch_size")):
+            if given in overrides and other not in overrides:
+                keys[other] = keys[given]
         keys = config.check(keys)
         module = cls(keys, model)
         if state:
@@ -164,6 +168,7 @@ class RetrievalModule(pl.LightningModule):
         if min_over_ranks(len(batch["image_id"]), self.device) == 0:
             log.warning("step left out: a process had no picture left in its batch")
             return
+        self.seed_step()
         optimizer = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
         batch = self.prepare(batch)
@@ -171,13 +176,20 @@ class RetrievalModule(pl.LightningModule):
         if rows <= self.keys["per_gpu_batchsize"]:
             vectors, losses = self.encode(batch)
             losses = self.weigh({**losses, **self._global_losses(vectors, batch)})
-            self.manual_backward(sum(losses.values()))
+            self._backward(sum(losses.values()))
         else:
             losses = self._cached_backward(batch)
+        before = self._loss_scale()
         optimizer.step()
-        self.lr_schedulers().step()
-        self.after_step(batch)
+        if self._loss_scale() >= before:  # a scaler that just shrank has left the step out
+            self.lr_schedulers().step()
+            self.after_step(batch)
         self._log_losses("train", losses, rows)
+
+    def seed_step(self) -> None:
+        """Make dropout a function of (seed, batch, process): the same after resuming, different between processes."""
+        stream = np.random.SeedSequence([self.keys["seed"], self.batches_seen, rank()])
+        torch.manual_seed(int(stream.generate_state(1)[0]))
 
     def _cached_backward(self, batch: dict) -> dict[str, Tensor]:
         passes = list(split_batch(batch, self.keys["per_gpu_batchsize"]))
@@ -190,7 +202,8 @@ class RetrievalModule(pl.LightningModule):
         losses = self.weigh(self._global_losses(cached, batch))
         gradients = {}
         if losses:
-            torch.autograd.backward(sum(losses.values()))
+            with torch.autocast(self.device.type, enabled=False):
+                torch.autograd.backward(sum(losses.values()))
             gradients = {name: value.grad for name, value in cached.items() if value.grad is not None}
         start = 0
         for part, state in zip(passes, states, strict=True):
@@ -203,11 +216,19 @@ class RetrievalModule(pl.LightningModule):
             local = self.weigh(local)
             total = sum((vectors[name] * grad[start:stop]).sum() for name, grad in gradients.items())
             with self._gradients_averaged(part is passes[-1]):
-                self.manual_backward(total + sum(local.values()))
+                self._backward(total + sum(local.values()))
             for name, value in local.items():
                 losses[name] = losses.get(name, 0) + value.detach()
             start = stop
         return losses
+
+    def _loss_scale(self) -> float:
+        scaler = getattr(getattr(self._trainer, "precision_plugin", None), "scaler", None)
+        return scaler.get_scale() if scaler is not None else 1.0
+
+    def _backward(self, loss: Tensor) -> None:
+        with torch.autocast(self.device.type, enabled=False):  # each gradient in the precision of its forward pass
+            self.manual_backward(loss)
 
     def _gradients_averaged(self, now: bool) -> AbstractContextManager:
         """Processes average their gradients once per step, after the last pass."""

@@ -17,7 +17,8 @@ CLS_ROWS = 3  # of a BEiT table: CLS to patch, patch to CLS, CLS to CLS
 
 
 @lru_cache(maxsize=64)
-def _offset_weights(new: int, old: int) -> Tensor:
+@torch.inference_mode(False)  # kept for training, even if an evaluation asks first
+def _offset_weights(new: int, old: int, device: torch.device) -> Tensor:
     """(2 new - 1, 2 old - 1) linear interpolation weights between relative offsets."""
     offsets = torch.arange(-(new - 1), new, dtype=torch.float64) * old / new
     place = (offsets + old - 1).clamp(0, 2 * old - 2)
@@ -28,7 +29,7 @@ def _offset_weights(new: int, old: int) -> Tensor:
     weights[rows, low] = 1 - share
     if old > 1:
         weights[rows, low + 1] += share
-    return weights
+    return weights.to(device)
 
 
 def resample_relative_table(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
@@ -45,15 +46,16 @@ def resample_relative_table(table: Tensor, old: tuple[int, int], new: tuple[int,
     if old == new:
         return table
     grid = table[:-CLS_ROWS].view(2 * old[0] - 1, 2 * old[1] - 1, -1)
-    rows = _offset_weights(new[0], old[0]).to(table)
-    columns = _offset_weights(new[1], old[1]).to(table)
+    rows = _offset_weights(new[0], old[0], table.device).to(table.dtype)
+    columns = _offset_weights(new[1], old[1], table.device).to(table.dtype)
     grid = torch.einsum("yr,xc,rch->yxh", rows, columns, grid)
     return torch.cat([grid.flatten(0, 1), table[-CLS_ROWS:]])
 
 
 @lru_cache(maxsize=16)
-def _index(grid: tuple[int, int]) -> Tensor:
-    return gen_relative_position_index(grid)
+@torch.inference_mode(False)
+def _index(grid: tuple[int, int], device: torch.device) -> Tensor:
+    return gen_relative_position_index(grid).to(device)
 
 
 class GridAttention(Attention):
@@ -69,6 +71,6 @@ class GridAttention(Attention):
         if self.grid is None or self.grid == trained:
             return super()._get_rel_pos_bias()
         table = resample_relative_table(self.relative_position_bias_table, trained, self.grid)
-        index = _index(self.grid).to(table.device)
+        index = _index(self.grid, table.device)
         bias = table[index.view(-1)].view(*index.shape, -1)  # (L, L, heads)
         return bias.permute(2, 0, 1).contiguous().unsqueeze(0)

@@ -54,7 +54,10 @@ class Refused(SacredError):
     """A mistake of the user's, printed in one line without a traceback."""
 
     def __init__(self, error: Exception):
-        super().__init__(str(error), print_traceback=False, print_usage=False)
+        text = str(error)
+        if "Original Traceback" in text:  # raised in a loader process, which hands on the whole traceback
+            text = text.strip().splitlines()[-1].partition(": ")[2]
+        super().__init__(text, print_traceback=False, print_usage=False)
 
 
 def make_experiment(name: str, phase: type[RetrievalModule]) -> Experiment:
@@ -76,7 +79,7 @@ def make_experiment(name: str, phase: type[RetrievalModule]) -> Experiment:
             keys = plain({key: value for key, value in config.items() if key != "__doc__"})
             with _refusing():
                 check_keys(keys, phase)
-            if not keys["fast_dev_run"] and int(os.environ.get("LOCAL_RANK", 0)) == 0:
+            if not keys["fast_dev_run"] and _global_rank() == 0:
                 experiment.observers.append(FileStorageObserver(str(run_folder(keys) / "sacred")))
         return {}
 
@@ -87,6 +90,11 @@ def make_experiment(name: str, phase: type[RetrievalModule]) -> Experiment:
             return run(plain(_config), phase)
 
     return experiment
+
+
+def _global_rank() -> int:
+    """Of this process, before there is a process group."""
+    return int(os.environ.get("RANK", 0)) or int(os.environ.get("NODE_RANK", 0)) or int(os.environ.get("LOCAL_RANK", 0))
 
 
 @contextmanager
@@ -137,8 +145,6 @@ def _run(keys: dict, phase: type[RetrievalModule]) -> dict:
         torch.set_num_threads(keys["cpu_threads"])
     torch.set_float32_matmul_precision("high")
 
-    if keys["resume_from"]:
-        checkpoint.read(keys["resume_from"])
     folder = run_folder(keys)
     data = CaptionDataModule(keys, tokenizer, mlm=phase.masks_needed(keys))
     data.setup("test" if keys["test_only"] else "fit")  # missing data is known before a tower is built
@@ -146,6 +152,8 @@ def _run(keys: dict, phase: type[RetrievalModule]) -> dict:
     steps = keys["max_steps"] or (0 if keys["test_only"] else keys["max_epoch"] * data.steps_per_epoch)
     trainer = make_trainer(keys, folder, steps, validated=not keys["test_only"] and bool(data.sources("val")))
     module = phase.from_keys(keys, tokenizer)
+    if keys["resume_from"]:
+        checkpoint.check_resumable(module, keys["resume_from"])
     if keys["test_only"]:
         trainer.test(module, datamodule=data, verbose=False)
         return module.test_metrics
@@ -183,7 +191,9 @@ def _finish(trainer: pl.Trainer, module: RetrievalModule, data: CaptionDataModul
     trainer.validate(module, datamodule=data, verbose=False, weights_only=True)
     score = trainer.callback_metrics.get(saver.monitor)
     if trainer.is_global_zero and score is not None and (best is None or sign * score > sign * best):
-        shutil.copyfile(last, last.with_name("best.ckpt"))
+        draft = last.with_name("best.ckpt.tmp")
+        shutil.copyfile(last, draft)
+        draft.replace(last.with_name("best.ckpt"))
 
 
 def plain(value: object) -> object:
@@ -201,6 +211,8 @@ def run_folder(keys: dict) -> Path:
     version = keys["version"]
     if version is None:
         version = os.environ.get(VERSION_VARIABLE)  # set by the first process for those that it starts
+    if version is None and "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ConfigError("version is not set: processes started by torchrun cannot agree on a free number; version=0")
     if version is None:
         taken = [int(p.name[8:]) for p in parent.glob("version_*") if p.name[8:].isdigit()]
         version = max(taken, default=-1) + 1

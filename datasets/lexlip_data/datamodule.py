@@ -197,7 +197,7 @@ class CaptionDataModule(pl.LightningDataModule):
             dataset,
             num_workers=workers,
             collate_fn=self.collator,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=bool(self.config.get("num_gpus", 1)) and torch.cuda.is_available(),
             # Its own, or each new iteration would draw from the process's generator and so move the model's dropout.
             generator=torch.Generator().manual_seed(self.config["seed"]),
             **how,

@@ -40,12 +40,12 @@ def open_image(data: bytes | memoryview, min_side: int = 0) -> Image.Image:
         if min_side > 0:
             image.draft(None, (2 * min_side, 2 * min_side))  # a no-op for everything but JPEG
         image.load()
-        return to_rgb(_upright(image))
+        return to_rgb(upright(image))
     except _DECODE_ERRORS as error:
         raise BrokenImage(f"cannot be decoded ({type(error).__name__}: {error})") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     """Apply the camera's rotation tag. A damaged tag is ignored: the pixels themselves are fine."""
     try:
         turned = ImageOps.exif_transpose(image)

@@ -111,7 +111,7 @@ def recorder(monkeypatch, phase, crash_after=None):
 @pytest.mark.parametrize(("crash", "workers"), [(3, 0), (6, 1)], ids=["first_epoch", "second_epoch_with_worker"])
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(start, monkeypatch, crash, workers):
     """4 steps an epoch, a checkpoint after every third: the rest sees what the whole run saw, and ends alike."""
-    how = {"max_steps": 7, "val_check_interval": 3, "drop_rate": 0.0, "num_workers": workers, "warmup_steps": 2}
+    how = {"max_steps": 7, "val_check_interval": 3, "drop_rate": 0.1, "num_workers": workers, "warmup_steps": 2}
     with monkeypatch.context() as patch:
         whole_samples = recorder(patch, Phase2Module)
         whole = start(Phase2Module, PHASE2, version=0, **how)

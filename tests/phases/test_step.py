@@ -78,10 +78,10 @@ def test_with_dropout_the_cached_step_is_all_passes_with_graph(build, make_batch
     """The obvious version keeps every pass's graph, with the random state that each pass had."""
     cached, obvious = (build(phase, per_gpu_batchsize=2, drop_rate=0.3) for _ in range(2))
     batch = make_batch()
-    torch.manual_seed(5)
     cached.training_step(batch, 0)
 
-    torch.manual_seed(5)
+    obvious.batches_seen = 1
+    obvious.seed_step()
     prepared = obvious.prepare(batch)
     passes = list(split_batch(prepared, 2))
     states = []
