@@ -271,11 +271,13 @@ def make_trainer(keys: dict, folder: Path, steps: int, validated: bool) -> pl.Tr
 def _checkpoints(keys: dict, folder: Path, saving: bool, validated: bool) -> list[ModelCheckpoint]:
     if not saving:
         return []
-    place = {"dirpath": folder / "checkpoints", "save_last": True, "enable_version_counter": False}
+    place = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
+    # A callback of its own: save_last writes only when the watched metric has improved.
+    last = ModelCheckpoint(filename="last", **place)
     if not validated:
-        return [ModelCheckpoint(save_top_k=0, **place)]
+        return [last]
     monitor, mode = ("val/rsum", "max") if keys["get_recall_metric"] else ("val/loss", "min")
-    return [ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **place)]
+    return [ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **place), last]
 
 
 def trainer_precision(keys: dict) -> str:
