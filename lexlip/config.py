@@ -6,13 +6,14 @@ from pathlib import Path
 
 import yaml
 
+from lexlip_data.transforms import TRANSFORM_KEYS
+
 TRAINING_MODES = {
     "bottle": ("self_t", "i2t", "t2t"),
     "con": ("contrastive",),
     "both": ("self_t", "i2t", "t2t", "contrastive"),
 }
 LOSSES = TRAINING_MODES["both"]
-TRANSFORMS = ("vit", "vit_randaug")
 NULLABLE = {  # keys whose default says nothing of their type, or that take several
     "version": (str, int, type(None)),
     "resume_from": (str, type(None)),
@@ -120,9 +121,8 @@ def _check_choices(keys: dict) -> None:
     _choose(keys, "optim_type", ("adamw", "adam", "sgd"))
     _choose(keys, "precision", (16, 32, "16", "32", "bf16", "16-mixed", "bf16-mixed", "32-true"))
     for key in ("train_transform_keys", "val_transform_keys"):
-        for name in keys[key]:
-            if name not in TRANSFORMS:
-                raise ConfigError(f"{key}={keys[key]}; known are {', '.join(TRANSFORMS)}")
+        if len(keys[key]) != 1 or keys[key][0] not in TRANSFORM_KEYS:
+            raise ConfigError(f"{key}={keys[key]}; it must hold one of {', '.join(TRANSFORM_KEYS)}")
     if isinstance(keys["decay_power"], str) and keys["decay_power"] != "cosine":
         raise ConfigError(f"decay_power={keys['decay_power']!r}; it must be a number or 'cosine'")
     wrong = sorted(set(keys["loss_names"]) - set(LOSSES))
@@ -166,24 +166,25 @@ def _check_numbers(keys: dict) -> None:
         raise ConfigError(f"max_text_len={keys['max_text_len']} leaves no room for a word between [CLS] and [SEP]")
     size, patch = keys["image_size"], keys["patch_size"]
     if patch and size % patch:
-        near = [patch * (size // patch), patch * (size // patch + 1)]
-        raise ConfigError(f"image_size={size} is not a multiple of patch_size={patch}; {near[0]} or {near[1]} would be")
+        near = " or ".join(str(patch * n) for n in (size // patch, size // patch + 1) if n)
+        raise ConfigError(f"image_size={size} is not a multiple of patch_size={patch}; {near} would be")
     if keys["hidden_size"] != keys["input_text_embed_size"]:
         raise ConfigError(
             f"hidden_size={keys['hidden_size']} is the weakened decoder's width and must equal "
             f"input_text_embed_size={keys['input_text_embed_size']}"
         )
-    if keys["hidden_size"] % keys["num_heads"]:
+    if not keys["text_pretrained"] and keys["hidden_size"] % keys["num_heads"]:
         raise ConfigError(f"hidden_size={keys['hidden_size']} does not divide by num_heads={keys['num_heads']}")
     if keys["test_only"]:
         return
     processes = max(1, keys["num_gpus"]) * keys["num_nodes"]
     per_pass = keys["per_gpu_batchsize"] * processes
     if keys["batch_size"] % per_pass:
-        below = keys["batch_size"] // per_pass * per_pass
+        whole = keys["batch_size"] // per_pass
+        near = " or ".join(str(per_pass * n) for n in (whole, whole + 1) if n)
         raise ConfigError(
             f"batch_size={keys['batch_size']} does not divide by per_gpu_batchsize={keys['per_gpu_batchsize']} x "
-            f"{processes} processes = {per_pass}; {below or per_pass} or {below + per_pass} would"
+            f"{processes} processes = {per_pass}; {near} would"
         )
 
 

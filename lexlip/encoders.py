@@ -12,6 +12,7 @@ from pathlib import Path
 
 import timm
 import torch
+from einops import rearrange
 from timm.models import load_state_dict
 from timm.models.beit import Attention as BeitAttention
 from timm.models.beit import Beit
@@ -57,11 +58,17 @@ class ImageEncoder(nn.Module):
         self.backbone = _create(OFFICIAL_NAMES.get(name, name), image_size, dict(kwargs or {}), pretrained)
         self.width: int = self.backbone.num_features
         self.norm = nn.LayerNorm(self.width)
-        own = getattr(self.backbone, "norm", None)
-        if isinstance(own, nn.LayerNorm) and own.normalized_shape == (self.width,):
-            # The tower's own last norm goes on as ours, so that pretrained features are normalised once.
-            self.norm.load_state_dict(own.state_dict())
-            self.backbone.norm = nn.Identity()
+        head = getattr(self.backbone, "head", None)
+        for owner in (self.backbone, head):
+            own = getattr(owner, "norm", None)
+            if isinstance(own, nn.LayerNorm) and own.normalized_shape == (self.width,):
+                # The tower's own last norm goes on as ours, so that pretrained features are normalised once.
+                self.norm.load_state_dict(own.state_dict())
+                owner.norm = nn.Identity()
+                break
+        for unused in ("head", "fc_norm"):  # parts after the features: weights that no gradient would reach
+            if isinstance(getattr(self.backbone, unused, None), nn.Module):
+                setattr(self.backbone, unused, nn.Identity())
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = norm_eps
@@ -79,9 +86,8 @@ class ImageEncoder(nn.Module):
                 block.attn.grid = grid
         states = self.backbone.forward_features(pixels)
         if states.ndim == 4:
-            if states.shape[-1] != self.width:  # (B, D, h, w): most convolutional models
-                states = states.permute(0, 2, 3, 1)
-            states = states.flatten(1, 2)
+            last = states.shape[-1] == self.width and states.shape[1] != self.width
+            states = rearrange(states, "b h w d -> b (h w) d" if last else "b d h w -> b (h w) d")
         return self.norm(states)
 
     def set_gradient_checkpointing(self, enable: bool) -> None:

@@ -83,15 +83,21 @@ class LexLIP(
     Args:
         config: shapes of everything; weights start random.
         tokenizer: for `encode_text` with strings and `lexicon`; may be set later.
+        vit_pretrained: True: the image tower's weights from the hub; a path: from that file.
     """
 
-    def __init__(self, config: ModelConfig, tokenizer: PreTrainedTokenizerBase | None = None):
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        vit_pretrained: bool | str = False,
+    ):
         super().__init__()
         text = BertConfig(**config.text)
         self.config = config
         self.tokenizer = tokenizer
         self.image_encoder = ImageEncoder(
-            config.vit, config.image_size, config.vit_kwargs, norm_eps=config.image_norm_eps
+            config.vit, config.image_size, config.vit_kwargs, vit_pretrained, config.image_norm_eps
         )
         self.text_encoder = TextEncoder(text)
         self.text_head = LexiconHead(text.hidden_size, text.hidden_size, text.vocab_size, text.layer_norm_eps)
@@ -139,14 +145,10 @@ class LexLIP(
             text=_plain(text),
             max_text_len=keys["max_text_len"],
         )
-        model = cls(config, tokenizer)
+        model = cls(config, tokenizer, keys["vit_pretrained"] if known is None else False)
         if bert is not None:
             model.text_encoder.bert.load_state_dict(bert.bert.state_dict())
             _copy_bert_head(bert, model.text_head)
-        if keys["vit_pretrained"] and known is None:
-            model.image_encoder = ImageEncoder(
-                config.vit, config.image_size, config.vit_kwargs, keys["vit_pretrained"], config.image_norm_eps
-            )
         # The image head starts as a copy of BERT's; its first layer only where the towers are equally wide.
         for name in ("norm", "decoder") + (("dense",) if model.image_encoder.width == text.hidden_size else ()):
             getattr(model.image_head, name).load_state_dict(getattr(model.text_head, name).state_dict())
@@ -185,6 +187,7 @@ class LexLIP(
             "input_text_embed_size": self.text_encoder.width,
             "hidden_size": self.text_encoder.width,
             "vocab_size": self.config.vocab_size,
+            "num_heads": self.text_encoder.config.num_attention_heads,
         }
         if self.image_encoder.patch is not None:
             facts["patch_size"] = self.image_encoder.patch
@@ -295,16 +298,18 @@ class LexLIP(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """config.json, model.safetensors, the tokenizer's files and the pictures' preprocessing."""
-        write_json(dataclasses.asdict(self.config), save_directory / CONFIG_FILE)
-        write_json(_preprocessing(self.config.image_size), save_directory / PREPROCESSING_FILE)
         draft = save_directory / f"{WEIGHTS_FILE}.tmp"
         save_model(self, str(draft))
         give_usual_rights(draft)
-        for stale in save_directory.glob("phase*.safetensors"):
-            stale.unlink()  # a phase's own parts belong to the weights that they were saved with
+        # What an older model left must not pass for this one's: its phase's own parts, its words.
+        for pattern in ("phase*.safetensors", "tokenizer*.json", "special_tokens_map.json", "vocab.txt", CONFIG_FILE):
+            for stale in save_directory.glob(pattern):
+                stale.unlink()
         draft.replace(save_directory / WEIGHTS_FILE)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(save_directory)
+        write_json(_preprocessing(self.config.image_size), save_directory / PREPROCESSING_FILE)
+        write_json(dataclasses.asdict(self.config), save_directory / CONFIG_FILE)  # last: without it there is no model
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options) -> LexLIP:
@@ -318,6 +323,8 @@ class LexLIP(
         Raises:
             CheckpointError: neither a folder nor to be fetched, no model in it, or weights that do not fit its config.
         """
+        if Path(pretrained_model_name_or_path).is_dir():
+            folder_config(Path(pretrained_model_name_or_path))  # the mixin's own reading of it would say less
         try:
             return super().from_pretrained(pretrained_model_name_or_path, **options)
         except (OSError, HFValidationError) as error:  # hub errors are OSErrors
@@ -357,11 +364,16 @@ def known_config(path: str | Path) -> ModelConfig | None:
         raise CheckpointError(f"{where} holds the config of another kind of model: {error}") from error
 
 
-def load_folder(cls: type[LexLIP], folder: Path, drop_rate: float | None = None) -> LexLIP:
-    """What `save_pretrained` wrote, in evaluation mode; see `LexLIP.from_pretrained`."""
+def folder_config(folder: Path) -> ModelConfig:
+    """`known_config` of a folder that must hold a whole model."""
     if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
         raise CheckpointError(f"{folder} is no model folder: {CONFIG_FILE} and {WEIGHTS_FILE} are needed")
-    config = known_config(folder)
+    return known_config(folder)
+
+
+def load_folder(cls: type[LexLIP], folder: Path, drop_rate: float | None = None) -> LexLIP:
+    """What `save_pretrained` wrote, in evaluation mode; see `LexLIP.from_pretrained`."""
+    config = folder_config(folder)
     if drop_rate is not None:
         config.text.update(hidden_dropout_prob=drop_rate, attention_probs_dropout_prob=drop_rate)
     tokenizer = None

@@ -46,6 +46,9 @@ class RetrievalModule(pl.LightningModule):
         self.save_hyperparameters({"config": keys, "model": dataclasses.asdict(model.config)})
         self.model = model
         self.automatic_optimization = False
+        if keys["gradient_checkpointing"]:
+            model.image_encoder.set_gradient_checkpointing(True)
+            model.text_encoder.set_gradient_checkpointing(True)
         self.test_metrics: dict[str, dict] = {}
         self.skipped_samples = 0
         self.validated_step = -1

@@ -201,12 +201,23 @@ def _average(values: list):
     return sum(values) / len(values)
 
 
+def chance(images: SparseVectors, texts: SparseVectors) -> dict[str, dict[str, float]]:
+    """R@K of a random ranking, both directions, in percent."""
+    counts = np.unique(texts.ids, return_counts=True)[1]  # right captions of each picture
+    result: dict[str, dict[str, float]] = {"t2i": {}, "i2t": {}}
+    for k in CUTOFFS:
+        result["t2i"][f"R@{k}"] = min(100.0, 100.0 * k / len(images))
+        # No right caption among the first k: each place drawn in turn from what is left.
+        left = len(texts) - np.arange(min(k, len(texts)))
+        missed = np.prod(np.clip(1 - counts[:, None] / left[None, :], 0, 1), axis=1)
+        result["i2t"][f"R@{k}"] = float(100.0 * (1 - missed).mean())
+    return result
+
+
 def evaluate(images: SparseVectors, texts: SparseVectors, top_k: list[int], folds: int) -> dict:
-    """All that an evaluation reports: `retrieval_metrics`, "pruned" by k, "folds" where asked for, and "chance", the
-    R@K of a random ranking from text to image.
-    """
+    """All that an evaluation reports: `retrieval_metrics`, "pruned" by k, "folds" where asked for, and `chance`."""
     metrics = retrieval_metrics(images, texts)
-    metrics["chance"] = {f"R@{k}": min(100.0, 100.0 * k / len(images)) for k in CUTOFFS}
+    metrics["chance"] = chance(images, texts)
     if top_k:
         metrics["pruned"] = {str(k): retrieval_metrics(images.pruned(k), texts.pruned(k)) for k in top_k}
     if folds:

@@ -1,19 +1,5 @@
 #!/usr/bin/env bash
-# Fine-tuning on COCO at 384 pixels: 10 epochs, batch 1,536.
+# Fine-tuning on COCO; finetune.sh says how and which variables there are.
 #
 #   LOAD_PATH=PHASE2.ckpt bash scripts/finetune_coco.sh
-#
-# Variables: DATA_ROOT (data), LOG_DIR (result), NUM_GPUS per node (8), NUM_NODES (1), LOAD_PATH (no default).
-# Paths count from the root of the repository. Further arguments are passed on as key=value and win, e.g.
-# scripts/finetune_coco.sh per_gpu_batchsize=12
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-PATH=$PWD/.venv/bin:$PATH  # the environment of scripts/setup.sh, where there is one
-
-: "${LOAD_PATH:?set it to the checkpoint of Phase 2, e.g. LOAD_PATH=phase2.ckpt bash scripts/finetune_coco.sh}"
-
-python Phase2/run.py with task_contrastive_train beit16_base224 text_bert vit_randaug load_path="$LOAD_PATH" \
-  datasets='["coco"]' get_recall_metric=True \
-  data_root="${DATA_ROOT:-data}" log_dir="${LOG_DIR:-result}" num_gpus="${NUM_GPUS:-8}" num_nodes="${NUM_NODES:-1}" \
-  image_size=384 DR=False queue_size=11520 \
-  batch_size=1536 per_gpu_batchsize=24 max_epoch=10 learning_rate=5e-5 precision=16 "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/finetune.sh" coco "$@"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The main job on the embedded demo data: OpenMoji drawings to Arrow, Phase 1, Phase 2, recall on the test pictures.
 # Usage: bash scripts/quickstart.sh
-# Writes runs/quickstart/metrics.json and report.html. What is done already is not done again; a change of the code's
-# configuration redoes what depends on it.
+# Writes runs/quickstart/metrics.json, report.html and a model folder. What is done is not done again; a changed
+# configuration redoes what depends on it. Changed code does not: remove runs/quickstart to start over.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,13 +12,16 @@ runs=runs/quickstart
 mkdir -p "$runs"
 started=$SECONDS
 
-# stage NAME OUTPUT COMMAND...: run the command unless OUTPUT is there from the same commands and configuration.
-history=$(cat configs/base.yaml configs/task_*.yaml configs/demo*.yaml | sha256sum)
+# stage NAME "OUTPUTS" "INPUTS" COMMAND...: run the command unless all outputs are there, made by the same command
+# from the same inputs after the same earlier stages.
+history=
 stage() {
-  local name=$1 output=$2 mark="$runs/$1.done"
-  shift 2
-  history=$(printf '%s %s' "$history" "$*" | sha256sum)
-  if [ -e "$output" ] && [ "$(cat "$mark" 2>/dev/null)" = "$history" ]; then
+  local name=$1 outputs=$2 inputs=$3 mark="$runs/$1.done" output missing=
+  shift 3
+  # shellcheck disable=SC2086  # lists of names without spaces
+  history=$(printf '%s %s %s' "$history" "$*" "$(cat $inputs </dev/null | cksum)" | cksum)
+  for output in $outputs; do [ -e "$output" ] || missing=$output; done
+  if [ -z "$missing" ] && [ "$(cat "$mark" 2>/dev/null)" = "$history" ]; then
     echo "== $name: done before"
     return
   fi
@@ -38,24 +41,28 @@ train() {
 phase1="$runs/phase1_seed0/demo/checkpoints/last.ckpt"
 phase2="$runs/phase2_seed0/demo/checkpoints/last.ckpt"
 common=(log_dir="$runs" version=demo)
+data=data/openmoji
+arrow="$data/openmoji_train.arrow $data/openmoji_val.arrow $data/openmoji_test.arrow"
+tower="configs/base.yaml configs/demo.yaml"
 
-stage data data/openmoji/openmoji_test.arrow \
-  "$python" datasets/convert.py demo --out data/openmoji --vocab data/openmoji/vocab --vocab-size 2000 --size 96 --workers 2
-stage phase1 "$phase1" \
+stage data "$arrow $data/vocab/tokenizer.json" datasets/lexlip_data/demo.py \
+  "$python" datasets/convert.py demo --out "$data" --vocab "$data/vocab" --vocab-size 2000 --size 96 --workers 2 --overwrite
+stage phase1 "$phase1" "$tower configs/task_Text_MAE_Contrastive_train.yaml configs/demo_phase1.yaml" \
   train phase1 Phase1/run.py task_Text_MAE_Contrastive_train demo demo_phase1 "${common[@]}"
-stage phase2 "$phase2" \
+stage phase2 "$phase2" "$tower configs/task_contrastive_train.yaml configs/demo_phase2.yaml" \
   train phase2 Phase2/run.py task_contrastive_train demo demo_phase2 "${common[@]}" load_path="$phase1"
 
 evaluate() {
   "$python" Phase2/run.py with task_IRTR_evaluate demo exp_name="evaluate_$1" "${common[@]}" \
     load_path="$2" metrics_file="$runs/$1.json"
 }
-stage evaluate-untrained "$runs/untrained.json" evaluate untrained ""
-stage evaluate-phase1 "$runs/phase1.json" evaluate phase1 "$phase1"
-stage evaluate-phase2 "$runs/phase2.json" evaluate phase2 "$phase2"
+stage evaluate-untrained "$runs/untrained.json" "$tower configs/task_IRTR_evaluate.yaml" evaluate untrained ""
+stage evaluate-phase1 "$runs/phase1.json" "" evaluate phase1 "$phase1"
+stage evaluate-phase2 "$runs/phase2.json" "" evaluate phase2 "$phase2"
 
-stage model "$runs/model/config.json" "$python" -m lexlip.cli export "$phase2" "$runs/model"
-stage report "$runs/report.html" "$python" scripts/report.py "$runs" data/openmoji
+stage model "$runs/model/config.json $runs/model/model.safetensors" "" \
+  "$python" -m lexlip.cli export "$phase2" "$runs/model"
+stage report "$runs/report.html $runs/metrics.json" scripts/report.py "$python" scripts/report.py "$runs" "$data"
 "$python" scripts/report.py --table "$runs"
 cat <<END
 report:  $runs/report.html

@@ -34,18 +34,21 @@ def main() -> None:
     metrics = collect(arguments.runs)
     examples = search(arguments.runs / "model", arguments.data_root)
     page = render(metrics, curves(arguments.runs), examples)
-    (arguments.runs / "report.html").write_text(page)
+    draft = arguments.runs / "report.html.tmp"
+    draft.write_text(page, encoding="utf-8")
+    draft.replace(arguments.runs / "report.html")
 
 
 def collect(runs: Path) -> dict:
     """metrics.json: what each stage's evaluation wrote, and chance."""
-    from lexlip.module import write_json
+    from lexlip.files import write_json
 
     stages = {}
     for stage in STAGES:
         sets = json.loads((runs / f"{stage}.json").read_text())
         stages[stage] = next(iter(sets.values()))
-    metrics = {"chance": stages["phase2"]["chance"], **stages}
+    by_side = stages["phase2"]["chance"]
+    metrics = {"chance": {**by_side["t2i"], **by_side}, **stages}
     write_json(metrics, runs / "metrics.json")
     return metrics
 

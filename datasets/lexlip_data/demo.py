@@ -51,7 +51,7 @@ def read_openmoji(max_images: int | None = None) -> list[CaptionTable]:
         names.setdefault(code, entry["en"].strip(":").replace("_", " "))
     folder = Path(package.submodule_search_locations[0]) / "openmoji" / "svg"
     drawings = {_code(path.stem.split("-")): path.name for path in sorted(folder.glob("*.svg"))}
-    codes = sorted(names.keys() & drawings.keys(), key=lambda code: hashlib.blake2b(code.encode()).digest())
+    codes = sorted(names.keys() & drawings.keys(), key=lambda code: hashlib.sha1(code.encode()).digest())
     if len(codes) <= 2 * HELD_OUT:
         raise DataError(f"{folder}: only {len(codes)} drawings with a name; reinstall with pip install {PACKAGES}")
     splits = {"test": codes[:HELD_OUT], "val": codes[HELD_OUT : 2 * HELD_OUT], "train": codes[2 * HELD_OUT :]}

@@ -142,11 +142,19 @@ def test_folds_are_averages_over_consecutive_pictures():
         recall.folded_metrics(sparse(images, ids), sparse(texts, text_ids), 4)
 
 
+def test_chance_with_two_right_captions_of_four():
+    images, texts = sparse(vectors(2, seed=1), [0, 1]), sparse(vectors(4, seed=2), [0, 0, 1, 1])
+    found = recall.chance(images, texts)
+    assert found["t2i"] == {"R@1": 50.0, "R@5": 100.0, "R@10": 100.0}
+    assert found["i2t"] == pytest.approx({"R@1": 50.0, "R@5": 100.0, "R@10": 100.0})
+
+
 def test_evaluate_adds_pruned_folds_and_chance():
     images, texts = sparse(vectors(8, seed=1), range(8)), sparse(vectors(8, seed=1), range(8))
     metrics = recall.evaluate(images, texts, [1, 4], 2)
     assert metrics["t2i"]["R@1"] < 100 or metrics["rsum"] == 600
-    assert metrics["chance"] == {"R@1": 12.5, "R@5": 62.5, "R@10": 100.0}
+    assert metrics["chance"]["t2i"] == {"R@1": 12.5, "R@5": 62.5, "R@10": 100.0}
+    assert metrics["chance"]["i2t"] == pytest.approx({"R@1": 12.5, "R@5": 62.5, "R@10": 100.0})
     assert set(metrics["pruned"]) == {"1", "4"}
     assert metrics["pruned"]["4"] == recall.retrieval_metrics(images.pruned(4), texts.pruned(4))
     assert metrics["folds"]["count"] == 2
