@@ -234,8 +234,9 @@ def table(metrics: dict[str, dict]) -> str:
     head = f"{'':24}{'text to image':^24}{'image to text':^24}{'':>8}{'active terms':^16}"
     cutoffs = "".join(f"{f'R@{k}':>8}" for k in CUTOFFS)
     lines = [head, f"{'':24}{cutoffs}{cutoffs}{'sum':>8}{'text':>8}{'image':>8}"]
-    rows = dict(metrics)
+    rows = {}
     for name, row in metrics.items():
+        rows[name] = row
         rows.update({f"{name}, {k} terms": pruned for k, pruned in row.get("pruned", {}).items()})
         if "folds" in row:
             rows[f"{name}, {row['folds']['count']} folds"] = row["folds"]

@@ -57,10 +57,7 @@ def print_table(metrics: dict) -> None:
     """The stages' recall beside chance."""
     from lexlip.recall import table
 
-    rows = {title: metrics[stage] for stage, title in STAGES.items()}
-    for k, pruned in metrics["phase2"].get("pruned", {}).items():
-        rows[f"Phase 2, {k} terms"] = pruned
-    print(table(rows))
+    print(table({title: metrics[stage] for stage, title in STAGES.items()}))
     chance = "".join(f"{metrics['chance'][f'R@{k}']:8.2f}" for k in (1, 5, 10))
     print(f"{'chance':24}{chance}{chance}")
 

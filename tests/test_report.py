@@ -1,0 +1,65 @@
+"""The quickstart's report, from made metrics and logs."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def report():
+    path = Path(__file__).resolve().parents[1] / "scripts" / "report.py"
+    spec = importlib.util.spec_from_file_location("quickstart_report", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(first: float) -> dict:
+    recall = {"R@1": first, "R@5": first + 1, "R@10": first + 2, "mean_rank": 3.0, "median_rank": 1.0}
+    sides = {"t2i": recall, "i2t": recall, "rsum": 6 * first + 6, "active_terms": {"text": 4.0, "image": 5.0}}
+    by_side = {"t2i": {"R@1": 0.5, "R@5": 2.5, "R@10": 5.0}, "i2t": {"R@1": 0.5, "R@5": 2.5, "R@10": 5.0}}
+    return {**sides, "pictures": 200, "captions": 200, "chance": by_side}
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for number, stage in enumerate(("untrained", "phase1", "phase2")):
+        metrics = {**row(10.0 * number), "pruned": {"32": row(10.0 * number - 1)}}
+        (tmp_path / f"{stage}.json").write_text(json.dumps({"openmoji": metrics}))
+    for stage in ("phase1", "phase2"):
+        folder = tmp_path / f"{stage}_seed0" / "demo"
+        folder.mkdir(parents=True)
+        lines = ["step,train/loss,val/openmoji/t2i_R@1", "9,2.5,", "19,1.5,", "19,,37.5"]
+        (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_metrics_hold_every_stage_beside_chance(report, runs, capsys):
+    metrics = report.collect(runs)
+    assert json.loads((runs / "metrics.json").read_text()) == metrics
+    assert list(metrics) == ["chance", "untrained", "phase1", "phase2"]
+    assert metrics["chance"]["R@10"] == metrics["chance"]["t2i"]["R@10"] == 5.0
+    assert metrics["phase2"]["pruned"]["32"]["t2i"]["R@1"] == 19.0
+    report.print_table(metrics)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines if line and line[0] != " "] == [
+        "untrained", "untrained, 32 terms", "Phase 1", "Phase 1, 32 terms", "Phase 2", "Phase 2, 32 terms", "chance",
+    ]  # fmt: skip
+
+
+def test_curves_are_read_by_phase_and_metric(report, runs):
+    series = report.curves(runs)
+    assert series["Phase 1"]["train/loss"] == [(9.0, 2.5), (19.0, 1.5)]
+    assert series["Phase 2"]["val/openmoji/t2i_R@1"] == [(19.0, 37.5)]
+
+
+def test_the_page_is_whole_and_escapes_captions(report, runs):
+    found = {"png": "AAAA", "score": 0.5, "right": True, "caption": "<b>bold</b>", "words": [("dog", 0.7)]}
+    example = {"query": "cat & dog", "rank": 1, "words": [("cat", 0.4)], "found": [found]}
+    page = report.render(report.collect(runs), report.curves(runs), [example])
+    assert "cat &amp; dog" in page and "&lt;b&gt;bold" in page and "<b>bold" not in page
+    assert "dog 0.70" in page and "data:image/png;base64,AAAA" in page
+    assert page.count("<svg") == 4 and "polyline" in page
+    assert "http" not in page  # nothing is loaded from elsewhere
