@@ -88,7 +88,8 @@ def test_the_official_resampling_is_one_line_over_the_flattened_table():
     rows = 7 * 7 + 3
     assert fitted.shape == (rows, 2)
     scale = (rows + 0.1) / 12
-    place = np.clip((np.arange(rows) + 0.5) / scale - 0.5, 0, 11)  # of each new row in the old table, half-pixel centres
+    # Place of each new row in the old table, half-pixel centres.
+    place = np.clip((np.arange(rows) + 0.5) / scale - 0.5, 0, 11)
     np.testing.assert_allclose(fitted[:, 0].numpy(), place, atol=1e-4)
     assert torch.equal(_resample(table, 2, 2, "2d"), table)
 

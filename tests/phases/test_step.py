@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lexlip.model import LexLIP
 from lexlip.files import write_json
+from lexlip.model import LexLIP
 from lexlip.module import global_count, split_batch
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
