@@ -91,7 +91,7 @@ def test_phase_1_then_phase_2_then_evaluation(start, tiny_data, tmp_path):
         assert metrics["tiny"][side] == pytest.approx(wanted[side])
         assert metrics["tiny"]["pruned"]["4"][side] == pytest.approx(wanted["pruned"]["4"][side])
         assert metrics["tiny"]["folds"][side] == pytest.approx(wanted["folds"][side])
-    assert metrics["tiny"]["chance"]["R@1"] == 25.0
+    assert metrics["tiny"]["chance"]["t2i"]["R@1"] == 25.0
 
 
 def recorder(monkeypatch, phase, crash_after=None):
