@@ -125,7 +125,9 @@ def import_official(
             if twin != name and twin in weights and not torch.equal(value, weights[twin]):
                 raise CheckpointError(f"{path}: {name} and {twin} should be one parameter, but they differ")
             unused[name] = reason
-        elif found := re.fullmatch(DECODER, name):
+        elif (found := re.fullmatch(DECODER, name)) and phase == 2:
+            unused[name] = "Phase 2 trains no decoder"
+        elif found:
             state[f"decoder.layers.encoder.layer.{found[1]}"] = value
         elif name in ("image_queue", "text_queue"):
             state[f"{name[:-6]}_ring.keys"] = value.T.contiguous()  # (V, K) there, (K, V) here
@@ -143,11 +145,6 @@ def import_official(
             lost.append(name)
     if lost:
         raise CheckpointError(f"{path} holds parameters without a place here: {', '.join(lost[:5])}")
-    if phase == 2:
-        kept = {name: value for name, value in state.items() if name.startswith("decoder.")}
-        for name in kept:
-            del state[name]
-        unused.update({name: "Phase 2 trains no decoder" for name in weights if re.fullmatch(DECODER, name)})
 
     words = load_tokenizer(tokenizer, config.vocab_size) if tokenizer else None
     model = LexLIP(config, words)
