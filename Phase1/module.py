@@ -21,10 +21,19 @@ class Phase1Module(RetrievalModule):
 
     def __init__(self, keys: dict, model: LexLIP):
         super().__init__(keys, model)
-        parts = TRAINING_MODES[keys["training_mode"]]
-        self.parts = {part for part in parts if keys["loss_names"].get(part)}
+        self.parts = self.trained_parts(keys)
         if self.parts & {"i2t", "t2t"}:  # without them it would only be unused weights
             self.decoder = WeakenedDecoder(model.text_encoder, keys["decoder_layers"])
+
+    @staticmethod
+    def trained_parts(keys: dict) -> set[str]:
+        """The losses of the mode that have a weight."""
+        return {part for part in TRAINING_MODES[keys["training_mode"]] if keys["loss_names"].get(part)}
+
+    @classmethod
+    def all_used(cls, keys: dict) -> bool:
+        parts = cls.trained_parts(keys)  # without these, the image tower or the text tower's layers do nothing
+        return bool(parts & {"contrastive", "i2t"}) and bool(parts & {"contrastive", "self_t", "t2t"})
 
     @classmethod
     def keys_of_state(cls, state: dict[str, Tensor]) -> dict:

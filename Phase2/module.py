@@ -77,7 +77,7 @@ class Phase2Module(RetrievalModule):
     @torch.no_grad()
     def _keys(self, batch: dict) -> dict[str, Tensor]:
         twin, parts = self.twin.module, []
-        for part in split_batch(batch, self.keys["per_gpu_batchsize"]):
+        for part in split_batch(batch, self.rows_per_pass):
             text = twin.lexicon_text(part["text_ids"], part["text_mask"])
             image = twin.lexicon_image(part["image"])
             parts.append((F.normalize(text, dim=-1), F.normalize(image, dim=-1)))
@@ -95,9 +95,7 @@ class Phase2Module(RetrievalModule):
         for query, other, ring in (("text", "image", self.image_ring), ("image", "text", self.text_ring)):
             negatives, ids = ring.negatives()
             same = batch["image_id"][:, None] == ids[None, :] if self.keys["mask_same_image"] else None
-            each = queue_contrastive(
-                vectors[query], batch[f"{other}_key"], negatives, self.keys["temperature"], same
-            )
+            each = queue_contrastive(vectors[query], batch[f"{other}_key"], negatives, self.keys["temperature"], same)
             losses.append(each.sum() / rows)
         return {
             "contrastive_loss": (losses[0] + losses[1]) / 2,

@@ -25,6 +25,7 @@ MODEL_PREFIX = "model."
 # What a checkpoint may hold besides the model: a phase's own parts, which the next phase starts afresh.
 PHASE_PREFIXES = ("decoder.", "twin.", "text_ring.", "image_ring.")
 OFFICIAL_MARK = "text_transformer."
+RESUMABLE = ("state_dict", "optimizer_states", "loops", "global_step")  # what a run goes on from
 
 
 class CheckpointError(ValueError):
@@ -61,7 +62,7 @@ def check_resumable(module: nn.Module, path: str | Path) -> None:
     """
     content = read(path)
     state, own = content.get("state_dict", {}), module.state_dict()
-    absent = [key for key in ("optimizer_states", "loops", "global_step") if key not in content]
+    absent = [key for key in RESUMABLE if key not in content]
     if absent:
         raise CheckpointError(f"{path} cannot be resumed, it holds no {absent[0]}; load_path starts from its weights")
     wrong = [

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from lexlip import launch
 from lexlip_data.transforms import TRANSFORM_KEYS
 
 TRAINING_MODES = {
@@ -28,17 +29,20 @@ NULLABLE = {  # keys whose default says nothing of their type, or that take seve
     "max_steps": (int, type(None)),
     "val_check_interval": (int, float),
     "eval_batch_size": (int, type(None)),
+    "grad_cache_chunk": (int, type(None)),
+    "checkpoint_steps": (int, type(None)),
 }
 
 
 AT_LEAST_ONE = (
     "image_size max_text_len vocab_size batch_size per_gpu_batchsize num_nodes num_heads text_positions "
     "input_text_embed_size hidden_size input_image_embed_size max_steps max_epoch eval_batch_size "
-    "patch_size cpu_threads"
+    "patch_size cpu_threads grad_cache_chunk checkpoint_steps keep_checkpoints max_nonfinite_steps log_every "
+    "collective_timeout"
 )
 NOT_NEGATIVE = (
     "num_gpus num_workers decoder_layers warmup_steps clip_grad learning_rate end_lr queue_size text_layers "
-    "eval_folds flops_weight weight_decay seed"
+    "eval_folds flops_weight weight_decay seed checkpoint_minutes"
 )
 
 
@@ -155,7 +159,7 @@ def _check_numbers(keys: dict) -> None:
         raise ConfigError(f"loss_names={keys['loss_names']}; every weight must be a number that is not negative")
     if not all(isinstance(k, int) and k >= 1 for k in keys["eval_top_k"]):
         raise ConfigError(f"eval_top_k={keys['eval_top_k']}; it must list whole numbers of terms, such as [32]")
-    for key in ("mlm_prob", "decoder_mlm_prob", "drop_rate", "momentum"):
+    for key in ("mlm_prob", "decoder_mlm_prob", "drop_rate", "momentum", "max_bad_share"):
         if not 0 <= keys[key] <= 1:
             raise ConfigError(f"{key}={keys[key]}; it must lie between 0 and 1")
     if keys["temperature"] <= 0:
@@ -177,7 +181,7 @@ def _check_numbers(keys: dict) -> None:
         raise ConfigError(f"hidden_size={keys['hidden_size']} does not divide by num_heads={keys['num_heads']}")
     if keys["test_only"]:
         return
-    processes = max(1, keys["num_gpus"]) * keys["num_nodes"]
+    processes = launch.processes(keys)
     per_pass = keys["per_gpu_batchsize"] * processes
     if keys["batch_size"] % per_pass:
         whole = keys["batch_size"] // per_pass

@@ -7,9 +7,42 @@ the gradient of one process with the whole batch, without a second collective in
 
 from __future__ import annotations
 
+import os
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+class LostContact(RuntimeError):
+    """Another process of the run ended or cannot be reached; the message says what was seen and what to do."""
+
+
+# What gloo, NCCL and torch's store say when a process is gone, silent or unreachable.
+_LOST = (
+    "timed out", "timeout", "connection closed", "connection reset", "connection refused", "broken pipe", "nccl",
+    "no route to host", "network is unreachable", "socket",
+)  # fmt: skip
+
+
+def explain_lost_contact(error: RuntimeError, processes: int, timeout: int) -> LostContact | None:
+    """An error of the process group in plain words; None if it is of another kind.
+
+    Args:
+        error: from a step of a run.
+        processes: of the run.
+        timeout: seconds that a process waits for the others (`collective_timeout`).
+    """
+    text = str(error)
+    if processes == 1 or not any(word in text.lower() for word in _LOST):
+        return None
+    own = os.environ.get("RANK", rank())
+    first = text.strip().splitlines()[0][:300]
+    return LostContact(
+        f"process {own} of {processes} lost contact with another one, which ended (see its output), hangs, or cannot "
+        f"be reached over the network; waited at most collective_timeout={timeout} s ({first}). The last checkpoint "
+        "is whole; the same command with resume_from=auto goes on from it"
+    )
 
 
 def world_size() -> int:
@@ -43,15 +76,6 @@ def gather_rows(x: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in range(world)]
     dist.all_gather(parts, padded)
     return torch.cat([part[:n] for part, n in zip(parts, rows, strict=True)])
-
-
-def min_over_ranks(value: int, device: torch.device) -> int:
-    """Smallest value of all ranks."""
-    if world_size() == 1:
-        return value
-    smallest = torch.tensor(value, device=device)
-    dist.all_reduce(smallest, op=dist.ReduceOp.MIN)
-    return int(smallest)
 
 
 def gather_objects(value: object) -> list:

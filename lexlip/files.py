@@ -1,19 +1,73 @@
-"""Small files, written so that a reader never sees half of one."""
+"""Files written so that a reader never sees half of one, whatever happens in between."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 
-def write_json(value: object, path: str | Path) -> None:
-    """Write through a temporary name in the same folder, which is made if need be."""
+def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write through a temporary name in the same folder: flushed to the disk, then renamed.
+
+    The temporary name is always the same, so what a killed process left is overwritten, never piled up.
+
+    Args:
+        path: the file; its folder is made if need be.
+        write: gets the open file.
+
+    Raises:
+        OSError, or what `write` raises: the temporary file is removed, an older file of the name is as it was.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(value, indent=2) + "\n")
-    draft.replace(path)
+    try:
+        with open(draft, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        sync_folder(path.parent)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def write_json(value: object, path: str | Path) -> None:
+    """`write_whole` of a value as JSON."""
+    text = json.dumps(value, indent=2) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def link_whole(source: Path, target: Path) -> None:
+    """Make `target` a second name of `source`, replacing what had it; a copy where the disk knows no hard links."""
+    draft = target.with_name(target.name + ".tmp")
+    draft.unlink(missing_ok=True)
+    try:
+        os.link(source, draft)
+    except OSError:
+        shutil.copyfile(source, draft)
+    draft.replace(target)
+    draft.unlink(missing_ok=True)  # renaming onto another name of the same file leaves both
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new names in a folder durable, where the system can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(handle)
+    except OSError:  # some network file systems
+        pass
+    finally:
+        os.close(handle)
 
 
 def give_usual_rights(path: Path) -> None:

@@ -1,7 +1,7 @@
 """What both phases share as a LightningModule: the exact step, validation recall, optimiser, logging.
 
 A phase gives `encode` (the parts of a batch that can be computed alone) and `global_losses` (what needs the vectors
-of the whole batch). A batch larger than one pass (`per_gpu_batchsize`) is split and gradient-cached (Gao et al.,
+of the whole batch). A batch larger than one pass (`grad_cache_chunk`) is split and gradient-cached (Gao et al.,
 2021): all passes are encoded without graph, the global losses are taken over all vectors, then each pass is encoded
 again with graph and receives its share of the gradient. Loss and gradient are those of one large pass; the price is
 the second encoding, about a third more time.
@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lexlip import checkpoint, config, recall
-from lexlip.distributed import min_over_ranks, rank, sum_over_ranks, world_size
+from lexlip.distributed import gather_objects, rank, sum_over_ranks, world_size
+from lexlip.faults import SkippedSamples, TrainingError, report_not_finite
 from lexlip.files import write_json
 from lexlip.lexicon import saturate
 from lexlip.model import LexLIP, known_config
@@ -50,14 +51,26 @@ class RetrievalModule(pl.LightningModule):
             model.image_encoder.set_gradient_checkpointing(True)
             model.text_encoder.set_gradient_checkpointing(True)
         self.test_metrics: dict[str, dict] = {}
-        self.skipped_samples = 0
+        self.rows_per_pass = keys["grad_cache_chunk"] or keys["per_gpu_batchsize"]
+        self.folder: Path | None = None  # of the run, where there is one to write to
+        self.skipped = SkippedSamples(keys["max_bad_share"])
+        self.not_finite = 0  # steps in a row
         self.validated_step = -1
         self.batches_seen = 0
+        # What this process would like to do after the step, and what all agreed on before it.
+        self.wishes = {"stop": False, "save": False}
+        self.agreed = dict(self.wishes)
+        self._finite, self._total, self._norm = True, torch.zeros(()), torch.zeros(())  # of the step under way
         self._collected: dict[tuple[str, str], list[recall.SparseVectors]] = {}
 
     @classmethod
     def check_keys(cls, keys: dict) -> None:
         """Refuse what this phase cannot do; raises `lexlip.config.ConfigError`."""
+
+    @classmethod
+    def all_used(cls, keys: dict) -> bool:
+        """Whether every trained parameter gets a gradient in every step."""
+        return True
 
     @classmethod
     def masks_needed(cls, keys: dict) -> bool:
@@ -167,8 +180,7 @@ class RetrievalModule(pl.LightningModule):
 
     def training_step(self, batch: dict, batch_index: int) -> None:
         self.batches_seen += 1
-        self._count_skipped(batch)
-        if min_over_ranks(len(batch["image_id"]), self.device) == 0:
+        if not self._agree(batch):
             log.warning("step left out: a process had no picture left in its batch")
             return
         self.seed_step()
@@ -176,18 +188,61 @@ class RetrievalModule(pl.LightningModule):
         optimizer.zero_grad(set_to_none=True)
         batch = self.prepare(batch)
         rows = len(batch["image_id"])
-        if rows <= self.keys["per_gpu_batchsize"]:
+        if rows <= self.rows_per_pass:
             vectors, losses = self.encode(batch)
             losses = self.weigh({**losses, **self._global_losses(vectors, batch)})
             self._backward(sum(losses.values()))
         else:
             losses = self._cached_backward(batch)
+        losses = self._mean_over_ranks(losses)
+        self._total = sum(losses.values())
         before = self._loss_scale()
         optimizer.step()
-        if self._loss_scale() >= before:  # a scaler that just shrank has left the step out
+        if not self._finite:
+            self._left_out(losses, batch)
+        elif self._loss_scale() >= before:  # a scaler that just shrank has left the step out
+            self.not_finite = 0
             self.lr_schedulers().step()
             self.after_step(batch)
         self._log_losses("train", losses, rows)
+
+    def _agree(self, batch: dict) -> bool:
+        """The one exchange before a step; False if a process has no row to train on."""
+        lines = list(batch.get("skipped", ()))
+        own = [not len(batch["image_id"]), self.wishes["stop"], self.wishes["save"], len(lines)]
+        empty, stop, save, skipped = sum_over_ranks(torch.tensor(own, device=self.device, dtype=torch.int64)).tolist()
+        self.agreed = {"stop": stop > 0, "save": save > 0}
+        if skipped:
+            data = self.trainer.datamodule
+            epoch = (self.batches_seen - 1) // max(1, data.steps_per_epoch)
+            everyone = [line for lines in gather_objects(lines) for line in lines]
+            self.skipped.add(everyone, epoch, data.n_pairs, self.folder if rank() == 0 else None)
+            self.log("train/skipped_samples", float(self.skipped.total))
+        return not empty
+
+    def _mean_over_ranks(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The losses of the global batch: what gradient averaging makes of each process's own."""
+        values = torch.stack([value.detach().float() for value in losses.values()])
+        return dict(zip(losses, sum_over_ranks(values) / world_size(), strict=True))
+
+    def _left_out(self, losses: dict[str, Tensor], batch: dict) -> None:
+        """Write down a step that was not finite; refuse to go on after `max_nonfinite_steps` in a row."""
+        self.not_finite += 1
+        samples = gather_objects([list(sample) for sample in batch.get("sample", ())])
+        values = {name: float(value) for name, value in losses.items()}
+        folder, step = self.folder if rank() == 0 else None, self.global_step
+        path = report_not_finite(folder, step, self.batches_seen, values, float(self._norm), samples)
+        if self.not_finite < self.keys["max_nonfinite_steps"]:
+            return
+        kept = ""
+        if self.folder is not None:
+            self.trainer.save_checkpoint(self.folder / f"not_finite_{self.batches_seen:08d}.ckpt", weights_only=False)
+            kept = f"; {path or self.folder} and the .ckpt beside it hold the batch's samples and the state"
+        raise TrainingError(
+            f"loss or gradient was not finite in {self.not_finite} steps in a row (max_nonfinite_steps), the last one "
+            f"is {step}; no such step changed the weights{kept}. Lower learning_rate, or use precision=bf16 or 32, and "
+            "go on from the last checkpoint"
+        )
 
     def seed_step(self) -> None:
         """Make dropout a function of (seed, batch, process): the same after resuming, different between processes."""
@@ -195,7 +250,7 @@ class RetrievalModule(pl.LightningModule):
         torch.manual_seed(int(stream.generate_state(1)[0]))
 
     def _cached_backward(self, batch: dict) -> dict[str, Tensor]:
-        passes = list(split_batch(batch, self.keys["per_gpu_batchsize"]))
+        passes = list(split_batch(batch, self.rows_per_pass))
         states, parts = [], []
         with torch.no_grad():
             for part in passes:
@@ -225,9 +280,12 @@ class RetrievalModule(pl.LightningModule):
             start = stop
         return losses
 
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        return getattr(getattr(self._trainer, "precision_plugin", None), "scaler", None)
+
     def _loss_scale(self) -> float:
-        scaler = getattr(getattr(self._trainer, "precision_plugin", None), "scaler", None)
-        return scaler.get_scale() if scaler is not None else 1.0
+        return self._scaler.get_scale() if self._scaler is not None else 1.0
 
     def _backward(self, loss: Tensor) -> None:
         with torch.autocast(self.device.type, enabled=False):  # each gradient in the precision of its forward pass
@@ -240,9 +298,14 @@ class RetrievalModule(pl.LightningModule):
         return self.trainer.strategy.model.no_sync()
 
     def on_before_optimizer_step(self, optimizer) -> None:
-        if self.keys["clip_grad"]:  # here gradients are unscaled, whatever the precision
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.keys["clip_grad"])
-            self.log("train/grad_norm", norm)
+        # Here gradients are unscaled, whatever the precision.
+        self._norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.keys["clip_grad"] or float("inf"))
+        self.log("train/grad_norm", self._norm)
+        # With a scaler, a gradient that overflows is its daily work; without, it would ruin the weights.
+        watched = self._total if self._scaler is not None else self._total + self._norm
+        self._finite = bool(torch.isfinite(watched))
+        if not self._finite:
+            optimizer.zero_grad(set_to_none=True)  # so the step that follows changes nothing
 
     def _log_losses(self, stage: str, losses: dict[str, Tensor], rows: int) -> None:
         values = {f"{stage}/{name}": value.detach() for name, value in losses.items()}
@@ -254,13 +317,6 @@ class RetrievalModule(pl.LightningModule):
         )  # fmt: skip
         if stage == "train":
             self.log("train/learning_rate", self.lr_schedulers().get_last_lr()[0])
-
-    def _count_skipped(self, batch: dict) -> None:
-        for line in batch.get("skipped", ()):
-            self.skipped_samples += 1
-            log.warning("training sample skipped, %d so far: %s", self.skipped_samples, line)
-        if batch.get("skipped"):
-            self.log("train/skipped_samples", float(self.skipped_samples))
 
     def on_train_epoch_start(self) -> None:
         self._find_place()
@@ -332,10 +388,12 @@ class RetrievalModule(pl.LightningModule):
 
     def on_save_checkpoint(self, content: dict) -> None:
         content["batches_seen"] = self.batches_seen
+        content["skipped"] = self.skipped.state()
         content["tokenizer"] = checkpoint.tokenizer_files(self.model.tokenizer)
 
     def on_load_checkpoint(self, content: dict) -> None:
         self.batches_seen = content.get("batches_seen", 0)
+        self.skipped.load(content.get("skipped", self.skipped.state()))
         self._find_place()  # before the first epoch's loader is asked for its batches
         saved = content.get("hyper_parameters", {}).get("config", {})
         for key in ("batch_size", "seed", "datasets"):

@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
+import signal
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 # Before the imports that raise them: notes for library authors, not for users.
 for _message in (
@@ -21,23 +20,25 @@ for _message in (
     ".*does not have many workers",
     ".*in eval mode at the start of training",  # the twins, on purpose
     ".*recommended to use `self.log",  # every process computes the same recall
-    ".*could not find the monitored key",  # a run that ends between two validations is validated at its end
+    ".*your dataloader is not resumable",  # the sampler finds its place by itself
 ):
     warnings.filterwarnings("ignore", _message)
 
 import pytorch_lightning as pl  # noqa: E402
 import torch  # noqa: E402
-from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar  # noqa: E402
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
-from pytorch_lightning.strategies import DDPStrategy  # noqa: E402
 from sacred import SETTINGS, Experiment  # noqa: E402
 from sacred.observers import FileStorageObserver  # noqa: E402
 from sacred.utils import SacredError  # noqa: E402
 
-from lexlip import checkpoint, config  # noqa: E402
+from lexlip import checkpoint, config, launch, runs  # noqa: E402
 from lexlip.checkpoint import CheckpointError  # noqa: E402
 from lexlip.config import ConfigError  # noqa: E402
+from lexlip.distributed import LostContact, explain_lost_contact  # noqa: E402
+from lexlip.faults import TrainingError  # noqa: E402
+from lexlip.interruption import Leave, Stopped  # noqa: E402
 from lexlip.module import RetrievalModule  # noqa: E402
+from lexlip.saving import Saver  # noqa: E402
+from lexlip.trainer import make_trainer  # noqa: E402
 from lexlip_data.datamodule import CaptionDataModule  # noqa: E402
 from lexlip_data.datasets import EvalImages  # noqa: E402
 from lexlip_data.errors import DataError  # noqa: E402
@@ -46,9 +47,6 @@ SETTINGS.CAPTURE_MODE = "no"  # captured streams garble progress bars
 SETTINGS.CONFIG.READ_ONLY_CONFIG = False
 
 log = logging.getLogger(__name__)
-
-VERSION_VARIABLE = "LEXLIP_VERSION"  # tells the processes that a run starts which folder it took
-
 
 class Refused(SacredError):
     """A mistake of the user's, printed in one line without a traceback."""
@@ -79,8 +77,9 @@ def make_experiment(name: str, phase: type[RetrievalModule]) -> Experiment:
             keys = plain({key: value for key, value in config.items() if key != "__doc__"})
             with _refusing():
                 check_keys(keys, phase)
-            if not keys["fast_dev_run"] and _global_rank() == 0:
-                experiment.observers.append(FileStorageObserver(str(run_folder(keys) / "sacred")))
+                if not keys["fast_dev_run"] and launch.first_rank():
+                    folder, _ = runs.settle(keys)
+                    experiment.observers.append(FileStorageObserver(str(folder / "sacred")))
         return {}
 
     # Sacred lets a dict gain entries of any name only where it is an argument.
@@ -92,16 +91,20 @@ def make_experiment(name: str, phase: type[RetrievalModule]) -> Experiment:
     return experiment
 
 
-def _global_rank() -> int:
-    """Of this process, before there is a process group."""
-    return int(os.environ.get("RANK", 0)) or int(os.environ.get("NODE_RANK", 0)) or int(os.environ.get("LOCAL_RANK", 0))
+def command_line(experiment: Experiment) -> None:
+    """Run the command that was typed; a run that was stopped ends with its own exit status."""
+    try:
+        experiment.run_commandline()
+    except Stopped as stopped:
+        print(f"{stopped}; resume_from=auto goes on", file=sys.stderr)
+        sys.exit(stopped.code)
 
 
 @contextmanager
 def _refusing() -> Iterator[None]:
     try:
         yield
-    except (ConfigError, CheckpointError, DataError) as error:
+    except (ConfigError, CheckpointError, DataError, TrainingError, LostContact) as error:
         raise Refused(error) from None
 
 
@@ -128,11 +131,15 @@ def run(keys: dict, phase: type[RetrievalModule]) -> dict:
 
     Raises:
         ConfigError: keys that cannot work, before anything heavy is loaded.
+        CheckpointError, DataError: files that cannot be used.
+        TrainingError: the training cannot go on.
+        LostContact: another process of the run ended, or cannot be reached.
+        Stopped: by a signal; everything up to the last step is saved.
     """
     try:
         return _run(check_keys(keys, phase), phase)
     finally:
-        os.environ.pop(VERSION_VARIABLE, None)  # the next run of this process gets a folder of its own
+        runs.forget()  # the next run of this process gets a folder of its own
 
 
 def _run(keys: dict, phase: type[RetrievalModule]) -> dict:
@@ -145,28 +152,63 @@ def _run(keys: dict, phase: type[RetrievalModule]) -> dict:
         torch.set_num_threads(keys["cpu_threads"])
     torch.set_float32_matmul_precision("high")
 
-    folder = run_folder(keys)
+    folder, resume = runs.settle(keys)
+    if resume and keys["load_path"]:
+        log.info("going on from %s; load_path=%s was this run's beginning", resume, keys["load_path"])
+    keys = {**keys, "resume_from": resume, **({"load_path": ""} if resume else {})}
     data = CaptionDataModule(keys, tokenizer, mlm=phase.masks_needed(keys))
     data.setup("test" if keys["test_only"] else "fit")  # missing data is known before a tower is built
     _check_folds(keys, data)
     steps = keys["max_steps"] or (0 if keys["test_only"] else keys["max_epoch"] * data.steps_per_epoch)
-    trainer = make_trainer(keys, folder, steps, validated=not keys["test_only"] and bool(data.sources("val")))
+    validated = not keys["test_only"] and bool(data.sources("val"))
+    trainer = make_trainer(keys, folder, steps, validated, phase.all_used(keys))
     module = phase.from_keys(keys, tokenizer)
-    if keys["resume_from"]:
-        checkpoint.check_resumable(module, keys["resume_from"])
-    if keys["test_only"]:
-        trainer.test(module, datamodule=data, verbose=False)
-        return module.test_metrics
-    if trainer.is_global_zero:
-        print(describe(keys, module, data))
-    trainer.fit(module, datamodule=data, ckpt_path=keys["resume_from"], weights_only=True)
-    _finish(trainer, module, data, folder)
+    if resume:
+        checkpoint.check_resumable(module, resume)
+    with _explained(keys):
+        if keys["test_only"]:
+            trainer.test(module, datamodule=data, verbose=False)
+            return module.test_metrics
+        if trainer.is_global_zero:
+            print(describe(keys, module, data))
+        if trainer.loggers:
+            module.folder = folder
+        _fit(trainer, module, data, resume)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def _fit(trainer: pl.Trainer, module: RetrievalModule, data: CaptionDataModule, resume: str | None) -> None:
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    except Leave as leave:
+        if hasattr(trainer.strategy.launcher, "kill"):  # those that the Trainer itself started
+            trainer.strategy.launcher.kill(signal.SIGKILL)
+        raise Stopped(leave.signum) from None
+    savers = [callback for callback in trainer.callbacks if isinstance(callback, Saver)]
+    if savers and savers[0].monitor and module.validated_step != trainer.global_step:
+        trainer.validate(module, datamodule=data, verbose=False, weights_only=True)
+    if savers and savers[0].files.error is not None:
+        raise CheckpointError(
+            f"the training is done, but its last checkpoint could not be written ({savers[0].files.error}); make room "
+            "and start again with resume_from=auto"
+        )
+
+
+@contextmanager
+def _explained(keys: dict) -> Iterator[None]:
+    """Errors of libraries that say too little, in words that say what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        explained = explain_lost_contact(error, launch.processes(keys), keys["collective_timeout"])
+        if explained is None:
+            raise
+        raise explained from error
 
 
 def describe(keys: dict, module: RetrievalModule, data: CaptionDataModule) -> str:
     """What is about to run, with every derived number."""
-    processes = max(1, keys["num_gpus"]) * keys["num_nodes"]
+    processes = launch.processes(keys)
     per_process = keys["batch_size"] // processes
     steps = data.n_pairs // keys["batch_size"]
     length = f"{keys['max_steps']} steps" if keys["max_steps"] is not None else f"{keys['max_epoch']} epochs"
@@ -178,24 +220,6 @@ def describe(keys: dict, module: RetrievalModule, data: CaptionDataModule) -> st
     )
 
 
-def _finish(trainer: pl.Trainer, module: RetrievalModule, data: CaptionDataModule, folder: Path) -> None:
-    """Keep and validate the last weights when `max_steps` ended the run between two validations."""
-    saver = trainer.checkpoint_callback
-    if saver is None or trainer.interrupted or module.validated_step == trainer.global_step:
-        return
-    last = folder / "checkpoints" / "last.ckpt"
-    trainer.save_checkpoint(last)
-    if saver.monitor is None:
-        return
-    best, sign = saver.best_model_score, 1 if saver.mode == "max" else -1
-    trainer.validate(module, datamodule=data, verbose=False, weights_only=True)
-    score = trainer.callback_metrics.get(saver.monitor)
-    if trainer.is_global_zero and score is not None and (best is None or sign * score > sign * best):
-        draft = last.with_name("best.ckpt.tmp")
-        shutil.copyfile(last, draft)
-        draft.replace(last.with_name("best.ckpt"))
-
-
 def plain(value: object) -> object:
     """Sacred's containers as plain dicts and lists, which checkpoints can hold."""
     if isinstance(value, dict):
@@ -205,84 +229,8 @@ def plain(value: object) -> object:
     return value
 
 
-def run_folder(keys: dict) -> Path:
-    """log_dir/exp_name_seed{seed}/version_{n}; all processes of a run agree on n."""
-    parent = Path(keys["log_dir"]) / f"{keys['exp_name']}_seed{keys['seed']}"
-    version = keys["version"]
-    if version is None:
-        version = os.environ.get(VERSION_VARIABLE)  # set by the first process for those that it starts
-    if version is None and "TORCHELASTIC_RUN_ID" in os.environ:
-        raise ConfigError("version is not set: processes started by torchrun cannot agree on a free number; version=0")
-    if version is None:
-        taken = [int(p.name[8:]) for p in parent.glob("version_*") if p.name[8:].isdigit()]
-        version = max(taken, default=-1) + 1
-        os.environ[VERSION_VARIABLE] = str(version)
-    return parent / (f"version_{version}" if str(version).isdigit() else str(version))
-
-
 def _check_folds(keys: dict, data: CaptionDataModule) -> None:
     for name, sources in data.sources("test").items() if keys["test_only"] and keys["eval_folds"] else ():
         pictures = len(EvalImages(sources, "vit", keys["image_size"]))  # repeated ids count once
         if pictures % keys["eval_folds"]:
             raise ConfigError(f"eval_folds={keys['eval_folds']} does not divide the {pictures} test pictures of {name}")
-
-
-def make_trainer(keys: dict, folder: Path, steps: int, validated: bool) -> pl.Trainer:
-    """The Trainer: machine, precision, loggers, checkpoints `last` and best on val.
-
-    Args:
-        keys: every key.
-        folder: of the run.
-        steps: optimiser steps of the whole training.
-        validated: whether there is a val split to pick the best checkpoint by.
-    """
-    gpus, nodes = keys["num_gpus"], keys["num_nodes"]
-    if gpus and not torch.cuda.is_available():
-        raise ConfigError(f"num_gpus={gpus}, but this machine shows no GPU; set num_gpus=0 to run on the CPU")
-    devices = gpus or 1
-    distributed = devices * nodes > 1
-    saving = not (keys["test_only"] or keys["fast_dev_run"])
-    loggers = []
-    if saving:
-        place = {"save_dir": str(folder.parent.parent), "name": folder.parent.name, "version": folder.name}
-        loggers = [TensorBoardLogger(**place), CSVLogger(**place)]
-    return pl.Trainer(
-        accelerator="gpu" if gpus else "cpu",
-        devices=devices,
-        num_nodes=nodes,
-        strategy=DDPStrategy(broadcast_buffers=False) if distributed else "auto",
-        precision=trainer_precision(keys),
-        max_steps=steps,
-        max_epochs=-1,
-        val_check_interval=keys["val_check_interval"],
-        check_val_every_n_epoch=1 if isinstance(keys["val_check_interval"], float) else None,
-        logger=loggers,
-        callbacks=[*_checkpoints(keys, folder, saving, validated), TQDMProgressBar(refresh_rate=10)],
-        enable_checkpointing=saving,
-        enable_model_summary=False,
-        fast_dev_run=keys["fast_dev_run"],
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=10,
-        deterministic="warn" if not gpus else False,
-    )
-
-
-def _checkpoints(keys: dict, folder: Path, saving: bool, validated: bool) -> list[ModelCheckpoint]:
-    if not saving:
-        return []
-    place = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
-    # A callback of its own: save_last writes only when the watched metric has improved.
-    last = ModelCheckpoint(filename="last", **place)
-    if not validated:
-        return [last]
-    monitor, mode = ("val/rsum", "max") if keys["get_recall_metric"] else ("val/loss", "min")
-    return [ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **place), last]
-
-
-def trainer_precision(keys: dict) -> str:
-    """Lightning's name of `precision`; 16 bits on the CPU are bfloat16."""
-    name = str(keys["precision"]).removesuffix("-mixed").removesuffix("-true")
-    if name == "32":
-        return "32-true"
-    return "bf16-mixed" if name == "bf16" or not keys["num_gpus"] else "16-mixed"

@@ -23,7 +23,8 @@ def without_trainer(monkeypatch):
     def attach(module, learning_rate: float = 0.0):
         optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=learning_rate)
         module.logged = {}
-        module.trainer = SimpleNamespace(strategy=SimpleNamespace(model=module), global_step=0)
+        data = SimpleNamespace(steps_per_epoch=4, n_pairs=16)
+        module.trainer = SimpleNamespace(strategy=SimpleNamespace(model=module), global_step=0, datamodule=data)
         monkeypatch.setattr(module, "optimizers", lambda: optimizer)
         monkeypatch.setattr(module, "lr_schedulers", lambda: _Schedule())
         monkeypatch.setattr(module, "manual_backward", lambda loss: loss.backward())

@@ -15,7 +15,9 @@ from lexlip.model import LexLIP
 
 sacred = pytest.importorskip("sacred")
 
-from lexlip.runner import Refused, run_folder, trainer_precision  # noqa: E402
+from lexlip import runs  # noqa: E402
+from lexlip.runner import Refused  # noqa: E402
+from lexlip.trainer import trainer_precision  # noqa: E402
 from lexlip_data.source import hash_id  # noqa: E402
 from lexlip_data.transforms import build_transform  # noqa: E402
 from Phase1.module import Phase1Module  # noqa: E402
@@ -43,7 +45,8 @@ def state_of(path):
 def test_phase_1_then_phase_2_then_evaluation(start, tiny_data, tmp_path):
     one = start(Phase1Module, PHASE1, max_steps=2, version=0)
     checkpoints = one.folder / "checkpoints"
-    assert {path.name for path in checkpoints.iterdir()} == {"last.ckpt", "best.ckpt"}
+    files = {"last.ckpt", "best.ckpt", "best.json", "step_00000002.ckpt"}
+    assert {path.name for path in checkpoints.iterdir()} == files
     assert {"metrics.csv", "sacred"} <= {path.name for path in one.folder.iterdir()}
     assert list(one.folder.glob("events.out.tfevents*"))
     assert json.loads((one.folder / "sacred" / "1" / "config.json").read_text())["max_steps"] == 2
@@ -92,60 +95,6 @@ def test_phase_1_then_phase_2_then_evaluation(start, tiny_data, tmp_path):
         assert metrics["tiny"]["pruned"]["4"][side] == pytest.approx(wanted["pruned"]["4"][side])
         assert metrics["tiny"]["folds"][side] == pytest.approx(wanted["folds"][side])
     assert metrics["tiny"]["chance"]["t2i"]["R@1"] == 25.0
-
-
-def recorder(monkeypatch, phase, crash_after=None):
-    """Notes the captions of each step; raises after so many of them."""
-    seen, step = [], phase.training_step
-
-    def training_step(self, batch, index):
-        if crash_after is not None and len(seen) == crash_after:
-            raise RuntimeError("power cut")
-        seen.append([(image_id, number) for _, image_id, number in batch["sample"]])
-        return step(self, batch, index)
-
-    monkeypatch.setattr(phase, "training_step", training_step)
-    return seen
-
-
-@pytest.mark.parametrize(("crash", "workers"), [(3, 0), (6, 1)], ids=["first_epoch", "second_epoch_with_worker"])
-def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(start, monkeypatch, crash, workers):
-    """4 steps an epoch, a checkpoint after every third: the rest sees what the whole run saw, and ends alike."""
-    how = {"max_steps": 7, "val_check_interval": 3, "drop_rate": 0.1, "num_workers": workers, "warmup_steps": 2}
-    with monkeypatch.context() as patch:
-        whole_samples = recorder(patch, Phase2Module)
-        whole = start(Phase2Module, PHASE2, version=0, **how)
-    assert len(whole_samples) == 7
-    assert sorted(sum(whole_samples[:4], [])) == sorted((f"train{i}", n) for i in range(8) for n in range(2))
-    with monkeypatch.context() as patch:
-        recorder(patch, Phase2Module, crash_after=crash)
-        with pytest.raises(RuntimeError, match="power cut"):
-            start(Phase2Module, PHASE2, version=1, **how)
-    last = whole.folder.with_name("version_1") / "checkpoints" / "last.ckpt"
-    assert state_of(last)[1] == crash
-    with monkeypatch.context() as patch:
-        rest = recorder(patch, Phase2Module)
-        resumed = start(Phase2Module, PHASE2, version=2, resume_from=str(last), **how)
-    assert rest == whole_samples[crash:]
-    one, steps, _ = state_of(whole.folder / "checkpoints" / "last.ckpt")
-    two, resumed_steps, _ = state_of(resumed.folder / "checkpoints" / "last.ckpt")
-    assert steps == resumed_steps == 7
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
-
-
-def test_resuming_after_whole_epochs_goes_on_with_the_next(start, monkeypatch):
-    with monkeypatch.context() as patch:
-        samples = recorder(patch, Phase1Module)
-        first = start(Phase1Module, PHASE1, version=0, max_epoch=1)
-    assert len(samples) == 4
-    with monkeypatch.context() as patch:
-        more = recorder(patch, Phase1Module)
-        last = str(first.folder / "checkpoints" / "last.ckpt")
-        second = start(Phase1Module, PHASE1, version=1, max_epoch=2, resume_from=last)
-    assert len(more) == 4
-    assert sorted(sum(more, [])) == sorted(sum(samples, [])) and more != samples  # all pairs again, in another order
-    assert state_of(second.folder / "checkpoints" / "last.ckpt")[1] == 8
 
 
 def test_twins_and_rings_move_with_the_steps_and_not_with_validation(start, monkeypatch):
@@ -221,14 +170,20 @@ def test_every_run_gets_a_folder_of_its_own(start, tmp_path):
 
 
 def test_run_folder(make_keys, tmp_path, monkeypatch):
+    monkeypatch.delenv(runs.VARIABLE, raising=False)
     keys = make_keys(log_dir=str(tmp_path), exp_name="e", seed=3)
-    (tmp_path / "e_seed3" / "version_4").mkdir(parents=True)
-    (tmp_path / "e_seed3" / "version_x").mkdir()
-    assert run_folder(keys) == tmp_path / "e_seed3" / "version_5"
-    (tmp_path / "e_seed3" / "version_5").mkdir()
-    assert run_folder(keys) == tmp_path / "e_seed3" / "version_5"  # the other processes of the same run
-    assert run_folder({**keys, "version": 9}) == tmp_path / "e_seed3" / "version_9"
-    assert run_folder({**keys, "version": "final"}) == tmp_path / "e_seed3" / "final"
+    parent = tmp_path / "e_seed3"
+    (parent / "version_4" / "checkpoints").mkdir(parents=True)
+    (parent / "version_x").mkdir()
+    (parent / "version_6").mkdir()  # an evaluation, say
+    assert runs.settle(keys) == (parent / "version_7", None)
+    (parent / "version_7").mkdir()
+    assert runs.settle(keys)[0] == parent / "version_7"  # the other processes of the same run
+    assert runs.settle({**keys, "version": 9})[0] == parent / "version_9"
+    assert runs.settle({**keys, "version": "final"})[0] == parent / "final"
+    runs.forget()
+    assert runs.settle({**keys, "resume_from": "auto"}) == (parent / "version_4", None)
+    runs.forget()
 
 
 @pytest.mark.parametrize(
@@ -281,11 +236,18 @@ def test_evaluation_without_a_test_split_is_refused(start, tiny_data, tmp_path):
 
 
 def test_a_broken_picture_is_skipped_in_training_and_named_in_evaluation(start, tiny_data, tmp_path, caplog):
+    """1 of 8 training pictures, 2 of 16 pairs."""
     shutil.copytree(tiny_data["root"] / "tiny", tmp_path / "data" / "tiny")
     for split in ("train", "test"):
         (tmp_path / "data" / "tiny" / f"{split}_0.png").write_bytes(b"broken")
-    done = start(Phase1Module, PHASE1, max_epoch=1, data_root=str(tmp_path / "data"), version=0, batch_size=8)
-    assert sum("training sample skipped" in line and "train0" in line for line in caplog.messages) == 2
+    how = {"max_epoch": 2, "data_root": str(tmp_path / "data"), "batch_size": 8}
+    done = start(Phase1Module, PHASE1, max_bad_share=0.125, version=0, **how)
+    assert sum("training sample skipped" in line and "train0" in line for line in caplog.messages) == 4
+    lines = (done.folder / "skipped_samples.tsv").read_text().splitlines()
+    assert len(lines) == 4 and all("tiny/train0" in line for line in lines)
+    assert [line[0] for line in lines] == ["0", "0", "1", "1"]
+    with pytest.raises(Refused, match="2 of the 16 training pairs of epoch 0 .*max_bad_share=0.1.*skipped_samples.tsv"):
+        start(Phase1Module, PHASE1, max_bad_share=0.1, version=1, **how)
     with pytest.raises(Refused, match="test0"):
         last = str(done.folder / "checkpoints" / "last.ckpt")
         start(Phase2Module, EVALUATE, data_root=str(tmp_path / "data"), load_path=last)

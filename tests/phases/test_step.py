@@ -143,11 +143,11 @@ def test_every_trained_parameter_gets_a_gradient(build, make_batch, gradients_of
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_batch_whose_pictures_were_all_skipped_leaves_the_weights_alone(build, make_batch, phase):
-    module = build(phase, learning_rate=0.1)
+    module = build(phase, learning_rate=0.1, max_bad_share=1.0)
     before = {n: v.clone() for n, v in module.state_dict().items()}
     batch = {k: v[:0] if isinstance(v, torch.Tensor) else v for k, v in make_batch().items()}
     module.training_step({**batch, "skipped": ["tiny/1: broken", "tiny/2: broken"]}, 0)
-    assert module.skipped_samples == 2
+    assert module.skipped.total == 2
     assert module.logged["train/skipped_samples"] == 2
     for name, value in module.state_dict().items():
         if "twin" not in name:
@@ -155,10 +155,10 @@ def test_a_batch_whose_pictures_were_all_skipped_leaves_the_weights_alone(build,
 
 
 def test_skipped_samples_are_counted_and_logged_by_name(build, make_batch, caplog):
-    module = build("phase1")
+    module = build("phase1", max_bad_share=0.5)
     for _ in range(2):
         module.training_step({**make_batch(), "skipped": ["tiny/7: the file is empty"]}, 0)
-    assert module.skipped_samples == 2
+    assert module.skipped.total == 2
     assert sum("tiny/7: the file is empty" in line for line in caplog.messages) == 2
 
 

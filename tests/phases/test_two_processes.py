@@ -60,6 +60,7 @@ def test_two_processes_are_one(start, tiny_data, tmp_path, broken):
     for number in broken:
         (root / "tiny" / f"train_{number}.png").write_bytes(b"broken")
     how = {"max_steps": 4, "drop_rate": 0.0, "warmup_steps": 0, "learning_rate": 1e-2, "data_root": str(root)}
+    how["max_bad_share"] = 0.3
     one = start(Phase2Module, NAMED, version="one", **how)
     keys = {**one.keys, "version": "two", "num_nodes": 2, "per_gpu_batchsize": 1}
     two_processes({key: value for key, value in keys.items() if not key.startswith("__")}, tmp_path)

@@ -1,0 +1,76 @@
+"""What a launcher decides for a run: how many processes, which folder, which checkpoint to go on from.
+
+Under torchrun (scripts/launch.sh) the number of processes comes from its environment, so the same command runs on one
+GPU or on a hundred. The first process picks the folder and the checkpoint and tells the others through torchrun's
+store, before there is a process group.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch.distributed as dist
+
+STORE_WAIT = timedelta(seconds=60)
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def local_processes(keys: dict) -> int:
+    """Processes on this node; on the CPU one, unless torchrun starts more."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if under_torchrun() else max(1, keys["num_gpus"])
+
+
+def nodes(keys: dict) -> int:
+    """Nodes of the run."""
+    return processes(keys) // local_processes(keys)
+
+
+def processes(keys: dict) -> int:
+    """Processes of the run, on all nodes."""
+    return int(os.environ["WORLD_SIZE"]) if under_torchrun() else max(1, keys["num_gpus"]) * keys["num_nodes"]
+
+
+def restarted() -> bool:
+    """Whether torchrun has started these processes again after one of them died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
+def first_rank() -> bool:
+    """Whether this is the run's first process, known before there is a process group."""
+    return not any(int(os.environ.get(name, 0)) for name in ("RANK", "NODE_RANK", "LOCAL_RANK"))
+
+
+def settled(name: str, decide: Callable[[], dict]) -> dict:
+    """A decision of the first process, the same on every process; asked again, it is what it was.
+
+    Args:
+        name: of the environment variable that keeps it, also for processes that this one starts.
+        decide: makes it, a dict that JSON can hold; runs in the first process only where there is a way to tell the
+            others, else in each.
+
+    Raises:
+        LookupError: processes of a torchrun that has no store to share it through.
+    """
+    if name not in os.environ:
+        os.environ[name] = json.dumps(decide()) if not under_torchrun() else _through_store(name, decide)
+    return json.loads(os.environ[name])
+
+
+def _through_store(name: str, decide: Callable[[], dict]) -> str:
+    if int(os.environ["WORLD_SIZE"]) == 1:
+        return json.dumps(decide())
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        raise LookupError("these processes share no store")
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, is_master=False, timeout=STORE_WAIT)
+    key = "/".join(("lexlip", name, os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), os.environ["WORLD_SIZE"]))
+    if os.environ["RANK"] == "0":
+        store.set(key, json.dumps(decide()))
+    return store.get(key).decode()

@@ -1,0 +1,194 @@
+"""Checkpoints of a run: when they are written, which are kept, which one to go on from.
+
+    checkpoints/step_00001200.ckpt   the last `keep_checkpoints` of them
+    checkpoints/last.ckpt            the newest
+    checkpoints/best.ckpt            best on val; best.json says how good
+
+last and best are hard links: a second name, no second file. A checkpoint is written under a temporary name, flushed
+and renamed, and the oldest one goes only when the newest is whole; so a crash at any moment leaves a whole one.
+A full disk does not end the training: the failure is logged, the older checkpoints stay, the next one is tried in time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import zipfile
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+
+from lexlip import checkpoint
+from lexlip.checkpoint import CheckpointError
+from lexlip.files import link_whole, write_json, write_whole
+
+log = logging.getLogger(__name__)
+
+STEP_FILE = re.compile(r"step_(\d+)\.ckpt")
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Lightning's way to a checkpoint file, through `write_whole`.
+
+    A failure is kept in `error` instead of raised: only one process writes, and the others wait for it afterwards.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: Exception | None = None
+
+    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: object = None) -> None:
+        self.error = None
+        try:
+            write_whole(path, lambda file: torch.save(checkpoint, file))
+        except (OSError, RuntimeError) as error:  # torch turns some of a full disk's errors into RuntimeError
+            self.error = error
+
+
+class Saver(pl.Callback):
+    """Writes the checkpoints of a run.
+
+    One is written before each validation, at the end, every so many minutes or steps, and when the run is stopped.
+
+    Args:
+        folder: of the checkpoints.
+        files: the CheckpointIO that the Trainer writes with.
+        minutes: at most so long between two; 0: no clock.
+        steps: also every so many steps; None: not.
+        keep: how many to keep.
+        monitor, mode: the metric whose best checkpoint is kept, "max" or "min"; monitor "" keeps none.
+    """
+
+    def __init__(
+        self, folder: Path, files: WholeFiles, minutes: float, steps: int | None, keep: int, monitor: str, mode: str
+    ):
+        self.folder, self.files, self.keep = folder, files, keep
+        self.minutes, self.steps = minutes, steps
+        self.monitor, self.sign = monitor, 1 if mode == "max" else -1
+        self.written = time.monotonic()
+        self.saved_step = -1
+        self.best = self._best()
+
+    def _best(self) -> float | None:
+        try:
+            return self.sign * float(json.loads((self.folder / "best.json").read_text())[self.monitor])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def due(self) -> bool:
+        """Whether the clock asks for a checkpoint; the processes agree on it before the step."""
+        return bool(self.minutes) and time.monotonic() - self.written >= 60 * self.minutes
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.written = time.monotonic()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: dict, index: int) -> None:
+        module.wishes["save"] = self.due()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: object, batch: dict, index: int
+    ) -> None:
+        step = trainer.global_step
+        by_steps = self.steps is not None and step % self.steps == 0 and step > self.saved_step
+        ends = step >= trainer.max_steps or module.agreed["stop"]
+        if by_steps or ends or module.agreed["save"] or validation_follows(trainer, module, index):
+            self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> bool:
+        """Write a checkpoint of this step, on every process; False if it could not be written."""
+        path = step_file(self.folder, trainer.global_step)
+        started = time.monotonic()
+        trainer.save_checkpoint(path, weights_only=False)
+        self.written = time.monotonic()
+        if not trainer.is_global_zero:
+            return True
+        if self.files.error is not None:
+            log.error(
+                "%s could not be written (%s); the training goes on, the older checkpoints are untouched. Make room, "
+                "or the work since the last one is lost if the run ends",
+                path, self.files.error,
+            )  # fmt: skip
+            return False
+        self.saved_step = trainer.global_step
+        try:
+            link_whole(path, self.folder / "last.ckpt")
+            for old in sorted(step_files(self.folder))[: -self.keep]:
+                step_file(self.folder, old).unlink(missing_ok=True)
+        except OSError as error:
+            log.error("%s was written, but %s could not be moved on (%s)", path, self.folder / "last.ckpt", error)
+        size = path.stat().st_size / 2**20
+        log.info("checkpoint %s, %.0f MiB in %.1f s", path, size, time.monotonic() - started)
+        return True
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        score = trainer.callback_metrics.get(self.monitor)
+        if not trainer.is_global_zero or score is None or trainer.sanity_checking:
+            return
+        value, path = self.sign * float(score), step_file(self.folder, trainer.global_step)
+        if self.best is not None and not value > self.best or value != value:
+            return
+        if self.saved_step != trainer.global_step:
+            log.error("the best checkpoint so far, step %d, could not be written", trainer.global_step)
+            return
+        self.best = value
+        try:
+            link_whole(path, self.folder / "best.ckpt")
+            write_json({self.monitor: float(score), "step": trainer.global_step}, self.folder / "best.json")
+        except OSError as error:
+            log.error("%s could not be written (%s)", self.folder / "best.ckpt", error)
+
+
+def validation_follows(trainer: pl.Trainer, module: pl.LightningModule, index: int) -> bool:
+    """Whether a validation comes right after this batch, or the epoch ends with it."""
+    if trainer.is_last_batch:
+        return True
+    every = trainer.val_check_batch
+    seen = module.batches_seen if trainer.check_val_every_n_epoch is None else index + 1
+    return trainer.enable_validation and every not in (None, float("inf")) and seen % int(every) == 0
+
+
+def step_file(folder: Path, step: int) -> Path:
+    """The checkpoint of a step."""
+    return folder / f"step_{step:08d}.ckpt"
+
+
+def step_files(folder: Path) -> list[int]:
+    """The steps of which there is a file, whole or not."""
+    if not folder.is_dir():
+        return []
+    return [int(match[1]) for path in folder.iterdir() if (match := STEP_FILE.fullmatch(path.name))]
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that can be read to its end; those passed over are logged with the reason."""
+    for step in sorted(step_files(folder), reverse=True):
+        path = step_file(folder, step)
+        try:
+            check_whole(path)
+        except CheckpointError as error:
+            log.warning("passed over: %s", error)
+        else:
+            return path
+    return None
+
+
+def check_whole(path: Path) -> None:
+    """Read a checkpoint to its end and compare its checksums.
+
+    Raises:
+        CheckpointError: it is cut short or damaged, naming the file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile, EOFError, ValueError) as error:
+        raise CheckpointError(f"{path} is cut short or damaged ({error})") from error
+    if damaged is not None:
+        raise CheckpointError(f"{path} is damaged: the checksum of {damaged} does not fit")
+    absent = [key for key in checkpoint.RESUMABLE if key not in checkpoint.read(path)]
+    if absent:
+        raise CheckpointError(f"{path} cannot be resumed, it holds no {absent[0]}")

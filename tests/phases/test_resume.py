@@ -1,0 +1,296 @@
+"""Stopped, killed, out of disk, not finite: what is saved, and that a run goes on as if nothing had happened."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+sacred = pytest.importorskip("sacred")
+
+from lexlip import files, runs  # noqa: E402
+from lexlip.interruption import REQUEUE, Stopped  # noqa: E402
+from lexlip.runner import Refused  # noqa: E402
+from Phase1.module import Phase1Module  # noqa: E402
+from Phase2.module import Phase2Module  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+PHASE1 = ["task_Text_MAE_Contrastive_train", "text_bert", "vit_randaug"]
+PHASE2 = ["task_contrastive_train", "text_bert"]
+
+
+@pytest.fixture(autouse=True)
+def _as_before():
+    precision, state = torch.get_float32_matmul_precision(), torch.get_rng_state()
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    torch.set_float32_matmul_precision(precision)
+    torch.set_rng_state(state)
+    runs.forget()
+    assert handlers == {signum: signal.getsignal(signum) for signum in handlers}
+
+
+def checkpoint_of(folder, name="last.ckpt"):
+    return torch.load(folder / "checkpoints" / name, map_location="cpu", weights_only=True)
+
+
+def names(folder):
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def assert_identical(one, two):
+    """Weights, twins, rings, optimiser and schedule, bit for bit."""
+    assert one["global_step"] == two["global_step"]
+    assert one["state_dict"].keys() == two["state_dict"].keys()
+    for name, value in one["state_dict"].items():
+        assert torch.equal(value, two["state_dict"][name]), name
+    states, others = (content["optimizer_states"][0]["state"] for content in (one, two))
+    for index, state in states.items():
+        for name, value in state.items():
+            assert torch.equal(value, others[index][name]), (index, name)
+    assert one["lr_schedulers"] == two["lr_schedulers"]
+    assert one["batches_seen"] == two["batches_seen"]
+
+
+def recorder(monkeypatch, phase, crash_after=None):
+    """Notes the captions of each step; raises after so many of them."""
+    seen, step = [], phase.training_step
+
+    def training_step(self, batch, index):
+        if crash_after is not None and len(seen) == crash_after:
+            raise RuntimeError("power cut")
+        seen.append([(image_id, number) for _, image_id, number in batch["sample"]])
+        return step(self, batch, index)
+
+    monkeypatch.setattr(phase, "training_step", training_step)
+    return seen
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("phase", "named"), [(Phase1Module, PHASE1), (Phase2Module, PHASE2)], ids=["one", "two"])
+def test_from_every_step_a_run_goes_on_bit_for_bit(start, monkeypatch, phase, named, workers):
+    """4 steps an epoch, validation after each epoch, dropout on; all checkpoints of a whole run are kept."""
+    how = {"max_steps": 9, "drop_rate": 0.1, "num_workers": workers, "warmup_steps": 2, "keep_checkpoints": 9}
+    with monkeypatch.context() as patch:
+        whole_samples = recorder(patch, phase)
+        whole = start(phase, named, version=0, checkpoint_steps=1, **how)
+    assert sorted(sum(whole_samples[:4], [])) == sorted((f"train{i}", n) for i in range(8) for n in range(2))
+    assert len([name for name in names(whole.folder) if name.startswith("step_")]) == 9
+    end = checkpoint_of(whole.folder)
+    for step in range(1, 9) if not workers else (2, 4, 7):
+        with monkeypatch.context() as patch:
+            rest = recorder(patch, phase)
+            file = whole.folder / "checkpoints" / f"step_{step:08d}.ckpt"
+            resumed = start(phase, named, version=step, resume_from=str(file), **how)
+        assert rest == whole_samples[step:], step
+        assert_identical(end, checkpoint_of(resumed.folder))
+
+
+def test_resuming_after_whole_epochs_goes_on_with_the_next(start, monkeypatch):
+    with monkeypatch.context() as patch:
+        samples = recorder(patch, Phase1Module)
+        first = start(Phase1Module, PHASE1, version=0, max_epoch=1)
+    assert len(samples) == 4
+    with monkeypatch.context() as patch:
+        more = recorder(patch, Phase1Module)
+        last = str(first.folder / "checkpoints" / "last.ckpt")
+        second = start(Phase1Module, PHASE1, version=1, max_epoch=2, resume_from=last)
+    assert len(more) == 4
+    assert sorted(sum(more, [])) == sorted(sum(samples, [])) and more != samples  # all pairs again, in another order
+    assert checkpoint_of(second.folder)["global_step"] == 8
+
+
+def test_the_newest_are_kept_and_last_and_best_are_names_of_them(start):
+    done = start(Phase2Module, PHASE2, version=0, max_steps=6, checkpoint_steps=2, keep_checkpoints=2)
+    assert names(done.folder) == ["best.ckpt", "best.json", "last.ckpt", "step_00000004.ckpt", "step_00000006.ckpt"]
+    folder = done.folder / "checkpoints"
+    assert (folder / "last.ckpt").samefile(folder / "step_00000006.ckpt")
+    best = json.loads((folder / "best.json").read_text())
+    assert checkpoint_of(done.folder, "best.ckpt")["global_step"] == best["step"] in (4, 6)
+    assert 0 <= best["val/rsum"] <= 600
+
+
+def test_the_clock_asks_for_checkpoints_too(start):
+    done = start(Phase1Module, PHASE1, version=0, max_steps=3, checkpoint_minutes=1e-9, keep_checkpoints=5)
+    assert [name for name in names(done.folder) if "step" in name] == [f"step_{n:08d}.ckpt" for n in (1, 2, 3)]
+    done = start(Phase1Module, PHASE1, version=1, max_steps=3, checkpoint_minutes=0, keep_checkpoints=5)
+    assert [name for name in names(done.folder) if "step" in name] == ["step_00000003.ckpt"]
+
+
+def test_auto_takes_the_newest_whole_checkpoint_and_says_what_it_passes_over(start, caplog):
+    how = {"max_steps": 6, "checkpoint_steps": 1, "keep_checkpoints": 9, "drop_rate": 0.1}
+    whole = start(Phase2Module, PHASE2, **how)
+    folder = whole.folder / "checkpoints"
+    end = checkpoint_of(whole.folder)
+    cut = folder / "step_00000006.ckpt"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    flipped = bytearray((folder / "step_00000005.ckpt").read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    (folder / "step_00000005.ckpt").write_bytes(flipped)
+    (folder / "step_00000004.ckpt").write_bytes(b"")
+    torch.save({"state_dict": {}}, folder / "step_00000003.ckpt")
+    caplog.clear()
+    resumed = start(Phase2Module, PHASE2, resume_from="auto", **how)
+    assert resumed.folder == whole.folder and not (folder.parents[1] / "version_1").exists()
+    passed = [line for line in caplog.messages if "passed over" in line]
+    assert [f"step_0000000{n}" in line for n, line in zip((6, 5, 4, 3), passed, strict=True)] == [True] * 4
+    assert "checksum" in passed[1] and "no optimizer_states" in passed[3]
+    assert_identical(end, checkpoint_of(resumed.folder))
+    assert (resumed.folder / "metrics_0.csv").is_file()  # the first attempt's log is still there
+
+
+def test_auto_without_anything_starts_afresh_also_from_load_path(start):
+    one = start(Phase1Module, PHASE1, version=0, max_steps=1, resume_from="auto")
+    last = str(one.folder / "checkpoints" / "last.ckpt")
+    two = start(Phase2Module, PHASE2, max_steps=2, resume_from="auto", load_path=last)
+    again = start(Phase2Module, PHASE2, max_steps=2, resume_from="auto", load_path=last)
+    assert two.folder == again.folder
+    assert checkpoint_of(two.folder)["global_step"] == 2
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves_and_the_rest_is_bit_for_bit(start, monkeypatch, signum):
+    how = {"max_steps": 7, "drop_rate": 0.1, "warmup_steps": 2}
+    whole = start(Phase2Module, PHASE2, version=0, **how)
+    step = Phase2Module.training_step
+
+    def training_step(self, batch, index):
+        if self.batches_seen == 4:
+            os.kill(os.getpid(), signum)
+        step(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Phase2Module, "training_step", training_step)
+        with pytest.raises(Stopped) as stopped:
+            start(Phase2Module, PHASE2, version=1, **how)
+    assert stopped.value.code == (130 if signum == signal.SIGINT else REQUEUE)
+    folder = whole.folder.with_name("version_1")
+    assert json.loads((folder / "sacred" / "1" / "run.json").read_text())["status"] == "INTERRUPTED"
+    assert 4 < checkpoint_of(folder)["global_step"] <= 6
+    resumed = start(Phase2Module, PHASE2, version=1, resume_from="auto", **how)
+    assert_identical(checkpoint_of(whole.folder), checkpoint_of(resumed.folder))
+
+
+def test_a_signal_in_validation_leaves_at_once(start, monkeypatch):
+    validate = Phase2Module.validation_step
+
+    def validation_step(self, *args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        validate(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Phase2Module, "validation_step", validation_step)
+        with pytest.raises(Stopped):
+            start(Phase2Module, PHASE2, version=0, max_steps=6)
+    done = start(Phase2Module, PHASE2, version=0, max_steps=6, resume_from="auto")
+    assert checkpoint_of(done.folder)["global_step"] == 6
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(start, monkeypatch, caplog):
+    """The second write fails halfway; the third and the fourth succeed."""
+    save, count = torch.save, []
+
+    def failing(content, file):
+        count.append(1)
+        if len(count) == 2:
+            file.write(b"half of it")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(content, file)
+
+    monkeypatch.setattr("lexlip.saving.torch.save", failing)
+    done = start(Phase1Module, PHASE1, version=0, max_steps=4, checkpoint_steps=1, keep_checkpoints=9)
+    assert [name for name in names(done.folder) if "step" in name] == [f"step_{n:08d}.ckpt" for n in (1, 3, 4)]
+    (line,) = [line for line in caplog.messages if "could not be written" in line]
+    assert "step_00000002.ckpt" in line and "No space left" in line
+
+
+def test_a_last_checkpoint_that_cannot_be_written_is_an_error_and_leaves_the_older_one(start, monkeypatch):
+    save = torch.save
+
+    def failing(content, file):
+        if content["global_step"] == 2:
+            raise RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")
+        save(content, file)
+
+    monkeypatch.setattr("lexlip.saving.torch.save", failing)
+    with pytest.raises(Refused, match="last checkpoint could not be written"):
+        start(Phase1Module, PHASE1, version="full", max_steps=2, checkpoint_steps=1)
+    monkeypatch.undo()
+    done = start(Phase1Module, PHASE1, version="full", max_steps=2, resume_from="auto")
+    assert checkpoint_of(done.folder.with_name("full"))["global_step"] == 2
+
+
+def test_losses_that_are_not_finite_stop_the_run_and_are_kept(start, monkeypatch):
+    """Batch 2 alone is left out; batches 4 to 6 end the run, the weights are those of step 3."""
+    losses = Phase1Module.global_losses
+
+    def global_losses(self, vectors, batch):
+        parts = losses(self, vectors, batch)
+        if self.training and self.batches_seen in (2, 4, 5, 6):
+            parts["contrastive_loss"] = parts["contrastive_loss"] * float("nan")
+        return parts
+
+    monkeypatch.setattr(Phase1Module, "global_losses", global_losses)
+    how = {"version": 0, "max_steps": 9, "checkpoint_steps": 1, "keep_checkpoints": 9, "max_nonfinite_steps": 3}
+    with pytest.raises(Refused, match="not finite in 3 steps in a row .*not_finite_00000006.json") as refused:
+        start(Phase1Module, PHASE1, **how)
+    folder = Path(str(refused.value).partition("; ")[2].partition("not_finite")[0].split()[-1])
+    assert sorted(path.name for path in folder.glob("not_finite*")) == [
+        *(f"not_finite_{n:08d}.json" for n in (2, 4, 5)), "not_finite_00000006.ckpt", "not_finite_00000006.json",
+    ]  # fmt: skip
+    note = json.loads((folder / "not_finite_00000006.json").read_text())
+    assert note["losses"]["contrastive_loss"] == "nan" and len(note["samples"][0]) == 4
+    assert all(name == "tiny" and image.startswith("train") for name, image, _ in note["samples"][0])
+    before, kept = checkpoint_of(folder, "step_00000003.ckpt"), torch.load(folder / "not_finite_00000006.ckpt")
+    for name, value in before["state_dict"].items():
+        assert torch.equal(value, kept["state_dict"][name]) and torch.isfinite(value).all(), name
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(start, monkeypatch):
+    """log1p at -1 has a finite loss's infinite slope; here the gradient is spoilt on its way."""
+    backward = Phase1Module._backward
+
+    def spoilt(self, loss):
+        backward(self, loss)
+        if self.batches_seen == 2:
+            next(p for p in self.parameters() if p.grad is not None).grad.fill_(float("inf"))
+
+    monkeypatch.setattr(Phase1Module, "_backward", spoilt)
+    done = start(Phase1Module, PHASE1, version=0, max_steps=3, checkpoint_steps=1, keep_checkpoints=9)
+    one, two = (checkpoint_of(done.folder, f"step_0000000{n}.ckpt")["state_dict"] for n in (1, 2))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    assert (done.folder / "not_finite_00000002.json").is_file()
+
+
+def test_killed_in_the_middle_it_goes_on_bit_for_bit(start, tmp_path):
+    """The command itself, SIGKILL after its first checkpoint."""
+    how = {"max_steps": 12, "checkpoint_steps": 1, "drop_rate": 0.1}
+    whole = start(Phase2Module, PHASE2, version=0, **how)
+    keys = {**whole.keys, "version": 1}
+    words = [sys.executable, str(ROOT / "Phase2" / "run.py"), "with", *PHASE2]
+    words += [f"{key}={value!r}" for key, value in keys.items() if not key.startswith("__")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "datasets")])}
+    folder = whole.folder.with_name("version_1")
+    with open(tmp_path / "out.txt", "w") as out:
+        process = subprocess.Popen(words, env=environment, stdout=out, stderr=out)
+    give_up = time.monotonic() + 100
+    while not (folder / "checkpoints" / "last.ckpt").exists() and time.monotonic() < give_up:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, (tmp_path / "out.txt").read_text()[-2000:]
+    resumed = start(Phase2Module, PHASE2, version=1, resume_from="auto", **how)
+    assert_identical(checkpoint_of(whole.folder), checkpoint_of(resumed.folder))
+
+
+def test_write_whole_leaves_the_old_file_if_writing_fails(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(OSError, match="full"):
+        files.write_whole(path, lambda file: file.write(b"new") and (_ for _ in ()).throw(OSError("full")))
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
