@@ -1,9 +1,8 @@
 """From token states to lexicon vectors: the head, the max pool, the saturation, the bottleneck.
 
-B batch, L tokens, D width, V vocabulary. `max_logits` never keeps the (B, L, V) logits: it works through the batch
-in slices, keeps the largest logit of each word and the token that gave it, and sends the gradient back through that
-token alone. Where the saturation cut a word off there is nothing to send, so a sparse model's backward pass costs
-its active words, not L x V.
+B batch, L tokens, D width, V vocabulary. The head multiplies every token with every word and keeps the largest logit
+of each word; both poolings of LexLIP follow from that one maximum. `lexlip.lexicon_op` takes it without ever holding
+the (B, L, V) logits.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PADDING_LOGIT = -1e6  # what padded positions count as before the maximum
-SLICE_NUMBERS = 2**24  # logits held at once by the pooled head
-SPARSE_SHARE = 1 / 8  # backward: below this share of non-zero gradients single rows beat a dense product
+from lexlip.lexicon_op import PADDING_LOGIT, pooled
+
+METHODS = ("auto", "fused", "textbook")
 
 
 class LexiconHead(nn.Module):
@@ -25,7 +24,12 @@ class LexiconHead(nn.Module):
         hidden_size: width after the dense layer; the decoder is (V, hidden_size).
         vocab_size: V.
         eps: of the LayerNorm.
+
+    Attributes:
+        method: how the maximum is taken, see `max_logits`.
     """
+
+    method: str = "auto"
 
     def __init__(self, in_features: int, hidden_size: int, vocab_size: int, eps: float = 1e-12):
         super().__init__()
@@ -54,74 +58,60 @@ class LexiconHead(nn.Module):
         Returns:
             (B, V), at least float32.
         """
-        return max_logits(self.transform(states), self.decoder.weight, self.decoder.bias, mask)
+        return self.pool(self.transform(states), mask)
+
+    def term_weights(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`saturate(max_logits(states, mask))`, in one pass."""
+        return self.pool(self.transform(states), mask, saturated=True)
+
+    def pool(self, hidden: Tensor, mask: Tensor | None = None, saturated: bool = False) -> Tensor:
+        """`max_logits` of (B, L, hidden_size) decoder inputs, as `method` says."""
+        return max_logits(hidden, self.decoder.weight, self.decoder.bias, mask, saturated, self.method)
 
 
-def max_logits(hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None = None) -> Tensor:
-    """max over L of (hidden @ weight.T + bias), padded positions left out.
+def max_logits(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mask: Tensor | None = None,
+    saturated: bool = False,
+    method: str = "auto",
+) -> Tensor:
+    """max over L of (hidden @ weight.T + bias), padded positions counting as -1e6.
 
     Args:
-        hidden: (B, L, D).
+        hidden: (B, L, D), L at least 1. Under autocast the product is taken in its dtype.
         weight: (V, D).
         bias: (V,).
         mask: (B, L) with 0 at padding, or None.
+        saturated: give log(1 + relu(maximum)).
+        method: "fused" never holds (B, L, V); "textbook" does; "auto" is fused on CPU and NVIDIA GPU, else textbook.
 
     Returns:
         (B, V), at least float32.
+
+    Raises:
+        ValueError: an unknown method.
     """
+    if method not in METHODS:
+        raise ValueError(f"lexicon_head={method!r}; it must be one of {', '.join(METHODS)}")
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        hidden, weight, bias = hidden.to(dtype), weight.to(dtype), bias.to(dtype)
+        hidden = hidden.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        return _MaxLogits.apply(hidden, weight, bias, mask)
+        if method == "fused" or (method == "auto" and device in ("cpu", "cuda")):
+            return pooled(hidden, weight, bias, mask, saturated)[0]
+        return _textbook(hidden, weight.to(hidden.dtype), bias.to(hidden.dtype), mask, saturated)
 
 
-class _MaxLogits(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
-        batch, length, width = hidden.shape
-        vocab = len(weight)
-        best = hidden.new_empty((batch, vocab), dtype=torch.promote_types(hidden.dtype, torch.float32))
-        token = torch.empty((batch, vocab), dtype=torch.int16 if length < 2**15 else torch.int32, device=hidden.device)
-        step = max(1, SLICE_NUMBERS // (length * vocab))
-        for start in range(0, batch, step):
-            rows = slice(start, min(start + step, batch))
-            logits = F.linear(hidden[rows], weight, bias)  # (b, L, V)
-            if mask is not None:
-                logits.masked_fill_(mask[rows, :, None] == 0, max(PADDING_LOGIT, torch.finfo(logits.dtype).min))
-            value, where = logits.max(1)
-            best[rows] = value
-            token[rows] = where.to(token.dtype)
-        ctx.save_for_backward(hidden, weight, token)
-        return best
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        hidden, weight, token = ctx.saved_tensors
-        batch, length, width = hidden.shape
-        # Padding never wins unless a text has no token at all, and then its logit is a constant.
-        grad_bias = grad.sum(0).to(weight.dtype)
-        row, word = grad.nonzero(as_tuple=True)
-        if len(row) <= SPARSE_SHARE * grad.numel():
-            slot = row * length + token[row, word].long()  # row of hidden.view(B * L, D)
-            scale = grad[row, word][:, None]
-            # Sums in float32: a frequent word adds up hundreds of rows, which 16 bits would stop counting.
-            grad_hidden = grad.new_zeros(batch * length, width)
-            grad_hidden.index_add_(0, slot, weight[word] * scale)
-            grad_weight = grad.new_zeros(weight.shape)
-            grad_weight.index_add_(0, word, hidden.reshape(-1, width)[slot] * scale)
-            return grad_hidden.view_as(hidden).to(hidden.dtype), grad_weight.to(weight.dtype), grad_bias, None
-        grad_hidden = torch.empty_like(hidden)
-        grad_weight = grad.new_zeros(weight.shape)
-        step = max(1, SLICE_NUMBERS // (length * len(weight)))
-        for start in range(0, batch, step):
-            rows = slice(start, min(start + step, batch))
-            dense = weight.new_zeros((len(grad[rows]), length, len(weight)))
-            dense.scatter_(1, token[rows, None, :].long(), grad[rows, None, :].to(weight.dtype))
-            grad_hidden[rows] = dense @ weight
-            grad_weight += dense.flatten(0, 1).T @ hidden[rows].flatten(0, 1)
-        return grad_hidden, grad_weight.to(weight.dtype), grad_bias, None
+def _textbook(hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, saturated: bool) -> Tensor:
+    logits = F.linear(hidden, weight, bias)  # (B, L, V)
+    if mask is not None:
+        padding = max(PADDING_LOGIT, torch.finfo(logits.dtype).min)
+        logits = logits.masked_fill(mask[:, :, None] == 0, padding)
+    best = logits.max(1).values
+    best = best.to(torch.promote_types(best.dtype, torch.float32))
+    return saturate(best) if saturated else best
 
 
 def saturate(pooled: Tensor) -> Tensor:
