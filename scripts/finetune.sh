@@ -3,19 +3,17 @@
 #
 #   LOAD_PATH=PHASE2.ckpt bash scripts/finetune.sh coco
 #
-# Variables: DATA_ROOT (data), LOG_DIR (result), NUM_GPUS per node (8), NUM_NODES (1), LOAD_PATH (no default).
-# Paths count from the root of the repository. Further arguments are passed on as key=value and win, e.g.
-# scripts/finetune.sh coco per_gpu_batchsize=12
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-PATH=$PWD/.venv/bin:$PATH  # the environment of scripts/setup.sh, where there is one
+# Variables: DATA_ROOT (data), LOG_DIR (result), NUM_GPUS per node (8), LOAD_PATH (no default), and those of launch.sh
+# for several nodes. Paths count from the root of the repository. Further arguments are passed on as key=value and win,
+# e.g. scripts/finetune.sh coco per_gpu_batchsize=12
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 dataset=${1:?name the data set: coco or f30k}
 shift
 : "${LOAD_PATH:?set it to the checkpoint of Phase 2, e.g. LOAD_PATH=phase2.ckpt}"
 
-python Phase2/run.py with task_contrastive_train beit16_base224 text_bert vit_randaug load_path="$LOAD_PATH" \
-  datasets="['$dataset']" get_recall_metric=True \
-  data_root="${DATA_ROOT:-data}" log_dir="${LOG_DIR:-result}" num_gpus="${NUM_GPUS:-8}" num_nodes="${NUM_NODES:-1}" \
+exec bash scripts/launch.sh Phase2 with task_contrastive_train beit16_base224 text_bert vit_randaug \
+  load_path="$LOAD_PATH" datasets="['$dataset']" get_recall_metric=True \
+  data_root="${DATA_ROOT:-data}" log_dir="${LOG_DIR:-result}" num_gpus="${NUM_GPUS:-8}" \
   image_size=384 DR=False queue_size=11520 \
   batch_size=1536 per_gpu_batchsize=24 max_epoch=10 learning_rate=5e-5 precision=16 "$@"

@@ -3,14 +3,12 @@
 #
 #   DATA_ROOT=data bash scripts/train_phase1.sh
 #
-# Variables: DATA_ROOT (data), LOG_DIR (result), NUM_GPUS per node (8), NUM_NODES (1).
+# Variables: DATA_ROOT (data), LOG_DIR (result), NUM_GPUS per node (8), and those of launch.sh for several nodes.
 # Paths count from the root of the repository. Further arguments are passed on as key=value and win, e.g.
 # scripts/train_phase1.sh datasets='["coco"]' max_epoch=1
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-PATH=$PWD/.venv/bin:$PATH  # the environment of scripts/setup.sh, where there is one
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-python Phase1/run.py with task_Text_MAE_Contrastive_train beit16_base224 text_bert vit_randaug \
+exec bash scripts/launch.sh Phase1 with task_Text_MAE_Contrastive_train beit16_base224 text_bert vit_randaug \
   datasets='["coco", "f30k", "gcc", "sbu"]' \
-  data_root="${DATA_ROOT:-data}" log_dir="${LOG_DIR:-result}" num_gpus="${NUM_GPUS:-8}" num_nodes="${NUM_NODES:-1}" \
+  data_root="${DATA_ROOT:-data}" log_dir="${LOG_DIR:-result}" num_gpus="${NUM_GPUS:-8}" \
   image_size=224 batch_size=800 per_gpu_batchsize=100 max_epoch=20 learning_rate=5e-5 precision=16 "$@"
