@@ -42,6 +42,11 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
+def job() -> str:
+    """The name of this launch, new for every launch and the same after its restarts; "" without scripts/launch.sh."""
+    return os.environ.get("LEXLIP_JOB", "")
+
+
 def first_rank() -> bool:
     """Whether this is the run's first process, known before there is a process group."""
     return not any(int(os.environ.get(name, 0)) for name in ("RANK", "NODE_RANK", "LOCAL_RANK"))

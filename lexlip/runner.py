@@ -49,13 +49,18 @@ SETTINGS.CONFIG.READ_ONLY_CONFIG = False
 log = logging.getLogger(__name__)
 
 class Refused(SacredError):
-    """A mistake of the user's, printed in one line without a traceback."""
+    """An error that is printed in one line without a traceback.
+
+    Attributes:
+        code: exit status; 2 for what would fail again in the same way, which launchers do not repeat.
+    """
 
     def __init__(self, error: Exception):
         text = str(error)
         if "Original Traceback" in text:  # raised in a loader process, which hands on the whole traceback
             text = text.strip().splitlines()[-1].partition(": ")[2]
         super().__init__(text, print_traceback=False, print_usage=False)
+        self.code = 1 if isinstance(error, LostContact) else 2
 
 
 def make_experiment(name: str, phase: type[RetrievalModule]) -> Experiment:
@@ -98,6 +103,10 @@ def command_line(experiment: Experiment) -> None:
     except Stopped as stopped:
         print(f"{stopped}; resume_from=auto goes on", file=sys.stderr)
         sys.exit(stopped.code)
+    except SystemExit as leaving:  # sacred says 1 for everything
+        if isinstance(leaving.__context__, SacredError):
+            sys.exit(getattr(leaving.__context__, "code", 2))
+        raise
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from lexlip.saving import newest_whole
 
 AUTO = "auto"
 CHECKPOINTS = "checkpoints"
+JOB_FILE = "job.txt"  # which launch took the folder, so that its restarts find it again
 VARIABLE = "LEXLIP_RUN"  # keeps the decision for the processes of a run
 
 
@@ -27,16 +28,14 @@ def settle(keys: dict) -> tuple[Path, str | None]:
     Raises:
         ConfigError: processes that torchrun started without a way to agree on a free number.
     """
-    going_on = not keys["test_only"] and (keys["resume_from"] == AUTO or launch.restarted())
-    version = keys["version"]
-    if version is not None and not going_on:
-        return named_folder(keys, version), keys["resume_from"]
+    if keys["version"] is not None and keys["resume_from"] != AUTO and not (launch.job() or launch.restarted()):
+        return named_folder(keys, keys["version"]), keys["resume_from"]  # nothing to agree on
     try:
-        place = launch.settled(VARIABLE, lambda: _decide(keys, going_on))
+        place = launch.settled(VARIABLE, lambda: _decide(keys))
     except LookupError as error:
         raise ConfigError(
-            f"version={version} resume_from={keys['resume_from']}: {error} to agree on a folder through; start them "
-            "with scripts/launch.sh, or give a version and a checkpoint's path"
+            f"version={keys['version']} resume_from={keys['resume_from']}: {error} to agree on a folder through; "
+            "start them with scripts/launch.sh, or give a version and a checkpoint's path"
         ) from error
     return Path(place["folder"]), place["resume_from"]
 
@@ -56,22 +55,40 @@ def _parent(keys: dict) -> Path:
     return Path(keys["log_dir"]) / f"{keys['exp_name']}_seed{keys['seed']}"
 
 
-def _numbers(parent: Path, holding: str = "") -> list[int]:
-    return [int(p.name[8:]) for p in parent.glob("version_*") if p.name[8:].isdigit() and (p / holding).is_dir()]
+def _numbered(keys: dict) -> dict[int, Path]:
+    found = (path for path in _parent(keys).glob("version_*") if path.name[8:].isdigit())
+    return {int(path.name[8:]): path for path in found}
 
 
-def _decide(keys: dict, going_on: bool) -> dict:
-    parent, version = _parent(keys), keys["version"]
-    if version is None:
-        begun = _numbers(parent, CHECKPOINTS) if going_on else []
-        version = max(begun, default=max(_numbers(parent), default=-1) + 1)
-    folder = named_folder(keys, version)
-    resume = keys["resume_from"]
-    if going_on:
+def _decide(keys: dict) -> dict:
+    taken = _taken_by_this_launch(keys)
+    folder, resume = taken or _free_folder(keys), keys["resume_from"]
+    if taken or resume == AUTO or launch.restarted():
         newest = newest_whole(folder / CHECKPOINTS)
-        # After a restart a run that began from a given checkpoint, and has none of its own yet, begins there again.
+        # A run that began from a given checkpoint, and has none of its own yet, begins there again.
         resume = str(newest) if newest else None if resume == AUTO else resume
+    if launch.job() and not keys["test_only"]:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / JOB_FILE).write_text(launch.job())
     return {"folder": str(folder), "resume_from": resume}
+
+
+def _taken_by_this_launch(keys: dict) -> Path | None:
+    """Where this launch trained before it was restarted."""
+    if not launch.job() or keys["test_only"]:
+        return None
+    version = keys["version"]
+    folders = [named_folder(keys, version)] if version is not None else _numbered(keys).values()
+    return next((f for f in folders if (f / JOB_FILE).is_file() and (f / JOB_FILE).read_text() == launch.job()), None)
+
+
+def _free_folder(keys: dict) -> Path:
+    if keys["version"] is not None:
+        return named_folder(keys, keys["version"])
+    numbered = _numbered(keys)
+    going_on = keys["resume_from"] == AUTO or launch.restarted()
+    begun = [n for n, path in numbered.items() if (path / CHECKPOINTS).is_dir()] if going_on else []
+    return named_folder(keys, max(begun, default=max(numbered, default=-1) + 1))
 
 
 def keep_old_log(folder: Path) -> None:
