@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lexlip.config import TRAINING_MODES
 from lexlip.distributed import gather_rows, gather_with_grad
-from lexlip.lexicon import lexicon_bottleneck, max_logits
+from lexlip.lexicon import lexicon_bottleneck
 from lexlip.losses import flops, in_batch_contrastive, masked_lm
 from lexlip.model import LexLIP
 from lexlip.module import RetrievalModule, global_count
@@ -71,7 +71,7 @@ class Phase1Module(RetrievalModule):
                 logits = head.decoder(hidden[at])
                 losses["self_t_mlm_loss"] = masked_lm(logits, batch["encoder_labels"][at], batch["encoder_count"])
             if "t2t" in self.parts:
-                pooled["t2t"] = max_logits(hidden, head.decoder.weight, head.decoder.bias, mask)
+                pooled["t2t"] = head.pool(hidden, mask)
         if self.parts & {"i2t", "t2t"}:
             at = batch["decoder_labels"] != -100
             embeddings = self.model.text_encoder.embed(batch["decoder_ids"])

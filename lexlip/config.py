@@ -123,6 +123,7 @@ def _choose(keys: dict, key: str, allowed: tuple) -> None:
 def _check_choices(keys: dict) -> None:
     _choose(keys, "training_mode", tuple(TRAINING_MODES))
     _choose(keys, "optim_type", ("adamw", "adam", "sgd"))
+    _choose(keys, "lexicon_head", ("auto", "fused", "textbook"))
     _choose(keys, "precision", (16, 32, "16", "32", "bf16", "16-mixed", "bf16-mixed", "32-true"))
     for key in ("train_transform_keys", "val_transform_keys"):
         if len(keys[key]) != 1 or keys[key][0] not in TRANSFORM_KEYS:

@@ -24,7 +24,7 @@ from lexlip.checkpoint import CheckpointError
 from lexlip.config import ConfigError
 from lexlip.encoders import ImageEncoder, TextEncoder, pretrained_bert
 from lexlip.files import give_usual_rights, write_json
-from lexlip.lexicon import LexiconHead, saturate
+from lexlip.lexicon import LexiconHead
 from lexlip_data.pictures import to_rgb, upright
 from lexlip_data.transforms import build_transform
 
@@ -153,7 +153,12 @@ class LexLIP(
         for name in ("norm", "decoder") + (("dense",) if model.image_encoder.width == text.hidden_size else ()):
             getattr(model.image_head, name).load_state_dict(getattr(model.text_head, name).state_dict())
         model.check_keys(keys)
+        model.set_lexicon_head(keys["lexicon_head"])
         return model
+
+    def set_lexicon_head(self, method: str) -> None:
+        """How both heads take their maximum: "auto", "fused" or "textbook", see `lexlip.lexicon.max_logits`."""
+        self.text_head.method = self.image_head.method = method
 
     def keys(self) -> dict:
         """The command line's keys that this model decides."""
@@ -209,7 +214,7 @@ class LexLIP(
         Returns:
             (B, V) float32 term weights log(1 + max over L of relu(z)).
         """
-        return saturate(self.text_head.max_logits(self.text_encoder(input_ids, attention_mask), attention_mask))
+        return self.text_head.term_weights(self.text_encoder(input_ids, attention_mask), attention_mask)
 
     def lexicon_image(self, pixel_values: Tensor) -> Tensor:
         """Pictures to lexicon vectors, not normalised.
@@ -220,7 +225,7 @@ class LexLIP(
         Returns:
             (B, V) float32 term weights.
         """
-        return saturate(self.image_head.max_logits(self.image_encoder(pixel_values)))
+        return self.image_head.term_weights(self.image_encoder(pixel_values))
 
     # --- for users ---
 

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from lexlip import lexicon_op
-from lexlip.lexicon import LexiconHead, keep_heaviest, lexicon_bottleneck, max_logits, saturate
+from lexlip import config, lexicon_op
+from lexlip.lexicon import METHODS, LexiconHead, keep_heaviest, lexicon_bottleneck, max_logits, saturate
+from lexlip.model import LexLIP
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])]
@@ -250,6 +251,14 @@ def test_head_pools_what_it_would_give():
     torch.testing.assert_close(head.term_weights(states, mask), saturate(wanted))
     head.method = "textbook"
     torch.testing.assert_close(head.term_weights(states, mask), saturate(wanted))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_key_reaches_both_heads(make_keys, method):
+    model = LexLIP.from_keys(config.check(make_keys(lexicon_head=method)))
+    assert (model.text_head.method, model.image_head.method) == (method, method)
+    with pytest.raises(config.ConfigError, match="lexicon_head='quick'.*auto, fused, textbook"):
+        config.check(make_keys(lexicon_head="quick"))
 
 
 def test_saturate_by_hand_and_after_the_maximum():
