@@ -99,7 +99,7 @@ def test_two_processes_with_broken_pictures_end_together(start, tiny_data, tmp_p
 
 
 def test_processes_agree_on_a_folder_and_on_what_to_go_on_from(start, tmp_path):
-    """Without a version: the first run takes version_0; resume_from=auto finds it and adds nothing to a finished run."""
+    """Without a version: the first run takes version_0, resume_from=auto finds it and takes it further."""
     how = {"max_steps": 2, "get_recall_metric": False}
     one = start(Phase1Module, PHASES["Phase1"][1], version="one", **how)
     keys = {**one.keys, "version": None, "per_gpu_batchsize": 1}

@@ -57,6 +57,24 @@ def test_losses_and_gradients_do_not_depend_on_the_passes(build, make_batch, gra
     assert_same(gradients_of(parts), gradients_of(whole))
 
 
+@pytest.mark.parametrize("phase", PHASES)
+def test_grad_cache_chunk_splits_what_per_gpu_batchsize_leaves_whole(build, make_batch, gradients_of, phase):
+    """A quarter of the batch at once; gradients as the optimiser gets them, clipped to norm 1."""
+    how = {"batch_size": 8, "per_gpu_batchsize": 8, "queue_size": 8}
+    whole, parts = build(phase, **how), build(phase, grad_cache_chunk=2, **how)
+    rows = []
+    encode = parts.encode
+    parts.encode = lambda part, *args, **kwargs: rows.append(len(part["image_id"])) or encode(part, *args, **kwargs)
+    for module in (whole, parts):
+        module.training_step(make_batch(rows=8), 0)
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    assert rows == [2] * 8
+    ours, wanted = gradients_of(parts), gradients_of(whole)
+    assert ours.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert float((ours[name] - value).abs().max()) < 1e-6, name
+
+
 @pytest.mark.parametrize("mode", ["bottle", "con"])
 def test_passes_of_a_mode(build, make_batch, gradients_of, mode):
     whole, parts = build("phase1", training_mode=mode), build("phase1", training_mode=mode, per_gpu_batchsize=2)
