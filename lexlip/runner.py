@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 # Before the imports that raise them: notes for library authors, not for users.
 for _message in (
@@ -174,7 +176,7 @@ def _run(keys: dict, phase: type[RetrievalModule]) -> dict:
     module = phase.from_keys(keys, tokenizer)
     if resume:
         checkpoint.check_resumable(module, resume)
-    with _explained(keys):
+    with _explained(keys, folder):
         if keys["test_only"]:
             trainer.test(module, datamodule=data, verbose=False)
             return module.test_metrics
@@ -204,10 +206,17 @@ def _fit(trainer: pl.Trainer, module: RetrievalModule, data: CaptionDataModule, 
 
 
 @contextmanager
-def _explained(keys: dict) -> Iterator[None]:
+def _explained(keys: dict, folder: Path) -> Iterator[None]:
     """Errors of libraries that say too little, in words that say what to do."""
     try:
         yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise TrainingError(
+            f"no space left where {error.filename or folder} is written; the checkpoints in {folder} are whole. Make "
+            "room, then the same command with resume_from=auto goes on"
+        ) from error
     except RuntimeError as error:
         explained = explain_lost_contact(error, launch.processes(keys), keys["collective_timeout"])
         if explained is None:

@@ -226,6 +226,42 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error_and_leaves_the_old
     assert checkpoint_of(done.folder.with_name("full"))["global_step"] == 2
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 8 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if not sys.platform.startswith("linux") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_during_a_checkpoint_leaves_the_older_one(start, small_disk, monkeypatch, tmp_path):
+    """At step 4 so little is left that only half a checkpoint fits; the run ends with a message, then goes on."""
+    how = {"version": 0, "max_steps": 6, "checkpoint_steps": 1, "log_dir": str(small_disk), "drop_rate": 0.1}
+    folder, save = small_disk / "Contrastive_Train_seed1" / "version_0", torch.save
+
+    def filling(content, file):
+        if content["global_step"] == 4:
+            disk, done = os.statvfs(small_disk), folder / "checkpoints" / "step_00000003.ckpt"
+            room = disk.f_bavail * disk.f_frsize
+            (small_disk / "filler").write_bytes(b"0" * (room - done.stat().st_size // 2))
+        save(content, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lexlip.saving.torch.save", filling)
+        with pytest.raises(Refused, match="could not be written|no space left"):
+            start(Phase2Module, PHASE2, **how)
+    assert [name for name in names(folder) if name.startswith("step_")] == [f"step_0000000{n}.ckpt" for n in (2, 3)]
+    assert checkpoint_of(folder)["global_step"] == 3
+    (small_disk / "filler").unlink()
+    start(Phase2Module, PHASE2, resume_from="auto", **how)
+    whole = start(Phase2Module, PHASE2, **{**how, "log_dir": str(tmp_path / "log")})
+    assert_identical(checkpoint_of(whole.folder), checkpoint_of(folder))
+
+
 def test_losses_that_are_not_finite_stop_the_run_and_are_kept(start, monkeypatch):
     """Batch 2 alone is left out; batches 4 to 6 end the run, the weights are those of step 3."""
     losses = Phase1Module.global_losses
