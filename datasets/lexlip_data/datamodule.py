@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Mapping
 
 import pytorch_lightning as pl
@@ -23,6 +24,7 @@ from lexlip_data.source import Source
 
 log = logging.getLogger(__name__)
 
+_LAST_BATCH_SECONDS = 60  # how long a worker outlives SIGTERM
 _LARGE_BATCH = 64 << 20  # bytes of pictures per batch above which a worker prepares one batch ahead, not two
 
 DEFAULTS = {
@@ -192,7 +194,7 @@ class CaptionDataModule(pl.LightningDataModule):
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
             per_step = how.get("batch_size") or self.config["batch_size"] // self.world_size
             large = per_step * 12 * self.config["image_size"] ** 2 > _LARGE_BATCH
-            how.update(persistent_workers=keep, prefetch_factor=1 if large else 2)
+            how.update(persistent_workers=keep, prefetch_factor=1 if large else 2, worker_init_fn=_leave_signals)
         return DataLoader(
             dataset,
             num_workers=workers,
@@ -202,3 +204,10 @@ class CaptionDataModule(pl.LightningDataModule):
             generator=torch.Generator().manual_seed(self.config["seed"]),
             **how,
         )
+
+
+def _leave_signals(worker: int) -> None:
+    """Signals to a whole process group or SLURM step are the training process's business: it needs its next batch."""
+    for signum in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_LAST_BATCH_SECONDS))
