@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lexlip.config import TRAINING_MODES
-from lexlip.distributed import gather_rows, gather_with_grad
+from lexlip.distributed import gather_pair, gather_rows
 from lexlip.lexicon import lexicon_bottleneck
 from lexlip.losses import flops, in_batch_contrastive, masked_lm
 from lexlip.model import LexLIP
@@ -84,8 +84,9 @@ class Phase1Module(RetrievalModule):
     def global_losses(self, vectors: dict[str, Tensor], batch: dict) -> dict[str, Tensor]:
         if not vectors:
             return {}
-        text, image = gather_with_grad(vectors["text"]), gather_with_grad(vectors["image"])
-        ids = gather_rows(batch["image_id"]) if self.keys["mask_same_image"] else None
+        rows = batch.get("rows_of_ranks")
+        text, image = gather_pair(vectors["text"], vectors["image"], rows)
+        ids = gather_rows(batch["image_id"], rows) if self.keys["mask_same_image"] else None
         return {
             "contrastive_loss": in_batch_contrastive(text, image, self.keys["temperature"], ids),
             "flops_loss": self.keys["flops_weight"] * (flops(vectors["text"]) + flops(vectors["image"])),

@@ -13,7 +13,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from lexlip.config import ConfigError
-from lexlip.distributed import gather_rows, sum_over_ranks, world_size
+from lexlip.distributed import gather_pair, gather_rows, sum_over_ranks, world_size
 from lexlip.losses import flops, queue_contrastive
 from lexlip.model import LexLIP
 from lexlip.module import RetrievalModule, split_batch
@@ -104,6 +104,8 @@ class Phase2Module(RetrievalModule):
 
     def after_step(self, batch: dict) -> None:
         self.twin.update(self.model)
-        ids = gather_rows(batch["image_id"])
-        self.text_ring.push(gather_rows(batch["text_key"]), ids)
-        self.image_ring.push(gather_rows(batch["image_key"]), ids)
+        rows, dtype = batch.get("rows_of_ranks"), self.text_ring.keys.dtype  # exchanged as they are stored
+        text, image = gather_pair(batch["text_key"].to(dtype), batch["image_key"].to(dtype), rows)
+        ids = gather_rows(batch["image_id"], rows)
+        self.text_ring.push(text, ids)
+        self.image_ring.push(image, ids)

@@ -8,6 +8,7 @@ the gradient of one process with the whole batch, without a second collective in
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -55,27 +56,30 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def gather_rows(x: Tensor) -> Tensor:
+def gather_rows(x: Tensor, rows: Sequence[int] | None = None) -> Tensor:
     """Rows of all ranks in rank order, without gradient; ranks may hold different numbers of rows.
 
     Args:
         x: (n_rank, ...) tensor, same trailing shape and dtype on every rank.
+        rows: n of every rank, where it is known; else it is asked for first.
 
     Returns:
         (sum of n_rank, ...) tensor, the same on every rank.
     """
-    world = world_size()
-    if world == 1:
-        return x.detach()
     x = x.detach().contiguous()
-    counts = [torch.zeros(1, dtype=torch.int64, device=x.device) for _ in range(world)]
-    dist.all_gather(counts, torch.tensor([len(x)], device=x.device))
-    rows = [int(c) for c in counts]
-    padded = x.new_zeros((max(rows), *x.shape[1:]))
-    padded[: len(x)] = x
-    parts = [torch.empty_like(padded) for _ in range(world)]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[:n] for part, n in zip(parts, rows, strict=True)])
+    if world_size() == 1:
+        return x
+    if rows is None:
+        ones = [1] * world_size()
+        rows = gather_rows(torch.tensor([len(x)], device=x.device), ones).tolist()
+    most = max(rows)
+    if len(x) < most:
+        x = torch.cat([x, x.new_zeros((most - len(x), *x.shape[1:]))])
+    everything = x.new_empty((most * len(rows), *x.shape[1:]))
+    dist.all_gather_into_tensor(everything, x)
+    if min(rows) == most:
+        return everything
+    return torch.cat([part[:n] for part, n in zip(everything.split(most), rows, strict=True)])
 
 
 def gather_objects(value: object) -> list:
@@ -89,16 +93,16 @@ def gather_objects(value: object) -> list:
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        everything = gather_rows(x)
-        starts = gather_rows(torch.tensor([len(x)], device=x.device)).cumsum(0).tolist()
-        ctx.stop = starts[rank()]
-        ctx.rows = len(x)
+    def forward(ctx, x: Tensor, rows: Sequence[int] | None) -> Tensor:
+        everything = gather_rows(x, rows)
+        if rows is None:
+            rows = gather_rows(torch.tensor([len(x)], device=x.device)).tolist()
+        ctx.start, ctx.rows = sum(rows[: rank()]), len(x)
         return everything
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        return grad[ctx.stop - ctx.rows : ctx.stop] * world_size()
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad[ctx.start : ctx.start + ctx.rows] * world_size(), None
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -113,9 +117,16 @@ class _SumOverRanks(torch.autograd.Function):
         return grad * world_size()
 
 
-def gather_with_grad(x: Tensor) -> Tensor:
+def gather_with_grad(x: Tensor, rows: Sequence[int] | None = None) -> Tensor:
     """Like `gather_rows`, with the gradient that the module docstring describes."""
-    return x if world_size() == 1 else _GatherRows.apply(x)
+    return x if world_size() == 1 else _GatherRows.apply(x, rows)
+
+
+def gather_pair(a: Tensor, b: Tensor, rows: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+    """Two (n_rank, V) tensors in one `gather_with_grad`: one exchange instead of two."""
+    if world_size() == 1:
+        return a, b
+    return gather_with_grad(torch.cat([a, b], dim=1), rows).split(a.shape[1], dim=1)
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lexlip import checkpoint, config, recall
-from lexlip.distributed import gather_objects, rank, sum_over_ranks, world_size
+from lexlip.distributed import gather_objects, gather_rows, rank, sum_over_ranks, world_size
 from lexlip.faults import SkippedSamples, TrainingError, report_not_finite
 from lexlip.files import write_json
 from lexlip.lexicon import saturate
@@ -209,16 +209,18 @@ class RetrievalModule(pl.LightningModule):
     def _agree(self, batch: dict) -> bool:
         """The one exchange before a step; False if a process has no row to train on."""
         lines = list(batch.get("skipped", ()))
-        own = [not len(batch["image_id"]), self.wishes["stop"], self.wishes["save"], len(lines)]
-        empty, stop, save, skipped = sum_over_ranks(torch.tensor(own, device=self.device, dtype=torch.int64)).tolist()
-        self.agreed = {"stop": stop > 0, "save": save > 0}
-        if skipped:
+        own = [len(batch["image_id"]), self.wishes["stop"], self.wishes["save"], len(lines)]
+        one_row = torch.tensor([own], device=self.device, dtype=torch.int64)
+        rows, stop, save, skipped = zip(*gather_rows(one_row, [1] * world_size()).tolist(), strict=True)
+        self.agreed = {"stop": any(stop), "save": any(save)}
+        batch["rows_of_ranks"] = rows
+        if any(skipped):
             data = self.trainer.datamodule
             epoch = (self.batches_seen - 1) // max(1, data.steps_per_epoch)
             everyone = [line for lines in gather_objects(lines) for line in lines]
             self.skipped.add(everyone, epoch, data.n_pairs, self.folder if rank() == 0 else None)
             self.log("train/skipped_samples", float(self.skipped.total))
-        return not empty
+        return min(rows) > 0
 
     def _mean_over_ranks(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """The losses of the global batch: what gradient averaging makes of each process's own."""
