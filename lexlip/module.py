@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lexlip import checkpoint, config, recall
 from lexlip.distributed import gather_objects, gather_rows, rank, sum_over_ranks, world_size
+from lexlip.encoders import ImageEncoder, TextEncoder
 from lexlip.faults import SkippedSamples, TrainingError, report_not_finite
 from lexlip.files import write_json
 from lexlip.lexicon import saturate
@@ -319,6 +320,12 @@ class RetrievalModule(pl.LightningModule):
         )  # fmt: skip
         if stage == "train":
             self.log("train/learning_rate", self.lr_schedulers().get_last_lr()[0])
+
+    def on_fit_start(self) -> None:
+        if self.keys["compile"]:
+            for tower in self.modules():
+                if isinstance(tower, (ImageEncoder, TextEncoder)):  # the twins' too
+                    tower.compile()
 
     def on_train_epoch_start(self) -> None:
         self._find_place()

@@ -26,7 +26,11 @@ def make_optimizer(module: nn.Module, keys: dict) -> torch.optim.Optimizer:
     if keys["optim_type"] == "sgd":
         return torch.optim.SGD(groups, lr=keys["learning_rate"], momentum=0.9)
     kind = torch.optim.AdamW if keys["optim_type"] == "adamw" else torch.optim.Adam
-    return kind(groups, lr=keys["learning_rate"], betas=tuple(keys["adam_betas"]), eps=keys["adam_eps"])
+    # With loss scaling a fused optimiser unscales by itself, too late for the gradient's norm to be clipped.
+    scaled = keys["num_gpus"] and str(keys["precision"]).startswith("16")
+    return kind(
+        groups, lr=keys["learning_rate"], betas=tuple(keys["adam_betas"]), eps=keys["adam_eps"], fused=not scaled
+    )
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, keys: dict, steps: int) -> torch.optim.lr_scheduler.LambdaLR:

@@ -16,6 +16,7 @@ from lexlip.config import ConfigError
 from lexlip.interruption import Watch
 from lexlip.runs import CHECKPOINTS, keep_old_log
 from lexlip.saving import Saver, WholeFiles
+from lexlip.throughput import Throughput
 
 
 def make_trainer(keys: dict, folder: Path, steps: int, validated: bool, all_used: bool = True) -> pl.Trainer:
@@ -44,7 +45,7 @@ def make_trainer(keys: dict, folder: Path, steps: int, validated: bool, all_used
             keep_old_log(folder)
         place = {"save_dir": str(folder.parent.parent), "name": folder.parent.name, "version": folder.name}
         loggers = [TensorBoardLogger(**place), CSVLogger(**place)]
-        callbacks.append(_saver(keys, folder, files, validated))
+        callbacks += [Throughput(keys["log_every"]), _saver(keys, folder, files, validated)]
     return pl.Trainer(
         accelerator="gpu" if gpus else "cpu",
         devices=launch.local_processes(keys),

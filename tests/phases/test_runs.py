@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import time
 
 import pytest
 import torch
@@ -260,3 +261,38 @@ def test_own_data_sets_and_caps_from_the_command_line(start):
     )  # fmt: skip
     assert done.keys["data_sets"]["mine"]["train"] == ["tiny/tiny_train.tsv"]
     assert "val/mine/t2i_R@1" in done.result
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+def test_compiled_towers_train_to_the_same_weights(start):
+    """The whole run, in Phase 2 with its twins; a compiler may order sums otherwise."""
+    how = {"max_steps": 2, "learning_rate": 5e-5}
+    states = []
+    for version, compiled in enumerate((False, True)):
+        done = start(Phase2Module, PHASE2, version=version, compile=compiled, **how)
+        states.append(state_of(done.folder / "checkpoints" / "last.ckpt")[0])
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-4)
+
+
+def test_throughput_is_logged_and_a_slow_loader_is_named(start, monkeypatch, caplog):
+    from lexlip import throughput
+    from lexlip_data.datasets import CaptionPairs
+
+    read = CaptionPairs.__getitem__
+
+    def slow(self, key):
+        time.sleep(0.05)
+        return read(self, key)
+
+    monkeypatch.setattr(CaptionPairs, "__getitem__", slow)
+    monkeypatch.setattr(throughput, "HINT_STEPS", 2)
+    done = start(Phase1Module, PHASE1, version=0, max_steps=4, log_every=1, get_recall_metric=False)
+    with open(done.folder / "metrics.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["train/data_wait_share"]]
+    assert len(rows) == 4
+    assert all(0 < float(row["train/data_wait_share"]) < 1 for row in rows[1:])
+    assert all(0 < float(row["train/pairs_per_second"]) < 20 for row in rows[1:])  # 4 pairs take 0.2 s at least
+    assert sum("the loader is the limit" in line for line in caplog.messages) == 1

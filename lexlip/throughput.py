@@ -1,0 +1,63 @@
+"""How fast a training goes, and whether it waits for its data."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import pytorch_lightning as pl
+
+log = logging.getLogger(__name__)
+
+HINT_SHARE = 0.2  # of the time; a loader that keeps up waits for the model, not the other way round
+HINT_STEPS = 50
+
+
+class Throughput(pl.Callback):
+    """Logs `train/pairs_per_second` of all processes and `train/data_wait_share`, the time without a batch.
+
+    Validation and the writing of checkpoints count as neither.
+
+    Args:
+        every: steps between two values.
+    """
+
+    def __init__(self, every: int):
+        self.every = every
+        self.pairs, self.waited, self.worked = 0, 0.0, 0.0
+        self.mark: float | None = None  # when the last batch was done with
+        self.steps, self.long_waits, self.hinted = 0, 0.0, False
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: dict, index: int) -> None:
+        now = time.perf_counter()
+        self.waited += now - self.mark if self.mark is not None else 0.0
+        self.mark = now
+        self.pairs += len(batch["image_id"]) * trainer.world_size
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: object, batch: dict, index: int
+    ) -> None:
+        now = time.perf_counter()
+        self.worked += now - self.mark
+        self.steps += 1
+        if self.steps % self.every == 0:
+            total = self.waited + self.worked
+            module.log("train/pairs_per_second", self.pairs / total)
+            module.log("train/data_wait_share", self.waited / total)
+            self._hint(self.waited / total, trainer)
+            self.pairs, self.waited, self.worked = 0, 0.0, 0.0
+        self.mark = now
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.mark = None
+
+    def _hint(self, share: float, trainer: pl.Trainer) -> None:
+        self.long_waits = self.long_waits + self.every if share > HINT_SHARE else 0
+        if self.long_waits >= HINT_STEPS and not self.hinted and trainer.is_global_zero:
+            self.hinted = True
+            workers = trainer.datamodule.config["num_workers"]
+            log.warning(
+                "%.0f%% of the time the training waits for data: the loader is the limit. Raise num_workers (%d now, "
+                "per process), store smaller pictures, or take train_transform_keys='[\"vit\"]'",
+                100 * share, workers,
+            )  # fmt: skip
