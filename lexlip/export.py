@@ -12,7 +12,8 @@ from lexlip import checkpoint
 from lexlip.checkpoint import MODEL_PREFIX, CheckpointError
 from lexlip.config import load_tokenizer
 from lexlip.files import give_usual_rights
-from lexlip.model import LexLIP, known_config
+from lexlip.model import LexLIP
+from lexlip.model_config import known_config
 
 
 def write_folder(model: LexLIP, out: str | Path, state: dict[str, Tensor] | None = None, phase: int = 0) -> None:

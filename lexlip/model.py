@@ -5,79 +5,24 @@ B batch, L tokens, V vocabulary.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin, snapshot_download
-from huggingface_hub.errors import HFValidationError
 from PIL import Image
-from safetensors.torch import save_model
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
+from transformers import BertConfig, PreTrainedTokenizerBase
 
-from lexlip import checkpoint
-from lexlip.checkpoint import CheckpointError
 from lexlip.config import ConfigError
 from lexlip.encoders import ImageEncoder, TextEncoder, pretrained_bert
-from lexlip.files import give_usual_rights, write_json
+from lexlip.folders import FolderModel
 from lexlip.lexicon import LexiconHead
+from lexlip.model_config import ModelConfig
 from lexlip_data.pictures import to_rgb, upright
 from lexlip_data.transforms import build_transform
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-PREPROCESSING_FILE = "preprocessor_config.json"
 
-
-MODEL_CARD = """---
-{{ card_data }}
----
-
-A LexLIP model: pictures and captions as weighted bags of words over one vocabulary.
-
-    from lexlip import LexLIP
-    model = LexLIP.from_pretrained("this folder or name")
-    model.lexicon(model.encode_text(["a dog on the beach"]))
-"""
-
-
-@dataclass
-class ModelConfig:
-    """What is needed to build the same model again without its weights.
-
-    Attributes:
-        vit: timm name of the image tower.
-        vit_kwargs: passed to `timm.create_model`.
-        image_size: side in pixels of the pictures.
-        image_norm_eps: of the image tower's LayerNorms.
-        text: the text tower's `BertConfig` as a dict.
-        max_text_len: tokens per caption, [CLS] and [SEP] included.
-    """
-
-    vit: str
-    image_size: int
-    text: dict
-    vit_kwargs: dict = field(default_factory=dict)
-    image_norm_eps: float = 1e-12
-    max_text_len: int = 40
-
-    @property
-    def vocab_size(self) -> int:
-        """V."""
-        return self.text["vocab_size"]
-
-
-class LexLIP(
-    nn.Module,
-    PyTorchModelHubMixin,
-    library_name="lexlip",
-    tags=["sparse-retrieval", "image-text-retrieval"],
-    model_card_template=MODEL_CARD,
-):
+class LexLIP(nn.Module, FolderModel):
     """Image tower, text tower and their lexicon heads.
 
     Args:
@@ -298,114 +243,6 @@ class LexLIP(
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.text_head.decoder.weight.device
-
-    # --- folders and the hub: save_pretrained, from_pretrained and push_to_hub are huggingface_hub's ---
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        """config.json, model.safetensors, the tokenizer's files and the pictures' preprocessing."""
-        draft = save_directory / f"{WEIGHTS_FILE}.tmp"
-        save_model(self, str(draft))
-        give_usual_rights(draft)
-        # What an older model left must not pass for this one's: its phase's own parts, its words.
-        for pattern in ("phase*.safetensors", "tokenizer*.json", "special_tokens_map.json", "vocab.txt", CONFIG_FILE):
-            for stale in save_directory.glob(pattern):
-                stale.unlink()
-        draft.replace(save_directory / WEIGHTS_FILE)
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(save_directory)
-        write_json(_preprocessing(self.config.image_size), save_directory / PREPROCESSING_FILE)
-        write_json(dataclasses.asdict(self.config), save_directory / CONFIG_FILE)  # last: without it there is no model
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options) -> LexLIP:
-        """Load a model folder or a name on the hub, in evaluation mode.
-
-        Args:
-            pretrained_model_name_or_path: folder, or "owner/name".
-            options: huggingface_hub's (`revision`, `token`, `cache_dir`, ...), and `drop_rate`, another dropout of
-                the text tower for training on.
-
-        Raises:
-            CheckpointError: neither a folder nor to be fetched, no model in it, or weights that do not fit its config.
-        """
-        if Path(pretrained_model_name_or_path).is_dir():
-            folder_config(Path(pretrained_model_name_or_path))  # the mixin's own reading of it would say less
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, **options)
-        except (OSError, HFValidationError) as error:  # hub errors are OSErrors
-            raise CheckpointError(
-                f"{pretrained_model_name_or_path} is neither a model folder nor could it be fetched: {error}"
-            ) from error
-
-    @classmethod
-    def _from_pretrained(
-        cls, *, model_id, revision, cache_dir, force_download, local_files_only, token,
-        drop_rate=None, config=None, **unknown,
-    ) -> LexLIP:  # fmt: skip
-        if unknown:
-            raise TypeError(f"from_pretrained() takes no {', '.join(sorted(unknown))}")
-        folder = Path(model_id)
-        if not folder.is_dir():
-            download = {"revision": revision, "cache_dir": cache_dir, "token": token}
-            folder = Path(
-                snapshot_download(
-                    str(model_id), force_download=force_download, local_files_only=local_files_only, **download
-                )
-            )
-        return load_folder(cls, folder, drop_rate)
-
-
-def known_config(path: str | Path) -> ModelConfig | None:
-    """How the model of a folder or checkpoint is built; None for a checkpoint that does not say.
-
-    Raises:
-        CheckpointError: it says something else.
-    """
-    saved = checkpoint.model_config(path)
-    try:
-        return ModelConfig(**saved) if saved is not None else None
-    except TypeError as error:
-        where = path / CONFIG_FILE if (path := Path(path)).is_dir() else path
-        raise CheckpointError(f"{where} holds the config of another kind of model: {error}") from error
-
-
-def folder_config(folder: Path) -> ModelConfig:
-    """`known_config` of a folder that must hold a whole model."""
-    if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
-        raise CheckpointError(f"{folder} is no model folder: {CONFIG_FILE} and {WEIGHTS_FILE} are needed")
-    return known_config(folder)
-
-
-def load_folder(cls: type[LexLIP], folder: Path, drop_rate: float | None = None) -> LexLIP:
-    """What `save_pretrained` wrote, in evaluation mode; see `LexLIP.from_pretrained`."""
-    config = folder_config(folder)
-    if drop_rate is not None:
-        config.text.update(hidden_dropout_prob=drop_rate, attention_probs_dropout_prob=drop_rate)
-    tokenizer = None
-    if any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt")):
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = cls(config, tokenizer)
-    checkpoint.load_model(model, folder)
-    return model.eval()
-
-
-def _preprocessing(size: int) -> dict:
-    """What `encode_image` does to a picture, in the words of transformers' image processors."""
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": size},
-        "resample": int(Image.Resampling.BICUBIC),
-        "do_center_crop": True,
-        "crop_size": {"height": size, "width": size},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5] * 3,
-        "image_std": [0.5] * 3,
-    }
-
 
 class _evaluating:
     """Evaluation mode for a while."""

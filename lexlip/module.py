@@ -28,7 +28,8 @@ from lexlip.encoders import ImageEncoder, TextEncoder
 from lexlip.faults import SkippedSamples, TrainingError, report_not_finite
 from lexlip.files import write_json
 from lexlip.lexicon import saturate
-from lexlip.model import LexLIP, known_config
+from lexlip.model import LexLIP
+from lexlip.model_config import known_config
 from lexlip.optim import make_optimizer, make_schedule
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,59 @@
+"""What a model is built from, and where a folder or a checkpoint says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lexlip import checkpoint
+from lexlip.checkpoint import CheckpointError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass
+class ModelConfig:
+    """What is needed to build the same model again without its weights.
+
+    Attributes:
+        vit: timm name of the image tower.
+        vit_kwargs: passed to `timm.create_model`.
+        image_size: side in pixels of the pictures.
+        image_norm_eps: of the image tower's LayerNorms.
+        text: the text tower's `BertConfig` as a dict.
+        max_text_len: tokens per caption, [CLS] and [SEP] included.
+    """
+
+    vit: str
+    image_size: int
+    text: dict
+    vit_kwargs: dict = field(default_factory=dict)
+    image_norm_eps: float = 1e-12
+    max_text_len: int = 40
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self.text["vocab_size"]
+
+
+def known_config(path: str | Path) -> ModelConfig | None:
+    """How the model of a folder or checkpoint is built; None for a checkpoint that does not say.
+
+    Raises:
+        CheckpointError: it says something else.
+    """
+    saved = checkpoint.model_config(path)
+    try:
+        return ModelConfig(**saved) if saved is not None else None
+    except TypeError as error:
+        where = path / CONFIG_FILE if (path := Path(path)).is_dir() else path
+        raise CheckpointError(f"{where} holds the config of another kind of model: {error}") from error
+
+
+def folder_config(folder: Path) -> ModelConfig:
+    """`known_config` of a folder that must hold a whole model."""
+    if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
+        raise CheckpointError(f"{folder} is no model folder: {CONFIG_FILE} and {WEIGHTS_FILE} are needed")
+    return known_config(folder)
