@@ -3,15 +3,17 @@
 import os
 import sys
 
-# What torch's C++ side prints of a lost connection, ten frames per attempt, the launcher tells in one line.
-QUIET = "TORCH_CPP_LOG_LEVEL"
+# What torch says of a process that died and of a lost connection, some with ten frames, the launcher tells in one line.
+QUIET = {"TORCH_CPP_LOG_LEVEL": "FATAL", "LOGLEVEL": "CRITICAL"}
 
 if __name__ == "__main__":
-    asked = QUIET in os.environ
-    os.environ.setdefault(QUIET, "FATAL")
+    own = {name: level for name, level in QUIET.items() if name not in os.environ}
+    os.environ.update(own)
 
-    from lexlip.elastic.launcher import main  # torch reads the variable when it is imported
+    from lexlip.elastic.launcher import main  # torch reads the variables when it is imported
 
-    if not asked:
-        del os.environ[QUIET]  # not for the processes
-    sys.exit(main(sys.argv[1:], os.environ))
+    for name in own:
+        del os.environ[name]  # not for the processes
+    code = main(sys.argv[1:], os.environ)
+    sys.stderr.flush()
+    os._exit(code)  # torch's heartbeat thread, which may hang on a lost link, would be waited for

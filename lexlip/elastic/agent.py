@@ -1,4 +1,4 @@
-"""torch's elastic agent, taught three things.
+"""torch's elastic agent, taught four things.
 
 1. Processes that leave on purpose are not started again. A signal goes to the processes alone, which write a
    checkpoint and leave; torch by itself would kill them 30 s later.
@@ -6,6 +6,7 @@
    restart some processes would believe to be the first (https://github.com/pytorch/pytorch/issues/108158).
 3. The processes get a fresh store after every restart. By itself the agent keeps one, where they find the addresses of
    their dead predecessors.
+4. It gives up when node 0 does not answer. By itself it can wait for a quarter of an hour.
 
 It overrides the methods that torch documents for this, and sets three attributes that are not documented; all of them
 are there from torch 2.4 to 2.15.
@@ -13,6 +14,7 @@ are there from torch 2.4 to 2.15.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -23,6 +25,9 @@ import uuid
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+
+from lexlip.elastic.patience import Patience
+from lexlip.elastic.settings import Settings
 
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: a checkpoint is written, start me again
 INTERRUPTED = 130  # what shells give for Ctrl-C
@@ -49,18 +54,19 @@ class Agent(LocalElasticAgent):
 
     Args:
         spec: what to run, how often, and where the nodes meet.
-        shutdown_timeout: seconds that processes have to leave once they were asked to.
-        elastic: go on with the other nodes when one of them leaves.
+        settings: of the launch.
     """
 
-    def __init__(self, spec: WorkerSpec, shutdown_timeout: float, elastic: bool = False):
+    def __init__(self, spec: WorkerSpec, settings: Settings):
         super().__init__(spec, logs_specs=DefaultLogsSpecs(log_dir=os.devnull))
-        self.elastic = elastic
-        self.grace = shutdown_timeout
+        self.settings = settings
+        self.grace = settings.shutdown_timeout
         self.leaving: int | None = None  # the exit status, once a signal came
         self.deadline = 0.0
         self.round = 0
         self.job = uuid.uuid4().hex
+        self.patience = Patience(self._give_up)
+        self.patience.start()
 
     # --- signals ---
 
@@ -81,23 +87,41 @@ class Agent(LocalElasticAgent):
 
     def _hand_on(self, signum: int) -> None:
         for worker in self.get_worker_group().workers:
-            try:
+            with contextlib.suppress(ProcessLookupError, TypeError):  # gone, or never started
                 os.kill(worker.id, signum)
-            except (ProcessLookupError, TypeError):  # gone, or never started
-                pass
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, int]:
         started = super()._start_workers(worker_group)
         self.watch_signals()  # torch has just put its own handlers in
         return started
 
+    # --- node 0 ---
+
+    def _give_up(self) -> None:
+        say(f"error: {self.settings.lost_contact}")
+        for worker in self.get_worker_group().workers:
+            with contextlib.suppress(ProcessLookupError, TypeError):
+                os.killpg(worker.id, signal.SIGKILL)  # with its loader processes; torch starts each as a group
+        os._exit(1)
+
+    def _exit_barrier(self) -> None:
+        self.patience.allow(self._exit_barrier_timeout + self.settings.store_timeout)
+        super()._exit_barrier()
+        self.patience.allow(None)
+
+    def _stop_workers(self, worker_group: WorkerGroup) -> None:
+        self.patience.allow(None)
+        super()._stop_workers(worker_group)
+
     # --- restarts ---
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
+        self.patience.allow(self.settings.join_timeout + self.settings.store_timeout)
         handler = worker_group.spec.rdzv_handler
         handler._bootstrap_store_info = handler._shared_tcp_store_server = None
         super()._rendezvous(worker_group)
         self._agree(worker_group)
+        self.patience.allow(None)
 
     def _agree(self, worker_group: WorkerGroup) -> None:
         """The same round, restarts left and job on every node; a node that came later takes those of the others."""
@@ -114,11 +138,12 @@ class Agent(LocalElasticAgent):
         self.round = oldest["round"] + 1
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        self.patience.allow(None)
         result = super()._monitor_workers(worker_group)
         if result.is_failed():
             codes = {failure.exitcode for failure in result.failures.values()}
             final = [code for code in FINAL if code in codes]
-            if self.leaving is not None or USAGE in final or (final and not self.elastic):
+            if self.leaving is not None or USAGE in final or (final and not self.settings.elastic):
                 raise Left(final[0] if final else self.leaving)
             if final:
                 say("another node leaves; going on with those that stay")
@@ -128,6 +153,8 @@ class Agent(LocalElasticAgent):
         elif self.leaving is not None and time.monotonic() > self.deadline:
             say(f"the processes did not leave within {self.grace:.0f} s and are killed; the last checkpoint is whole")
             raise Left(self.leaving)
+        elif result.state is WorkerState.HEALTHY:
+            self.patience.allow(self.settings.store_timeout)  # before the next call, torch asks the store
         return result
 
     def _report(self, result: RunResult) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -22,10 +23,9 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from lexlip.elastic import network, settings
 from lexlip.elastic.agent import INTERRUPTED, REQUEUE, USAGE, Agent, Left, say
-from lexlip.elastic.settings import LaunchError, Settings
+from lexlip.elastic.settings import AGAIN, LaunchError, Settings
 
-STORE_TIMEOUT = 60  # seconds until an answer of node 0 counts as lost
-AGAIN = "The last checkpoint is whole: the same command with resume_from=auto goes on from it"
+CLOSE_TIMEOUT = 10.0  # seconds to tell the other nodes that it is over
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -47,11 +47,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         f"node {wanted.node_rank} of {nodes(wanted)}, {wanted.processes} processes here ({address}), "
         f"up to {wanted.max_restarts} restarts"
     )
-    try:
-        return run(wanted, address)
-    except LaunchError as error:
-        say(f"error: {error}")
-        return 1
+    return run(wanted, address)
 
 
 def meet(wanted: Settings, environment: Mapping[str, str]) -> str:
@@ -92,32 +88,67 @@ def nodes(wanted: Settings) -> str:
 def run(wanted: Settings, address: str) -> int:
     """Start the processes and watch them until they are done.
 
-    Raises:
-        LaunchError: they cannot be started, or contact with the other nodes is lost.
+    Returns:
+        Exit status, as `main`.
     """
     # The first process need not be on node 0, so processes that read this would be misled.
     os.environ.pop("NODE_RANK", None)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, settings.threads() // wanted.processes)))
     agent = None
     try:
-        agent = Agent(
-            WorkerSpec(
-                role="lexlip",
-                local_world_size=wanted.processes,
-                rdzv_handler=rendezvous(wanted, address),
-                entrypoint=sys.executable,
-                args=("-u", *wanted.command),
-                max_restarts=wanted.max_restarts,
-                local_addr=address,
-            ),
-            wanted.shutdown_timeout,
-            wanted.elastic,
-        )
+        agent = make_agent(wanted, address)
+        return watch(agent)
+    except LaunchError as error:
+        say(f"error: {error}")
+        return 1
+    finally:
+        if agent is not None and not (wanted.elastic and agent.leaving is not None):
+            close(agent.get_worker_group().spec.rdzv_handler)
+
+
+def make_agent(wanted: Settings, address: str) -> Agent:
+    """This node's agent, which has met node 0.
+
+    Raises:
+        LaunchError: node 0 does not answer.
+    """
+    meeting = RendezvousParameters(
+        backend="c10d",
+        endpoint=wanted.endpoint,
+        run_id=wanted.run_id,
+        min_nodes=wanted.min_nodes,
+        max_nodes=wanted.max_nodes,
+        local_addr=address,
+        is_host=wanted.node_rank == 0,
+        read_timeout=wanted.store_timeout,
+        join_timeout=wanted.join_timeout,
+    )
+    try:
+        handler = get_rendezvous_handler(meeting)
+    except RendezvousConnectionError:
+        raise LaunchError(wanted.lost_contact) from None
+    spec = WorkerSpec(
+        role="lexlip",
+        local_world_size=wanted.processes,
+        rdzv_handler=handler,
+        entrypoint=sys.executable,
+        args=("-u", *wanted.command),
+        max_restarts=wanted.max_restarts,
+        local_addr=address,
+    )
+    return Agent(spec, wanted)
+
+
+def watch(agent: Agent) -> int:
+    """Run the agent until its processes are done; gives the exit status.
+
+    Raises:
+        LaunchError: the run cannot go on.
+    """
+    wanted = agent.settings
+    try:
         agent.watch_signals()
         result = agent.run()
-        if result is not None and result.is_failed():
-            raise LaunchError(f"no restart is left of MAX_RESTARTS={wanted.max_restarts}. {AGAIN}")
-        return 0
     except Left as left:
         return left.code
     except SignalException as error:
@@ -133,38 +164,19 @@ def run(wanted: Settings, address: str) -> int:
     except RendezvousClosedError:
         raise LaunchError(f"another node has ended the run; its output says why. {AGAIN}") from None
     except RendezvousConnectionError:
-        raise LaunchError(
-            f"lost contact with node 0 at {wanted.endpoint}: its launcher has ended, or the link is down. {AGAIN}"
-        ) from None
-    finally:
-        if agent is not None and not (wanted.elastic and agent.leaving is not None):
-            close(agent.get_worker_group().spec.rdzv_handler)
-
-
-def rendezvous(wanted: Settings, address: str) -> RendezvousHandler:
-    """Where the nodes meet; node 0 serves it.
-
-    Raises:
-        RendezvousConnectionError: node 0 does not answer.
-    """
-    host = wanted.node_rank == 0
-    return get_rendezvous_handler(
-        RendezvousParameters(
-            backend="c10d",
-            endpoint=wanted.endpoint,
-            run_id=wanted.run_id,
-            min_nodes=wanted.min_nodes,
-            max_nodes=wanted.max_nodes,
-            local_addr=address,
-            is_host=str(host).lower(),
-            read_timeout=min(STORE_TIMEOUT, wanted.join_timeout),
-            join_timeout=wanted.join_timeout,
-            close_timeout=min(30, wanted.join_timeout),
-        )
-    )
+        raise LaunchError(wanted.lost_contact) from None
+    if result is not None and result.is_failed():
+        raise LaunchError(f"no restart is left of MAX_RESTARTS={wanted.max_restarts}. {AGAIN}")
+    return 0
 
 
 def close(handler: RendezvousHandler) -> None:
     """Tell the other nodes that the run is over, so that they do not wait for this one."""
-    with contextlib.suppress(Exception):  # the link may be what failed
-        handler.shutdown()
+
+    def tell() -> None:
+        with contextlib.suppress(Exception):  # the link may be what failed
+            handler.shutdown()
+
+    telling = threading.Thread(target=tell, daemon=True)
+    telling.start()
+    telling.join(CLOSE_TIMEOUT)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 PHASES = ("Phase1", "Phase2")
 DEFAULT_PORT = 29500  # torchrun's
+STORE_TIMEOUT = 60
+AGAIN = "The last checkpoint is whole: the same command with resume_from=auto goes on from it"
 
 
 class LaunchError(RuntimeError):
@@ -57,6 +59,16 @@ class Settings:
     def endpoint(self) -> str:
         """Address and port of node 0, as torch's rendezvous and the messages write them."""
         return f"[{self.master}]:{self.port}" if ":" in self.master else f"{self.master}:{self.port}"
+
+    @property
+    def store_timeout(self) -> int:
+        """Seconds until an answer of node 0 counts as lost."""
+        return min(STORE_TIMEOUT, self.join_timeout)
+
+    @property
+    def lost_contact(self) -> str:
+        """What to say when it is."""
+        return f"lost contact with node 0 at {self.endpoint}: its launcher has ended, or the link is down. {AGAIN}"
 
 
 def read(arguments: Sequence[str], environment: Mapping[str, str], gpus: int) -> Settings:

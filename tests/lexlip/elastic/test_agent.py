@@ -14,21 +14,22 @@ from lexlip.elastic import agent
 
 ROOT = Path(__file__).resolve().parents[3]
 
+# As python -m lexlip.elastic does, with a program of the test's own.
 LAUNCH = """
-import sys
+import os, sys
 from lexlip.elastic import launcher, settings
 wanted = settings.Settings(command=(sys.argv[1],), **eval(sys.argv[2]))
-try:
-    address = launcher.meet(wanted, {})
-    sys.exit(launcher.run(wanted, address))
-except settings.LaunchError as error:
-    sys.exit(f"error: {error}")
+os._exit(launcher.run(wanted, launcher.meet(wanted, {})))
 """
 
 START = """
 import os, signal, sys, time
 rank, round_ = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
-print("process", rank, "round", round_, os.environ["LEXLIP_JOB"], flush=True)
+line = f"process {rank} round {round_} {os.environ['LEXLIP_JOB']}\\n"
+os.write(1, line.encode())  # in one piece, beside the other process's
+open(f"started{rank}", "w")
+def wait_for(name):
+    while not os.path.exists(name): time.sleep(0.01)
 """
 
 
@@ -63,7 +64,7 @@ def launches(tmp_path):
     for launcher in launches.running:
         if launcher.poll() is None:
             launcher.kill()
-            launcher.communicate()
+            launcher.wait()  # its processes, which may still hold the pipes, end by themselves
 
 
 def wait_for(path, seconds=30):
@@ -86,7 +87,12 @@ def seen(lines):
 
 
 def test_all_start_again_when_one_is_killed(launches):
-    program = "if rank == 1 and round_ == 0: os.kill(os.getpid(), signal.SIGKILL)\nif round_ == 0: time.sleep(60)"
+    program = """
+if round_ == 0:
+    wait_for("started0")
+    if rank == 1: os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+"""
     code, lines, said = launches.finish(launches.start(program, processes=2))
     pairs, jobs = seen(lines)
     assert code == 0 and pairs == [(0, 0), (0, 1), (1, 0), (1, 1)] and len(jobs) == 1
@@ -149,7 +155,12 @@ def two_nodes(launches, program, **settings):
 
 def test_nodes_count_the_same_restarts(launches):
     # The others of a real run sit in a collective; here they sleep until their own agent restarts them.
-    program = "if rank == 1 and round_ < 2: sys.exit(9)\nif round_ < 2: time.sleep(60)"
+    program = """
+if round_ < 2:
+    wait_for("started0")
+    if rank == 1: time.sleep(1); sys.exit(9)
+    time.sleep(60)
+"""
     ended = [launches.finish(node) for node in two_nodes(launches, program, join_timeout=30)]
     assert [code for code, _, _ in ended] == [0, 0]
     pairs, jobs = seen(ended[0][1] + ended[1][1])
@@ -163,6 +174,17 @@ def test_a_node_says_that_node_0_is_gone(launches, tmp_path):
     first.kill()
     code, _, said = launches.finish(second)
     assert code == 1 and "lost contact with node 0 at 127.0.0.1:" in said and "resume_from=auto" in said
+
+
+def test_a_node_gives_up_when_node_0_does_not_answer(launches, tmp_path):
+    program = "open(f'pid{rank}', 'w').write(str(os.getpid()))\ntime.sleep(60)"
+    first, second = two_nodes(launches, program, join_timeout=5)
+    for rank in range(2):
+        wait_for(tmp_path / f"pid{rank}")
+    first.send_signal(signal.SIGSTOP)  # as with a cut link, questions stay without answer
+    code, _, said = launches.finish(second)
+    first.send_signal(signal.SIGCONT)
+    assert code == 1 and "lost contact with node 0 at 127.0.0.1:" in said
 
 
 def test_node_0_says_that_too_few_nodes_came(launches):
