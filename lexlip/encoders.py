@@ -14,14 +14,13 @@ import timm
 import torch
 from einops import rearrange
 from timm.models import load_state_dict
-from timm.models.beit import Attention as BeitAttention
 from timm.models.beit import Beit
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, BertModel
 from transformers.models.bert.modeling_bert import BertEncoder
 
 from lexlip.config import ConfigError
-from lexlip.positions import GridAttention
+from lexlip.positions import GridBias
 
 # The official named configs' towers, under the names that timm gives the same weights.
 OFFICIAL_NAMES = {
@@ -72,18 +71,19 @@ class ImageEncoder(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = norm_eps
-            if type(module) is BeitAttention and module.window_size is not None:
-                module.__class__ = GridAttention
         if isinstance(self.backbone, Beit):
             self.backbone.patch_embed.strict_img_size = False
+            if self.backbone.rel_pos_bias is None and self.backbone.blocks[0].attn.window_size is not None:
+                self.backbone.rel_pos_bias = GridBias([block.attn for block in self.backbone.blocks])
         self.patch: int | None = _patch(self.backbone)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) normalised pixels to (B, L, width) token states."""
-        if isinstance(self.backbone, Beit):
-            grid = (pixels.shape[-2] // self.patch, pixels.shape[-1] // self.patch)
-            for block in self.backbone.blocks:
-                block.attn.grid = grid
+        # The patches' convolution then gives its map token by token, which is how the blocks read it.
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        bias = getattr(self.backbone, "rel_pos_bias", None)
+        if isinstance(bias, GridBias):
+            bias.grid = (pixels.shape[-2] // self.patch, pixels.shape[-1] // self.patch)
         states = self.backbone.forward_features(pixels)
         if states.ndim == 4:
             last = states.shape[-1] == self.width and states.shape[1] != self.width
@@ -173,7 +173,7 @@ class TextEncoder(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """(B, L) word ids and their mask, 0 at padding, to (B, L, D) token states."""
-        return self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
+        return _run_layers(self.bert.encoder, self.embed(ids), mask)
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
         """Trade a second forward pass for activation memory."""
@@ -212,6 +212,7 @@ class BertStack(nn.Module):
         super().__init__()
         config = copy.deepcopy(config)
         config.num_hidden_layers = layers
+        config._attn_implementation = "sdpa"  # a whole BertModel would choose it itself
         self.encoder = BertEncoder(config)
         for module in self.encoder.modules():
             if isinstance(module, nn.Linear):
@@ -220,6 +221,15 @@ class BertStack(nn.Module):
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """(B, L, D) embeddings and their (B, L) mask, 0 at padding, to (B, L, D)."""
-        bias = torch.zeros_like(mask, dtype=states.dtype)
-        bias = bias.masked_fill(mask == 0, torch.finfo(states.dtype).min)
-        return self.encoder(states, attention_mask=bias[:, None, None, :]).last_hidden_state
+        return _run_layers(self.encoder, states, mask)
+
+
+def _run_layers(encoder: BertEncoder, states: Tensor, mask: Tensor) -> Tensor:
+    """BERT layers over (B, L, D) embeddings and their (B, L) mask, 0 at padding.
+
+    The mask is made once, in the attention's own dtype, and without asking the GPU whether anything is padded.
+    """
+    device = states.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+    bias = torch.zeros_like(mask, dtype=dtype).masked_fill_(mask == 0, torch.finfo(dtype).min)
+    return encoder(states, attention_mask=bias[:, None, None, :]).last_hidden_state

@@ -7,18 +7,16 @@ linearly between its entries. Half the grid thus reads every second entry exactl
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
+import torch.nn.functional as F
 from timm.models.beit import Attention, gen_relative_position_index
-from torch import Tensor
+from torch import Tensor, nn
 
 CLS_ROWS = 3  # of a BEiT table: CLS to patch, patch to CLS, CLS to CLS
+Grid = tuple[int, int]  # height and width in patches
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # kept for training, even if an evaluation asks first
-def _offset_weights(new: int, old: int, device: torch.device) -> Tensor:
+def _offset_weights(new: int, old: int) -> Tensor:
     """(2 new - 1, 2 old - 1) linear interpolation weights between relative offsets."""
     offsets = torch.arange(-(new - 1), new, dtype=torch.float64) * old / new
     place = (offsets + old - 1).clamp(0, 2 * old - 2)
@@ -29,10 +27,10 @@ def _offset_weights(new: int, old: int, device: torch.device) -> Tensor:
     weights[rows, low] = 1 - share
     if old > 1:
         weights[rows, low + 1] += share
-    return weights.to(device)
+    return weights
 
 
-def resample_relative_table(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+def resample_relative_table(table: Tensor, old: Grid, new: Grid) -> Tensor:
     """A BEiT relative-position table for another grid; differentiable.
 
     Args:
@@ -43,34 +41,75 @@ def resample_relative_table(table: Tensor, old: tuple[int, int], new: tuple[int,
     Returns:
         ((2h-1)(2w-1) + 3, heads) for the grid `new` = (h, w).
     """
-    if old == new:
-        return table
-    grid = table[:-CLS_ROWS].view(2 * old[0] - 1, 2 * old[1] - 1, -1)
-    rows = _offset_weights(new[0], old[0], table.device).to(table.dtype)
-    columns = _offset_weights(new[1], old[1], table.device).to(table.dtype)
+    rows, columns = (_offset_weights(n, o).to(table.device, table.dtype) for n, o in zip(new, old, strict=True))
+    return _resample(table, rows, columns) if old != new else table
+
+
+def _resample(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    grid = table[:-CLS_ROWS].view(rows.shape[1], columns.shape[1], -1)
     grid = torch.einsum("yr,xc,rch->yxh", rows, columns, grid)
     return torch.cat([grid.flatten(0, 1), table[-CLS_ROWS:]])
 
 
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)
-def _index(grid: tuple[int, int], device: torch.device) -> Tensor:
-    return gen_relative_position_index(grid).to(device)
+class GridBias(nn.Module):
+    """The relative-position biases of all layers of a BEiT at once, for the grid that is being encoded.
+
+    It takes the place of timm's bias that all layers share: timm asks for it once per pass and hands it to every
+    block, also to one whose activations are computed a second time. One gather for all layers, instead of one each,
+    is also one scatter in the backward pass.
+
+    Args:
+        layers: the attention layers, in order; each becomes a `GridAttention`.
+    """
+
+    def __init__(self, layers: list[Attention]):
+        super().__init__()
+        self.layers = layers  # a plain list: the weights stay the layers' own
+        self.trained: Grid = tuple(layers[0].window_size)
+        self.grid = self.trained  # set before each pass
+        self._constants: dict[tuple[Grid, str], tuple[Tensor, Tensor, Tensor]] = {}
+        for number, layer in enumerate(layers):
+            layer.__class__ = GridAttention
+            layer.number = number
+
+    def forward(self) -> tuple[Tensor, ...]:
+        """One (1, heads, L, L) bias per layer, L = grid height x width + 1."""
+        # The layers as further heads of one table.
+        table = torch.cat([layer.relative_position_bias_table for layer in self.layers], dim=1)
+        rows, columns, index = self._of_grid(table.device)
+        if self.grid != self.trained:
+            table = _resample(table, rows.to(table.dtype), columns.to(table.dtype))
+        biases = F.embedding(index, table).T  # (layers * heads, L * L)
+        device = table.device.type
+        if torch.is_autocast_enabled(device):  # once, not in every layer's attention; after the gather, so that the
+            biases = biases.to(torch.get_autocast_dtype(device))  # pairs of one offset add up in the table's precision
+        length = self.grid[0] * self.grid[1] + 1
+        return biases.reshape(len(self.layers), 1, -1, length, length).unbind(0)
+
+    def _of_grid(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Interpolation weights of rows and columns, and the (L * L,) rows of the table, on the device."""
+        key = (self.grid, str(device))
+        if key not in self._constants:
+            with torch.inference_mode(False):  # kept for training, even if an evaluation asks first
+                weights = [_offset_weights(n, o) for n, o in zip(self.grid, self.trained, strict=True)]
+                parts = (*weights, gen_relative_position_index(self.grid).flatten())
+                self._constants[key] = tuple(part.to(device) for part in parts)
+        return self._constants[key]
 
 
 class GridAttention(Attention):
-    """timm's BEiT attention with the relative-position bias of the grid that is being encoded.
+    """timm's BEiT attention with its layer's part of a `GridBias`; scaled-dot-product attention takes it as mask."""
 
-    An attention layer becomes one by having its class set; `grid` is set before each pass.
-    """
+    number: int
+    bias: Tensor | None = None
 
-    grid: tuple[int, int] | None = None
+    def forward(self, x: Tensor, shared_rel_pos_bias: tuple[Tensor, ...] | None = None) -> Tensor:
+        """(B, L, width) to the same; without biases, those of the trained grid."""
+        self.bias = None if shared_rel_pos_bias is None else shared_rel_pos_bias[self.number]
+        try:
+            return super().forward(x)
+        finally:
+            self.bias = None
 
     def _get_rel_pos_bias(self) -> Tensor:
-        trained = tuple(self.window_size)
-        if self.grid is None or self.grid == trained:
-            return super()._get_rel_pos_bias()
-        table = resample_relative_table(self.relative_position_bias_table, trained, self.grid)
-        index = _index(self.grid, table.device)
-        bias = table[index.view(-1)].view(*index.shape, -1)  # (L, L, heads)
-        return bias.permute(2, 0, 1).contiguous().unsqueeze(0)
+        return super()._get_rel_pos_bias() if self.bias is None else self.bias

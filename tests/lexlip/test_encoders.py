@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from transformers import BertConfig
 
 from lexlip.config import ConfigError
@@ -70,13 +71,121 @@ def test_both_sizes_train_the_same_table(livelier):
 
 @pytest.mark.parametrize(("name", "kwargs"), [BEIT, VIT], ids=["beit", "vit"])
 def test_gradient_checkpointing_changes_no_gradient(name, kwargs, livelier):
+    """Also with a pass of another size between forward and backward."""
     tower, gradients = livelier(ImageEncoder(name, 32, kwargs)), []
     for enable in (False, True):
         tower.set_gradient_checkpointing(enable)
         tower.zero_grad()
-        tower(pictures(16)).square().sum().backward()
-        gradients.append(tower.backbone.patch_embed.proj.weight.grad.clone())
-    torch.testing.assert_close(*gradients)
+        loss = tower(pictures(16)).square().sum()
+        tower(pictures(32))
+        loss.backward()
+        gradients.append([parameter.grad.clone() for parameter in tower.parameters() if parameter.grad is not None])
+    assert len(gradients[0]) == len(gradients[1])
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_two_sizes_in_one_backward_pass(livelier):
+    """The biases of both passes belong to one table."""
+    tower = livelier(ImageEncoder(*BEIT[:1], 32, BEIT[1]))
+    table, grads = tower.backbone.blocks[0].attn.relative_position_bias_table, []
+    for sizes in ((32,), (16,), (32, 16)):
+        tower.zero_grad()
+        sum(tower(pictures(size)).square().sum() for size in sizes).backward()
+        grads.append(table.grad.clone())
+    torch.testing.assert_close(grads[0] + grads[1], grads[2])
+
+
+@pytest.mark.parametrize(("name", "kwargs"), [BEIT, VIT], ids=["beit", "vit"])
+def test_patches_come_token_by_token_without_a_copy(name, kwargs):
+    tower, seen = ImageEncoder(name, 32, kwargs), []
+    tower.backbone.patch_embed.proj.register_forward_hook(lambda module, given, out: seen.append(out))
+    tower(pictures(32))
+    assert seen[0].shape == (2, 16, 4, 4)
+    assert seen[0].permute(0, 2, 3, 1).is_contiguous()
+
+
+def calls_of_attention(monkeypatch):
+    """The masks that scaled-dot-product attention is called with."""
+    masks, original = [], F.scaled_dot_product_attention
+
+    def counted(*given, attn_mask=None, **others):
+        masks.append(attn_mask)
+        return original(*given, attn_mask=attn_mask, **others)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
+    return masks
+
+
+@pytest.mark.parametrize(("name", "kwargs"), [BEIT, VIT], ids=["beit", "vit"])
+def test_pictures_go_through_fused_attention(name, kwargs, monkeypatch):
+    """With the bias as its mask, gathered once for all layers."""
+    masks, gathered = calls_of_attention(monkeypatch), []
+    original = F.embedding
+    monkeypatch.setattr(F, "embedding", lambda *given: gathered.append(given) or original(*given))
+    tower = ImageEncoder(name, 32, kwargs)
+    with torch.autocast("cpu", torch.bfloat16):
+        tower(pictures(16))
+    beit = name.startswith("beit")
+    assert len(masks) == 2 and len(gathered) == beit
+    assert all((mask is not None) == beit for mask in masks)
+    if beit:
+        assert [(mask.shape, mask.dtype) for mask in masks] == [((1, 2, 5, 5), torch.bfloat16)] * 2
+    monkeypatch.undo()
+    assert torch.equal(tower(pictures(16)), tower(pictures(16)))
+
+
+def test_captions_and_decoder_go_through_fused_attention(monkeypatch):
+    masks = calls_of_attention(monkeypatch)
+    tower, stack = TextEncoder(small_bert()), BertStack(small_bert(), layers=1)
+    ids, mask = torch.tensor([[2, 7, 8, 3, 0]]), torch.tensor([[1, 1, 1, 1, 0]])
+    with torch.autocast("cpu", torch.bfloat16):
+        stack(tower(ids, mask), mask)
+    assert len(masks) == 3
+    assert all(mask.dtype == torch.bfloat16 and mask.shape[-1] == 5 for mask in masks)
+
+
+def test_captions_give_what_the_library_gives():
+    torch.manual_seed(0)
+    tower = TextEncoder(small_bert()).eval()
+    ids, mask = torch.tensor([[2, 7, 8, 3, 0, 0], [2, 9, 4, 4, 5, 3]]), torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6])
+    theirs = tower.bert(input_ids=ids, attention_mask=mask).last_hidden_state
+    torch.testing.assert_close(tower(ids, mask)[0, :4], theirs[0, :4])
+    torch.testing.assert_close(tower(ids, mask)[1], theirs[1])
+
+
+@pytest.mark.parametrize("enable", [False, True])
+def test_gradient_checkpointing_of_the_text_tower_changes_no_gradient(enable):
+    torch.manual_seed(0)
+    tower = TextEncoder(small_bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)).train()
+    ids, mask = torch.tensor([[2, 7, 8, 3, 0]]), torch.tensor([[1, 1, 1, 1, 0]])
+    run, grads = [], []
+    tower.bert.encoder.layer[0].attention.register_forward_hook(lambda *given: run.append(1))
+    for checkpointing in (False, enable):
+        tower.set_gradient_checkpointing(checkpointing)
+        tower.zero_grad()
+        tower(ids, mask).square().sum().backward()
+        grads.append(tower.word_embeddings.grad.clone())
+    torch.testing.assert_close(*grads)
+    assert len(run) == 2 + enable  # encoded a second time
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_towers_compile_without_a_break(autocast, livelier):
+    torch.manual_seed(0)
+    image, text = livelier(ImageEncoder(*BEIT[:1], 32, BEIT[1])), livelier(TextEncoder(small_bert()).eval())
+    ids, mask = torch.tensor([[2, 7, 8, 3, 0]]), torch.tensor([[1, 1, 1, 1, 0]])
+    given = [(image, (pictures(32),)), (image, (pictures(16),)), (text, (ids, mask))]
+    for tower, inputs in given:
+        results = []
+        for run in (tower, torch.compile(tower, backend="aot_eager", fullgraph=True)):
+            tower.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                states = run(*inputs)
+            states.float().square().sum().backward()
+            results.append([states.detach(), *(p.grad.clone() for p in tower.parameters() if p.grad is not None)])
+        for one, two in zip(*results, strict=True):  # 16 bits are rounded at other places once compiled
+            assert (one - two).norm() <= (0.03 if autocast else 1e-5) * one.norm()
 
 
 def test_a_convolutional_tower_gives_its_map():

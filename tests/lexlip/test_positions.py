@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from timm.models.beit import Attention
 
-from lexlip.positions import GridAttention, resample_relative_table
+from lexlip.positions import GridBias, resample_relative_table
 
 
 def table(grid, heads=3, seed=0):
@@ -71,13 +72,15 @@ def test_gradient_reaches_the_table():
 
 def test_attention_bias_of_a_small_grid_by_hand():
     """Patch pairs of a 2 x 2 grid have the bias of twice their offset on the 4 x 4 grid."""
-    attention = GridAttention(dim=4, num_heads=2, qkv_bias=True, window_size=(4, 4))
+    layers = [Attention(dim=4, num_heads=2, qkv_bias=True, window_size=(4, 4)) for _ in range(2)]
     with torch.no_grad():
-        attention.relative_position_bias_table.copy_(table((4, 4), heads=2))
-    values = attention.relative_position_bias_table
+        layers[1].relative_position_bias_table.copy_(table((4, 4), heads=2))
+    values = layers[1].relative_position_bias_table
     plane = values[:-3].view(7, 7, 2)
-    attention.grid = (2, 2)
-    bias = attention._get_rel_pos_bias()
+    biases = GridBias(layers)
+    biases.grid = (2, 2)
+    nothing, bias = biases()
+    assert not nothing.any()
     assert bias.shape == (1, 2, 5, 5)
     for one in range(4):
         for two in range(4):
