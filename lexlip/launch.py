@@ -7,13 +7,17 @@ store, before there is a process group.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 
 import torch.distributed as dist
 
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 STORE_WAIT = timedelta(seconds=60)
 
 
@@ -50,6 +54,19 @@ def job() -> str:
 def first_rank() -> bool:
     """Whether this is the run's first process, known before there is a process group."""
     return not any(int(os.environ.get(name, 0)) for name in ("RANK", "NODE_RANK", "LOCAL_RANK"))
+
+
+def leave_with_launcher() -> None:
+    """Ask the system for SIGTERM when the launcher dies: processes it leaves behind would write beside the next run's.
+
+    Only Linux can; elsewhere nothing happens.
+    """
+    if not under_torchrun() or not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died in between
+        sys.exit(1)
 
 
 def settled(name: str, decide: Callable[[], dict]) -> dict:

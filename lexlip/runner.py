@@ -100,6 +100,7 @@ def make_experiment(name: str, phase: type[RetrievalModule]) -> Experiment:
 
 def command_line(experiment: Experiment) -> None:
     """Run the command that was typed; a run that was stopped ends with its own exit status."""
+    launch.leave_with_launcher()
     try:
         experiment.run_commandline()
     except Stopped as stopped:
