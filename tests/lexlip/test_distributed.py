@@ -164,3 +164,23 @@ def test_recall_of_both_processes_rows_without_the_doubled(in_two_processes):
     for gathered in in_two_processes(work):
         assert gathered.order.tolist() == list(range(6)) and gathered.ids.tolist() == ids.tolist()
         assert torch.equal(gathered.dense(0, 6), dense)
+
+
+def test_recall_is_shared_out_among_the_processes(in_two_processes, monkeypatch):
+    monkeypatch.setattr(recall, "BLOCK_NUMBERS", 40)  # two pictures at a time
+    g = torch.Generator().manual_seed(0)
+    images, texts = (
+        recall.SparseVectors.from_dense(torch.rand(n, 20, generator=g), torch.arange(n) % 12, torch.arange(n))
+        for n in (12, 30)
+    )
+    wanted = [ranks.tolist() for ranks in recall.best_ranks(texts, images)]
+    assert len(set(wanted[0])) > 3
+
+    def work(number):
+        blocks, original = set(), recall.SparseVectors.columns
+        recall.SparseVectors.columns = lambda *given: blocks.add(given[1:]) or original(*given)
+        return [ranks.tolist() for ranks in recall.best_ranks(texts, images)], blocks
+
+    results = in_two_processes(work)
+    assert [ranks for ranks, _ in results] == [wanted, wanted]
+    assert [sorted(blocks) for _, blocks in results] == [[(0, 2), (4, 6), (8, 10)], [(2, 4), (6, 8), (10, 12)]]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lexlip import recall
 from lexlip.recall import SparseVectors
@@ -37,10 +38,9 @@ def test_ranks_of_both_directions_are_the_loops(monkeypatch, block_numbers):
     text_ids = [7, 7, 7, 50, 23, 23, 4, 99, 99, 99, 99, 12]  # one to four captions each
     # Multiples of 1/4 make sums exact, so that ties are the same in both.
     images, texts = ((vectors(n, seed=n) * 4).round() / 4 for n in (6, 12))
-    ours = recall.best_ranks(sparse(texts, text_ids), sparse(images, image_ids))
-    assert ours.tolist() == brute_ranks(texts, text_ids, images, image_ids)
-    ours = recall.best_ranks(sparse(images, image_ids), sparse(texts, text_ids))
-    assert ours.tolist() == brute_ranks(images, image_ids, texts, text_ids)
+    t2i, i2t = recall.best_ranks(sparse(texts, text_ids), sparse(images, image_ids))
+    assert t2i.tolist() == brute_ranks(texts, text_ids, images, image_ids)
+    assert i2t.tolist() == brute_ranks(images, image_ids, texts, text_ids)
 
 
 def test_metrics_by_hand():
@@ -59,6 +59,9 @@ def test_metrics_by_hand():
 def test_metrics_need_a_right_item_for_every_query():
     images, texts = sparse(torch.eye(2), [1, 2]), sparse(torch.eye(2), [1, 3], order=[4, 8])
     with pytest.raises(ValueError, match="1 of 2 queries .* place 8"):
+        recall.best_ranks(texts, images)
+    images, texts = sparse(torch.eye(2), [1, 2], order=[5, 9]), sparse(torch.eye(2), [1, 1])
+    with pytest.raises(ValueError, match="1 of 2 queries .* place 9"):
         recall.best_ranks(texts, images)
 
 
@@ -83,7 +86,44 @@ def test_a_model_that_scores_all_the_same_finds_nothing(value):
 def test_ties_among_right_items_do_not_count():
     images = sparse(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), [1, 2])
     texts = sparse(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), [1, 1, 2])
-    assert recall.best_ranks(images, texts).tolist() == [1, 1]
+    assert recall.best_ranks(texts, images)[1].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("block_numbers", [64, 2**23])
+def test_ranks_are_the_dense_computations_on_real_numbers(monkeypatch, block_numbers):
+    """Random weights of a few words each; a dense product in float64."""
+    monkeypatch.setattr(recall, "BLOCK_NUMBERS", block_numbers)
+    g = torch.Generator().manual_seed(0)
+    image_ids = torch.randperm(60, generator=g)
+    text_ids = torch.cat([image_ids, torch.randint(0, 60, (150,), generator=g)])
+    images, texts = (F.normalize(vectors(n, 200, seed=n, density=0.05)) for n in (60, 210))
+    scores = texts.double() @ images.double().T
+    right = text_ids[:, None] == image_ids[None, :]
+    ours = recall.best_ranks(sparse(texts, text_ids), sparse(images, image_ids))
+    for dim in (1, 0):  # along the pictures, along the captions
+        best = scores.masked_fill(~right, -1).amax(dim, keepdim=True)
+        assert ours[1 - dim].tolist() == (1 + ((scores >= best) & ~right).sum(dim)).tolist()
+
+
+def test_the_same_picture_twice_ties_whatever_the_order_of_the_sum():
+    """A thousand words each; the copy stands in another block of the product."""
+    dense = vectors(1, 1000, density=1.0) + 0.1
+    images = sparse(torch.cat([dense, vectors(40, 1000, seed=1) / 100, dense]), range(42))
+    texts = sparse(vectors(42, 1000, seed=2, density=1.0), range(42))
+    t2i, _ = recall.best_ranks(texts, images)
+    assert t2i[0] == t2i[41] == 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("side", ["images", "texts"])
+def test_one_broken_vector_counts_against_everything_it_meets(value, side):
+    """Also where the other side has none of its words."""
+    sides = {"images": torch.eye(4), "texts": torch.eye(4)}
+    sides[side][2, 2] = value
+    t2i, i2t = recall.best_ranks(sparse(sides["texts"], range(4)), sparse(sides["images"], range(4)))
+    found = {"images": t2i, "texts": i2t}[side], {"images": i2t, "texts": t2i}[side]
+    # Every sound query meets the broken item; the broken one as a query finds nothing.
+    assert [ranks.tolist() for ranks in found] == [[2, 2, 4, 2], [1, 1, 4, 1]]
 
 
 def test_duplicates_are_dropped_by_their_place_and_order_does_not_matter():
