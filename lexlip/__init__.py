@@ -3,15 +3,20 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lexlip.index import Index
     from lexlip.model import LexLIP, ModelConfig
 
 __version__ = "0.1.0"
 
-__all__ = ["LexLIP", "ModelConfig", "__version__"]
+__all__ = ["Index", "LexLIP", "ModelConfig", "__version__"]
 
 
 def __getattr__(name: str) -> object:
-    """The model's names, imported when asked for: towers take seconds to import, and not every command has one."""
+    """Names imported when asked for: towers take seconds to import, and not every command has one."""
+    if name == "Index":
+        from lexlip.index import Index
+
+        return Index
     if name in ("LexLIP", "ModelConfig"):
         from lexlip import model
 

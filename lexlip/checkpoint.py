@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from lexlip.errors import CheckpointError
 from lexlip.positions import CLS_ROWS, resample_relative_table
 
 log = logging.getLogger(__name__)
@@ -26,10 +27,6 @@ MODEL_PREFIX = "model."
 PHASE_PREFIXES = ("decoder.", "twin.", "text_ring.", "image_ring.")
 OFFICIAL_MARK = "text_transformer."
 RESUMABLE = ("state_dict", "optimizer_states", "loops", "global_step")  # what a run goes on from
-
-
-class CheckpointError(ValueError):
-    """A file that cannot be used as weights; the message names it and says why."""
 
 
 def read(path: str | Path) -> dict:

@@ -1,8 +1,10 @@
-"""The `lexlip` command: checkpoints and model folders.
+"""The `lexlip` command: checkpoints, model folders, indexes.
 
 lexlip import-official CKPT OUT    a checkpoint of the official code
 lexlip export CKPT OUT             a checkpoint of this code
 lexlip export-onnx FOLDER OUT      both towers as ONNX files
+lexlip index ACTION INDEX          build, add, delete, merge, info, verify
+lexlip search --index INDEX TEXT   or a picture, or a bag of words
 """
 
 from __future__ import annotations
@@ -11,23 +13,22 @@ import argparse
 import sys
 from pathlib import Path
 
-from lexlip.checkpoint import CheckpointError
-from lexlip.config import ConfigError
+from lexlip.errors import UserError
+from lexlip.index.cli import add_commands
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit status, 2 for a mistake told in one line."""
+    """Run the command; returns the exit status, 2 for a mistake told in one line, 1 for what a command found wrong."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
-    except (CheckpointError, ConfigError) as error:
+        return options.run(options) or 0
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("lexlip", description="Checkpoints and model folders of LexLIP.")
+    parser = argparse.ArgumentParser("lexlip", description="Checkpoints, model folders and indexes of LexLIP.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     official = commands.add_parser("import-official", help="turn a checkpoint of the official code into a model folder")
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     onnx.add_argument("folder", type=Path)
     onnx.add_argument("out", type=Path)
     onnx.set_defaults(run=_export_onnx)
+    add_commands(commands)
     return parser
 
 

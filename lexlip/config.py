@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from lexlip import launch
+from lexlip.errors import ConfigError
 from lexlip_data.transforms import TRANSFORM_KEYS
 
 TRAINING_MODES = {
@@ -44,10 +45,6 @@ NOT_NEGATIVE = (
     "num_gpus num_workers decoder_layers warmup_steps clip_grad learning_rate end_lr queue_size text_layers "
     "eval_folds flops_weight weight_decay seed checkpoint_minutes"
 )
-
-
-class ConfigError(ValueError):
-    """A key, a value or a combination that cannot work; the message says what would."""
 
 
 def folder() -> Path:

@@ -1,0 +1,195 @@
+"""The commands around an index: lexlip index build | add | delete | merge | info | verify, and lexlip search."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from lexlip.index.errors import IndexingError
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Hook `index` and `search` into the parser of the `lexlip` command."""
+    _add_index(commands)
+    _add_search(commands)
+
+
+def _add_index(commands: argparse._SubParsersAction) -> None:
+    index = commands.add_parser("index", help="build, change and check an index of lexicon vectors")
+    actions = index.add_subparsers(required=True, metavar="ACTION")
+
+    build = actions.add_parser("build", help="build an index from Arrow shards of vectors")
+    build.add_argument("index", type=Path, help="a new or an empty folder")
+    build.add_argument("shards", type=Path, nargs="+", help="Arrow files (id, terms, weights), or folders of them")
+    build.add_argument("--impact-bits", type=int, default=9, help="bits of a stored weight, 1 to 12 (default: 9)")
+    build.add_argument(
+        "--impact-scale", choices=("fitted", "linear"), default="fitted",
+        help="where the stored weights lie: where results need them, or evenly (default: fitted)",
+    )  # fmt: skip
+    build.add_argument(
+        "--segment-documents", type=int, default=1 << 22, help="documents per segment at most (default: 4,194,304)"
+    )
+    build.add_argument("--overwrite", action="store_true", help="take the place of an index that is there")
+    build.set_defaults(run=_build)
+
+    add = actions.add_parser("add", help="add documents; one whose id is there takes the old one's place")
+    add.add_argument("index", type=Path)
+    add.add_argument("shards", type=Path, nargs="+")
+    add.set_defaults(run=_add)
+
+    delete = actions.add_parser("delete", help="delete documents by their ids; unknown ids are passed over")
+    delete.add_argument("index", type=Path)
+    delete.add_argument("ids", nargs="*", help="ids")
+    delete.add_argument("--from", dest="file", type=Path, help="a file with an id a line")
+    delete.set_defaults(run=_delete)
+
+    for name, run, text in (
+        ("merge", _merge, "merge segments and drop what is deleted"),
+        ("info", _info, "numbers of an index, as JSON"),
+        ("verify", _verify, "read every byte and compare checksums; exit status 1 if something is damaged"),
+    ):
+        action = actions.add_parser(name, help=text)
+        action.add_argument("index", type=Path)
+        action.set_defaults(run=run)
+
+
+def _add_search(commands: argparse._SubParsersAction) -> None:
+    search = commands.add_parser("search", help="search an index by a text, a picture or a bag of words")
+    search.add_argument("text", nargs="?", help="what to look for; needs --model")
+    search.add_argument("--index", type=Path, required=True)
+    search.add_argument("--model", help="model folder, or a name on the hub")
+    search.add_argument("--image", type=Path, help="look for what is like this picture; needs --model")
+    search.add_argument("--bag", help='term numbers, or words with --model, and weights: {"2482": 0.7}')
+    search.add_argument("-k", type=int, default=10, help="how many to find (default: 10)")
+    search.add_argument(
+        "--drop", type=float, default=0.0,
+        help="share of the largest possible score that terms left out may hold; 0 is exact (default: 0)",
+    )  # fmt: skip
+    search.add_argument("--explain", action="store_true", help="also what each shared term adds to a score")
+    search.add_argument("--json", action="store_true", help="a JSON list instead of lines")
+    search.set_defaults(run=_search)
+
+
+def _build(options: argparse.Namespace) -> None:
+    from lexlip.index.writer import build
+
+    change = build(
+        options.index, _rows(options.shards), impact_bits=options.impact_bits, impact_scale=options.impact_scale,
+        segment_documents=options.segment_documents, overwrite=options.overwrite,
+    )  # fmt: skip
+    _print(dataclasses.asdict(change))
+
+
+def _add(options: argparse.Namespace) -> None:
+    from lexlip.index.writer import add
+
+    _print(dataclasses.asdict(add(options.index, _rows(options.shards))))
+
+
+def _delete(options: argparse.Namespace) -> None:
+    from lexlip.index.store import read_manifest
+    from lexlip.index.writer import delete
+
+    ids: list = list(options.ids)
+    if options.file is not None:
+        try:
+            ids += options.file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise IndexingError(f"{options.file} cannot be read as text: {error}") from error
+    if read_manifest(options.index).settings.ids == "int":
+        try:
+            ids = [int(id) for id in ids]
+        except ValueError as error:
+            raise IndexingError(f"the ids of {options.index} are whole numbers: {error}") from error
+    _print(dataclasses.asdict(delete(options.index, ids)))
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from lexlip.index.writer import merge
+
+    _print(dataclasses.asdict(merge(options.index)))
+
+
+def _info(options: argparse.Namespace) -> None:
+    from lexlip.index.index import Index
+
+    _print(Index.open(options.index).info())
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from lexlip.index.index import Index
+
+    index = Index.open(options.index)
+    damage = index.verify()
+    print("\n".join(damage) if damage else f"{options.index}: {len(index):,} documents, every checksum is right")
+    return 1 if damage else 0
+
+
+def _search(options: argparse.Namespace) -> None:
+    from lexlip.index.index import Index
+
+    given = [name for name in ("text", "image", "bag") if getattr(options, name) is not None]
+    if len(given) != 1:
+        raise IndexingError(f"a search takes one of a text, --image and --bag, not {' and '.join(given) or 'none'}")
+    index = Index.open(options.index, options.model)
+    query = {"text": _text, "image": _image, "bag": _bag}[given[0]](options)
+    hits = index.search(query, options.k, drop=options.drop)
+    results = []
+    for hit in hits:
+        result = {"id": hit.id, "score": hit.score}
+        if options.explain:
+            result["terms"] = [share._asdict() for share in index.explain(query, hit.id)]
+        results.append(result)
+    if options.json:
+        _print(results)
+        return
+    for result in results:
+        print(f"{result['score']:.6f}  {result['id']}")
+        for share in result.get("terms", ()):
+            name = share["word"] if share["word"] is not None else share["term"]
+            print(f"    {share['score']:.6f} = {share['query']:.4f} x {share['document']:.4f}  {name}")
+
+
+def _text(options: argparse.Namespace) -> str:
+    return options.text
+
+
+def _image(options: argparse.Namespace):
+    from lexlip_data.errors import BrokenImage
+    from lexlip_data.pictures import open_image
+
+    try:
+        return open_image(options.image.read_bytes())
+    except (OSError, BrokenImage) as error:
+        raise IndexingError(f"{options.image} is no picture that can be read: {error}") from error
+
+
+def _bag(options: argparse.Namespace) -> dict:
+    try:
+        bag = json.loads(options.bag)
+    except ValueError as error:
+        raise IndexingError(f"--bag is no JSON: {error}") from error
+    numbers = isinstance(bag, dict) and all(isinstance(weight, (int, float)) for weight in bag.values())
+    if not numbers:
+        raise IndexingError('--bag must map terms to weights, such as {"2482": 0.7}')
+    return {int(term): weight for term, weight in bag.items()} if all(map(str.isdecimal, bag)) else bag
+
+
+def _rows(paths: list[Path]) -> Iterator:
+    """Rows of all shards, with a line on the terminal that counts them."""
+    from tqdm import tqdm
+
+    from lexlip.index.vectors import read_shards
+
+    with tqdm(unit=" documents", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
+        for rows in read_shards(paths):
+            yield rows
+            bar.update(len(rows))
+
+
+def _print(value: object) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,273 @@
+"""An index opened for searching."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from lexlip.index.errors import DamagedIndex, IndexingError
+from lexlip.index.queries import Queries, Query, bag_of, pack
+from lexlip.index.segment import Segment
+from lexlip.index.store import MANIFEST, Manifest, read_manifest
+from lexlip.index.writer import open_segment
+
+if TYPE_CHECKING:
+    from lexlip.model import LexLIP
+
+CANDIDATES = 200
+# Below these a thread costs more than it saves: of a batch, and of an index that one query is searched in.
+_QUERIES_PER_THREAD = 16
+_DOCUMENTS_PER_THREAD = 1 << 22
+_scratch = threading.local()
+
+
+class Hit(NamedTuple):
+    """A document that was found."""
+
+    id: int | str
+    score: float
+
+
+class Share(NamedTuple):
+    """What a term adds to a document's score: query * document.
+
+    Attributes:
+        term: its number.
+        word: by the model's vocabulary; None without a model.
+        query, document: its weight in the query, and in the document as stored.
+        score: their product.
+    """
+
+    term: int
+    word: str | None
+    query: float
+    document: float
+    score: float
+
+
+class Found(NamedTuple):
+    """Best documents of several queries, by segment and number, best first.
+
+    Attributes:
+        segments, documents: (Q, k) int64; -1 after a query's last one.
+        scores: (Q, k) float64, 0 after the last.
+    """
+
+    segments: np.ndarray
+    documents: np.ndarray
+    scores: np.ndarray
+
+
+class Index:
+    """A state of an index, searchable from any number of threads; what writers publish later does not change it.
+
+    Use `Index.open`. A document's score is the sum over the shared terms of query weight x stored weight, in float64,
+    terms in ascending order. Documents that share no term are not found. Equal scores are ordered by id, ascending:
+    numbers by value, strings by their UTF-8 bytes.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, segments: list[Segment], model: LexLIP | None = None):
+        self.folder, self.manifest, self.segments = folder, manifest, segments
+        self.model = model
+
+    @classmethod
+    def open(cls, path: str | Path, model: LexLIP | str | Path | None = None) -> Index:
+        """Open the current state. Takes milliseconds: postings are read when they are searched.
+
+        Args:
+            path: the index's folder.
+            model: for queries that are texts, pictures or words; a model, or its folder or name.
+
+        Raises:
+            IndexingError: no index there.
+            DamagedIndex: files that are not what was written, as far as that shows without reading all of them.
+            CheckpointError: no such model.
+        """
+        folder = Path(path)
+        if isinstance(model, (str, Path)):
+            from lexlip.model import LexLIP
+
+            model = LexLIP.from_pretrained(model)
+        while True:
+            manifest = read_manifest(folder)
+            try:
+                return cls(folder, manifest, [open_segment(folder, entry) for entry in manifest.segments], model)
+            except FileNotFoundError as error:
+                # A writer may have published the next state, and removed these files, since the manifest was read.
+                if read_manifest(folder).generation == manifest.generation:
+                    raise DamagedIndex(f"{error.filename} is missing, but {folder / MANIFEST} names it") from error
+
+    def __len__(self) -> int:
+        """Documents that are not deleted."""
+        return sum(entry.documents - entry.deleted for entry in self.manifest.segments)
+
+    def search(
+        self, query: Query, k: int = 10, *, drop: float = 0.0, candidates: int = CANDIDATES, threads: int | None = None
+    ) -> list[Hit]:
+        """The k best documents, best first; fewer if fewer share a term with the query.
+
+        Args:
+            query: a mapping of terms or words to weights, (terms, weights), a (V,) vector, a text or a PIL picture.
+            k: at least 1.
+            drop: 0 finds exactly the best. Above 0, in each segment the terms that have most postings for what they
+                can add are left out, as long as together they can add at most this share of the largest possible
+                score; the `candidates` best by the other terms then get their whole score.
+            candidates: as above.
+            threads: at most so many; None: as many as there are processors. Results do not depend on it.
+
+        Raises:
+            IndexingError: a query or a number that cannot be.
+        """
+        return self.search_batch([query], k, drop=drop, candidates=candidates, threads=threads)[0]
+
+    def search_batch(
+        self, queries: Sequence[Query], k: int = 10, *, drop: float = 0.0, candidates: int = CANDIDATES,
+        threads: int | None = None,
+    ) -> list[list[Hit]]:  # fmt: skip
+        """`search` for several queries at once, on all processors. Texts and pictures are encoded one by one."""
+        packed = pack([bag_of(query, self.model) for query in queries])
+        found = self.find(packed, k, drop=drop, candidates=candidates, threads=threads)
+        return [
+            [
+                Hit(self.segments[segment].ids[document], score)
+                for segment, document, score in zip(*(column[row].tolist() for column in found))
+                if segment >= 0
+            ]
+            for row in range(len(queries))
+        ]
+
+    def find(
+        self, queries: Queries, k: int, *, drop: float = 0.0, candidates: int = CANDIDATES, threads: int | None = None
+    ) -> Found:
+        """As `search_batch`, for rows of terms, and without the documents' ids. For benchmarks and adapters."""
+        if not isinstance(k, int) or k < 1:
+            raise IndexingError(f"k={k}: at least one document must be asked for")
+        if not 0 <= drop < 1:
+            raise IndexingError(f"drop={drop}: a share from 0, which is exact, to below 1")
+        if candidates < 1:
+            raise IndexingError(f"candidates={candidates}: at least 1")
+        k = min(k, max(len(self), 1))
+        threads = threads or os.cpu_count() or 1
+        numbers = range(len(self.segments))
+        if len(queries) == 1 and threads > 1 and len(numbers) > 1 and len(self) > _DOCUMENTS_PER_THREAD:
+            with ThreadPoolExecutor(min(threads, len(numbers))) as pool:
+                parts = pool.map(lambda number: self._find([number], queries, 0, 1, k, drop, candidates), numbers)
+                return functools.reduce(self._merged, parts)
+        shares = max(1, min(threads, len(queries) // _QUERIES_PER_THREAD))
+        if shares == 1:
+            return self._find(numbers, queries, 0, len(queries), k, drop, candidates)
+        bounds = np.linspace(0, len(queries), shares + 1).astype(int).tolist()
+        with ThreadPoolExecutor(shares) as pool:
+            parts = list(
+                pool.map(
+                    lambda first, last: self._find(numbers, queries, first, last, k, drop, candidates),
+                    bounds[:-1], bounds[1:],
+                )
+            )  # fmt: skip
+        return Found(*(np.concatenate(column) for column in zip(*parts)))
+
+    def explain(self, query: Query, id: int | str) -> list[Share]:
+        """What each shared term adds to a document's score, most first.
+
+        Raises:
+            IndexingError: no document with this id, or no such query.
+        """
+        terms, weights = bag_of(query, self.model)
+        number, document = self._place(id)
+        segment = self.segments[number]
+        tokenizer = self.model.tokenizer if self.model is not None else None
+        shares = []
+        for term, weight in zip(terms.tolist(), weights.tolist()):
+            code = segment.code(term, document)
+            if code is not None:
+                stored = float(segment.impacts[code])
+                word = tokenizer.convert_ids_to_tokens(term) if tokenizer is not None else None
+                shares.append(Share(term, word, weight, stored, weight * stored))
+        return sorted(shares, key=lambda share: (-share.score, share.term))
+
+    def info(self) -> dict:
+        """Numbers of this state: documents, postings, bytes on disk, settings, segments."""
+        size = sum(file.bytes for file in self.manifest.files()) + (self.folder / MANIFEST).stat().st_size
+        documents = len(self)
+        return {
+            "generation": self.manifest.generation,
+            "documents": documents,
+            "deleted": sum(entry.deleted for entry in self.manifest.segments),
+            "postings": sum(segment.postings for segment in self.segments),
+            "terms": len(np.unique(np.concatenate([[], *(segment.terms for segment in self.segments)]))),
+            "bytes": size,
+            "bytes_per_document": round(size / documents, 2) if documents else None,
+            **asdict(self.manifest.settings),
+            "segments": [asdict(entry) for entry in self.manifest.segments],
+        }
+
+    def verify(self) -> list[str]:
+        """Read every byte of this state's files; returns what is damaged, nothing if all is well."""
+        damage = []
+        for entry, segment in zip(self.manifest.segments, self.segments):
+            damage += segment.file.damage(entry.file.crc32)
+            if segment.deletions is not None:
+                damage += segment.deletions.damage(entry.deletions.crc32)
+        return damage
+
+    def _place(self, id: int | str) -> tuple[int, int]:
+        """Segment and document number of an id that is alive."""
+        if isinstance(id, str) == (self.manifest.settings.ids == "string"):
+            for number, segment in enumerate(self.segments):
+                document = segment.ids.find(id)
+                if document is not None and segment.is_alive(document):
+                    return number, document
+        raise IndexingError(f"no document has the id {id!r}")
+
+    def _find(
+        self, numbers: Sequence[int], queries: Queries, first: int, last: int, k: int, drop: float, candidates: int
+    ) -> Found:
+        """Rows first to last - 1 over some segments, one after another."""
+        from lexlip.index.scoring import BLOCK, search
+
+        if not hasattr(_scratch, "sums"):
+            _scratch.sums, _scratch.floor = np.zeros(BLOCK, np.int32), np.zeros(1, np.int64)
+        count = last - first
+        offsets = queries.offsets[first : last + 1]
+        found = Found(np.full((count, k), -1), np.full((count, k), -1), np.zeros((count, k)))
+        for number in numbers:
+            segment = self.segments[number]
+            part = Found(np.full((count, k), -1), np.full((count, k), -1), np.zeros((count, k)))
+            counts = np.zeros(count, np.int64)
+            search(
+                segment.data, segment.table, segment.skips, segment.terms, segment.impacts, segment.bits,
+                segment.documents, segment.deleted, queries.terms, queries.weights, offsets, 0, count, k,
+                found.scores[:, -1].copy(), drop, candidates, _scratch.sums, _scratch.floor,
+                part.documents, part.scores, counts,
+            )  # fmt: skip
+            part.segments[part.documents >= 0] = number
+            found = part if number == numbers[0] else self._merged(found, part)
+        return found
+
+    def _merged(self, one: Found, other: Found) -> Found:
+        """The best of both, row by row."""
+        merged = Found(*(np.concatenate(pair, axis=1) for pair in zip(one, other)))
+        k = one.scores.shape[1]
+        for row in range(len(merged.scores)):
+            order = np.argsort(-merged.scores[row], kind="stable")
+            scores = merged.scores[row, order]
+            if (scores[1:] == scores[:-1]).any():
+                order = np.array(sorted(order.tolist(), key=lambda place: self._rank(merged, row, place)))
+            for column in merged:
+                column[row] = column[row, order]
+        return Found(*(column[:, :k] for column in merged))
+
+    def _rank(self, found: Found, row: int, place: int) -> tuple:
+        segment = found.segments[row, place]
+        if segment < 0:
+            return (0.0,)  # scores are above 0: after all of them, and equal to each other
+        id = self.segments[segment].ids[int(found.documents[row, place])]
+        return (-found.scores[row, place], id.encode() if isinstance(id, str) else id)

@@ -1,0 +1,281 @@
+"""The inner loop of a search: one query after another over one segment, term at a time, block of documents by block.
+
+A block's accumulators stay in the processor's first two caches. They are integers: a term with query weight q adds
+q * impact * scale, rounded, where the scale makes the largest possible sum LIMIT. What could be in the result by these
+sums is scored again in float64, so results do not depend on the rounding:
+
+- A term's addend is the exact one rounded up, at least 1. So over T terms a document's sum exceeds its scaled score by
+  0 to T, and of two documents in the wrong order the sums differ by at most T. Every document within T + 2 of the
+  k-th sum is kept; the 2 covers the rounding of the float64 products themselves, which is below 1e-6.
+- The kept ones get sum(q * impact) in float64, terms in ascending order, and are sorted by (score, document).
+
+Accumulators are never cleared. Every block counts from a floor that lies above all sums of the block before, and what
+is below the floor counts as 0; after a hundred blocks the floor starts over.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lexlip.index.codec import NO_DOCUMENT, find, posting, unary_begin
+from lexlip.index.compiled import compiled
+from lexlip.index.layout import BEGIN, COUNT, END, LOW, TOP
+
+BLOCK = 1 << 14  # documents whose accumulators, 64 KiB, are worked on at a time
+LIMIT = 1 << 24  # the largest sum of a query, up to rounding
+_CEILING = (1 << 31) - 1
+
+# Columns of a cursor: posting, its document and code, and how to decode the next one.
+_AT, _DOCUMENT, _CODE, _WORD, _BASE, _LOWS = range(6)
+
+
+@compiled
+def search(
+    data, table, skips, terms, impacts, bits, documents, deleted,
+    query_terms, query_weights, query_offsets, first, last, k, at_least, drop, candidates,
+    sums, floor, found, scores, counts,
+):  # fmt: skip
+    """The k best documents of queries first to last - 1 in one segment.
+
+    Args:
+        data: uint8, the section of postings, with its padding.
+        table, skips: of the segment's lists, as `lexlip.index.codec` writes them.
+        terms: (L,) uint32, the term of each list, ascending.
+        impacts: (2^bits,) float64, the weight that each impact code stands for.
+        documents: how many there are.
+        deleted: uint8 bitmap, lowest bit first; empty where nothing is deleted.
+        query_terms, query_weights, query_offsets: queries in rows, each row's terms ascending, weights above 0.
+        at_least: (Q,) float64, a score below which a document is of no use.
+        drop: share of a query's largest possible score that the terms left out may hold; 0 is exact.
+        candidates: documents that get the terms left out added, where `drop` is above 0.
+        sums, floor: (BLOCK,) int32 and (1,) int64, kept from call to call; zeros at first.
+        found, scores, counts: (Q, k) int64 and float64 and (Q,) int64; rows first to last - 1 are filled, best first,
+            equal scores by document.
+    """
+    for query in range(first, last):
+        rows, weights = _lists(
+            terms, query_terms[query_offsets[query] : query_offsets[query + 1]],
+            query_weights[query_offsets[query] : query_offsets[query + 1]],
+        )  # fmt: skip
+        counts[query] = 0
+        if len(rows) == 0:
+            continue
+        lists = table[rows]
+        used = np.ones(len(rows), np.bool_)
+        if drop > 0:
+            _drop(lists, impacts, weights, drop, used)
+        counts[query] = _search(
+            data, lists, skips, impacts, bits, documents, deleted, weights, used,
+            k, at_least[query], candidates if drop > 0 else 0, sums, floor, found[query], scores[query],
+        )  # fmt: skip
+
+
+@compiled
+def _lists(terms, query_terms, query_weights):
+    """Rows of the table for those of a query's terms that have a list, and their weights."""
+    rows = np.empty(len(query_terms), np.int64)
+    weights = np.empty(len(query_terms), np.float64)
+    count = 0
+    for j in range(len(query_terms)):
+        row = np.searchsorted(terms, query_terms[j])
+        if row < len(terms) and terms[row] == query_terms[j]:
+            rows[count], weights[count] = row, query_weights[j]
+            count += 1
+    return rows[:count], weights[:count]
+
+
+@compiled
+def _drop(lists, impacts, weights, share, used):
+    """Leave out the terms that cost most for what they can add, while together they can add at most `share`."""
+    bounds = weights * impacts[lists[:, TOP]]
+    left = share * bounds.sum()
+    for j in np.argsort(bounds / lists[:, COUNT]):
+        if bounds[j] <= left:
+            left -= bounds[j]
+            used[j] = False
+    if not used.any():
+        used[np.argmax(bounds)] = True
+
+
+@compiled
+def _search(
+    data, lists, skips, impacts, bits, documents, deleted, weights, used,
+    k, at_least, candidates, sums, floor, found, scores,
+):  # fmt: skip
+    """One query; returns how many documents were found."""
+    total = (weights * impacts[lists[:, TOP]]).sum()
+    scale = LIMIT / total
+    slack = len(lists) + 2
+    wanted = min(max(k, candidates), documents)
+    # The least sum of a document that reaches `at_least`; a document that has lost terms has no such bound.
+    lowest = 1 if candidates else max(1, np.int64(at_least * scale) - 2)
+
+    blocks = (documents + BLOCK - 1) // BLOCK
+    cursors = np.empty((blocks + 1, len(lists), 6), np.int64)  # where each list stands at each block's begin
+    for j in range(len(lists)):
+        _open(data, lists, j, bits, used[j], cursors)
+    best = np.empty(wanted, np.int64), np.empty(wanted, np.int64)  # highest sums so far and their documents, as a heap
+    size = 0
+    kept = np.empty((max(1024, 4 * wanted), 2), np.int64)  # document and sum
+    keeping = 0
+    over = np.empty(BLOCK, np.int64)  # documents of the block that passed the threshold
+    threshold = lowest
+    for block in range(blocks):
+        begin = block * BLOCK
+        floor[0] += LIMIT + len(lists)
+        if floor[0] > _CEILING - 2 * (LIMIT + len(lists)):
+            sums[:] = 0
+            floor[0] = 0
+        passed = _accumulate(
+            data, lists, bits, impacts, weights, scale, block, min(begin + BLOCK, documents), cursors,
+            sums, np.int32(floor[0]), threshold, over,
+        )  # fmt: skip
+        for n in range(passed):
+            document = begin + over[n]
+            value = np.int64(sums[over[n]]) - floor[0]
+            if value < threshold or (len(deleted) and deleted[document >> 3] >> (document & 7) & 1):
+                continue
+            if keeping == len(kept):
+                keeping = _forget(kept, keeping, threshold)
+                if 2 * keeping > len(kept):
+                    longer = np.empty((2 * len(kept), 2), np.int64)
+                    longer[:keeping] = kept[:keeping]
+                    kept = longer
+            kept[keeping, 0], kept[keeping, 1] = document, value
+            keeping += 1
+            size = _offer(best[0], best[1], size, value, document)
+            if size == wanted:
+                threshold = max(lowest, best[0][0] - slack)
+    keeping = _forget(kept, keeping, threshold)
+
+    top = np.empty(min(k, keeping), np.float64), np.empty(min(k, keeping), np.int64)
+    size = 0
+    for n in range(keeping):
+        document = kept[n, 0]
+        score = 0.0
+        for j in range(len(lists)):
+            if used[j]:
+                code = _code(data, lists, j, bits, cursors, document)
+            else:
+                code = find(data, skips, lists[j], bits, document)
+            if code >= 0:
+                score += weights[j] * impacts[code]
+        size = _offer(top[0], top[1], size, score, document)
+    for left in range(size, 0, -1):
+        scores[left - 1], found[left - 1] = top[0][0], top[1][0]
+        _replace_worst(top[0], top[1], left - 1, top[0][left - 1], top[1][left - 1])
+    return size
+
+
+@compiled
+def _open(data, lists, j, bits, used, cursors):
+    """Stand at a list's first posting, or at its end where the list is not used."""
+    begin, end, low = lists[j, BEGIN], lists[j, END], lists[j, LOW]
+    unary = unary_begin(begin, lists[j, COUNT], low, bits)
+    document, code, word, base, lows = posting(data, begin, unary, end, low, bits, 0, np.uint64(0), -64, 0)
+    cursors[0, j, _AT], cursors[0, j, _DOCUMENT], cursors[0, j, _CODE] = 0, document if used else NO_DOCUMENT, code
+    cursors[0, j, _WORD], cursors[0, j, _BASE], cursors[0, j, _LOWS] = np.int64(word), base, lows
+
+
+@compiled
+def _accumulate(data, lists, bits, impacts, weights, scale, block, until, cursors, sums, floor, threshold, over):
+    """Add a block's postings to the sums; returns how many of its documents reach the threshold.
+
+    A document is noted once, by the addend that takes it over. Indices are unsigned where the loop is hot: signed
+    ones are tested for counting from the end.
+    """
+    begin = block * BLOCK
+    threshold += floor
+    passed = 0
+    for j in range(len(lists)):
+        first, end, count, low = lists[j, BEGIN], lists[j, END], lists[j, COUNT], lists[j, LOW]
+        unary = unary_begin(first, count, low, bits)
+        i, document, code = cursors[block, j, _AT], cursors[block, j, _DOCUMENT], cursors[block, j, _CODE]
+        word, base, lows = np.uint64(cursors[block, j, _WORD]), cursors[block, j, _BASE], cursors[block, j, _LOWS]
+        weight = weights[j] * scale
+        while document < until:
+            at = np.uint64(document - begin)
+            before = max(sums[at], floor)
+            after = before + (np.int32(weight * impacts[np.uint64(code)]) + np.int32(1))
+            sums[at] = after
+            if after >= threshold and before < threshold:
+                over[passed] = np.int64(at)
+                passed += 1
+            i += 1
+            if i == count:
+                document = NO_DOCUMENT
+                break
+            document, code, word, base, lows = posting(data, first, unary, end, low, bits, i, word, base, lows)
+        following = block + 1
+        cursors[following, j, _AT], cursors[following, j, _DOCUMENT], cursors[following, j, _CODE] = i, document, code
+        cursors[following, j, _WORD], cursors[following, j, _BASE] = np.int64(word), base
+        cursors[following, j, _LOWS] = lows
+    return passed
+
+
+@compiled
+def _code(data, lists, j, bits, cursors, target):
+    """The impact code of a document in a list, or -1; from where the list stood at the begin of its block."""
+    begin, end, count, low = lists[j, BEGIN], lists[j, END], lists[j, COUNT], lists[j, LOW]
+    unary = unary_begin(begin, count, low, bits)
+    block = target // BLOCK
+    i, document, code = cursors[block, j, _AT], cursors[block, j, _DOCUMENT], cursors[block, j, _CODE]
+    word, base, lows = np.uint64(cursors[block, j, _WORD]), cursors[block, j, _BASE], cursors[block, j, _LOWS]
+    while document < target:
+        i += 1
+        if i == count:
+            return -1
+        document, code, word, base, lows = posting(data, begin, unary, end, low, bits, i, word, base, lows)
+    return code if document == target else -1
+
+
+@compiled
+def _forget(kept, keeping, threshold):
+    """Drop what is below the threshold; returns how many are left."""
+    left = 0
+    for n in range(keeping):
+        if kept[n, 1] >= threshold:
+            kept[left, 0], kept[left, 1] = kept[n, 0], kept[n, 1]
+            left += 1
+    return left
+
+
+@compiled
+def _worse(value, document, other, other_document):
+    """Whether the first comes later in a result: a lower value, or the same one and a later document."""
+    return value < other or (value == other and document > other_document)
+
+
+@compiled
+def _offer(values, documents, size, value, document):
+    """Put a document among the best, a heap with the worst first; returns how many there are then."""
+    if size == len(values):
+        if size and _worse(values[0], documents[0], value, document):
+            _replace_worst(values, documents, size, value, document)
+        return size
+    place = size
+    while place:
+        above = (place - 1) >> 1
+        if not _worse(value, document, values[above], documents[above]):
+            break
+        values[place], documents[place] = values[above], documents[above]
+        place = above
+    values[place], documents[place] = value, document
+    return size + 1
+
+
+@compiled
+def _replace_worst(values, documents, size, value, document):
+    """Take the worst out of a heap of `size` documents and put another in."""
+    place = 0
+    while True:
+        child = 2 * place + 1
+        if child >= size:
+            break
+        if child + 1 < size and _worse(values[child + 1], documents[child + 1], values[child], documents[child]):
+            child += 1
+        if not _worse(values[child], documents[child], value, document):
+            break
+        values[place], documents[place] = values[child], documents[child]
+        place = child
+    values[place], documents[place] = value, document

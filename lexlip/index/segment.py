@@ -1,0 +1,224 @@
+"""A segment: the postings and ids of some million documents in one file that never changes.
+
+Sections of the container (`lexlip.index.container`; docs/INDEX.md has them in full):
+
+    postings          the lists, one after another, and 8 zeros (`lexlip.index.codec`)
+    lists             zlib: per list the gap to the term before, count, bytes, low bits and top impact code
+    skips             per 256 postings of a list after its first 256: document and place of its one, uint32
+    impacts           the weight that each impact code stands for, float16
+    occurrences       how often each impact code was given, uint64
+    ids, id_groups    `lexlip.index.ids`
+
+Everything but postings and ids is checked when a segment is opened: checksums, that each list lies within the postings,
+and that none claims more than fits. What is read without a check can then be any bytes: decoding stays in bounds.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lexlip.index import ids as id_columns
+from lexlip.index import impacts
+from lexlip.index.container import Reader, Writer
+from lexlip.index.errors import DamagedIndex
+from lexlip.index.ids import Ids
+from lexlip.index.impacts import Codebook
+from lexlip.index.layout import BEGIN, COLUMNS, COUNT, END, LOW, MAX_LOW_BITS, PADDING, SKIP_EVERY, SKIPS, TOP
+
+MAX_DOCUMENTS = 1 << MAX_LOW_BITS
+KIND, DELETIONS_KIND = "segment", "deletions"
+_LIST_COLUMNS = (("<u4", "gap"), ("<u4", "count"), ("<u4", "bytes"), ("u1", "low"), ("<u2", "top"))
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file as the manifest knows it."""
+
+    name: str
+    bytes: int
+    crc32: int
+
+
+class Segment:
+    """A segment's file, mapped into memory.
+
+    Args:
+        path: the file.
+        size: its bytes, if known.
+        deletions: the file of its deletions, if there are any.
+        deletions_size: its bytes.
+
+    Attributes:
+        documents: how many, deleted ones included.
+        postings: how many.
+        data, table, skips, terms, impacts, bits, deleted: as `lexlip.index.scoring.search` takes them.
+        ids: document number to id and back.
+        term_limit: no term is as high.
+
+    Raises:
+        DamagedIndex: bytes that are not what was written.
+    """
+
+    def __init__(
+        self, path: Path, size: int | None = None, deletions: Path | None = None, deletions_size: int | None = None
+    ):
+        self.file = Reader(path, KIND, size)
+        facts = self.file.footer
+        self.documents: int = facts["documents"]
+        self.postings: int = facts["postings"]
+        self.bits: int = facts["impact_bits"]
+        self.data = self.file.section("postings", check=False)
+        self.terms, self.table = self._lists(facts["lists"])
+        self.skips = self.file.section("skips", "<u4").reshape(-1, 2)
+        self.impacts = self.file.section("impacts", "<f2").astype(np.float64)
+        self.ids = id_columns.read(self.file, self.documents)
+        self.deletions: Reader | None = None
+        self.deleted = np.empty(0, np.uint8)
+        if deletions is not None:
+            self.deletions = Reader(deletions, DELETIONS_KIND, deletions_size)
+            self.deleted = self.deletions.section("deleted")
+            if len(self.deleted) != (self.documents + 7) // 8:
+                raise DamagedIndex(f"{deletions} does not belong to {path}: it is for another number of documents")
+        self._check()
+
+    @property
+    def term_limit(self) -> int:
+        return int(self.terms[-1]) + 1 if len(self.terms) else 0
+
+    def alive(self) -> np.ndarray:
+        """(documents,) bool."""
+        if not len(self.deleted):
+            return np.ones(self.documents, bool)
+        return np.unpackbits(self.deleted, count=self.documents, bitorder="little") == 0
+
+    def is_alive(self, document: int) -> bool:
+        """Whether a document is not deleted."""
+        return not len(self.deleted) or not self.deleted[document >> 3] >> (document & 7) & 1
+
+    def all_ids(self) -> Ids:
+        """Ids of all documents, ascending, after their checksums.
+
+        Raises:
+            DamagedIndex: they are not what was written.
+        """
+        self.file.section("ids")
+        return self.ids.all()
+
+    def codebook(self) -> Codebook:
+        """Of its impacts."""
+        return impacts.from_values(np.unique(self.impacts[self.impacts > 0]), self.bits)
+
+    def histogram(self) -> np.ndarray:
+        """(2^16,) of its weights as they are stored, deleted documents included."""
+        counts = np.zeros(1 << 16, np.int64)
+        np.add.at(counts, self.impacts.astype(np.float16).view(np.uint16), self.file.section("occurrences", "<u8"))
+        return counts
+
+    def code(self, term: int, document: int) -> int | None:
+        """A document's impact code for a term, None if it has not the term."""
+        from lexlip.index.codec import find
+
+        row = int(np.searchsorted(self.terms, term))
+        if row == len(self.terms) or self.terms[row] != term:
+            return None
+        code = find(self.data, self.skips, self.table[row], self.bits, document)
+        return code if code >= 0 else None
+
+    def _lists(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            columns = zlib.decompress(self.file.section("lists"))
+        except zlib.error as error:
+            raise DamagedIndex(f"{self.file.path}: section lists is damaged") from error
+        values, place = {}, 0
+        for dtype, name in _LIST_COLUMNS:
+            values[name] = np.frombuffer(columns, dtype, number, place).astype(np.int64)
+            place += values[name].nbytes // 8 * np.dtype(dtype).itemsize
+        table = np.zeros((number, COLUMNS), np.int64)
+        table[:, END] = values["bytes"].cumsum()
+        table[:, BEGIN] = table[:, END] - values["bytes"]
+        table[:, COUNT], table[:, LOW], table[:, TOP] = values["count"], values["low"], values["top"]
+        skips = (values["count"] - 1) // SKIP_EVERY
+        table[:, SKIPS] = skips.cumsum() - skips
+        return (values["gap"].cumsum() - 1).astype(np.uint32), table
+
+    def _check(self) -> None:
+        """Refuse a table that decoding could leave the postings or the impacts by."""
+        count, low = self.table[:, COUNT], self.table[:, LOW]
+        fields = (count * (low + self.bits) + 7) // 8
+        good = (
+            len(self.data) >= PADDING
+            and (not len(count) or self.table[-1, END] == len(self.data) - PADDING)
+            and (count > 0).all()
+            and (count <= self.documents).all()
+            and (low <= MAX_LOW_BITS).all()
+            and (self.table[:, BEGIN] + fields + (count + 7) // 8 <= self.table[:, END]).all()
+            and (self.table[:, TOP] < len(self.impacts)).all()
+            and len(self.impacts) == 1 << self.bits
+            and ((count - 1) // SKIP_EVERY).sum() == len(self.skips)
+            and self.documents <= MAX_DOCUMENTS
+        )
+        if not good:
+            raise DamagedIndex(f"{self.file.path}: its lists do not fit its postings")
+
+
+def write_segment(path: Path, ids: Ids, sources: list, codebook: Codebook, histogram: np.ndarray) -> FileEntry:
+    """Write a segment, memory being that of some million postings.
+
+    Args:
+        path: a new file.
+        ids: of its documents, ascending.
+        sources: of its postings (`lexlip.index.runs.Source`).
+        codebook: for its weights.
+        histogram: (2^16,) of the weights that came in.
+
+    Raises:
+        lexlip.index.runs.TwiceError: a document holds a term twice.
+    """
+    from lexlip.index.codec import encode, room
+    from lexlip.index.runs import groups
+
+    out = Writer(path, KIND)
+    out.begin("postings")
+    tables, skips, terms = [], [], []
+    for group in groups(sources):
+        space = np.zeros(room(len(group.keys), len(group.terms), codebook.bits), np.uint8)
+        table = np.zeros((len(group.terms), COLUMNS), np.int64)
+        group_skips = np.zeros((len(group.keys) // SKIP_EVERY, 2), np.uint32)
+        length, skipped = encode(group.keys, group.offsets, codebook.code_of, codebook.bits, space, table, group_skips)
+        out.write(space[:length])
+        terms.append(group.terms)
+        tables.append(table)
+        skips.append(group_skips[:skipped])
+    out.write(bytes(PADDING))
+    table = np.concatenate([np.zeros((0, COLUMNS), np.int64), *tables])
+    terms = np.concatenate([np.zeros(0, np.int64), *terms]).astype(np.int64)
+    values = {
+        "gap": np.diff(terms, prepend=-1), "count": table[:, COUNT], "bytes": table[:, END] - table[:, BEGIN],
+        "low": table[:, LOW], "top": table[:, TOP],
+    }  # fmt: skip
+    out.begin("lists")
+    out.write(zlib.compress(b"".join(values[name].astype(dtype).tobytes() for dtype, name in _LIST_COLUMNS), 9))
+    out.begin("skips")
+    out.write(np.concatenate([np.zeros((0, 2), np.uint32), *skips]).astype("<u4"))
+    out.begin("impacts")
+    out.write(codebook.values.astype("<f2"))
+    out.begin("occurrences")
+    out.write(np.bincount(codebook.code_of, histogram, 1 << codebook.bits).astype("<u8"))
+    facts = id_columns.write(ids, out)
+    out.close(
+        documents=len(ids), postings=int(table[:, COUNT].sum()), lists=len(table), impact_bits=codebook.bits, ids=facts
+    )
+    return FileEntry(path.name, out.bytes, out.crc32)
+
+
+def write_deletions(path: Path, alive: np.ndarray) -> FileEntry:
+    """Write which documents of a segment are deleted."""
+    out = Writer(path, DELETIONS_KIND)
+    out.begin("deleted")
+    out.write(np.packbits(~alive, bitorder="little"))
+    out.close(documents=len(alive))
+    return FileEntry(path.name, out.bytes, out.crc32)

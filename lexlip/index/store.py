@@ -1,0 +1,193 @@
+"""The folder of an index: which files it is made of, who may write, and how a new state takes the place of the old.
+
+The manifest names the files of the current state. It is replaced by a rename, after all files that it names are on the
+disk: a reader sees the old state or the new one, whenever the writer is killed. Files never change; those that no
+manifest names any more are removed after the next state is published. Whoever has them open keeps them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lexlip.index.errors import DamagedIndex, IndexBusy, IndexingError
+from lexlip.index.segment import FileEntry
+
+MANIFEST = "manifest"
+LOCK = "write.lock"
+_SUFFIXES = (".seg", ".del", ".runs", ".tmp")  # what a writer may leave behind, and only that is ever removed
+_FIRST_LINE = re.compile(rb"lexlip-index 1 crc32=([0-9a-f]{8})\n")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an index is built with, for all its segments.
+
+    Attributes:
+        ids: "int" or "string".
+        impact_bits: of a stored weight, 1 to 12.
+        impact_scale: "fitted" or "linear"; see `lexlip.index.impacts`.
+        segment_documents: a segment holds at most so many.
+    """
+
+    ids: str
+    impact_bits: int
+    impact_scale: str
+    segment_documents: int
+
+
+@dataclass(frozen=True)
+class SegmentEntry:
+    """A segment of an index.
+
+    Attributes:
+        file: its postings and ids.
+        documents: how many it holds, deleted ones included.
+        deleted: how many are deleted.
+        deletions: which ones; None if there are none.
+    """
+
+    file: FileEntry
+    documents: int
+    deleted: int = 0
+    deletions: FileEntry | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A state of an index.
+
+    Attributes:
+        generation: counts the states, from 1.
+        settings: for all segments.
+        segments: oldest first. An id is alive in one of them at most.
+    """
+
+    generation: int
+    settings: Settings
+    segments: tuple[SegmentEntry, ...] = field(default=())
+
+    def files(self) -> list[FileEntry]:
+        """All files it is made of."""
+        return [file for entry in self.segments for file in (entry.file, entry.deletions) if file is not None]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The current state.
+
+    Raises:
+        IndexingError: the folder holds no index.
+        DamagedIndex: the manifest is not what was written.
+    """
+    path = folder / MANIFEST
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise IndexingError(f"{folder} holds no index: there is no file {MANIFEST} in it") from error
+    first_line = _FIRST_LINE.match(content)
+    if not first_line or int(first_line[1], 16) != zlib.crc32(content[first_line.end() :]):
+        raise DamagedIndex(f"{path} is damaged, or of another format")
+    value = json.loads(content[first_line.end() :])
+    segments = tuple(
+        SegmentEntry(
+            FileEntry(**entry["file"]), entry["documents"], entry["deleted"],
+            FileEntry(**entry["deletions"]) if entry["deletions"] else None,
+        )
+        for entry in value["segments"]
+    )  # fmt: skip
+    return Manifest(value["generation"], Settings(**value["settings"]), segments)
+
+
+class Transaction:
+    """A writer's work on an index: new files, then one new state.
+
+    Attributes:
+        folder: of the index.
+        manifest: the current state, None where there is no index yet.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest | None):
+        self.folder, self.manifest = folder, manifest
+
+    def new_path(self, suffix: str) -> Path:
+        """A name that no state has used."""
+        return self.folder / f"{secrets.token_hex(6)}{suffix}"
+
+    def publish(self, settings: Settings, segments: list[SegmentEntry]) -> Manifest:
+        """Make these segments the current state. The files they name must be on the disk."""
+        generation = self.manifest.generation + 1 if self.manifest else 1
+        manifest = Manifest(generation, settings, tuple(segments))
+        content = (json.dumps(asdict(manifest), indent=1) + "\n").encode()
+        draft = self.new_path(".tmp")
+        with open(draft, "xb") as file:
+            file.write(b"lexlip-index 1 crc32=%08x\n" % zlib.crc32(content) + content)
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_folder(self.folder)  # the names of the new files, before anything names them
+        draft.replace(self.folder / MANIFEST)
+        _sync_folder(self.folder)
+        self.manifest = manifest
+        return manifest
+
+
+@contextmanager
+def transaction(folder: Path, create: bool = False) -> Iterator[Transaction]:
+    """Write to an index, alone; what is not published is removed.
+
+    Args:
+        folder: of the index.
+        create: make the folder if need be, and go on where it holds no index.
+
+    Raises:
+        IndexBusy: another process writes to it.
+        IndexingError: there is no index and `create` is False, or the folder holds other things.
+    """
+    if create:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / MANIFEST).exists():
+            others = [path.name for path in folder.iterdir() if path.name != LOCK and path.suffix not in _SUFFIXES]
+            if others:
+                raise IndexingError(f"{folder} is no index and holds {others[0]}: name a new or an empty folder")
+    else:
+        read_manifest(folder)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise IndexBusy(f"{folder}: another process is writing to this index; try again later") from error
+    try:
+        manifest = read_manifest(folder) if (folder / MANIFEST).exists() else None
+        work = Transaction(folder, manifest)
+        try:
+            yield work
+        finally:
+            _remove_unused(folder, work.manifest)
+    finally:
+        lock.release()
+
+
+def _remove_unused(folder: Path, manifest: Manifest | None) -> None:
+    used = {file.name for file in manifest.files()} if manifest else set()
+    for path in folder.iterdir():
+        if path.suffix in _SUFFIXES and path.name not in used:
+            with suppress(OSError):  # a system that keeps mapped files from being removed: the next writer will
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
