@@ -38,7 +38,7 @@ NULLABLE = {  # keys whose default says nothing of their type, or that take seve
 AT_LEAST_ONE = (
     "image_size max_text_len vocab_size batch_size per_gpu_batchsize num_nodes num_heads text_positions "
     "input_text_embed_size hidden_size input_image_embed_size max_steps max_epoch eval_batch_size "
-    "patch_size cpu_threads grad_cache_chunk checkpoint_steps keep_checkpoints max_nonfinite_steps log_every "
+    "embed_dim patch_size cpu_threads grad_cache_chunk checkpoint_steps keep_checkpoints max_nonfinite_steps log_every "
     "collective_timeout"
 )
 NOT_NEGATIVE = (
@@ -119,6 +119,7 @@ def _choose(keys: dict, key: str, allowed: tuple) -> None:
 
 def _check_choices(keys: dict) -> None:
     _choose(keys, "training_mode", tuple(TRAINING_MODES))
+    _choose(keys, "head", ("lexicon", "dense"))
     _choose(keys, "optim_type", ("adamw", "adam", "sgd"))
     _choose(keys, "lexicon_head", ("auto", "fused", "textbook"))
     _choose(keys, "precision", (16, 32, "16", "32", "bf16", "16-mixed", "bf16-mixed", "32-true"))

@@ -12,11 +12,12 @@ from lexlip import checkpoint
 from lexlip.checkpoint import MODEL_PREFIX, CheckpointError
 from lexlip.config import load_tokenizer
 from lexlip.files import give_usual_rights
-from lexlip.model import LexLIP
+from lexlip.heads import model_class
 from lexlip.model_config import known_config
+from lexlip.towers import TwoTowers
 
 
-def write_folder(model: LexLIP, out: str | Path, state: dict[str, Tensor] | None = None, phase: int = 0) -> None:
+def write_folder(model: TwoTowers, out: str | Path, state: dict[str, Tensor] | None = None, phase: int = 0) -> None:
     """`save_pretrained`, and a phase's own parts beside it.
 
     Args:
@@ -56,7 +57,7 @@ def export_checkpoint(
         source = tokenizer or (folder if content.get("tokenizer") else None)
         if source is None:
             raise CheckpointError(f"{path} holds no tokenizer; name one with --tokenizer FOLDER")
-        model = LexLIP(known, load_tokenizer(source, known.vocab_size))
+        model = model_class(known)(known, load_tokenizer(source, known.vocab_size))
     checkpoint.fit(model, weights, path)
     state = {}
     if phase_state:

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from lexlip import checkpoint
 from lexlip.checkpoint import CheckpointError
 from lexlip.files import give_usual_rights, write_json
-from lexlip.model_config import CONFIG_FILE, WEIGHTS_FILE, folder_config
+from lexlip.model_config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, folder_config
 
 PREPROCESSING_FILE = "preprocessor_config.json"
 
@@ -39,7 +39,7 @@ class FolderModel(
     tags=["sparse-retrieval", "image-text-retrieval"],
     model_card_template=MODEL_CARD,
 ):
-    """A module with a `config` (`ModelConfig`) and a `tokenizer` that can be saved to a folder and loaded from one."""
+    """A module with a `head`, a `config` and a `tokenizer` that can be saved to a folder and loaded from one."""
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """config.json, model.safetensors, the tokenizer's files and the pictures' preprocessing."""
@@ -98,6 +98,7 @@ class FolderModel(
 def load_folder(cls: type[FolderModel], folder: Path, drop_rate: float | None = None) -> FolderModel:
     """What `save_pretrained` wrote, in evaluation mode; see `FolderModel.from_pretrained`."""
     config = folder_config(folder)
+    check_head(cls, config, folder)
     if drop_rate is not None:
         config.text.update(hidden_dropout_prob=drop_rate, attention_probs_dropout_prob=drop_rate)
     tokenizer = None
@@ -106,6 +107,19 @@ def load_folder(cls: type[FolderModel], folder: Path, drop_rate: float | None = 
     model = cls(config, tokenizer)
     checkpoint.load_model(model, folder)
     return model.eval()
+
+
+def check_head(cls: type[FolderModel], config: ModelConfig, path: str | Path) -> None:
+    """Refuse the weights of a model with another head.
+
+    Raises:
+        CheckpointError: naming the file or folder and what it holds.
+    """
+    if config.head != cls.head:
+        raise CheckpointError(
+            f"{path} holds a model with the {config.head} head, and {cls.__name__} has the {cls.head} head; "
+            f"load it with {'DenseLIP' if config.head == 'dense' else 'LexLIP'}, or train with head={config.head}"
+        )
 
 
 def _preprocessing(size: int) -> dict:

@@ -5,24 +5,16 @@ B batch, L tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor, nn
-from transformers import BertConfig, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import BertForMaskedLM, PreTrainedTokenizerBase
 
-from lexlip.config import ConfigError
-from lexlip.encoders import ImageEncoder, TextEncoder, pretrained_bert
-from lexlip.folders import FolderModel
 from lexlip.lexicon import LexiconHead
 from lexlip.model_config import ModelConfig
-from lexlip_data.pictures import to_rgb, upright
-from lexlip_data.transforms import build_transform
+from lexlip.towers import TwoTowers
 
 
-class LexLIP(nn.Module, FolderModel):
+class LexLIP(TwoTowers):
     """Image tower, text tower and their lexicon heads.
 
     Args:
@@ -31,122 +23,39 @@ class LexLIP(nn.Module, FolderModel):
         vit_pretrained: True: the image tower's weights from the hub; a path: from that file.
     """
 
+    head = "lexicon"
+
     def __init__(
         self,
         config: ModelConfig,
         tokenizer: PreTrainedTokenizerBase | None = None,
         vit_pretrained: bool | str = False,
     ):
-        super().__init__()
-        text = BertConfig(**config.text)
-        self.config = config
-        self.tokenizer = tokenizer
-        self.image_encoder = ImageEncoder(
-            config.vit, config.image_size, config.vit_kwargs, vit_pretrained, config.image_norm_eps
-        )
-        self.text_encoder = TextEncoder(text)
-        self.text_head = LexiconHead(text.hidden_size, text.hidden_size, text.vocab_size, text.layer_norm_eps)
-        self.image_head = LexiconHead(
-            self.image_encoder.width, text.hidden_size, text.vocab_size, text.layer_norm_eps
-        )
+        super().__init__(config, tokenizer, vit_pretrained)
+        width, eps = self.text_encoder.width, self.text_encoder.config.layer_norm_eps
+        self.text_head = LexiconHead(width, width, config.vocab_size, eps)
+        self.image_head = LexiconHead(self.image_encoder.width, width, config.vocab_size, eps)
 
     @classmethod
     def from_keys(
         cls, keys: dict, tokenizer: PreTrainedTokenizerBase | None = None, known: ModelConfig | None = None
     ) -> LexLIP:
-        """Build from the command line's keys, with the towers' pretrained weights where asked for.
-
-        Args:
-            keys: every key of the command line.
-            tokenizer: for strings.
-            known: the config of weights that will replace all of these, so that nothing pretrained is fetched.
-
-        Raises:
-            ConfigError: a tower cannot be built or loaded, or its width, patch or vocabulary contradicts a key.
-        """
-        bert = None
-        if known is not None:
-            dropout = {name: keys["drop_rate"] for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")}
-            text = BertConfig(**{**known.text, **dropout})
-        elif keys["text_pretrained"]:
-            bert = pretrained_bert(keys["text_model"] or keys["tokenizer"], keys["drop_rate"])
-            text = bert.config
-        else:
-            text = BertConfig(
-                vocab_size=keys["vocab_size"],
-                hidden_size=keys["input_text_embed_size"],
-                num_hidden_layers=keys["text_layers"],
-                num_attention_heads=keys["num_heads"],
-                intermediate_size=int(keys["input_text_embed_size"] * keys["mlp_ratio"]),
-                max_position_embeddings=keys["text_positions"],
-                hidden_dropout_prob=keys["drop_rate"],
-                attention_probs_dropout_prob=keys["drop_rate"],
-            )
-        config = ModelConfig(
-            vit=keys["vit"],
-            vit_kwargs=dict(keys["vit_kwargs"]),
-            image_size=keys["image_size"],
-            image_norm_eps=keys["image_norm_eps"],
-            text=_plain(text),
-            max_text_len=keys["max_text_len"],
-        )
-        model = cls(config, tokenizer, keys["vit_pretrained"] if known is None else False)
-        if bert is not None:
-            model.text_encoder.bert.load_state_dict(bert.bert.state_dict())
-            _copy_bert_head(bert, model.text_head)
-        # The image head starts as a copy of BERT's; its first layer only where the towers are equally wide.
-        for name in ("norm", "decoder") + (("dense",) if model.image_encoder.width == text.hidden_size else ()):
-            getattr(model.image_head, name).load_state_dict(getattr(model.text_head, name).state_dict())
-        model.check_keys(keys)
+        """See `TwoTowers.from_keys`."""
+        model = super().from_keys(keys, tokenizer, known)
         model.set_lexicon_head(keys["lexicon_head"])
         return model
+
+    def start_head(self, bert: BertForMaskedLM | None) -> None:
+        """The image head starts as a copy of BERT's; its first layer only where the towers are equally wide."""
+        if bert is not None:
+            _copy_bert_head(bert, self.text_head)
+        equal = self.image_encoder.width == self.text_encoder.width
+        for name in ("norm", "decoder") + (("dense",) if equal else ()):
+            getattr(self.image_head, name).load_state_dict(getattr(self.text_head, name).state_dict())
 
     def set_lexicon_head(self, method: str) -> None:
         """How both heads take their maximum: "auto", "fused" or "textbook", see `lexlip.lexicon.max_logits`."""
         self.text_head.method = self.image_head.method = method
-
-    def keys(self) -> dict:
-        """The command line's keys that this model decides."""
-        text = self.config.text
-        return {
-            "vit": self.config.vit,
-            "vit_kwargs": self.config.vit_kwargs,
-            "vit_pretrained": False,
-            "image_size": self.config.image_size,
-            "image_norm_eps": self.config.image_norm_eps,
-            "patch_size": self.image_encoder.patch,
-            "input_image_embed_size": self.image_encoder.width,
-            "input_text_embed_size": self.text_encoder.width,
-            "hidden_size": self.text_encoder.width,
-            "vocab_size": self.config.vocab_size,
-            "num_heads": text["num_attention_heads"],
-            "text_layers": text["num_hidden_layers"],
-            "drop_rate": text["hidden_dropout_prob"],
-            "text_pretrained": False,
-            "max_text_len": self.config.max_text_len,
-        }
-
-    def check_keys(self, keys: dict) -> None:
-        """Refuse keys that contradict the towers, naming the key and the value that fits.
-
-        Raises:
-            ConfigError: as above.
-        """
-        facts = {
-            "input_image_embed_size": self.image_encoder.width,
-            "input_text_embed_size": self.text_encoder.width,
-            "hidden_size": self.text_encoder.width,
-            "vocab_size": self.config.vocab_size,
-            "num_heads": self.text_encoder.config.num_attention_heads,
-        }
-        if self.image_encoder.patch is not None:
-            facts["patch_size"] = self.image_encoder.patch
-        for key, fact in facts.items():
-            if keys[key] != fact:
-                raise ConfigError(f"{key}={keys[key]}, but the towers that were built have {fact}; set {key}={fact}")
-        positions = self.text_encoder.config.max_position_embeddings
-        if keys["max_text_len"] > positions:
-            raise ConfigError(f"max_text_len={keys['max_text_len']}, but the text tower has {positions} positions")
 
     # --- token states to lexicon vectors ---
 
@@ -172,56 +81,15 @@ class LexLIP(nn.Module, FolderModel):
         """
         return self.image_head.term_weights(self.image_encoder(pixel_values))
 
+    def vectors_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """`lexicon_text`, under the name that every head has."""
+        return self.lexicon_text(input_ids, attention_mask)
+
+    def vectors_image(self, pixel_values: Tensor) -> Tensor:
+        """`lexicon_image`, under the name that every head has."""
+        return self.lexicon_image(pixel_values)
+
     # --- for users ---
-
-    @torch.no_grad()
-    def encode_text(
-        self, texts: Sequence[str] | Tensor, attention_mask: Tensor | None = None, normalize: bool = True
-    ) -> Tensor:
-        """Captions to retrieval vectors.
-
-        Args:
-            texts: strings, or (B, L) word ids with their `attention_mask`.
-            normalize: divide by the L2 norm, so that dot products are cosines.
-
-        Returns:
-            (B, V) float32, on the model's device.
-        """
-        if not isinstance(texts, Tensor):
-            if self.tokenizer is None:
-                raise ValueError("this model has no tokenizer: pass word ids and their mask, or set model.tokenizer")
-            batch = self.tokenizer(
-                [texts] if isinstance(texts, str) else list(texts),
-                padding=True,
-                truncation=True,
-                max_length=self.config.max_text_len,
-                return_tensors="pt",
-            )
-            texts, attention_mask = batch["input_ids"], batch["attention_mask"]
-        if attention_mask is None:
-            raise ValueError("word ids need their attention_mask")
-        with _evaluating(self):
-            vectors = self.lexicon_text(texts.to(self.device), attention_mask.to(self.device))
-        return F.normalize(vectors, dim=-1) if normalize else vectors
-
-    @torch.no_grad()
-    def encode_image(self, images: Sequence[Image.Image] | Tensor, normalize: bool = True) -> Tensor:
-        """Pictures to retrieval vectors.
-
-        Args:
-            images: PIL pictures, or (B, 3, H, W) normalised pixels.
-            normalize: divide by the L2 norm, so that dot products are cosines.
-
-        Returns:
-            (B, V) float32, on the model's device.
-        """
-        if not isinstance(images, Tensor):
-            transform = build_transform("vit", self.config.image_size)
-            images = [images] if isinstance(images, Image.Image) else images
-            images = torch.stack([transform(to_rgb(upright(image))) for image in images])
-        with _evaluating(self):
-            vectors = self.lexicon_image(images.to(self.device))
-        return F.normalize(vectors, dim=-1) if normalize else vectors
 
     def lexicon(self, vectors: Tensor, top_k: int = 10) -> list[list[tuple[str, float]]]:
         """The heaviest words of each vector, heaviest first, without words of weight 0.
@@ -239,36 +107,8 @@ class LexLIP(nn.Module, FolderModel):
             rows.append([(word, value) for word, value in zip(words, values, strict=True) if value > 0])
         return rows
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.text_head.decoder.weight.device
 
-class _evaluating:
-    """Evaluation mode for a while."""
-
-    def __init__(self, module: nn.Module):
-        self.module = module
-
-    def __enter__(self) -> None:
-        self.was = self.module.training
-        self.module.eval()
-
-    def __exit__(self, *error) -> None:
-        self.module.train(self.was)
-
-
-def _plain(config: BertConfig) -> dict:
-    """The numbers that shape a BERT."""
-    names = (
-        "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
-        "hidden_dropout_prob attention_probs_dropout_prob max_position_embeddings type_vocab_size "
-        "initializer_range layer_norm_eps pad_token_id"
-    )
-    return {name: getattr(config, name) for name in names.split()}
-
-
-def _copy_bert_head(bert: nn.Module, head: LexiconHead) -> None:
+def _copy_bert_head(bert: BertForMaskedLM, head: LexiconHead) -> None:
     predictions = bert.cls.predictions
     head.dense.load_state_dict(predictions.transform.dense.state_dict())
     head.norm.load_state_dict(predictions.transform.LayerNorm.state_dict())

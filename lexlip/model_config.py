@@ -23,6 +23,10 @@ class ModelConfig:
         image_norm_eps: of the image tower's LayerNorms.
         text: the text tower's `BertConfig` as a dict.
         max_text_len: tokens per caption, [CLS] and [SEP] included.
+        head: "lexicon" (`LexLIP`) or "dense" (`DenseLIP`).
+        embed_dim: width of the dense head's vectors.
+        text_pooler: whether the dense head projects BERT's pooler of [CLS] (dense, tanh) rather than [CLS] itself.
+        image_projection: whether the dense head projects the pictures too; without, they are as wide as embed_dim.
     """
 
     vit: str
@@ -31,6 +35,10 @@ class ModelConfig:
     vit_kwargs: dict = field(default_factory=dict)
     image_norm_eps: float = 1e-12
     max_text_len: int = 40
+    head: str = "lexicon"
+    embed_dim: int | None = None
+    text_pooler: bool = False
+    image_projection: bool = True
 
     @property
     def vocab_size(self) -> int:

@@ -27,10 +27,12 @@ from lexlip.distributed import gather_objects, gather_rows, rank, sum_over_ranks
 from lexlip.encoders import ImageEncoder, TextEncoder
 from lexlip.faults import SkippedSamples, TrainingError, report_not_finite
 from lexlip.files import write_json
+from lexlip.folders import check_head
 from lexlip.lexicon import saturate
 from lexlip.model import LexLIP
 from lexlip.model_config import known_config
 from lexlip.optim import make_optimizer, make_schedule
+from lexlip.towers import TwoTowers
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +43,14 @@ class RetrievalModule(pl.LightningModule):
     Args:
         keys: every key of configs/base.yaml, checked.
         model: the towers and heads; weights of `load_path` already loaded.
+
+    Attributes:
+        model_class: the model that is trained.
     """
 
-    def __init__(self, keys: dict, model: LexLIP):
+    model_class: type[TwoTowers] = LexLIP
+
+    def __init__(self, keys: dict, model: TwoTowers):
         super().__init__()
         self.keys = keys
         self.save_hyperparameters({"config": keys, "model": dataclasses.asdict(model.config)})
@@ -93,7 +100,7 @@ class RetrievalModule(pl.LightningModule):
             CheckpointError: the folder holds no model, or parts that do not fit.
         """
         folder = Path(folder)
-        model = LexLIP.from_pretrained(folder, drop_rate=overrides.get("drop_rate"))
+        model = cls.model_class.from_pretrained(folder, drop_rate=overrides.get("drop_rate"))
         state = checkpoint.phase_state(folder, cls.__name__)
         keys = {**config.base(), **model.keys(), **cls.keys_of_state(state), "num_gpus": 0, **overrides}
         for given, other in (("batch_size", "per_gpu_batchsize"), ("per_gpu_batchsize", "batch_size")):
@@ -116,7 +123,10 @@ class RetrievalModule(pl.LightningModule):
         source = keys["load_path"] or keys["resume_from"]
         # Read before the towers are built: a wrong file is refused before anything is fetched.
         weights = checkpoint.model_weights(source) if source else None
-        model = LexLIP.from_keys(keys, tokenizer, known_config(source) if source else None)
+        known = known_config(source) if source else None
+        if known is not None:
+            check_head(cls.model_class, known, source)
+        model = cls.model_class.from_keys(keys, tokenizer, known)
         if keys["load_path"]:
             checkpoint.fit(model, weights, keys["load_path"])
         del weights
@@ -346,9 +356,9 @@ class RetrievalModule(pl.LightningModule):
             self._log_losses(stage, self.compute_losses(batch), len(batch["image_id"]))
             return
         if kind == "image":
-            vectors = self.model.lexicon_image(batch["image"])
+            vectors = self.model.vectors_image(batch["image"])
         else:
-            vectors = self.model.lexicon_text(batch["text_ids"], batch["text_mask"])
+            vectors = self.model.vectors_text(batch["text_ids"], batch["text_mask"])
         rows = recall.SparseVectors.from_dense(F.normalize(vectors, dim=-1), batch["image_id"], batch["order"])
         self._collected.setdefault((name, kind), []).append(rows)
 

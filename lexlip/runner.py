@@ -35,6 +35,7 @@ from sacred.utils import SacredError  # noqa: E402
 from lexlip import checkpoint, config, launch, runs  # noqa: E402
 from lexlip.checkpoint import CheckpointError  # noqa: E402
 from lexlip.config import ConfigError  # noqa: E402
+from lexlip.dense_module import DenseModule  # noqa: E402
 from lexlip.distributed import LostContact, explain_lost_contact  # noqa: E402
 from lexlip.faults import TrainingError  # noqa: E402
 from lexlip.interruption import Leave, Stopped  # noqa: E402
@@ -70,7 +71,7 @@ def make_experiment(name: str, phase: type[RetrievalModule]) -> Experiment:
 
     Args:
         name: of the experiment, in sacred's records.
-        phase: what is trained.
+        phase: what is trained, unless the key `head` asks for another.
     """
     experiment = Experiment(name, save_git_info=False)
     experiment.logger = logging.getLogger(name)
@@ -127,8 +128,13 @@ def check_keys(keys: dict, phase: type[RetrievalModule]) -> dict:
         ConfigError: naming key, value and what is allowed.
     """
     keys = config.check(keys)
-    phase.check_keys(keys)
+    trained(keys, phase).check_keys(keys)
     return keys
+
+
+def trained(keys: dict, phase: type[RetrievalModule]) -> type[RetrievalModule]:
+    """What the keys train: the dense model has no phases, either command line starts it."""
+    return DenseModule if keys["head"] == "dense" else phase
 
 
 def run(keys: dict, phase: type[RetrievalModule]) -> dict:
@@ -149,7 +155,7 @@ def run(keys: dict, phase: type[RetrievalModule]) -> dict:
         Stopped: by a signal; everything up to the last step is saved.
     """
     try:
-        return _run(check_keys(keys, phase), phase)
+        return _run(check_keys(keys, phase), trained(keys, phase))
     finally:
         runs.forget()  # the next run of this process gets a folder of its own
 

@@ -1,0 +1,53 @@
+"""Training of the dense model: symmetric InfoNCE over the whole batch with a learned temperature.
+
+It has no phases; `head=dense` starts it from either command line.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lexlip.config import ConfigError
+from lexlip.dense import MAX_SCALE, DenseLIP, temperature
+from lexlip.distributed import gather_pair, gather_rows
+from lexlip.losses import in_batch_contrastive
+from lexlip.module import RetrievalModule
+
+
+class DenseModule(RetrievalModule):
+    """A `DenseLIP` and its one loss."""
+
+    model_class = DenseLIP
+    model: DenseLIP
+
+    @classmethod
+    def check_keys(cls, keys: dict) -> None:
+        if keys["training_mode"] != "con":
+            raise ConfigError(
+                f"training_mode={keys['training_mode']}: the dense head has the contrastive loss alone; add "
+                "task_dense_contrastive_train, or set training_mode=con"
+            )
+        if keys["eval_top_k"]:
+            raise ConfigError(f"eval_top_k={keys['eval_top_k']}: dense vectors have no terms to cut; set eval_top_k=[]")
+        if keys["DR"]:
+            raise ConfigError("DR=True belongs to Phase 2 with the lexicon head; set DR=False")
+
+    def encode(self, batch: dict, vectors_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        text = F.normalize(self.model.vectors_text(batch["text_ids"], batch["text_mask"]), dim=-1)
+        image = F.normalize(self.model.vectors_image(batch["image"]), dim=-1)
+        # One copy per row: a parameter that only the global losses used would get its gradient outside of the passes
+        # that gradient caching and the averaging over processes know of.
+        return {"text": text, "image": image, "scale": self.model.logit_scale.expand(len(text))}, {}
+
+    def global_losses(self, vectors: dict[str, Tensor], batch: dict) -> dict[str, Tensor]:
+        rows = batch.get("rows_of_ranks")
+        text, image = gather_pair(vectors["text"], vectors["image"], rows)
+        ids = gather_rows(batch["image_id"], rows) if self.keys["mask_same_image"] else None
+        divisor = temperature(vectors["scale"].mean())
+        return {"contrastive_loss": in_batch_contrastive(text, image, divisor, ids)}
+
+    @torch.no_grad()
+    def after_step(self, batch: dict) -> None:
+        self.model.logit_scale.clamp_(0, MAX_SCALE)

@@ -1,0 +1,26 @@
+"""The models by their head, for what works with any of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lexlip.dense import DenseLIP
+from lexlip.model import LexLIP
+from lexlip.model_config import ModelConfig, folder_config
+from lexlip.towers import TwoTowers
+
+MODELS: dict[str, type[TwoTowers]] = {model.head: model for model in (LexLIP, DenseLIP)}
+
+
+def model_class(config: ModelConfig) -> type[TwoTowers]:
+    """The class of the models with such a config."""
+    return MODELS[config.head]
+
+
+def load_folder_of_any_head(folder: str | Path) -> TwoTowers:
+    """A model folder, whatever its head, in evaluation mode.
+
+    Raises:
+        CheckpointError: no model folder, or weights that do not fit its config.
+    """
+    return model_class(folder_config(Path(folder))).from_pretrained(folder)

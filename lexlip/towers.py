@@ -1,0 +1,248 @@
+"""What every model here is built from: a picture tower, a text tower, a tokenizer, and a head that a subclass gives.
+
+B batch, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
+
+from lexlip.config import ConfigError
+from lexlip.encoders import ImageEncoder, TextEncoder, pretrained_bert
+from lexlip.folders import FolderModel
+from lexlip.model_config import ModelConfig
+from lexlip_data.pictures import to_rgb, upright
+from lexlip_data.transforms import build_transform
+
+
+class TwoTowers(nn.Module, FolderModel):
+    """Image tower and text tower; a subclass adds the head and says which vectors it makes.
+
+    Args:
+        config: shapes of everything; weights start random.
+        tokenizer: for `encode_text` with strings; may be set later.
+        vit_pretrained: True: the image tower's weights from the hub; a path: from that file.
+    """
+
+    head: ClassVar[str]  # of `ModelConfig.head`
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        vit_pretrained: bool | str = False,
+    ):
+        super().__init__()
+        if config.head != self.head:
+            raise ConfigError(f"{type(self).__name__} has the {self.head} head, but its config says {config.head!r}")
+        self.config = config
+        self.tokenizer = tokenizer
+        self.image_encoder = ImageEncoder(
+            config.vit, config.image_size, config.vit_kwargs, vit_pretrained, config.image_norm_eps
+        )
+        self.text_encoder = TextEncoder(BertConfig(**config.text))
+
+    @classmethod
+    def from_keys(
+        cls, keys: dict, tokenizer: PreTrainedTokenizerBase | None = None, known: ModelConfig | None = None
+    ) -> TwoTowers:
+        """Build from the command line's keys, with the towers' pretrained weights where asked for.
+
+        Args:
+            keys: every key of the command line.
+            tokenizer: for strings.
+            known: the config of weights that will replace all of these, so that nothing pretrained is fetched.
+
+        Raises:
+            ConfigError: a tower cannot be built or loaded, or its width, patch or vocabulary contradicts a key.
+        """
+        bert = None
+        if known is not None:
+            dropout = {name: keys["drop_rate"] for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")}
+            text = BertConfig(**{**known.text, **dropout})
+        elif keys["text_pretrained"]:
+            bert = pretrained_bert(keys["text_model"] or keys["tokenizer"], keys["drop_rate"])
+            text = bert.config
+        else:
+            text = BertConfig(
+                vocab_size=keys["vocab_size"],
+                hidden_size=keys["input_text_embed_size"],
+                num_hidden_layers=keys["text_layers"],
+                num_attention_heads=keys["num_heads"],
+                intermediate_size=int(keys["input_text_embed_size"] * keys["mlp_ratio"]),
+                max_position_embeddings=keys["text_positions"],
+                hidden_dropout_prob=keys["drop_rate"],
+                attention_probs_dropout_prob=keys["drop_rate"],
+            )
+        config = ModelConfig(
+            head=cls.head,
+            vit=keys["vit"],
+            vit_kwargs=dict(keys["vit_kwargs"]),
+            image_size=keys["image_size"],
+            image_norm_eps=keys["image_norm_eps"],
+            text=_plain(text),
+            max_text_len=keys["max_text_len"],
+            **cls.head_config(keys),
+        )
+        model = cls(config, tokenizer, keys["vit_pretrained"] if known is None else False)
+        if bert is not None:
+            model.text_encoder.bert.load_state_dict(bert.bert.state_dict())
+        model.start_head(bert)
+        model.check_keys(keys)
+        return model
+
+    def keys(self) -> dict:
+        """The command line's keys that this model decides."""
+        text = self.config.text
+        return {
+            "head": self.head,
+            "vit": self.config.vit,
+            "vit_kwargs": self.config.vit_kwargs,
+            "vit_pretrained": False,
+            "image_size": self.config.image_size,
+            "image_norm_eps": self.config.image_norm_eps,
+            "patch_size": self.image_encoder.patch,
+            "input_image_embed_size": self.image_encoder.width,
+            "input_text_embed_size": self.text_encoder.width,
+            "hidden_size": self.text_encoder.width,
+            "vocab_size": self.config.vocab_size,
+            "num_heads": text["num_attention_heads"],
+            "text_layers": text["num_hidden_layers"],
+            "drop_rate": text["hidden_dropout_prob"],
+            "text_pretrained": False,
+            "max_text_len": self.config.max_text_len,
+        }
+
+    def check_keys(self, keys: dict) -> None:
+        """Refuse keys that contradict the towers, naming the key and the value that fits.
+
+        Raises:
+            ConfigError: as above.
+        """
+        facts = {
+            "input_image_embed_size": self.image_encoder.width,
+            "input_text_embed_size": self.text_encoder.width,
+            "hidden_size": self.text_encoder.width,
+            "vocab_size": self.config.vocab_size,
+            "num_heads": self.text_encoder.config.num_attention_heads,
+        }
+        if self.image_encoder.patch is not None:
+            facts["patch_size"] = self.image_encoder.patch
+        for key, fact in facts.items():
+            if keys[key] != fact:
+                raise ConfigError(f"{key}={keys[key]}, but the towers that were built have {fact}; set {key}={fact}")
+        positions = self.text_encoder.config.max_position_embeddings
+        if keys["max_text_len"] > positions:
+            raise ConfigError(f"max_text_len={keys['max_text_len']}, but the text tower has {positions} positions")
+
+    # --- a head's own ---
+
+    @classmethod
+    def head_config(cls, keys: dict) -> dict:
+        """The fields of `ModelConfig` that the head needs, from the command line's keys."""
+        return {}
+
+    def start_head(self, bert: BertForMaskedLM | None) -> None:
+        """Take over what a pretrained BERT holds for the head; called once, after the towers are loaded."""
+
+    def vectors_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Captions to vectors, not normalised.
+
+        Args:
+            input_ids, attention_mask: (B, L) word ids and their mask, 0 at padding.
+
+        Returns:
+            (B, width of the vectors) float32.
+        """
+        raise NotImplementedError
+
+    def vectors_image(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised pixels to (B, width of the vectors) float32, not normalised."""
+        raise NotImplementedError
+
+    # --- for users ---
+
+    @torch.no_grad()
+    def encode_text(
+        self, texts: Sequence[str] | Tensor, attention_mask: Tensor | None = None, normalize: bool = True
+    ) -> Tensor:
+        """Captions to retrieval vectors.
+
+        Args:
+            texts: strings, or (B, L) word ids with their `attention_mask`.
+            normalize: divide by the L2 norm, so that dot products are cosines.
+
+        Returns:
+            (B, width of the vectors) float32, on the model's device.
+        """
+        if not isinstance(texts, Tensor):
+            if self.tokenizer is None:
+                raise ValueError("this model has no tokenizer: pass word ids and their mask, or set model.tokenizer")
+            batch = self.tokenizer(
+                [texts] if isinstance(texts, str) else list(texts),
+                padding=True,
+                truncation=True,
+                max_length=self.config.max_text_len,
+                return_tensors="pt",
+            )
+            texts, attention_mask = batch["input_ids"], batch["attention_mask"]
+        if attention_mask is None:
+            raise ValueError("word ids need their attention_mask")
+        with _evaluating(self):
+            vectors = self.vectors_text(texts.to(self.device), attention_mask.to(self.device))
+        return F.normalize(vectors, dim=-1) if normalize else vectors
+
+    @torch.no_grad()
+    def encode_image(self, images: Sequence[Image.Image] | Tensor, normalize: bool = True) -> Tensor:
+        """Pictures to retrieval vectors.
+
+        Args:
+            images: PIL pictures, or (B, 3, H, W) normalised pixels.
+            normalize: divide by the L2 norm, so that dot products are cosines.
+
+        Returns:
+            (B, width of the vectors) float32, on the model's device.
+        """
+        if not isinstance(images, Tensor):
+            transform = build_transform("vit", self.config.image_size)
+            images = [images] if isinstance(images, Image.Image) else images
+            images = torch.stack([transform(to_rgb(upright(image))) for image in images])
+        with _evaluating(self):
+            vectors = self.vectors_image(images.to(self.device))
+        return F.normalize(vectors, dim=-1) if normalize else vectors
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.text_encoder.word_embeddings.device
+
+
+class _evaluating:
+    """Evaluation mode for a while."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+
+    def __enter__(self) -> None:
+        self.was = self.module.training
+        self.module.eval()
+
+    def __exit__(self, *error) -> None:
+        self.module.train(self.was)
+
+
+def _plain(config: BertConfig) -> dict:
+    """The numbers that shape a BERT."""
+    names = (
+        "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
+        "hidden_dropout_prob attention_probs_dropout_prob max_position_embeddings type_vocab_size "
+        "initializer_range layer_norm_eps pad_token_id"
+    )
+    return {name: getattr(config, name) for name in names.split()}
