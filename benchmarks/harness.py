@@ -54,6 +54,7 @@ class Options:
     dtype: str
     threads: int
     repeats: int
+    warmups: int
     memory: bool
     json: str | None
     more: dict = field(default_factory=dict)
@@ -80,6 +81,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=list(DTYPES), help="of the products; float32 on the CPU, bfloat16 on a GPU")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch on the CPU")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--warmups", type=int, help="runs before the timed ones; 1 on the CPU, 3 on a GPU")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave the memory out")
     return parser
 
@@ -88,7 +90,9 @@ def options(parser: argparse.ArgumentParser, arguments: list[str] | None = None)
     """Parse; sets torch's threads."""
     given = vars(parser.parse_args(arguments))
     given["dtype"] = given["dtype"] or ("bfloat16" if given["device"] == "cuda" else "float32")
-    common = {name: given.pop(name) for name in ("device", "dtype", "threads", "repeats", "memory", "json")}
+    given["warmups"] = (3 if given["device"] == "cuda" else 1) if given["warmups"] is None else given["warmups"]
+    names = ("device", "dtype", "threads", "repeats", "warmups", "memory", "json")
+    common = {name: given.pop(name) for name in names}
     torch.set_num_threads(common["threads"])
     return Options(**common, more=given)
 
@@ -101,7 +105,7 @@ def compare(name: str, build: Build, options: Options) -> dict:
     """
     subjects = {which: build(which, options) for which in ("fast", "textbook")}
     times: dict[str, list[float]] = {which: [] for which in subjects}
-    for repeat in range(-3 if options.cuda else -1, options.repeats):  # the negative ones warm up
+    for repeat in range(-options.warmups, options.repeats):
         for which in sorted(subjects, reverse=repeat % 2 == 1):
             seconds = _seconds(subjects[which].run, options)
             if repeat >= 0:
@@ -136,7 +140,8 @@ def _seconds(run: Callable, options: Options) -> float:
 
 def _peak(subject: Subject, options: Options) -> int:
     """Bytes at the peak of a run beyond those before it, its results and what it must keep."""
-    subject.run()
+    if options.warmups:
+        subject.run()
     gc.collect()
     if options.cuda:
         torch.cuda.synchronize()

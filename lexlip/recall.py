@@ -1,30 +1,36 @@
 """Recall@K by ids, both directions, from vectors of any number of processes.
 
 Vectors are kept sparse (their words and weights), so a COCO-sized test of 5,000 pictures and 25,010 captions takes
-tens of megabytes. Scores are dot products in float64 of the captions as a sparse matrix with a few dense pictures at a
-time: no caption's zeros are multiplied, one product serves both directions, and its pictures are shared out among the
-processes.
+tens of megabytes. Captions stay sparse in the product too, a few dense pictures at a time; only vectors that
+are nearly dense are multiplied as such. One product serves both directions, and its
+pictures are shared out among the processes.
+
+Ranks are exact. A product in float32 decides every comparison that lies outside its rounding error; captions with a
+comparison inside it are multiplied again in float64, where products of float32 numbers add up to about 1e-16. Scores
+within 1e-12 are the same score, added up in another order.
 
 A rank counts every item that scores more than the best right one, and every wrong item that scores the same: a model
-that gives all items one score finds nothing. A sum of products of float32 numbers is exact in float64 to about 1e-16,
-so scores within 1e-12 are the same score added up in another order, and all ways to compute the ranks agree.
+that gives all items one score finds nothing.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lexlip.distributed import gather_objects, rank, world_size
 from lexlip.lexicon import keep_heaviest
 
 CUTOFFS = (1, 5, 10)
-BLOCK_NUMBERS = 2**23  # of a dense block
+BLOCK_NUMBERS = 2**21  # of a block with sparse captions: so many as the processor's cache holds
+DENSE_BLOCK_NUMBERS = 2**26  # of a block with dense ones
+DENSE_SHARE = 1 / 4  # of the words: from here on a dense product is quicker
+ROUNDING = 2**-24  # of float32
 TIE = 1e-12  # scores closer than this, relative to one or to the score, are the same
 
 
@@ -93,43 +99,57 @@ class SparseVectors:
             self.ids[rows], self.order[rows], offsets, self.words[source], self.weights[source], self.vocab
         )
 
+    def between(self, start: int, stop: int) -> SparseVectors:
+        """Rows start to stop, as views."""
+        low, high = self.offsets[start], self.offsets[stop]
+        offsets = self.offsets[start : stop + 1] - low
+        words, weights = self.words[low:high], self.weights[low:high]
+        return SparseVectors(self.ids[start:stop], self.order[start:stop], offsets, words, weights, self.vocab)
+
     def gathered(self) -> SparseVectors:
         """Rows of all processes, one per place."""
         return SparseVectors.concatenate(gather_objects(self))
 
     def dense(self, start: int, stop: int) -> Tensor:
         """(stop - start, V) float32."""
+        part = self.between(start, stop)
         block = torch.zeros(stop - start, self.vocab)
-        low, high = self.offsets[start], self.offsets[stop]
-        rows = np.repeat(np.arange(stop - start), np.diff(self.offsets[start : stop + 1]))
-        block[torch.from_numpy(rows), torch.from_numpy(self.words[low:high]).long()] = torch.from_numpy(
-            self.weights[low:high]
-        )
+        block[torch.from_numpy(part.rows), torch.from_numpy(part.words).long()] = torch.from_numpy(part.weights)
         return block
 
-    def columns(self, start: int, stop: int) -> Tensor:
-        """(V, stop - start) float64: these rows, dense, as columns."""
-        block = torch.zeros(self.vocab, stop - start, dtype=torch.float64)
-        low, high = self.offsets[start], self.offsets[stop]
-        column = np.repeat(np.arange(stop - start), np.diff(self.offsets[start : stop + 1]))
-        weights = torch.from_numpy(self.weights[low:high]).double()
-        block[torch.from_numpy(self.words[low:high]).long(), torch.from_numpy(column)] = weights
+    def columns(self) -> Tensor:
+        """(V, N) float32: all rows, dense, as columns."""
+        block = torch.zeros(self.vocab, len(self))
+        block[torch.from_numpy(self.words).long(), torch.from_numpy(self.rows)] = torch.from_numpy(self.weights)
         return block
 
-    def sparse(self, start: int, stop: int) -> Tensor:
-        """(stop - start, V) float64 in torch's compressed rows."""
-        low, high = self.offsets[start], self.offsets[stop]
-        parts = (self.offsets[start : stop + 1] - low, self.words[low:high], self.weights[low:high].astype(np.float64))
-        offsets, words, weights = (torch.from_numpy(part) for part in parts)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-            size = (stop - start, self.vocab)
-            return torch.sparse_csr_tensor(offsets.int(), words, weights, size, check_invariants=False)
+    def times(self, columns: Tensor) -> Tensor:
+        """(N, n) dot products of all rows with (V, n) columns, added up in their dtype."""
+        if self.nearly_dense:
+            return self.dense(0, len(self)).to(columns.dtype) @ columns
+        offsets = torch.from_numpy(self.offsets[:-1])
+        words, weights = torch.from_numpy(self.words), torch.from_numpy(self.weights)
+        weights = weights.to(columns.dtype)
+        return F.embedding_bag(words, columns, offsets.to(words.dtype), mode="sum", per_sample_weights=weights)
+
+    @property
+    def nearly_dense(self) -> bool:
+        """Whether most words have a weight, as before a model has learned."""
+        return len(self.words) > DENSE_SHARE * len(self) * self.vocab
+
+    @property
+    def norms(self) -> np.ndarray:
+        """(N,) L2 norms."""
+        return np.sqrt(np.bincount(self.rows, self.weights.astype(np.float64) ** 2, minlength=len(self)))
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(nnz,) row of each word."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def broken(self) -> np.ndarray:
         """(N,) true where a weight is infinite or no number."""
-        rows = np.repeat(np.arange(len(self)), np.diff(self.offsets))
-        return np.bincount(rows[~np.isfinite(self.weights)], minlength=len(self)) > 0
+        return np.bincount(self.rows[~np.isfinite(self.weights)], minlength=len(self)) > 0
 
     def pruned(self, k: int) -> SparseVectors:
         """Each row cut to its k heaviest words, weights unchanged."""
@@ -139,7 +159,7 @@ class SparseVectors:
                 torch.from_numpy(self.ids[start:stop]),
                 torch.from_numpy(self.order[start:stop]),
             )
-            for start, stop in _blocks(len(self), self.vocab)
+            for start, stop in _blocks(len(self), BLOCK_NUMBERS // self.vocab)
         ]
         return SparseVectors.concatenate(parts)
 
@@ -149,8 +169,9 @@ class SparseVectors:
         return len(self.words) / max(1, len(self))
 
 
-def _blocks(rows: int, width: int) -> Iterator[tuple[int, int]]:
-    step = max(1, BLOCK_NUMBERS // max(1, width))
+def _blocks(rows: int, step: int) -> Iterator[tuple[int, int]]:
+    """Start and stop of consecutive blocks of at most `step` rows, at least one."""
+    step = max(1, step)
     for start in range(0, rows, step):
         yield start, min(rows, start + step)
 
@@ -168,27 +189,54 @@ def best_ranks(texts: SparseVectors, images: SparseVectors) -> tuple[np.ndarray,
     """
     _check_right_items(texts, images)
     _check_right_items(images, texts)
-    mine = list(_blocks(len(images), images.vocab))[rank() :: world_size()]
+    # Blocks of pictures times blocks of captions: either way the largest of both and of their product fits.
+    numbers = DENSE_BLOCK_NUMBERS if texts.nearly_dense else BLOCK_NUMBERS
+    at_once = numbers // texts.vocab if texts.nearly_dense else texts.vocab
+    mine = list(_blocks(len(images), numbers // images.vocab))[rank() :: world_size()]
+    best_text, best_image = _best_right_scores(texts, images, mine, at_once)
+    best_text = np.maximum.reduce(gather_objects(best_text))
+    above = gather_objects(_count_above(texts, images, mine, at_once, _bar(best_text), _bar(best_image)))
+    return 1 + sum(text for text, _ in above), 1 + sum(image for _, image in above)
 
+
+def _best_right_scores(texts: SparseVectors, images: SparseVectors, mine: list, at_once: int) -> tuple:
+    """(captions,) and (pictures,) best score of a right item, exact, minus infinity where none is among mine."""
     best_text, best_image = np.full(len(texts), -np.inf), np.full(len(images), -np.inf)
     for start, stop in mine:
-        rows = np.flatnonzero(np.isin(texts.ids, images.ids[start:stop]))
-        captions = texts.take(rows)
-        for a, b, scores, wrong in _scores(captions, images, start, stop):
-            scores = scores.masked_fill(wrong, -torch.inf).numpy()
-            best_text[rows[a:b]] = np.maximum(best_text[rows[a:b]], scores.max(1))
+        pictures = images.between(start, stop)
+        columns = pictures.columns().double()
+        own = np.flatnonzero(np.isin(texts.ids, pictures.ids))
+        for rows in (own[a:b] for a, b in _blocks(len(own), at_once)):
+            captions = texts.take(rows)
+            scores = _scores(captions, pictures, columns)
+            scores = scores.masked_fill_(_wrong(captions, pictures), -torch.inf).numpy()
+            best_text[rows] = np.maximum(best_text[rows], scores.max(1))
             best_image[start:stop] = np.maximum(best_image[start:stop], scores.max(0))
-    best_text = np.maximum.reduce(gather_objects(best_text))
+    return best_text, best_image
 
-    # "Not below" rather than "at least": a score that is no number counts against the model too.
-    bar_text, bar_image = _bar(best_text), _bar(best_image)
+
+def _count_above(
+    texts: SparseVectors, images: SparseVectors, mine: list, at_once: int, bar_text: Tensor, bar_image: Tensor
+) -> tuple:
+    """(captions,) and (pictures,) numbers of wrong items that are not below the query's bar."""
+    # A sum of n rounded products is off by at most n roundings of the product of the norms.
+    off = ROUNDING * (np.diff(texts.offsets) + 2) * texts.norms * images.norms.max()
+    off = torch.from_numpy(off)[:, None]
     above_text, above_image = np.zeros(len(texts), np.int64), np.zeros(len(images), np.int64)
     for start, stop in mine:
-        for a, b, scores, wrong in _scores(texts, images, start, stop):
-            above_text[a:b] += (~(scores < bar_text[a:b, None]) & wrong).sum(1).numpy()
-            above_image[start:stop] += (~(scores < bar_image[None, start:stop]) & wrong).sum(0).numpy()
-    above = gather_objects((above_text, above_image))
-    return 1 + sum(text for text, _ in above), 1 + sum(image for _, image in above)
+        pictures = images.between(start, stop)
+        columns = pictures.columns()
+        for a, b in _blocks(len(texts), at_once):
+            captions = texts.between(a, b)
+            scores, wrong = _scores(captions, pictures, columns).double(), _wrong(captions, pictures)
+            bars = bar_text[a:b, None], bar_image[None, start:stop]
+            unsure = sum(~((scores - bar).abs() > off[a:b]) & wrong for bar in bars).any(1).numpy()
+            if unsure.any():
+                scores[unsure] = _scores(captions.take(np.flatnonzero(unsure)), pictures, columns.double())
+            # "Not below" rather than "at least": a score that is no number counts against the model too.
+            above_text[a:b] += (~(scores < bars[0]) & wrong).sum(1).numpy()
+            above_image[start:stop] += (~(scores < bars[1]) & wrong).sum(0).numpy()
+    return above_text, above_image
 
 
 def _bar(best: np.ndarray) -> Tensor:
@@ -205,17 +253,14 @@ def _check_right_items(queries: SparseVectors, gallery: SparseVectors) -> None:
         )
 
 
-def _scores(
-    texts: SparseVectors, images: SparseVectors, start: int, stop: int
-) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-    """Scores of all captions with these pictures, a block (captions a to b) at a time, and which pairs are wrong."""
-    columns = images.columns(start, stop)
-    broken = torch.from_numpy(images.broken()[start:stop])
-    ids = torch.from_numpy(images.ids[start:stop])
-    for a, b in _blocks(len(texts), stop - start):
-        scores = texts.sparse(a, b) @ columns
-        scores.masked_fill_(broken[None, :], torch.nan)  # also with captions that share no word with the picture
-        yield a, b, scores, torch.from_numpy(texts.ids[a:b])[:, None] != ids[None, :]
+def _scores(texts: SparseVectors, images: SparseVectors, columns: Tensor) -> Tensor:
+    """(captions, pictures) in the columns' dtype; a broken picture's are no numbers, whatever words it shares."""
+    return texts.times(columns).masked_fill_(torch.from_numpy(images.broken())[None, :], torch.nan)
+
+
+def _wrong(texts: SparseVectors, images: SparseVectors) -> Tensor:
+    """(captions, pictures) true where the caption is another picture's."""
+    return torch.from_numpy(texts.ids)[:, None] != torch.from_numpy(images.ids)[None, :]
 
 
 def summary(ranks: np.ndarray) -> dict[str, float]:

@@ -89,14 +89,16 @@ def test_ties_among_right_items_do_not_count():
     assert recall.best_ranks(texts, images)[1].tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("block_numbers", [64, 2**23])
-def test_ranks_are_the_dense_computations_on_real_numbers(monkeypatch, block_numbers):
-    """Random weights of a few words each; a dense product in float64."""
+@pytest.mark.parametrize("density", [0.05, 1.0])
+@pytest.mark.parametrize("block_numbers", [600, 2**23])
+def test_ranks_are_the_dense_computations_on_real_numbers(monkeypatch, block_numbers, density):
+    """Random weights of a few words each, and of all; a dense product in float64."""
     monkeypatch.setattr(recall, "BLOCK_NUMBERS", block_numbers)
+    monkeypatch.setattr(recall, "DENSE_BLOCK_NUMBERS", block_numbers)
     g = torch.Generator().manual_seed(0)
     image_ids = torch.randperm(60, generator=g)
     text_ids = torch.cat([image_ids, torch.randint(0, 60, (150,), generator=g)])
-    images, texts = (F.normalize(vectors(n, 200, seed=n, density=0.05)) for n in (60, 210))
+    images, texts = (F.normalize(vectors(n, 200, seed=n, density=density)) for n in (60, 210))
     scores = texts.double() @ images.double().T
     right = text_ids[:, None] == image_ids[None, :]
     ours = recall.best_ranks(sparse(texts, text_ids), sparse(images, image_ids))
@@ -112,6 +114,21 @@ def test_the_same_picture_twice_ties_whatever_the_order_of_the_sum():
     texts = sparse(vectors(42, 1000, seed=2, density=1.0), range(42))
     t2i, _ = recall.best_ranks(texts, images)
     assert t2i[0] == t2i[41] == 2
+
+
+@pytest.mark.parametrize("density", [0.1, 1.0])
+def test_scores_that_float32_cannot_tell_apart_are_told_apart(density):
+    """Copies of one picture, each better by less than float32 would notice."""
+    dense = vectors(1, 400, density=density) + (density == 1.0)
+    word = int(dense.argmax())
+    images = dense.repeat(30, 1)
+    steps = torch.arange(30) * torch.finfo(torch.float32).eps * dense.max()
+    images[:, word] += steps
+    assert len(images[:, word].unique()) == 30
+    texts = dense.repeat(30, 1)
+    t2i, i2t = recall.best_ranks(sparse(texts, range(30)), sparse(images, range(30)))
+    assert t2i.tolist() == list(range(30, 0, -1))
+    assert i2t.tolist() == [30] * 30  # all captions are the same
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
