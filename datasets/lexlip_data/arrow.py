@@ -1,8 +1,9 @@
 """Reads Arrow IPC files of captioned pictures, ours and ViLT's/METER's alike, by memory map.
 
-Opening touches the batch headers and the captions' offsets, not the pictures: milliseconds per file. A picture is
-handed out as a view into the map, so nothing is copied before the decoder reads it, and the operating system
-shares and drops the pages as it likes. Pickling keeps the paths only: a spawned worker opens the files again.
+Opening touches the batch headers and all offsets, which it checks, but neither pictures nor captions: milliseconds per
+file. A picture is handed out as a view into the map, so nothing is copied before the decoder reads it, and the
+operating system shares and drops the pages as it likes. Pickling keeps the paths only: a spawned worker opens the
+files again.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lexlip_data.errors import BrokenImage, DataError
-
-REQUIRED_COLUMNS = ("image", "caption", "image_id")
+from lexlip_data.ipc import check_batch, is_list, open_arrow, own_metadata, read_batch, read_text
+from lexlip_data.skipped import Skipped
+from lexlip_data.source import MAX_CAPTION, MAX_NAME, usable_caption
 
 
 def find_shards(folder: str | Path, prefix: str) -> list[Path]:
@@ -34,44 +36,37 @@ def find_shards(folder: str | Path, prefix: str) -> list[Path]:
             if match := pattern.fullmatch(path.name):
                 numbered[int(match.group(1))] = path
     single = folder / f"{prefix}.arrow"
-    if single.is_file() and numbered:
+    if single.exists() and numbered:
         raise DataError(
             f"{folder}: both {single.name} and numbered shards such as {numbered[min(numbered)].name} are there; "
             "remove those that are out of date"
         )
-    if single.is_file():
+    if single.exists():
         return [single]
-    missing = sorted(set(range(max(numbered, default=-1) + 1)) - set(numbered))
-    if missing:
+    numbers = sorted(numbered)
+    missing = next((i for i, number in enumerate(numbers) if i != number), None)
+    if missing is not None:
+        total = numbers[-1] + 1
         raise DataError(
-            f"{folder}: {prefix}_{missing[0]}.arrow is missing ({len(missing)} of {max(numbered) + 1} shards are); "
+            f"{folder}: {prefix}_{missing}.arrow is missing ({total - len(numbers)} of {total} shards are); "
             "copy it here or convert again, finished shards are kept"
         )
-    return [numbered[i] for i in sorted(numbered)]
+    return [numbered[i] for i in numbers]
 
 
-def open_arrow(path: str | Path) -> pa.ipc.RecordBatchFileReader:
-    """Memory-map one Arrow IPC file.
+def require_all(paths: Sequence[Path]) -> None:
+    """Refuse shards the last of which are missing; `find_shards` sees the gaps before them only.
 
     Raises:
-        DataError: the file is absent, truncated or not an Arrow IPC file, or lacks a column.
+        DataError: the first file says that there are more.
     """
-    try:
-        # Views into a map leave nothing to do in threads, which forked workers had better not start.
-        reader = pa.ipc.open_file(pa.memory_map(str(path), "r"), options=pa.ipc.IpcReadOptions(use_threads=False))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (pa.ArrowException, OSError, ValueError) as error:
+    total = own_metadata(open_arrow(paths[0]).schema).get("shards") if paths else None
+    if isinstance(total, int) and total > len(paths):
+        missing = re.sub(r"\d+(?=\.arrow$)", str(len(paths)), paths[-1].name)
         raise DataError(
-            f"{path}: not a complete Arrow IPC file ({error}); it may be a broken copy: copy or convert it again"
-        ) from error
-    missing = [column for column in REQUIRED_COLUMNS if column not in reader.schema.names]
-    if missing:
-        raise DataError(f"{path}: no column {', '.join(missing)}; the columns are {', '.join(reader.schema.names)}")
-    kind = reader.schema.field("image").type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise DataError(f"{path}: column image is {kind}, not binary: it must hold the encoded picture files")
-    return reader
+            f"{paths[0].parent}: {missing} is missing ({len(paths)} of {total} shards are there); copy it here or "
+            "convert again, finished shards are kept"
+        )
 
 
 class ArrowSource:
@@ -82,6 +77,7 @@ class ArrowSource:
             raise DataError(f"data set {name}, split {split}: no Arrow files given")
         self.name, self.split = name, split
         self.paths = [Path(path) for path in paths]
+        self.origin = str(self.paths[0])
         self.max_images = max_images
         self._open()
 
@@ -91,14 +87,17 @@ class ArrowSource:
         for shard, reader in enumerate(self._readers):
             for number in range(reader.num_record_batches):
                 batch = self._batch(shard, number)
+                check_batch(batch, self.paths[shard], number)
                 batch_of.append((shard, number))
                 rows.append(batch.num_rows)
-                counts.append(_captions_per_row(batch.column("caption")))
+                counts.append(captions_per_row(batch.column("caption")))
         self._batch_of = np.array(batch_of, dtype=np.int64).reshape(-1, 2)
         self._ends = np.cumsum(np.array(rows, dtype=np.int64))
         self._counts = np.concatenate(counts) if counts else np.zeros(0, dtype=np.int64)
         if self.max_images is not None:
             self._counts = self._counts[: self.max_images].copy()
+        bare = np.flatnonzero(self._counts == 0).tolist()
+        self.left_out = [Skipped("", "", "empty", f"{self.where(i)}: no caption") for i in bare]
 
     def __getstate__(self) -> dict:
         return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
@@ -115,10 +114,7 @@ class ArrowSource:
         return self._counts
 
     def _batch(self, shard: int, number: int) -> pa.RecordBatch:
-        try:
-            return self._readers[shard].get_batch(number)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise DataError(f"{self.paths[shard]}: record batch {number} cannot be read ({error})") from error
+        return read_batch(self._readers[shard], self.paths[shard], number)
 
     def _locate(self, i: int) -> tuple[int, int, int]:
         """(shard, record batch, row in the batch) of picture i."""
@@ -135,7 +131,10 @@ class ArrowSource:
         return self._batch(shard, number).column(column)[row]
 
     def image_id(self, i: int) -> str:
-        return str(self._cell("image_id", i).as_py())
+        cell = self._cell("image_id", i)
+        if pa.types.is_integer(cell.type) and cell.is_valid:
+            return str(cell.as_py())
+        return read_text(cell, "image_id", MAX_NAME)
 
     def image_bytes(self, i: int) -> memoryview:
         buffer = self._cell("image", i).as_buffer()
@@ -143,34 +142,29 @@ class ArrowSource:
             raise BrokenImage("the image cell is null")
         return memoryview(buffer)
 
+    def caption(self, i: int, number: int) -> str:
+        cell = self._cell("caption", i)
+        return usable_caption(read_text(cell.values[number] if is_list(cell.type) else cell, "caption", MAX_CAPTION))
+
     def captions(self, i: int) -> list[str]:
-        return _as_list(self._cell("caption", i).as_py())
+        return [self.caption(i, number) for number in range(int(self._counts[i]))]
 
     def long_captions(self, i: int) -> list[str]:
         shard, _, _ = self._locate(i)
         if "long_caption" not in self._readers[shard].schema.names:
             return []
-        return _as_list(self._cell("long_caption", i).as_py())
+        cell = self._cell("long_caption", i)
+        cells = (cell.values or []) if is_list(cell.type) else [cell] * cell.is_valid
+        return [read_text(text, "long_caption", MAX_CAPTION) for text in cells]
 
     def where(self, i: int) -> str:
         shard, number, row = self._locate(i)
         return f"{self.paths[shard]}, record batch {number}, row {row}"
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-
-
-def _captions_per_row(column: pa.Array) -> np.ndarray:
-    if not _is_list(column.type):
+def captions_per_row(column: pa.Array) -> np.ndarray:
+    """Captions of each row of a caption column: int64 (rows,)."""
+    if not is_list(column.type):
         return np.asarray(pc.is_valid(column)).astype(np.int64)
     lengths = pc.fill_null(pc.list_value_length(column), 0)
     return np.asarray(lengths).astype(np.int64)
-
-
-def _as_list(value: object) -> list[str]:
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [value]
-    return ["" if text is None else str(text) for text in value]

@@ -20,6 +20,7 @@ from lexlip_data.datasets import CaptionPairs, EvalImages, EvalTexts
 from lexlip_data.errors import DataError
 from lexlip_data.registry import open_split, require_data_set
 from lexlip_data.sampler import GlobalBatchSampler, shard
+from lexlip_data.skipped import MAX_BAD_SHARE, Rules
 from lexlip_data.source import Source
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ _LARGE_BATCH = 64 << 20  # bytes of pictures per batch above which a worker prep
 DEFAULTS = {
     "seed": 0, "num_workers": 0, "data_sets": {}, "max_images": None, "train_transform_keys": ["vit"],
     "val_transform_keys": ["vit"], "max_text_len": 40, "whole_word_masking": True, "mlm_prob": 0.3,
-    "decoder_mlm_prob": 0.5, "get_recall_metric": True, "eval_batch_size": None,
+    "decoder_mlm_prob": 0.5, "get_recall_metric": True, "eval_batch_size": None, "max_bad_share": MAX_BAD_SHARE,
+    "picture_roots": [],
 }  # fmt: skip
 
 
@@ -62,6 +64,7 @@ class CaptionDataModule(pl.LightningDataModule):
             raise DataError(f"datasets {names!r}: give a list of different data set names")
         self.names = list(names)
         self.mlm = mlm
+        self.rules = Rules(self.config["max_bad_share"], self.config["picture_roots"])
         self.collator = Collator(
             tokenizer, mlm=mlm,
             **{key: self.config[key] for key in (
@@ -100,15 +103,23 @@ class CaptionDataModule(pl.LightningDataModule):
         if split not in self._opened:
             opened = {
                 name: open_split(
-                    self.config["data_root"], name, split, self.config["data_sets"], self.config["max_images"]
+                    self.config["data_root"], name, split, self.config["data_sets"], self.config["max_images"],
+                    self.rules,
                 )
                 for name in self.names
-            }
+            }  # fmt: skip
+            if split != "train":
+                _refuse_left_out(opened)
             self._opened[split] = {name: sources for name, sources in opened.items() if sources}
             for name, sources in self._opened[split].items():
                 pictures, pairs = sum(map(len, sources)), sum(int(s.caption_counts.sum()) for s in sources)
                 log.info("data set %s, %s: %d pictures, %d captions", name, split, pictures, pairs)
         return self._opened[split]
+
+    def left_out(self) -> list[str]:
+        """Rows of the training tables that make no sample, each as "data set/file or id: reason"; to be listed once."""
+        sources = (source for group in self.sources("train").values() for source in group)
+        return [f"{source.name}/{item}" for source in sources for item in source.left_out]
 
     @property
     def train_set(self) -> CaptionPairs:
@@ -121,6 +132,8 @@ class CaptionDataModule(pl.LightningDataModule):
                 [source for group in sources.values() for source in group],
                 self.config["train_transform_keys"], self.config["image_size"], self.config["seed"],
             )  # fmt: skip
+            if left_out := self.left_out():
+                log.warning("%d rows of the training tables are left out, e.g. %s", len(left_out), left_out[0])
             if len(self._train) == 0:
                 raise DataError(f"the data sets {self.names} hold no training pairs under {self.config['data_root']}")
         return self._train
@@ -211,3 +224,14 @@ def _leave_signals(worker: int) -> None:
     for signum in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(signum, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_LAST_BATCH_SECONDS))
+
+
+def _refuse_left_out(opened: Mapping[str, list[Source]]) -> None:
+    """Evaluation replaces nothing: a table of which rows had to be left out is refused."""
+    for sources in opened.values():
+        for source in sources:
+            if source.left_out:
+                raise DataError(
+                    f"{source.origin}: {len(source.left_out)} rows of {source.name}, {source.split}, cannot be used, "
+                    f"e.g. {source.left_out[0]}; evaluation leaves nothing out: repair or remove them"
+                )

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from lexlip_data.errors import BrokenImage, DataError
+from lexlip_data.errors import BrokenSample, DataError, one_line
 from lexlip_data.pictures import open_image
 from lexlip_data.rng import isolated, sample_generator
 from lexlip_data.source import Source, hash_id
@@ -65,7 +65,7 @@ class CaptionPairs(Dataset):
     """Every (picture, caption) pair of a mixture of data sets.
 
     A sample is {"image": float32 (3, H, W), "caption": str, "image_id": int, "sample": (data set, image id, caption
-    number), "mask_seed": int}; a broken picture gives {"skipped": "data set/image id: reason"} unless strict.
+    number), "mask_seed": int}; a broken one gives {"skipped": "data set/image id: reason"} unless strict.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class CaptionPairs(Dataset):
             transform_keys: see `lexlip_data.transforms`.
             image_size: side of the pictures, in pixels.
             seed: with epoch and index it decides all randomness of a sample.
-            strict: a broken picture is an error (evaluation) instead of a skipped sample (training).
+            strict: a broken sample is an error (evaluation) instead of a skipped one (training).
         """
         self.mixture = _Mixture(sources)
         self.image_size, self.seed, self.strict = image_size, seed, strict
@@ -94,15 +94,19 @@ class CaptionPairs(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         source, i, number = self.mixture.pair(index)
-        image_id = source.image_id(i)
         rng = sample_generator(self.seed, epoch, index)
         transform_seed, mask_seed = (int(value) for value in rng.integers(2**63, size=2))
         try:
-            picture = open_image(source.image_bytes(i), self.image_size)
-        except BrokenImage as error:
+            return self._sample(source, i, number, transform_seed, mask_seed)
+        except BrokenSample as error:
             if self.strict:
                 raise _named(error, source, i) from error
-            return {"skipped": f"{source.name}/{image_id}: {error}"}
+            return {"skipped": f"{source.name}/{_id_or_place(source, i)}: {one_line(error)}"}
+
+    def _sample(self, source: Source, i: int, number: int, transform_seed: int, mask_seed: int) -> dict:
+        image_id = source.image_id(i)
+        caption = source.caption(i, number)
+        picture = open_image(source.image_bytes(i), self.image_size)
         if self.random:
             with isolated(transform_seed):
                 image = self.transform(picture)
@@ -110,7 +114,7 @@ class CaptionPairs(Dataset):
             image = self.transform(picture)
         return {
             "image": image,
-            "caption": source.captions(i)[number],
+            "caption": caption,
             "image_id": hash_id(source.name, image_id),
             "sample": (source.name, image_id, number),
             "mask_seed": mask_seed,
@@ -121,7 +125,7 @@ class EvalImages(Dataset):
     """Each picture once: {"image": float32 (3, H, W), "image_id": int, "order": int, "sample": ...}.
 
     Rows that repeat an image_id are one picture, the first of them. `order` numbers the pictures of the whole split
-    and is the same for any number of processes. A broken picture is a BrokenImage error that names it.
+    and is the same for any number of processes. A broken picture is an error that names it.
     """
 
     def __init__(self, sources: Sequence[Source], transform_keys: str | list[str], image_size: int):
@@ -131,7 +135,7 @@ class EvalImages(Dataset):
         self.image_size = image_size
         self.transform = build_transform(transform_keys, image_size)
         hashes = np.array(
-            [hash_id(source.name, source.image_id(i)) for source in self.mixture.sources for i in range(len(source))],
+            [hash_id(source.name, _image_id(source, i)) for source in self.mixture.sources for i in range(len(source))],
             dtype=np.int64,
         )
         self.kept = np.sort(np.unique(hashes, return_index=True)[1])
@@ -143,7 +147,7 @@ class EvalImages(Dataset):
         source, i = self.mixture.picture(int(self.kept[order]))
         try:
             picture = open_image(source.image_bytes(i), self.image_size)
-        except BrokenImage as error:
+        except BrokenSample as error:
             raise _named(error, source, i) from error
         image_id = source.image_id(i)
         return {
@@ -165,17 +169,36 @@ class EvalTexts(Dataset):
 
     def __getitem__(self, order: int) -> dict:
         source, i, number = self.mixture.pair(order)
-        image_id = source.image_id(i)
+        image_id = _image_id(source, i)
+        try:
+            caption = source.caption(i, number)
+        except BrokenSample as error:
+            raise _named(error, source, i) from error
         return {
-            "caption": source.captions(i)[number],
+            "caption": caption,
             "image_id": hash_id(source.name, image_id),
             "order": order,
             "sample": (source.name, image_id, number),
         }
 
 
-def _named(error: BrokenImage, source: Source, i: int) -> BrokenImage:
-    return BrokenImage(
-        f"data set {source.name}, split {source.split}, image {source.image_id(i)}: {error} [{source.where(i)}]; "
-        "evaluation replaces nothing: repair the file or remove its row"
+def _image_id(source: Source, i: int) -> str:
+    try:
+        return source.image_id(i)
+    except BrokenSample as error:
+        raise _named(error, source, i) from error
+
+
+def _id_or_place(source: Source, i: int) -> str:
+    """What to call a picture in a message: its id may be what is broken."""
+    try:
+        return one_line(source.image_id(i), 200)
+    except BrokenSample:
+        return f"[{one_line(source.where(i))}]"
+
+
+def _named(error: BrokenSample, source: Source, i: int) -> BrokenSample:
+    return type(error)(
+        f"data set {source.name}, split {source.split}, image {_id_or_place(source, i)}: {one_line(error)} "
+        f"[{one_line(source.where(i))}]; evaluation replaces nothing: repair the file or remove its row"
     )

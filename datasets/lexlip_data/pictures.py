@@ -8,48 +8,86 @@ Needs numpy and Pillow only, so that the converter's worker processes start quic
 from __future__ import annotations
 
 import io
-import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from lexlip_data.errors import BrokenImage
 
-# What Pillow and its plugins raise on bad bytes; MemoryError comes from absurd sizes in a damaged header.
-_DECODE_ERRORS = (
-    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, struct.error, MemoryError,
-    OverflowError, AttributeError, NotImplementedError, Image.DecompressionBombError,
-)  # fmt: skip
+MAX_PIXELS = 64 << 20  # decoded, turned and converted such a picture takes up to 1.3 GB (JPEG 2000), 0.5 GB mostly
+MAX_RATIO = 100  # of the longer side to the shorter: resizing the shorter one makes the longer one that much longer
+Image.init()
+# By content, whatever the name says. Pillow knows more, some of which start other programs (EPS) or are no pictures.
+_FORMATS = [
+    name
+    for name in ("JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
+    if name in Image.OPEN
+]
 _ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
+_BAND_PIXELS = 1 << 20  # what needs more memory than the picture itself is done so many pixels at a time
 
 
 def open_image(data: bytes | memoryview, min_side: int = 0) -> Image.Image:
     """Decode the first frame of an encoded picture to 8-bit RGB, upright, transparency on white.
 
     Args:
-        data: the encoded file (JPEG, PNG, GIF, WebP, TIFF, BMP, ...).
+        data: the encoded file (JPEG, PNG, GIF, WebP, TIFF, BMP, PPM, JPEG 2000, AVIF).
         min_side: if positive, a JPEG may be decoded smaller, its shorter side never below 2 * min_side pixels
             (the factor 2 leaves the final resize something to filter).
     Raises:
-        BrokenImage: the bytes are empty, truncated, of no known format, or beyond Pillow's decompression-bomb limit.
+        BrokenImage: the bytes are empty, truncated, of no known format, of more than MAX_PIXELS pixels, or of sides
+            that differ more than MAX_RATIO times.
     """
     if len(data) == 0:
         raise BrokenImage("the file is empty")
     try:
-        image = Image.open(io.BytesIO(data))
-        if min_side > 0:
-            image.draft(None, (2 * min_side, 2 * min_side))  # a no-op for everything but JPEG
-        image.load()
-        return to_rgb(upright(image))
-    except _DECODE_ERRORS as error:
+        with _bombs_refused():
+            return to_rgb(upright(_decode(data, min_side)))
+    except BrokenImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise BrokenImage("cannot be decoded: no picture, or of an unknown format") from error
+    except Exception as error:  # on bad bytes Pillow and its plugins raise anything, MemoryError included
         raise BrokenImage(f"cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+@contextmanager
+def _bombs_refused() -> Iterator[None]:
+    """Pillow's first warning of a bomb is an error; its other warnings say nothing that a user could act on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _decode(data: bytes | memoryview, min_side: int) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    _check_size(image.size)
+    if min_side > 0:
+        image.draft(None, (2 * min_side, 2 * min_side))  # a no-op for everything but JPEG
+    image.load()
+    _check_size(image.size)  # some formats say it again, otherwise, where the pixels begin
+    return image
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    width, height = size
+    if min(size) < 1:
+        raise BrokenImage(f"{width} x {height} pixels: nothing to see")
+    if width * height > MAX_PIXELS:
+        raise BrokenImage(f"{width} x {height} pixels are more than {MAX_PIXELS:,}: a decompression bomb, or too large")
+    if max(size) > MAX_RATIO * min(size):
+        raise BrokenImage(f"{width} x {height} pixels: one side is more than {MAX_RATIO} times the other")
 
 
 def upright(image: Image.Image) -> Image.Image:
     """Apply the camera's rotation tag. A damaged tag is ignored: the pixels themselves are fine."""
     try:
         turned = ImageOps.exif_transpose(image)
-    except _DECODE_ERRORS:
+    except Exception:
         return image
     return image if turned is None else turned
 
@@ -60,26 +98,39 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if mode == "RGB" and "transparency" not in image.info:
         return image
     if mode.startswith("I") or mode == "F":
-        return _scale_to_grey(image).convert("RGB")
+        return _scaled_to_grey(image).convert("RGB")
     if mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
     if mode in _ALPHA_MODES or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        return _on_white(image)
     return image.convert("RGB")
 
 
-def _scale_to_grey(image: Image.Image) -> Image.Image:
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """(first row, the rows as a picture) from the top: what is made of a band is much larger than the band itself."""
+    rows = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    out = Image.new("RGB", image.size)
+    for top, band in _bands(image):
+        white = Image.new("RGBA", band.size, "white")
+        out.paste(Image.alpha_composite(white, band.convert("RGBA")).convert("RGB"), (0, top))
+    return out
+
+
+def _scaled_to_grey(image: Image.Image) -> Image.Image:
     """16-bit, 32-bit and float pictures -> 8-bit grey by scale; Pillow's own convert would clip all above 255 to white.
 
     I;16 is 16 bits by definition, and so is mode I out of a PNG (older Pillow opens 16-bit PNGs so). For other
     files the range is not written down: it is taken as 1 (float), 8 bits or 16 bits, the first that holds the
     values, and else the picture's own range.
     """
-    pixels = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
-    low, high = (float(pixels.min()), float(pixels.max())) if pixels.size else (0.0, 0.0)
+    ends = [(values.min(), values.max()) for values in (_floats(band) for _, band in _bands(image))]
+    low, high = float(min(low for low, _ in ends)), float(max(high for _, high in ends))
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         low, high = 0.0, 65535.0
     elif low >= 0 and high <= 1 and image.mode == "F":
@@ -88,5 +139,12 @@ def _scale_to_grey(image: Image.Image) -> Image.Image:
         low, high = 0.0, 255.0
     elif low >= 0 and high <= 65535:
         low, high = 0.0, 65535.0
-    scaled = (pixels - low) * (255.0 / max(high - low, 1e-12))
-    return Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
+    out = Image.new("L", image.size)
+    for top, band in _bands(image):
+        scaled = (_floats(band) - low) * (255.0 / max(high - low, 1e-12))
+        out.paste(Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8)), (0, top))
+    return out
+
+
+def _floats(band: Image.Image) -> np.ndarray:
+    return np.nan_to_num(np.asarray(band, dtype=np.float64), posinf=0.0, neginf=0.0)

@@ -7,11 +7,13 @@ convention `{name}_{split}.arrow` or `{name}/{name}_{split}.tsv`; the key `data_
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from lexlip_data.arrow import ArrowSource, find_shards
+from lexlip_data.arrow import ArrowSource, find_shards, require_all
 from lexlip_data.errors import DataError
+from lexlip_data.skipped import USUAL_RULES, Rules
 from lexlip_data.source import Source
 from lexlip_data.table import TsvSource
 
@@ -43,6 +45,11 @@ TABLES: dict[str, dict[str, str]] = {
 }
 
 
+def is_name(text: str) -> bool:
+    """Whether a data set or split may be called so: the name becomes part of a file's name."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text) is not None
+
+
 def arrow_prefix(name: str, split: str) -> str:
     """The file prefix under which the converter writes a split (any split name, `restval` too)."""
     if name in ("coco", "f30k"):
@@ -70,6 +77,7 @@ def open_split(
     split: str,
     data_sets: DataSets | None = None,
     max_images: int | Mapping[str, int] | None = None,
+    rules: Rules = USUAL_RULES,
 ) -> list[Source]:
     """The sources of one data set and split, in a fixed order; [] where the data set has no such split.
 
@@ -79,13 +87,14 @@ def open_split(
         split: train, val or test.
         data_sets: own files per data set and split: Arrow prefixes, or paths of .arrow, .tsv or .csv files.
         max_images: cap on pictures of this data set and split, or caps by data set name.
+        rules: how many bad rows of a table are too many, and where its pictures may lie besides `data_root`.
     Raises:
         DataError: a file that data_sets names is absent, or a file is unusable.
     """
     root = Path(data_root)
     cap = _cap(name, max_images)
     if data_sets and name in data_sets:
-        return _open_own(root, name, split, data_sets[name], cap)
+        return _open_own(root, name, split, data_sets[name], cap, rules)
     prefixes = ARROW_PREFIXES.get(name, {s: [f"{name}_{s}"] for s in SPLITS}).get(split, [])
     found = [find_shards(root, prefix) for prefix in prefixes]
     if found and found[0]:
@@ -93,12 +102,14 @@ def open_split(
             if not paths:
                 # No error: a coco_train.tsv holds restval's pictures too, so its conversion makes no such file.
                 log.warning("data set %s: no %s.arrow in %s, going on without it", name, prefix, root)
+        for paths in found:
+            require_all(paths)
         return [ArrowSource(name, split, [path for paths in found for path in paths], cap)]
     if any(found):
         raise DataError(f"data set {name}: {root} holds {prefixes[1]}.arrow but not {prefixes[0]}.arrow")
     for relative in table_paths(name, split):
         if (root / relative).is_file():
-            return [TsvSource(name, split, root / relative, cap)]
+            return [TsvSource(name, split, root / relative, cap, rules, root)]
     return []
 
 
@@ -129,7 +140,9 @@ def _cap(name: str, max_images: int | Mapping[str, int] | None) -> int | None:
     return cap
 
 
-def _open_own(root: Path, name: str, split: str, files: Mapping[str, str | list[str]], cap: int | None) -> list[Source]:
+def _open_own(
+    root: Path, name: str, split: str, files: Mapping[str, str | list[str]], cap: int | None, rules: Rules
+) -> list[Source]:
     if unknown := set(files) - set(SPLITS):
         raise DataError(f"data_sets: {name} has a split {sorted(unknown)[0]!r}; splits are {', '.join(SPLITS)}")
     entries = files.get(split, [])
@@ -139,10 +152,12 @@ def _open_own(root: Path, name: str, split: str, files: Mapping[str, str | list[
         if left == 0:
             break
         if entry.endswith((".tsv", ".csv")):
-            sources.append(TsvSource(name, split, root / entry, left))
+            sources.append(TsvSource(name, split, root / entry, left, rules, root))
             continue
         paths = [root / entry] if entry.endswith(".arrow") else find_shards((root / entry).parent, Path(entry).name)
         if not paths:
             raise DataError(f"data_sets: {name} {split}: neither {entry}.arrow nor {entry}_0.arrow is in {root}")
+        if not entry.endswith(".arrow"):
+            require_all(paths)
         sources.append(ArrowSource(name, split, paths, left))
     return sources

@@ -1,31 +1,33 @@
 """Captioned pictures as a table of (title, filepath, image_id) rows: the TSV layout read without conversion.
 
-The whole table is parsed by pyarrow into string buffers (memory about three times its size on disk; some 30 MB/s) and
-grouped by picture with numpy; pictures are opened from disk one by one. Forked workers share the buffers; a
-spawned one parses the file again.
+The whole table is held as string buffers and grouped by picture with numpy; pictures are opened from disk one by one.
+Forked workers share the buffers; a spawned one parses the file again.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 
-from lexlip_data.errors import BrokenImage, DataError
+from lexlip_data.errors import BrokenImage, DataError, one_line
+from lexlip_data.files import read_picture, real_roots
+from lexlip_data.skipped import USUAL_RULES, Rules, Skipped
+from lexlip_data.source import MAX_CAPTION, MAX_NAME
+from lexlip_data.tsv import read_columns
 
-_BLOCK = 16 << 20  # bytes parsed at a time; a row must fit
+__all__ = ["CaptionTable", "TsvSource", "read_columns"]
 
 
 class CaptionTable:
     """Rows grouped to pictures in the order of their first row. See `lexlip_data.source.Source` for the methods.
 
-    Rows with an empty title or file path are left out and counted in `empty_rows`.
+    Left out, and listed in `left_out`: rows with an empty or absurdly long title or file path, and rows that give an
+    id to a second file.
     """
 
     def __init__(
@@ -39,6 +41,11 @@ class CaptionTable:
         folder: str | Path = "",
         max_images: int | None = None,
         origin: str = "",
+        *,
+        rules: Rules = USUAL_RULES,
+        roots: Sequence[str] | None = None,
+        numbers: np.ndarray | None = None,
+        left_out: Iterable[Skipped] = (),
     ):
         """
         Args:
@@ -46,42 +53,95 @@ class CaptionTable:
             folder: what relative paths start from.
             max_images: keep the first so many pictures.
             origin: file the rows come from, for messages.
+            rules: how many bad rows are too many, and where else pictures may lie.
+            roots: folders that paths and links must not leave, from `real_roots`; none: they may lead anywhere; None:
+                `folder` and the rules' picture_roots.
+            numbers: int64, of each row in its file, for messages; None: counted from 1.
+            left_out: rows that the reader left out already.
         Raises:
-            DataError: one id stands for two different files.
+            DataError: too many rows are bad.
         """
         self.name, self.split, self.folder, self.origin = name, split, Path(folder), origin or "rows"
-        self.max_images = max_images
-        titles, paths = _strings(titles), _strings(paths)
-        ids = paths if image_ids is None else _strings(image_ids)
-        has_title = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(titles)), 0)
-        keep = pc.and_(has_title, pc.greater(pc.utf8_length(paths), 0))
-        self.empty_rows = len(titles) - int(pc.sum(keep).as_py() or 0)
-        self._lines = np.flatnonzero(np.asarray(keep))
-        long_column = None if long_titles is None else _strings(long_titles)
-        if self.empty_rows:
-            titles, paths, ids = (column.filter(keep) for column in (titles, paths, ids))
-            long_column = None if long_column is None else long_column.filter(keep)
-        self._titles, self._paths, self._ids, self._longs = titles, paths, ids, long_column
-        self._group()
+        self.max_images, self.rules, self.left_out = max_images, rules, list(left_out)
+        self.roots = real_roots(self.folder, rules.picture_roots) if roots is None else tuple(roots)
+        self._titles, self._paths = _strings(titles), _strings(paths)
+        self._ids = self._paths if image_ids is None else _strings(image_ids)
+        self._longs = None if long_titles is None else _strings(long_titles)
+        self._lines = np.arange(1, len(self._titles) + 1) if numbers is None else numbers
+        self._leave_out_unusable()
+        if self._group():
+            self._group()
+        if max_images is not None:
+            self._counts = self._counts[:max_images]
+        self._ends = np.cumsum(self._counts)
 
-    def _group(self) -> None:
+    @property
+    def empty_rows(self) -> int:
+        return sum(item.kind == "empty" for item in self.left_out)
+
+    def _leave_out_unusable(self) -> None:
+        titles, paths = self._titles, self._paths
+        has_title = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(titles)), 0)
+        empty = ~np.asarray(pc.and_(has_title, pc.greater(pc.utf8_length(paths), 0)))
+        long = np.zeros(len(titles), dtype=bool)
+        for column in (titles, paths, self._ids, self._longs):
+            if column is not None:
+                most = MAX_NAME if column is paths or column is self._ids else MAX_CAPTION
+                long |= np.asarray(pc.greater(pc.utf8_length(column), most))
+        too_long = f"a caption of more than {MAX_CAPTION:,} letters, or a path or id of more than {MAX_NAME:,}"
+        reasons = [
+            ("empty", "no caption or no file", np.flatnonzero(empty)),
+            ("long", too_long, np.flatnonzero(long & ~empty)),
+        ]
+        n_bad, allowed = int((empty | long).sum()), self.rules.allowed(len(titles))
+        if n_bad > allowed:
+            counts = "; ".join(f"{len(at):,} have {reason}" for _, reason, at in reasons if len(at))
+            first = self._lines[np.flatnonzero(empty | long)[0]]
+            raise DataError(
+                f"{self.origin}: {n_bad:,} of {len(titles):,} rows cannot be used, more than the {allowed:,} that "
+                f"max_bad_share {self.rules.max_bad_share:g} allows: {counts}; the first is row {first}"
+            )
+        for kind, reason, at in reasons:
+            self.left_out += [self._skipped(int(i), kind, reason) for i in at]
+        if n_bad:
+            self._keep(~(empty | long))
+
+    def _skipped(self, i: int, kind: str, reason: str) -> Skipped:
+        ids, paths = (one_line(column[i].as_py()) for column in (self._ids, self._paths))
+        return Skipped(ids, paths, kind, f"row {self._lines[i]}: {reason}")
+
+    def _keep(self, keep: np.ndarray) -> None:
+        mask = pa.array(keep)
+        self._titles, self._paths, self._ids = (
+            column.filter(mask) for column in (self._titles, self._paths, self._ids)
+        )
+        self._longs = None if self._longs is None else self._longs.filter(mask)
+        self._lines = self._lines[keep]
+
+    def _group(self) -> bool:
+        """Number the rows by picture. Returns whether rows were left out on the way, which makes the numbers stale."""
         codes = np.asarray(self._ids.dictionary_encode().indices).astype(np.int64)
         self._rows = np.argsort(codes, kind="stable")
-        counts = np.bincount(codes) if len(codes) else np.zeros(0, dtype=np.int64)
-        first = self._rows[np.cumsum(counts) - counts] if len(codes) else np.zeros(0, dtype=np.int64)
+        self._counts = np.bincount(codes).astype(np.int64) if len(codes) else np.zeros(0, dtype=np.int64)
+        if not len(codes):
+            return False
+        first = self._rows[np.cumsum(self._counts) - self._counts][codes]  # of each row, the first row of its picture
         path_codes = np.asarray(self._paths.dictionary_encode().indices).astype(np.int64)
-        clash = np.flatnonzero(path_codes != path_codes[first][codes]) if len(codes) else []
-        if len(clash):
-            row = int(clash[0])
-            one, two = self._paths[int(first[codes[row]])].as_py(), self._paths[row].as_py()
-            raise DataError(
-                f"{self.origin}, row {int(self._lines[row]) + 1}: image_id {self._ids[row].as_py()!r} stands for "
-                f"two files, {one} and {two}; give every picture its own image_id"
-            )
-        if self.max_images is not None:
-            counts = counts[: self.max_images]
-        self._counts = counts.astype(np.int64)
-        self._ends = np.cumsum(self._counts)
+        same = path_codes == path_codes[first]
+        clashes = np.flatnonzero(~same)
+        for i in clashes.tolist():
+            one, two = self._paths[int(first[i])].as_py(), self._paths[i].as_py()
+            self.left_out.append(
+                self._skipped(
+                    i, "repeated",
+                    f"image_id {one_line(self._ids[i].as_py())!r} stands for two files, {one_line(one)} and "
+                    f"{one_line(two)}; give every picture its own image_id",
+                )
+            )  # fmt: skip
+        if len(clashes):
+            self.rules.check_rows(len(clashes), len(codes), self.origin, self.left_out[-len(clashes)].reason)
+            self._keep(same)
+        return len(clashes) > 0
 
     def __len__(self) -> int:
         return len(self._counts)
@@ -106,9 +166,12 @@ class CaptionTable:
     def image_bytes(self, i: int) -> bytes:
         path = self.path(i)
         try:
-            return path.read_bytes()
-        except OSError as error:
-            raise BrokenImage(f"{path} cannot be read ({error.strerror or error})") from error
+            return read_picture(path, self.roots)
+        except BrokenImage as error:
+            raise type(error)(f"{path} cannot be read ({error})") from error
+
+    def caption(self, i: int, number: int) -> str:
+        return self._titles[int(self._rows_of(i)[number])].as_py()
 
     def captions(self, i: int) -> list[str]:
         return [self._titles[int(row)].as_py() for row in self._rows_of(i)]
@@ -124,7 +187,7 @@ class CaptionTable:
         return self._longs is not None
 
     def where(self, i: int) -> str:
-        return f"{self.origin}, row {int(self._lines[int(self._rows_of(i)[0])]) + 1}, file {self.path(i)}"
+        return f"{self.origin}, row {int(self._lines[int(self._rows_of(i)[0])])}, file {self.path(i)}"
 
     def fingerprint(self) -> str:
         """A hash of every id, path and caption that this table hands out."""
@@ -143,111 +206,39 @@ class CaptionTable:
 class TsvSource(CaptionTable):
     """A table file as a source. Pickling keeps the path: a spawned worker parses the file again."""
 
-    def __init__(self, name: str, split: str, path: str | Path, max_images: int | None = None):
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        path: str | Path,
+        max_images: int | None = None,
+        rules: Rules = USUAL_RULES,
+        root: str | Path | None = None,
+    ):
         """
         Args:
             path: TAB- or comma-separated text with the columns title, filepath and optionally image_id and
                 long_caption; file paths are relative to the table's folder.
+            root: the data root; pictures must not leave it, or the table's folder where that lies elsewhere.
         Raises:
-            DataError: the file is absent or malformed, or a column is missing.
+            DataError: the file is absent or malformed, a column is missing, or too many rows are bad.
         """
-        self.table_path = Path(path)
-        columns = read_columns(path)
+        self.table_path, self.root = Path(path), root
+        rows = read_columns(path, rules)
+        columns, folder = rows.columns, self.table_path.parent
         super().__init__(
             name, split, columns["title"], columns["filepath"], columns.get("image_id"), columns.get("long_caption"),
-            folder=self.table_path.parent, max_images=max_images, origin=str(path),
+            folder=folder, max_images=max_images, origin=str(path), rules=rules,
+            roots=real_roots(*(() if root is None else (root,)), folder, rules.picture_roots),
+            numbers=rows.numbers, left_out=rows.bad,
         )  # fmt: skip
 
     def __reduce__(self) -> tuple:
-        return TsvSource, (self.name, self.split, str(self.table_path), self.max_images)
+        return TsvSource, (self.name, self.split, str(self.table_path), self.max_images, self.rules, self.root)
 
 
-def read_columns(path: str | Path) -> dict[str, pa.Array]:
-    """The columns title, filepath and, where present, image_id, split and long_caption, as strings.
-
-    The separator is a TAB if the header has one, whatever the file's ending, else a comma. Quotes in a TAB-separated
-    file are read both ways people write them: a field that was quoted (`"a ""b"" c"`, as pandas does) is unquoted, any
-    other quote is part of the text.
-    Raises:
-        DataError: the file is absent, empty, not UTF-8 or malformed, or title or filepath is missing.
-    """
-    path = Path(path)
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            header = file.readline().rstrip("\r\n")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
-    separator = "\t" if "\t" in header else ","
-    names = next(iter(_plain_rows(header, separator)), [])
-    missing = [column for column in ("title", "filepath") if column not in names]
-    if missing:
-        raise DataError(f"{path}: no column {', '.join(missing)} in the header {header[:200]!r}")
-    doubled = [column for column in set(names) if names.count(column) > 1]
-    if doubled:
-        raise DataError(f"{path}: the column {doubled[0]!r} occurs twice in the header")
-    wanted = [c for c in ("title", "filepath", "image_id", "split", "long_caption") if c in names]
-    if separator == ",":
-        table = _parse(path, separator, names, wanted, quoted=True)
-        return {column: _strings(table.column(column)) for column in wanted}
-    try:
-        table = _parse(path, separator, names, wanted, quoted=False)
-        return {column: _unquote(_strings(table.column(column))) for column in wanted}
-    except _Malformed:
-        pass  # a quoted field may hold a TAB or a line break: only then is the number of columns off
-    table = _parse(path, separator, names, wanted, quoted=True)
-    columns = {column: _strings(table.column(column)) for column in wanted}
-    for column, values in columns.items():
-        swallowed = pc.and_(pc.match_substring(values, "\t"), pc.match_substring(values, "\n"))
-        at = np.flatnonzero(np.asarray(swallowed))
-        if len(at):
-            start = values[int(at[0])].as_py()[:60]
-            raise DataError(
-                f"{path}, row {int(at[0]) + 1}: the quote that opens {column} {start!r} is not closed "
-                "on its row; double the quotes inside quoted fields, or quote nothing"
-            )
-    return columns
-
-
-class _Malformed(DataError):
-    pass
-
-
-def _parse(path: Path, separator: str, names: list[str], wanted: list[str], quoted: bool) -> pa.Table:
-    try:
-        return pacsv.read_csv(
-            path,
-            # One thread, so that an error names its row. The header is read already: its own quotes may be on.
-            read_options=pacsv.ReadOptions(use_threads=False, block_size=_BLOCK, skip_rows=1, column_names=names),
-            parse_options=pacsv.ParseOptions(
-                delimiter=separator, quote_char='"' if quoted else False, newlines_in_values=quoted
-            ),
-            convert_options=pacsv.ConvertOptions(
-                include_columns=wanted,
-                column_types={column: pa.string() for column in wanted},
-                strings_can_be_null=False,
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        raise _Malformed(f"{path}: malformed table ({str(error)[:300]})") from error
-
-
-def _plain_rows(header: str, separator: str) -> list[list[str]]:
-    return list(csv.reader(io.StringIO(header), delimiter=separator))
-
-
-def _unquote(values: pa.Array) -> pa.Array:
-    quoted = pc.match_substring_regex(values, r'(?s)^"(?:[^"]|"")*"$')
-    if not pc.any(quoted).as_py():
-        return values
-    inner = pc.replace_substring(pc.utf8_slice_codeunits(values, 1, -1), '""', '"')
-    return pc.if_else(quoted, inner, values)
-
-
-def _strings(values: pa.Array | pa.ChunkedArray | list[str]) -> pa.Array:
-    """One contiguous array with 64-bit offsets: a table's texts may be more than 2 GB together."""
+def _strings(values: pa.Array | list[str]) -> pa.Array:
+    """With 64-bit offsets: a table's texts may be more than 2 GB together."""
     if isinstance(values, list):
         values = pa.array(values, pa.large_string())
-    values = pc.fill_null(values.cast(pa.large_string()), "")
-    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    return pc.fill_null(values.cast(pa.large_string()), "")

