@@ -16,6 +16,10 @@ class TrainingError(RuntimeError):
     """A training that cannot go on; the message says why and what to do."""
 
 
+class LoaderDied(RuntimeError):
+    """A loader process was killed; the message says by what, most likely. Starting again may well succeed."""
+
+
 class SkippedSamples:
     """Broken training samples of all processes: counted, listed in a file, refused beyond a share of the epoch.
 

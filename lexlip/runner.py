@@ -37,7 +37,7 @@ from lexlip.checkpoint import CheckpointError  # noqa: E402
 from lexlip.config import ConfigError  # noqa: E402
 from lexlip.dense_module import DenseModule  # noqa: E402
 from lexlip.distributed import LostContact, explain_lost_contact  # noqa: E402
-from lexlip.faults import TrainingError  # noqa: E402
+from lexlip.faults import LoaderDied, TrainingError  # noqa: E402
 from lexlip.interruption import Leave, Stopped  # noqa: E402
 from lexlip.module import RetrievalModule  # noqa: E402
 from lexlip.saving import Saver  # noqa: E402
@@ -45,6 +45,7 @@ from lexlip.trainer import make_trainer  # noqa: E402
 from lexlip_data.datamodule import CaptionDataModule  # noqa: E402
 from lexlip_data.datasets import EvalImages  # noqa: E402
 from lexlip_data.errors import DataError  # noqa: E402
+from lexlip_data.faults import explain_loader_failure  # noqa: E402
 
 SETTINGS.CAPTURE_MODE = "no"  # captured streams garble progress bars
 SETTINGS.CONFIG.READ_ONLY_CONFIG = False
@@ -63,7 +64,7 @@ class Refused(SacredError):
         if "Original Traceback" in text:  # raised in a loader process, which hands on the whole traceback
             text = text.strip().splitlines()[-1].partition(": ")[2]
         super().__init__(text, print_traceback=False, print_usage=False)
-        self.code = 1 if isinstance(error, LostContact) else 2
+        self.code = 1 if isinstance(error, (LostContact, LoaderDied)) else 2
 
 
 def make_experiment(name: str, phase: type[RetrievalModule]) -> Experiment:
@@ -117,7 +118,7 @@ def command_line(experiment: Experiment) -> None:
 def _refusing() -> Iterator[None]:
     try:
         yield
-    except (ConfigError, CheckpointError, DataError, TrainingError, LostContact) as error:
+    except (ConfigError, CheckpointError, DataError, TrainingError, LostContact, LoaderDied) as error:
         raise Refused(error) from None
 
 
@@ -225,6 +226,8 @@ def _explained(keys: dict, folder: Path) -> Iterator[None]:
             "room, then the same command with resume_from=auto goes on"
         ) from error
     except RuntimeError as error:
+        if died := explain_loader_failure(error):
+            raise LoaderDied(str(died)) from error
         explained = explain_lost_contact(error, launch.processes(keys), keys["collective_timeout"])
         if explained is None:
             raise
