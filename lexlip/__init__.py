@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lexlip.dense import DenseLIP
     from lexlip.index import Index
     from lexlip.model import LexLIP, ModelConfig
 
 __version__ = "0.1.0"
 
-__all__ = ["Index", "LexLIP", "ModelConfig", "__version__"]
+__all__ = ["DenseLIP", "Index", "LexLIP", "ModelConfig", "__version__"]
 
 
 def __getattr__(name: str) -> object:
@@ -17,6 +18,10 @@ def __getattr__(name: str) -> object:
         from lexlip.index import Index
 
         return Index
+    if name == "DenseLIP":
+        from lexlip.dense import DenseLIP
+
+        return DenseLIP
     if name in ("LexLIP", "ModelConfig"):
         from lexlip import model
 

@@ -16,6 +16,7 @@ TRAINING_MODES = {
     "both": ("self_t", "i2t", "t2t", "contrastive"),
 }
 LOSSES = TRAINING_MODES["both"]
+HEADS = ("lexicon", "dense")
 NULLABLE = {  # keys whose default says nothing of their type, or that take several
     "version": (str, int, type(None)),
     "resume_from": (str, type(None)),
@@ -119,7 +120,7 @@ def _choose(keys: dict, key: str, allowed: tuple) -> None:
 
 def _check_choices(keys: dict) -> None:
     _choose(keys, "training_mode", tuple(TRAINING_MODES))
-    _choose(keys, "head", ("lexicon", "dense"))
+    _choose(keys, "head", HEADS)
     _choose(keys, "optim_type", ("adamw", "adam", "sgd"))
     _choose(keys, "lexicon_head", ("auto", "fused", "textbook"))
     _choose(keys, "precision", (16, 32, "16", "32", "bf16", "16-mixed", "bf16-mixed", "32-true"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lexlip import checkpoint
 from lexlip.checkpoint import CheckpointError
+from lexlip.config import HEADS
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -53,11 +54,14 @@ def known_config(path: str | Path) -> ModelConfig | None:
         CheckpointError: it says something else.
     """
     saved = checkpoint.model_config(path)
+    where = path / CONFIG_FILE if (path := Path(path)).is_dir() else path
     try:
-        return ModelConfig(**saved) if saved is not None else None
+        config = ModelConfig(**saved) if saved is not None else None
     except TypeError as error:
-        where = path / CONFIG_FILE if (path := Path(path)).is_dir() else path
         raise CheckpointError(f"{where} holds the config of another kind of model: {error}") from error
+    if config is not None and config.head not in HEADS:
+        raise CheckpointError(f"{where} says head={config.head!r}; it must be one of {', '.join(HEADS)}")
+    return config
 
 
 def folder_config(folder: Path) -> ModelConfig:

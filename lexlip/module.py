@@ -270,7 +270,7 @@ class RetrievalModule(pl.LightningModule):
             for part in passes:
                 states.append(_random_state(self.device))
                 parts.append(self.encode(part, vectors_only=True)[0])
-        cached = {name: torch.cat([part[name] for part in parts]).requires_grad_() for name in parts[0]}
+        cached = {name: torch.cat([part[name] for part in parts]).detach().requires_grad_() for name in parts[0]}
         losses = self.weigh(self._global_losses(cached, batch))
         gradients = {}
         if losses:

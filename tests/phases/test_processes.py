@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from lexlip.dense_module import DenseModule
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
 
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PHASES = {
     "Phase1": (Phase1Module, ["task_Text_MAE_Contrastive_train", "text_bert", "vit_randaug"]),
     "Phase2": (Phase2Module, ["task_contrastive_train", "text_bert"]),
+    "dense": (DenseModule, ["task_dense_contrastive_train", "text_bert"]),
 }
 
 pytestmark = [
@@ -31,7 +33,7 @@ pytestmark = [
 def start_processes(phase, count, keys, log, **environment):
     """`torchrun PHASE/run.py with ...`; gives the exit status and what was printed."""
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    words += [str(ROOT / phase / "run.py"), "with", *PHASES[phase][1]]
+    words += [str(ROOT / ("Phase1" if phase == "dense" else phase) / "run.py"), "with", *PHASES[phase][1]]
     words += [f"{key}={value!r}" for key, value in keys.items() if not key.startswith("__")]
     path = os.pathsep.join([str(ROOT), str(ROOT / "datasets")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment}

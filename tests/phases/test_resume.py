@@ -15,6 +15,7 @@ import torch
 sacred = pytest.importorskip("sacred")
 
 from lexlip import files, runs  # noqa: E402
+from lexlip.dense_module import DenseModule  # noqa: E402
 from lexlip.interruption import REQUEUE, Stopped  # noqa: E402
 from lexlip.runner import Refused  # noqa: E402
 from Phase1.module import Phase1Module  # noqa: E402
@@ -23,6 +24,7 @@ from Phase2.module import Phase2Module  # noqa: E402
 ROOT = Path(__file__).resolve().parents[2]
 PHASE1 = ["task_Text_MAE_Contrastive_train", "text_bert", "vit_randaug"]
 PHASE2 = ["task_contrastive_train", "text_bert"]
+DENSE = ["task_dense_contrastive_train", "text_bert"]
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +75,11 @@ def recorder(monkeypatch, phase, crash_after=None):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize(("phase", "named"), [(Phase1Module, PHASE1), (Phase2Module, PHASE2)], ids=["one", "two"])
+@pytest.mark.parametrize(
+    ("phase", "named"),
+    [(Phase1Module, PHASE1), (Phase2Module, PHASE2), (DenseModule, DENSE)],
+    ids=["one", "two", "dense"],
+)
 def test_from_every_step_a_run_goes_on_bit_for_bit(start, monkeypatch, phase, named, workers):
     """4 steps an epoch, validation after each epoch, dropout on; all checkpoints of a whole run are kept."""
     how = {"max_steps": 9, "drop_rate": 0.1, "num_workers": workers, "warmup_steps": 2, "keep_checkpoints": 9}

@@ -4,13 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lexlip.dense_module import DenseModule
 from lexlip.files import write_json
-from lexlip.model import LexLIP
 from lexlip.module import global_count, split_batch
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
 
-PHASES = {"phase1": Phase1Module, "phase2": Phase2Module}
+PHASES = {"phase1": Phase1Module, "phase2": Phase2Module, "dense": DenseModule}
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def build(make_keys, livelier, without_trainer):
         changes.setdefault("training_mode", "both" if phase == "phase1" else "con")
         keys = make_keys(**changes)
         torch.manual_seed(0)
-        model = livelier(LexLIP.from_keys(keys))
+        model = livelier(PHASES[phase].model_class.from_keys(keys))
         module = PHASES[phase](keys, model)
         if phase == "phase2":
             livelier(module.twin.module, seed=1)

@@ -1,0 +1,104 @@
+"""The dense head's training: its loss written out, its temperature, whole runs, export."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lexlip import DenseLIP
+from lexlip.dense_module import DenseModule
+
+NAMED = ["task_dense_contrastive_train", "text_bert"]
+
+
+@pytest.fixture
+def build(make_keys, livelier, without_trainer):
+    def make(learning_rate=0.0, **changes):
+        keys = make_keys(head="dense", training_mode="con", **changes)
+        torch.manual_seed(0)
+        return without_trainer(DenseModule(keys, livelier(DenseLIP.from_keys(keys))).train(), learning_rate)
+
+    return make
+
+
+def written_out(model, batch):
+    """Symmetric InfoNCE with plain loops; rows of the same picture are no negatives."""
+    text = F.normalize(model.vectors_text(batch["text_ids"], batch["text_mask"]), dim=-1)
+    image = F.normalize(model.vectors_image(batch["image"]), dim=-1)
+    total, rows = 0, len(text)
+    for one, other in ((text, image), (image, text)):
+        for i in range(rows):
+            kept = [j for j in range(rows) if j == i or batch["image_id"][j] != batch["image_id"][i]]
+            scores = torch.stack([one[i] @ other[j] for j in kept]) * model.logit_scale.exp()
+            total = total - torch.log_softmax(scores, 0)[kept.index(i)]
+    return total / (2 * rows)
+
+
+@pytest.mark.parametrize("ids", [None, [1, 1, 2, 3, 2, 1]], ids=["pictures", "same_pictures"])
+def test_loss_and_gradients_are_the_equation(build, make_batch, gradients_of, ids):
+    module, batch = build(), make_batch(ids=ids)
+    wanted = written_out(module.model, batch)
+    wanted.backward()
+    wanted_gradients = gradients_of(module)
+    module.zero_grad()
+    losses = module.compute_losses(batch)
+    assert set(losses) == {"contrastive_loss"}
+    torch.testing.assert_close(losses["contrastive_loss"], wanted, rtol=1e-5, atol=1e-6)
+    losses["contrastive_loss"].backward()
+    gradients = gradients_of(module)
+    assert set(gradients) == set(wanted_gradients)
+    assert float(gradients["model.logit_scale"].abs()) > 0
+    for name, value in wanted_gradients.items():
+        torch.testing.assert_close(gradients[name], value, rtol=1e-3, atol=1e-6 + 1e-4 * float(value.abs().max()))
+
+
+def test_the_temperature_starts_as_clip_s_and_stays_within_bounds(make_keys, build, make_batch):
+    assert float(DenseLIP.from_keys(make_keys(head="dense")).logit_scale.exp()) == pytest.approx(1 / 0.07)
+    module = build()
+    for start, bound in ((7.0, math.log(100)), (-3.0, 0.0)):
+        with torch.no_grad():
+            module.model.logit_scale.fill_(start)
+        module.training_step(make_batch(), 0)
+        assert float(module.model.logit_scale.detach()) == pytest.approx(bound)
+
+
+sacred = pytest.importorskip("sacred")
+
+
+@pytest.fixture
+def _restore_torch():
+    precision, state = torch.get_float32_matmul_precision(), torch.get_rng_state()
+    yield
+    torch.set_float32_matmul_precision(precision)
+    torch.set_rng_state(state)
+
+
+def test_a_run_is_exported_evaluated_and_refused_by_the_other_head(start, tmp_path, _restore_torch):
+    from lexlip.cli import main
+    from lexlip.runner import Refused
+    from Phase1.module import Phase1Module
+    from Phase2.module import Phase2Module
+
+    done = start(Phase1Module, NAMED, max_steps=3, version=0)  # the key head=dense chooses what is trained
+    assert {"val/rsum", "val/tiny/t2i_R@1"} <= set(done.result)
+    best = done.folder / "checkpoints" / "best.ckpt"
+    state = torch.load(best, weights_only=True)["state_dict"]
+    assert "model.logit_scale" in state and not any("text_head" in name or "decoder" in name for name in state)
+
+    assert main(["export", str(best), str(tmp_path / "folder")]) == 0
+    model = DenseLIP.from_pretrained(tmp_path / "folder")
+    assert model.encode_text(["red dot"]).shape == (1, 512)
+
+    results = [
+        start(phase, ["task_IRTR_evaluate", "text_bert"], head="dense", load_path=str(source)).result
+        for phase, source in ((Phase1Module, best), (Phase2Module, tmp_path / "folder"))
+    ]
+    assert results[0] == results[1]
+    assert results[0]["tiny"]["captions"] == 8 and 0 <= results[0]["tiny"]["rsum"] <= 600
+
+    with pytest.raises(Refused, match="holds a model with the dense head"):
+        start(Phase1Module, ["task_Text_MAE_Contrastive_train", "text_bert"], load_path=str(best), max_steps=1)
+    for changes, word in (({"training_mode": "both"}, "training_mode"), ({"eval_top_k": [4]}, "eval_top_k")):
+        with pytest.raises(Refused, match=word):
+            start(Phase1Module, NAMED, max_steps=1, **changes)
