@@ -83,6 +83,7 @@ class ArrowSource:
 
     def _open(self) -> None:
         self._readers = [open_arrow(path) for path in self.paths]
+        self._kept: tuple[tuple[int, int], pa.RecordBatch] | None = None
         batch_of, rows, counts = [], [], []
         for shard, reader in enumerate(self._readers):
             for number in range(reader.num_record_batches):
@@ -126,9 +127,11 @@ class ArrowSource:
         return int(shard), int(number), i - start
 
     def _cell(self, column: str, i: int) -> pa.Scalar:
-        # The batch is built anew from the map each time (some 20 microseconds): keeping thousands of them is memory.
+        # Built anew from the map: keeping thousands of batches is memory. One is kept, for a sample's several cells.
         shard, number, row = self._locate(i)
-        return self._batch(shard, number).column(column)[row]
+        if self._kept is None or self._kept[0] != (shard, number):
+            self._kept = (shard, number), self._batch(shard, number)
+        return self._kept[1].column(column)[row]
 
     def image_id(self, i: int) -> str:
         cell = self._cell("image_id", i)

@@ -18,7 +18,7 @@ from lexlip_data.masking import IGNORED, mask_words, read_vocabulary, word_numbe
 class Collator:
     """Makes a batch of whatever the samples hold; picklable.
 
-    image            float32 (B, 3, H, W)   if the samples are pictures or pairs
+    image            uint8 (B, 3, H, W)     if the samples are pictures or pairs
     text_ids         int64 (B, L)           if they are captions or pairs
     text_mask        int64 (B, L)           1 at tokens, 0 at padding
     encoder_ids, encoder_labels, decoder_ids, decoder_labels   int64 (B, L), with mlm=True and pairs
@@ -67,8 +67,7 @@ class Collator:
         of_pairs = not kept
         has_image, has_text = of_pairs or "image" in kept[0], of_pairs or "caption" in kept[0]
         if has_image:
-            size = (0, 3, self.image_size, self.image_size)
-            batch["image"] = torch.stack([sample["image"] for sample in kept]) if kept else torch.zeros(size)
+            batch["image"] = self._pictures([sample["image"] for sample in kept])
         if has_text:
             batch.update(self._texts(kept))
         batch["image_id"] = torch.tensor([sample["image_id"] for sample in kept], dtype=torch.int64)
@@ -76,6 +75,12 @@ class Collator:
             batch["order"] = torch.tensor([sample["order"] for sample in kept], dtype=torch.int64)
         batch["sample"] = [sample["sample"] for sample in kept]
         return batch
+
+    def _pictures(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        if not images:
+            return torch.zeros((0, 3, self.image_size, self.image_size), dtype=torch.uint8)
+        # Copied in the order of the decoder's memory, rows of pixels; the device puts the channels first.
+        return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
     def _texts(self, kept: Sequence[dict]) -> dict:
         ids, mask = self.tokenise([sample["caption"] for sample in kept])

@@ -22,6 +22,7 @@ from lexlip_data.registry import open_split, require_data_set
 from lexlip_data.sampler import GlobalBatchSampler, shard
 from lexlip_data.skipped import MAX_BAD_SHARE, Rules
 from lexlip_data.source import Source
+from lexlip_data.transforms import normalise
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +168,10 @@ class CaptionDataModule(pl.LightningDataModule):
         return [(name, kind) for name in sources for kind in ("image", "text")]
 
     # --- loaders ---
+
+    def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
+        """Pixels to what the towers take, on their own device."""
+        return {**batch, "image": normalise(batch["image"])} if "image" in batch else batch
 
     def train_dataloader(self) -> DataLoader:
         return self._loader(self.train_set, batch_sampler=self.train_sampler, keep=True)

@@ -16,7 +16,7 @@ from lexlip_data.errors import BrokenSample, DataError, one_line
 from lexlip_data.pictures import open_image
 from lexlip_data.rng import isolated, sample_generator
 from lexlip_data.source import Source, hash_id
-from lexlip_data.transforms import build_transform, is_random
+from lexlip_data.transforms import build_pixels, is_random
 
 
 class _Mixture:
@@ -64,7 +64,7 @@ class _Mixture:
 class CaptionPairs(Dataset):
     """Every (picture, caption) pair of a mixture of data sets.
 
-    A sample is {"image": float32 (3, H, W), "caption": str, "image_id": int, "sample": (data set, image id, caption
+    A sample is {"image": uint8 (3, H, W), "caption": str, "image_id": int, "sample": (data set, image id, caption
     number), "mask_seed": int}; a broken one gives {"skipped": "data set/image id: reason"} unless strict.
     """
 
@@ -85,7 +85,7 @@ class CaptionPairs(Dataset):
         """
         self.mixture = _Mixture(sources)
         self.image_size, self.seed, self.strict = image_size, seed, strict
-        self.transform: Callable[[Image.Image], torch.Tensor] = build_transform(transform_keys, image_size)
+        self.transform: Callable[[Image.Image], torch.Tensor] = build_pixels(transform_keys, image_size)
         self.random = is_random(transform_keys)
 
     def __len__(self) -> int:
@@ -122,7 +122,7 @@ class CaptionPairs(Dataset):
 
 
 class EvalImages(Dataset):
-    """Each picture once: {"image": float32 (3, H, W), "image_id": int, "order": int, "sample": ...}.
+    """Each picture once: {"image": uint8 (3, H, W), "image_id": int, "order": int, "sample": ...}.
 
     Rows that repeat an image_id are one picture, the first of them. `order` numbers the pictures of the whole split
     and is the same for any number of processes. A broken picture is an error that names it.
@@ -133,7 +133,7 @@ class EvalImages(Dataset):
             raise DataError(f"val_transform_keys {transform_keys}: evaluation must not be random, take vit")
         self.mixture = _Mixture(sources)
         self.image_size = image_size
-        self.transform = build_transform(transform_keys, image_size)
+        self.transform = build_pixels(transform_keys, image_size)
         hashes = np.array(
             [hash_id(source.name, _image_id(source, i)) for source in self.mixture.sources for i in range(len(source))],
             dtype=np.int64,

@@ -47,7 +47,7 @@ def test_a_training_batch(mine, config, tokenizer):
     assert len(batches) == 3
     batch = batches[0]
     length = batch["text_ids"].shape[1]
-    assert batch["image"].shape == (4, 3, 16, 16) and batch["image"].dtype == torch.float32
+    assert batch["image"].shape == (4, 3, 16, 16) and batch["image"].dtype == torch.uint8
     for key in ("text_ids", "text_mask", "encoder_ids", "encoder_labels", "decoder_ids", "decoder_labels"):
         assert batch[key].shape == (4, length) and batch[key].dtype == torch.int64
     assert length <= 24 and batch["text_mask"].sum(1).max() == length

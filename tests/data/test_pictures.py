@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, features
 
 from lexlip_data import pictures
@@ -229,3 +230,15 @@ def test_randaug_leaves_the_process_generators_alone():
 def test_bad_transform_settings(keys, size):
     with pytest.raises(DataError, match="vit|image_size"):
         build_transform(keys, size)
+
+
+@pytest.mark.parametrize("size", [224, 33])
+def test_the_transform_is_torchvisions_bit_for_bit(size):
+    from torchvision import transforms as tv
+
+    steps = [tv.Resize(size, interpolation=tv.InterpolationMode.BICUBIC), tv.CenterCrop(size), tv.ToTensor()]
+    wanted = tv.Compose([*steps, tv.Normalize([0.5] * 3, [0.5] * 3)])
+    rng = np.random.default_rng(0)
+    for width, height in [(500, 375), (375, 500), (224, 224), (225, 224), (224, 301), (100, 37), (33, 640), (451, 450)]:
+        picture = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        assert torch.equal(build_transform("vit", size)(picture), wanted(picture)), (width, height)
