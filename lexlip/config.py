@@ -33,18 +33,19 @@ NULLABLE = {  # keys whose default says nothing of their type, or that take seve
     "eval_batch_size": (int, type(None)),
     "grad_cache_chunk": (int, type(None)),
     "checkpoint_steps": (int, type(None)),
+    "trained_positions": (int, type(None)),
 }
 
 
 AT_LEAST_ONE = (
     "image_size max_text_len vocab_size batch_size per_gpu_batchsize num_nodes num_heads text_positions "
     "input_text_embed_size hidden_size input_image_embed_size max_steps max_epoch eval_batch_size "
-    "embed_dim patch_size cpu_threads grad_cache_chunk checkpoint_steps keep_checkpoints max_nonfinite_steps log_every "
-    "collective_timeout"
+    "embed_dim trained_positions patch_size cpu_threads grad_cache_chunk checkpoint_steps keep_checkpoints "
+    "max_nonfinite_steps log_every collective_timeout"
 )
 NOT_NEGATIVE = (
     "num_gpus num_workers decoder_layers warmup_steps clip_grad learning_rate end_lr queue_size text_layers "
-    "eval_folds flops_weight weight_decay seed checkpoint_minutes"
+    "corner_tokens eval_folds flops_weight weight_decay seed checkpoint_minutes"
 )
 
 
@@ -166,8 +167,11 @@ def _check_numbers(keys: dict) -> None:
         raise ConfigError(f"temperature={keys['temperature']}; it must be positive")
     if isinstance(keys["warmup_steps"], float) and keys["warmup_steps"] > 1:
         raise ConfigError(f"warmup_steps={keys['warmup_steps']}: as a float it is a share of all steps, at most 1.0")
-    if keys["max_text_len"] < 3:
-        raise ConfigError(f"max_text_len={keys['max_text_len']} leaves no room for a word between [CLS] and [SEP]")
+    if keys["max_text_len"] < 3 + keys["corner_tokens"]:
+        corners = f", with corner_tokens={keys['corner_tokens']}," if keys["corner_tokens"] else ""
+        raise ConfigError(
+            f"max_text_len={keys['max_text_len']}{corners} leaves no room for a word between [CLS] and [SEP]"
+        )
     size, patch = keys["image_size"], keys["patch_size"]
     if patch and size % patch:
         near = " or ".join(str(patch * n) for n in (size // patch, size // patch + 1) if n)

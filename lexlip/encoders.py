@@ -20,6 +20,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 from transformers.models.bert.modeling_bert import BertEncoder
 
 from lexlip.config import ConfigError
+from lexlip.corners import corner_mask, insert_corners, word_positions
 from lexlip.positions import GridBias
 
 # The official named configs' towers, under the names that timm gives the same weights.
@@ -151,10 +152,12 @@ class TextEncoder(nn.Module):
     Args:
         config: of the BERT; `attention_probs_dropout_prob` and `hidden_dropout_prob` hold the dropout.
         bert: take this one instead of a fresh one.
+        corner_tokens: C; the last C of the config's words are corners, see `lexlip.corners`.
     """
 
-    def __init__(self, config: BertConfig, bert: BertModel | None = None):
+    def __init__(self, config: BertConfig, bert: BertModel | None = None, corner_tokens: int = 0):
         super().__init__()
+        self.corner_tokens = corner_tokens
         self.bert = bert if bert is not None else BertModel(config, add_pooling_layer=False)
         self.width: int = config.hidden_size
 
@@ -164,16 +167,26 @@ class TextEncoder(nn.Module):
 
     @property
     def word_embeddings(self) -> Tensor:
-        """(V, D) table E."""
-        return self.bert.embeddings.word_embeddings.weight
+        """(V, D) table E, without the corner tokens."""
+        table = self.bert.embeddings.word_embeddings.weight
+        return table[: -self.corner_tokens] if self.corner_tokens else table
 
     def embed(self, ids: Tensor) -> Tensor:
         """(B, L) word ids to (B, L, D) input embeddings, positions and LayerNorm included."""
-        return self.bert.embeddings(input_ids=ids)
+        if not self.corner_tokens:
+            return self.bert.embeddings(input_ids=ids)
+        positions = word_positions(ids.shape[1], self.corner_tokens, ids.device)
+        return self.bert.embeddings(input_ids=ids, position_ids=positions)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """(B, L) word ids and their mask, 0 at padding, to (B, L, D) token states."""
+        """(B, L) word ids and their mask, 0 at padding, to (B, L, D) token states; no corner has a part in them."""
         return _run_layers(self.bert.encoder, self.embed(ids), mask)
+
+    def with_corners(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, L) word ids and their mask, 0 at padding, to (B, L + C, D) states of [CLS], the corners and the words."""
+        first = self.config.vocab_size - self.corner_tokens
+        states = self.bert.embeddings(input_ids=insert_corners(ids, first, self.corner_tokens))
+        return _run_layers(self.bert.encoder, states, corner_mask(mask, self.corner_tokens))
 
     def set_gradient_checkpointing(self, enable: bool) -> None:
         """Trade a second forward pass for activation memory."""
@@ -225,11 +238,11 @@ class BertStack(nn.Module):
 
 
 def _run_layers(encoder: BertEncoder, states: Tensor, mask: Tensor) -> Tensor:
-    """BERT layers over (B, L, D) embeddings and their (B, L) mask, 0 at padding.
+    """BERT layers over (B, L, D) embeddings and their (B, L) mask, 0 at padding, or (B, L, L) of who sees whom.
 
     The mask is made once, in the attention's own dtype, and without asking the GPU whether anything is padded.
     """
     device = states.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
     bias = torch.zeros_like(mask, dtype=dtype).masked_fill_(mask == 0, torch.finfo(dtype).min)
-    return encoder(states, attention_mask=bias[:, None, None, :]).last_hidden_state
+    return encoder(states, attention_mask=bias[:, None] if mask.ndim == 3 else bias[:, None, None, :]).last_hidden_state

@@ -23,7 +23,9 @@ class ModelConfig:
         image_size: side in pixels of the pictures.
         image_norm_eps: of the image tower's LayerNorms.
         text: the text tower's `BertConfig` as a dict.
-        max_text_len: tokens per caption, [CLS] and [SEP] included.
+        max_text_len: tokens per caption, [CLS], corner tokens and [SEP] included.
+        corner_tokens: how many of BERT's words, the last ones, are corners (`lexlip.corners`).
+        sentence_sep: whether every ". " of a caption is read as [SEP].
         head: "lexicon" (`LexLIP`) or "dense" (`DenseLIP`).
         embed_dim: width of the dense head's vectors.
         text_pooler: whether the dense head projects BERT's pooler of [CLS] (dense, tanh) rather than [CLS] itself.
@@ -36,6 +38,8 @@ class ModelConfig:
     vit_kwargs: dict = field(default_factory=dict)
     image_norm_eps: float = 1e-12
     max_text_len: int = 40
+    corner_tokens: int = 0
+    sentence_sep: bool = False
     head: str = "lexicon"
     embed_dim: int | None = None
     text_pooler: bool = False
@@ -43,8 +47,13 @@ class ModelConfig:
 
     @property
     def vocab_size(self) -> int:
-        """V."""
-        return self.text["vocab_size"]
+        """V, the tokenizer's words."""
+        return self.text["vocab_size"] - self.corner_tokens
+
+    @property
+    def max_words(self) -> int:
+        """Tokens per caption that the tokenizer may give: the corners take their places among `max_text_len`."""
+        return self.max_text_len - self.corner_tokens
 
 
 def known_config(path: str | Path) -> ModelConfig | None:

@@ -32,6 +32,7 @@ from lexlip.lexicon import saturate
 from lexlip.model import LexLIP
 from lexlip.model_config import known_config
 from lexlip.optim import make_optimizer, make_schedule
+from lexlip.text_tables import fit_text_tables
 from lexlip.towers import TwoTowers
 
 log = logging.getLogger(__name__)
@@ -128,6 +129,7 @@ class RetrievalModule(pl.LightningModule):
             check_head(cls.model_class, known, source)
         model = cls.model_class.from_keys(keys, tokenizer, known)
         if keys["load_path"]:
+            fit_text_tables(weights, model.state_dict(), keys["max_text_len"], keys["trained_positions"])
             checkpoint.fit(model, weights, keys["load_path"])
         del weights
         module = cls(keys, model)

@@ -175,7 +175,8 @@ def _run(keys: dict, phase: type[RetrievalModule]) -> dict:
     if resume and keys["load_path"]:
         log.info("going on from %s; load_path=%s was this run's beginning", resume, keys["load_path"])
     keys = {**keys, "resume_from": resume, **({"load_path": ""} if resume else {})}
-    data = CaptionDataModule(keys, tokenizer, mlm=phase.masks_needed(keys))
+    words = keys["max_text_len"] - keys["corner_tokens"]  # the corners take their places among max_text_len
+    data = CaptionDataModule({**keys, "max_text_len": words}, tokenizer, mlm=phase.masks_needed(keys))
     data.setup("test" if keys["test_only"] else "fit")  # missing data is known before a tower is built
     _check_folds(keys, data)
     steps = keys["max_steps"] or (0 if keys["test_only"] else keys["max_epoch"] * data.steps_per_epoch)

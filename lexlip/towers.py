@@ -5,6 +5,7 @@ B batch, L tokens.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -18,7 +19,9 @@ from lexlip.config import ConfigError
 from lexlip.encoders import ImageEncoder, TextEncoder, pretrained_bert
 from lexlip.folders import FolderModel
 from lexlip.model_config import ModelConfig
+from lexlip.text_tables import fit_text_tables
 from lexlip_data.pictures import to_rgb, upright
+from lexlip_data.sentences import mark_sentences
 from lexlip_data.transforms import build_transform
 
 
@@ -47,7 +50,7 @@ class TwoTowers(nn.Module, FolderModel):
         self.image_encoder = ImageEncoder(
             config.vit, config.image_size, config.vit_kwargs, vit_pretrained, config.image_norm_eps
         )
-        self.text_encoder = TextEncoder(BertConfig(**config.text))
+        self.text_encoder = TextEncoder(BertConfig(**config.text), corner_tokens=config.corner_tokens)
 
     @classmethod
     def from_keys(
@@ -63,13 +66,18 @@ class TwoTowers(nn.Module, FolderModel):
         Raises:
             ConfigError: a tower cannot be built or loaded, or its width, patch or vocabulary contradicts a key.
         """
-        bert = None
+        bert, corners = None, keys["corner_tokens"]
         if known is not None:
+            if known.corner_tokens not in (0, corners):
+                raise ConfigError(
+                    f"corner_tokens={corners}, but the weights have {known.corner_tokens}; set "
+                    f"corner_tokens={known.corner_tokens}"
+                )
             dropout = {name: keys["drop_rate"] for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")}
-            text = BertConfig(**{**known.text, **dropout})
+            text = BertConfig(**{**known.text, **dropout, "vocab_size": known.vocab_size})
         elif keys["text_pretrained"]:
             bert = pretrained_bert(keys["text_model"] or keys["tokenizer"], keys["drop_rate"])
-            text = bert.config
+            text = copy.deepcopy(bert.config)
         else:
             text = BertConfig(
                 vocab_size=keys["vocab_size"],
@@ -81,6 +89,9 @@ class TwoTowers(nn.Module, FolderModel):
                 hidden_dropout_prob=keys["drop_rate"],
                 attention_probs_dropout_prob=keys["drop_rate"],
             )
+        text.vocab_size += corners
+        if known is not None or bert is not None:  # what was trained on shorter texts is stretched
+            text.max_position_embeddings = max(text.max_position_embeddings, keys["max_text_len"])
         config = ModelConfig(
             head=cls.head,
             vit=keys["vit"],
@@ -89,11 +100,17 @@ class TwoTowers(nn.Module, FolderModel):
             image_norm_eps=keys["image_norm_eps"],
             text=_plain(text),
             max_text_len=keys["max_text_len"],
+            corner_tokens=corners,
+            sentence_sep=keys["sentence_sep"],
             **cls.head_config(keys),
         )
         model = cls(config, tokenizer, keys["vit_pretrained"] if known is None else False)
         if bert is not None:
-            model.text_encoder.bert.load_state_dict(bert.bert.state_dict())
+            state = bert.bert.state_dict()
+            fit_text_tables(
+                state, model.text_encoder.bert.state_dict(), keys["max_text_len"], keys["trained_positions"]
+            )
+            model.text_encoder.bert.load_state_dict(state)
         model.start_head(bert)
         model.check_keys(keys)
         return model
@@ -118,6 +135,8 @@ class TwoTowers(nn.Module, FolderModel):
             "drop_rate": text["hidden_dropout_prob"],
             "text_pretrained": False,
             "max_text_len": self.config.max_text_len,
+            "corner_tokens": self.config.corner_tokens,
+            "sentence_sep": self.config.sentence_sep,
         }
 
     def check_keys(self, keys: dict) -> None:
@@ -185,11 +204,14 @@ class TwoTowers(nn.Module, FolderModel):
         if not isinstance(texts, Tensor):
             if self.tokenizer is None:
                 raise ValueError("this model has no tokenizer: pass word ids and their mask, or set model.tokenizer")
+            texts = [texts] if isinstance(texts, str) else list(texts)
+            if self.config.sentence_sep:
+                texts = [mark_sentences(text, self.tokenizer.sep_token) for text in texts]
             batch = self.tokenizer(
-                [texts] if isinstance(texts, str) else list(texts),
+                texts,
                 padding=True,
                 truncation=True,
-                max_length=self.config.max_text_len,
+                max_length=self.config.max_words,
                 return_tensors="pt",
             )
             texts, attention_mask = batch["input_ids"], batch["attention_mask"]
