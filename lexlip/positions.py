@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from timm.models.beit import Attention, gen_relative_position_index
 from torch import Tensor, nn
 
+from lexlip.attention import biased_attention
+
 CLS_ROWS = 3  # of a BEiT table: CLS to patch, patch to CLS, CLS to CLS
 Grid = tuple[int, int]  # height and width in patches
 
@@ -101,15 +103,15 @@ class GridAttention(Attention):
     """timm's BEiT attention with its layer's part of a `GridBias`; scaled-dot-product attention takes it as mask."""
 
     number: int
-    bias: Tensor | None = None
 
     def forward(self, x: Tensor, shared_rel_pos_bias: tuple[Tensor, ...] | None = None) -> Tensor:
         """(B, L, width) to the same; without biases, those of the trained grid."""
-        self.bias = None if shared_rel_pos_bias is None else shared_rel_pos_bias[self.number]
-        try:
-            return super().forward(x)
-        finally:
-            self.bias = None
-
-    def _get_rel_pos_bias(self) -> Tensor:
-        return super()._get_rel_pos_bias() if self.bias is None else self.bias
+        bias = self._get_rel_pos_bias() if shared_rel_pos_bias is None else shared_rel_pos_bias[self.number]
+        qkv_bias = None if self.q_bias is None else torch.cat([self.q_bias, self.k_bias, self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, qkv_bias)
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, L, d)
+        if self.fused_attn:
+            x = biased_attention(q, k, v, bias, self.attn_drop.p if self.training else 0.0)
+        else:
+            x = self.attn_drop((q * self.scale @ k.mT + bias).softmax(dim=-1)) @ v
+        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))

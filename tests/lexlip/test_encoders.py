@@ -118,12 +118,13 @@ def calls_of_attention(monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "kwargs"), [BEIT, VIT], ids=["beit", "vit"])
-def test_pictures_go_through_fused_attention(name, kwargs, monkeypatch):
-    """With the bias as its mask, gathered once for all layers."""
+@pytest.mark.parametrize("frozen", [False, True])
+def test_pictures_go_through_fused_attention(name, kwargs, frozen, monkeypatch):
+    """With the bias as its mask, gathered once for all layers, whether it is trained or not."""
     masks, gathered = calls_of_attention(monkeypatch), []
     original = F.embedding
     monkeypatch.setattr(F, "embedding", lambda *given: gathered.append(given) or original(*given))
-    tower = ImageEncoder(name, 32, kwargs)
+    tower = ImageEncoder(name, 32, kwargs).requires_grad_(not frozen)
     with torch.autocast("cpu", torch.bfloat16):
         tower(pictures(16))
     beit = name.startswith("beit")
