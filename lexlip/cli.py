@@ -1,6 +1,7 @@
 """The `lexlip` command: checkpoints, model folders, indexes.
 
 lexlip import-official CKPT OUT    a checkpoint of the official code
+lexlip import-lotlip CKPT OUT      a checkpoint of LoTLIP
 lexlip export CKPT OUT             a checkpoint of this code
 lexlip export-onnx FOLDER OUT      both towers as ONNX files
 lexlip index ACTION INDEX          build, add, delete, merge, info, verify
@@ -43,6 +44,13 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     official.set_defaults(run=_import_official)
 
+    lotlip = commands.add_parser("import-lotlip", help="turn a checkpoint of LoTLIP into a model folder")
+    lotlip.add_argument("checkpoint", type=Path)
+    lotlip.add_argument("out", type=Path)
+    lotlip.add_argument("--corner-tokens", type=int, default=2, help="how many of its last words are corners")
+    lotlip.add_argument("--tokenizer", help="hub name or folder of the tokenizer, saved along: bert-base-uncased")
+    lotlip.set_defaults(run=_import_lotlip)
+
     export = commands.add_parser("export", help="turn a checkpoint of either phase into a model folder")
     export.add_argument("checkpoint", type=Path)
     export.add_argument("out", type=Path)
@@ -73,6 +81,19 @@ def _import_official(options: argparse.Namespace) -> None:
     for reason in sorted(set(found.unused.values())):
         names = sorted(name for name, why in found.unused.items() if why == reason)
         print(f"not used, {reason}:", *names, sep="\n  ")
+
+
+def _import_lotlip(options: argparse.Namespace) -> None:
+    from lexlip.lotlip import import_lotlip
+
+    model = import_lotlip(options.checkpoint, options.corner_tokens, options.tokenizer)
+    model.save_pretrained(options.out)
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    config = model.config
+    print(
+        f"dense model: {millions:.1f}M parameters, {config.image_size} px, {config.vocab_size} words and "
+        f"{config.corner_tokens} corner tokens, {config.embed_dim} numbers per vector -> {options.out}"
+    )
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from lexlip_data.errors import DataError
 from lexlip_data.masking import IGNORED, mask_words, read_vocabulary, word_numbers
+from lexlip_data.sentences import mark_sentences
 
 
 class Collator:
@@ -38,6 +39,7 @@ class Collator:
         mlm_prob: float = 0.3,
         decoder_mlm_prob: float = 0.5,
         whole_word_masking: bool = True,
+        sentence_sep: bool = False,
     ):
         """
         Args:
@@ -45,6 +47,7 @@ class Collator:
             max_text_len: tokens kept of a caption, [CLS] and [SEP] included.
             image_size: side of the pictures; gives a batch whose every sample was skipped its shape.
             mlm: also mask words, twice and independently: for the encoder and for the decoder.
+            sentence_sep: read every ". " of a caption as [SEP].
         Raises:
             DataError: a share outside [0, 1], a length below 3, or mlm with a tokenizer without [MASK].
         """
@@ -58,6 +61,7 @@ class Collator:
         self.tokenizer, self.max_text_len, self.image_size = tokenizer, max_text_len, image_size
         self.shares = {"encoder": mlm_prob, "decoder": decoder_mlm_prob} if mlm else {}
         self.whole_words = whole_word_masking
+        self.sentence_sep = sentence_sep
         self.vocabulary = read_vocabulary(tokenizer) if mlm else None
 
     def __call__(self, samples: Sequence[dict]) -> dict:
@@ -94,6 +98,8 @@ class Collator:
         """Captions -> (ids, mask), each int64 (B, L), padded to the longest."""
         if not captions:
             return torch.zeros((0, 2), dtype=torch.int64), torch.zeros((0, 2), dtype=torch.int64)
+        if self.sentence_sep:
+            captions = [mark_sentences(caption, self.tokenizer.sep_token) for caption in captions]
         encoded = self.tokenizer(
             list(captions), truncation=True, max_length=self.max_text_len, padding="longest", return_tensors="pt"
         )

@@ -32,8 +32,8 @@ _LARGE_BATCH = 64 << 20  # bytes of pictures per batch above which a worker prep
 DEFAULTS = {
     "seed": 0, "num_workers": 0, "data_sets": {}, "max_images": None, "train_transform_keys": ["vit"],
     "val_transform_keys": ["vit"], "max_text_len": 40, "whole_word_masking": True, "mlm_prob": 0.3,
-    "decoder_mlm_prob": 0.5, "get_recall_metric": True, "eval_batch_size": None, "max_bad_share": MAX_BAD_SHARE,
-    "picture_roots": [],
+    "decoder_mlm_prob": 0.5, "sentence_sep": False, "get_recall_metric": True, "eval_batch_size": None,
+    "max_bad_share": MAX_BAD_SHARE, "picture_roots": [],
 }  # fmt: skip
 
 
@@ -69,7 +69,7 @@ class CaptionDataModule(pl.LightningDataModule):
         self.collator = Collator(
             tokenizer, mlm=mlm,
             **{key: self.config[key] for key in (
-                "max_text_len", "image_size", "mlm_prob", "decoder_mlm_prob", "whole_word_masking"
+                "max_text_len", "image_size", "mlm_prob", "decoder_mlm_prob", "whole_word_masking", "sentence_sep"
             )},
         )  # fmt: skip
         self._opened: dict[str, dict[str, list[Source]]] = {}
