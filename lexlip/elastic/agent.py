@@ -8,7 +8,7 @@
    their dead predecessors.
 4. It gives up when node 0 does not answer. By itself it can wait for a quarter of an hour.
 
-It overrides the methods that torch documents for this, and sets three attributes that are not documented; all of them
+It overrides the methods that torch documents for this, and sets four attributes that are not documented; all of them
 are there from torch 2.4 to 2.15.
 """
 
@@ -18,7 +18,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import time
 import uuid
 
@@ -60,6 +59,7 @@ class Agent(LocalElasticAgent):
     def __init__(self, spec: WorkerSpec, settings: Settings):
         super().__init__(spec, logs_specs=DefaultLogsSpecs(log_dir=os.devnull))
         self.settings = settings
+        self._rdzv_handler = None  # older torch closes the meeting through it, for all, whenever one node leaves
         self.grace = settings.shutdown_timeout
         self.leaving: int | None = None  # the exit status, once a signal came
         self.deadline = 0.0
@@ -91,6 +91,8 @@ class Agent(LocalElasticAgent):
                 os.kill(worker.id, signum)
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, int]:
+        if self.leaving is not None:  # asked while the old processes were being stopped
+            raise Left(self.leaving)
         started = super()._start_workers(worker_group)
         self.watch_signals()  # torch has just put its own handlers in
         return started
@@ -109,9 +111,9 @@ class Agent(LocalElasticAgent):
         super()._exit_barrier()
         self.patience.allow(None)
 
-    def _stop_workers(self, worker_group: WorkerGroup) -> None:
+    def _stop_workers(self, worker_group: WorkerGroup, *more: object, **named: object) -> None:
         self.patience.allow(None)
-        super()._stop_workers(worker_group)
+        super()._stop_workers(worker_group, *more, **named)  # some releases of torch also say whether it is a restart
 
     # --- restarts ---
 
@@ -182,4 +184,4 @@ def how_it_ended(exitcode: int) -> str:
 
 def say(text: str) -> None:
     """One line to standard error, at once."""
-    print(f"launch: {text}", file=sys.stderr, flush=True)
+    os.write(2, f"launch: {text}\n".encode())  # not print: signal handlers call this, perhaps inside another print

@@ -51,7 +51,7 @@ class Launches:
         )  # fmt: skip
         return self.running[-1]
 
-    def finish(self, launcher, seconds=60):
+    def finish(self, launcher, seconds=120):
         """Exit status, lines of the processes, what the launcher said."""
         out, err = launcher.communicate(timeout=seconds)
         return launcher.returncode, sorted(line for line in out.splitlines() if line.startswith("process")), err
@@ -67,7 +67,7 @@ def launches(tmp_path):
             launcher.wait()  # its processes, which may still hold the pipes, end by themselves
 
 
-def wait_for(path, seconds=30):
+def wait_for(path, seconds=90):
     deadline = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < deadline, f"{path.name} did not appear"
