@@ -94,12 +94,15 @@ def read(arguments: Sequence[str], environment: Mapping[str, str], gpus: int) ->
     if not alone and not master:
         raise LaunchError("MASTER_ADDR is not set; give all nodes the address of the one with NODE_RANK=0")
     restarts = options.max_restarts
+    wanted = _wanted_gpus(words)
+    processes = numbers.get("NPROC_PER_NODE", max(1, gpus if wanted is None else wanted), 1)
+    _check_gpus(words, processes, gpus)
     return Settings(
         command=tuple(_command(words, gpus)),
         min_nodes=least,
         max_nodes=most,
         node_rank=node_rank,
-        processes=numbers.get("NPROC_PER_NODE", _wanted_gpus(words) or gpus or 1, 1),
+        processes=processes,
         master="localhost" if alone else master.strip("[]"),
         port=numbers.get("MASTER_PORT", 0 if alone else DEFAULT_PORT, 0 if alone else 1, 65535),
         max_restarts=numbers.get("MAX_RESTARTS", 3, 0) if restarts is None else restarts,
@@ -168,9 +171,20 @@ def _command(words: list[str], gpus: int) -> list[str]:
     return [str(script), *words]
 
 
-def _wanted_gpus(words: list[str]) -> int:
+def _check_gpus(words: list[str], processes: int, gpus: int) -> None:
+    wanted = _wanted_gpus(words)
+    if _phase(words[0]) is None or wanted == 0:
+        return
+    if (wanted or 0) > gpus or processes > gpus > 0:
+        raise LaunchError(
+            f"{processes} processes with a GPU each, but this node shows {gpus}; set num_gpus (NUM_GPUS for the "
+            f"scripts) to {gpus}{', which means the CPU' * (not gpus)}, or look at CUDA_VISIBLE_DEVICES"
+        )
+
+
+def _wanted_gpus(words: list[str]) -> int | None:
     value = _key(words, "num_gpus") if _phase(words[0]) else None
-    return int(value) if value is not None and value.isdigit() else 0
+    return int(value) if value is not None and value.isdigit() else None
 
 
 def _key(words: list[str], name: str) -> str | None:

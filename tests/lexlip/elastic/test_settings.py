@@ -28,20 +28,28 @@ def test_one_node_with_every_gpu():
     [
         (["phase2", "with", "demo"], ["with", "demo", "num_gpus=0"]),
         (["Phase2"], ["with", "num_gpus=0"]),
-        (["Phase2", "with", "num_gpus=1"], ["with", "num_gpus=1"]),
+        (["Phase2", "with", "num_gpus=0"], ["with", "num_gpus=0"]),
     ],
 )
 def test_without_gpu_the_cpu_is_taken_unless_the_user_says_otherwise(words, expected, capsys):
     settings = read(words, {}, gpus=0)
     assert settings.command == (str(ROOT / "Phase2" / "run.py"), *expected) and settings.processes == 1
-    assert ("no GPU here" in capsys.readouterr().err) == ("num_gpus=1" not in words)
+    assert ("no GPU here" in capsys.readouterr().err) == ("num_gpus=0" not in words)
 
 
 def test_processes_are_as_many_as_asked_for():
     words = ["Phase1", "with", "num_gpus=8", "num_gpus=2"]
     assert read(words, {}, gpus=4).processes == 2
     assert read(words, {"NPROC_PER_NODE": "3"}, gpus=4).processes == 3
-    assert read(["Phase1", "with", "num_gpus=0"], {}, gpus=4).processes == 4
+    assert read(["Phase1", "with", "num_gpus=0"], {}, gpus=4).processes == 1
+    assert read(["Phase1", "with", "num_gpus=0"], {"NPROC_PER_NODE": "6"}, gpus=4).processes == 6
+    assert read(["Phase1"], {"NPROC_PER_NODE": "2"}, gpus=0).processes == 2
+
+
+@pytest.mark.parametrize("words, nproc, gpus", [(["num_gpus=8"], "", 4), (["num_gpus=1"], "", 0), ([], "5", 4)])
+def test_more_gpus_than_there_are_is_refused(words, nproc, gpus):
+    with pytest.raises(LaunchError, match=f"this node shows {gpus}; set num_gpus"):
+        read(["Phase1", "with", *words], {"NPROC_PER_NODE": nproc}, gpus=gpus)
 
 
 def test_other_words_are_a_command_of_lexlip():
