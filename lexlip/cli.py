@@ -6,6 +6,7 @@ lexlip export CKPT OUT             a checkpoint of this code
 lexlip export-onnx FOLDER OUT      both towers as ONNX files
 lexlip index ACTION INDEX          build, add, delete, merge, info, verify
 lexlip search --index INDEX TEXT   or a picture, or a bag of words
+lexlip eval-long-text --model ...  recall on DCI, IIW, ShareGPT4V, Urban1k
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from lexlip.errors import UserError
 from lexlip.index.cli import add_commands
+from lexlip.long_text.cli import add_commands as add_long_text
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     onnx.add_argument("out", type=Path)
     onnx.set_defaults(run=_export_onnx)
     add_commands(commands)
+    add_long_text(commands)
     return parser
 
 

@@ -204,11 +204,8 @@ class TwoTowers(nn.Module, FolderModel):
         if not isinstance(texts, Tensor):
             if self.tokenizer is None:
                 raise ValueError("this model has no tokenizer: pass word ids and their mask, or set model.tokenizer")
-            texts = [texts] if isinstance(texts, str) else list(texts)
-            if self.config.sentence_sep:
-                texts = [mark_sentences(text, self.tokenizer.sep_token) for text in texts]
             batch = self.tokenizer(
-                texts,
+                self._marked(texts),
                 padding=True,
                 truncation=True,
                 max_length=self.config.max_words,
@@ -220,6 +217,17 @@ class TwoTowers(nn.Module, FolderModel):
         with _evaluating(self):
             vectors = self.vectors_text(texts.to(self.device), attention_mask.to(self.device))
         return F.normalize(vectors, dim=-1) if normalize else vectors
+
+    def cut_texts(self, texts: Sequence[str]) -> int:
+        """How many of these texts are longer than the model reads."""
+        lengths = [len(ids) for ids in self.tokenizer(self._marked(texts), verbose=False)["input_ids"]]
+        return sum(length > self.config.max_words for length in lengths)
+
+    def _marked(self, texts: str | Sequence[str]) -> list[str]:
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if self.config.sentence_sep:
+            texts = [mark_sentences(text, self.tokenizer.sep_token) for text in texts]
+        return texts
 
     @torch.no_grad()
     def encode_image(self, images: Sequence[Image.Image] | Tensor, normalize: bool = True) -> Tensor:
