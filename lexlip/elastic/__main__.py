@@ -1,5 +1,6 @@
 """python -m lexlip.elastic, which scripts/launch.sh calls."""
 
+import logging
 import os
 import sys
 
@@ -14,6 +15,8 @@ if __name__ == "__main__":
 
     for name in own:
         del os.environ[name]  # not for the processes
+    if "LOGLEVEL" in own and "TORCH_LOGS" not in os.environ:
+        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     code = main(sys.argv[1:], os.environ)
     sys.stderr.flush()
     os._exit(code)  # torch's heartbeat thread, which may hang on a lost link, would be waited for

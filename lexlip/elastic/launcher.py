@@ -44,8 +44,8 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     say(
-        f"node {wanted.node_rank} of {nodes(wanted)}, {wanted.processes} processes here ({address}), "
-        f"up to {wanted.max_restarts} restarts"
+        f"node {wanted.node_rank} of {nodes(wanted)}, processes here ({address}): {wanted.processes}, "
+        f"restarts at most: {wanted.max_restarts}"
     )
     return run(wanted, address)
 
