@@ -191,7 +191,9 @@ def _check(options: argparse.Namespace) -> int:
         if split.problems:
             whole = False
             continue
-        left_out = ", ".join(f"{count:,} {_KINDS[kind]}" for kind, count in sorted(split.skipped.items()))
+        left_out = ", ".join(
+            f"{count:,} {_KINDS.get(kind, one_line(kind))}" for kind, count in sorted(split.skipped.items())
+        )
         print(
             f"{split.prefix}: {split.files} file(s) whole, {split.pictures} pictures, {split.pairs} pairs"
             + (f"; left out: {left_out}" if left_out else "")

@@ -22,7 +22,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,19 +60,24 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write every result here")
     options = parser.parse_args()
     numbers = range(options.inputs) if options.only is None else [options.only]
-    results = run(numbers, options.seed, options.time_limit, options.memory_limit, show=options.only is not None)
+    results = []
+    with open(options.json or os.devnull, "w") as file:
+        for result in run(numbers, options.seed, options.time_limit, options.memory_limit):
+            results.append(result)
+            file.write(json.dumps(vars(result)) + "\n")
+            file.flush()
+            if result.outcome not in GOOD or options.only is not None:
+                where = f"input {result.number}, {result.family}, {result.kind}, {result.use}"
+                print(
+                    f"{where}: {result.outcome}, {result.seconds} s, {result.megabytes} MB\n{result.message}\n",
+                    flush=True,
+                )
     print(table(results))
-    failed = [result for result in results if result.outcome not in GOOD]
-    for result in failed:
-        print(f"\ninput {result.number}, {result.family}, {result.kind}, {result.use}: {result.outcome}")
-        print(result.message)
-    if options.json:
-        options.json.write_text("".join(json.dumps(vars(result)) + "\n" for result in results))
-    return 1 if failed else 0
+    return 0 if all(result.outcome in GOOD for result in results) else 1
 
 
-def run(numbers, seed: int, time_limit: float, memory_limit: float, show: bool = False) -> list[Result]:
-    """All uses of the inputs of these numbers."""
+def run(numbers: Iterable[int], seed: int, time_limit: float, memory_limit: float) -> Iterator[Result]:
+    """All uses of the inputs of these numbers, one after the other."""
     from fuzzing import annotations, arrow_files, pictures, places, tables  # noqa: F401  registered by being imported
     from fuzzing.good import KINDS, WORDS
     from fuzzing.uses import USES, load_converter, use
@@ -81,7 +86,6 @@ def run(numbers, seed: int, time_limit: float, memory_limit: float, show: bool =
 
     from lexlip_data.vocabulary import build_tokenizer
 
-    results = []
     with tempfile.TemporaryDirectory(prefix="fuzz") as scratch:
         build_tokenizer([" ".join(WORDS)], Path(scratch) / "vocab", 200)
         tokenizer = AutoTokenizer.from_pretrained(Path(scratch) / "vocab")
@@ -105,11 +109,8 @@ def run(numbers, seed: int, time_limit: float, memory_limit: float, show: bool =
                     ),
                     time_limit, memory_limit,
                 )  # fmt: skip
-                results.append(Result(number, kind.family, kind.name, name, *ended))
-                if show:
-                    print(f"{kind.family}, {kind.name}, {name}: {' '.join(map(str, ended))}")
+                yield Result(number, kind.family, kind.name, name, *ended)
             shutil.rmtree(folder)
-    return results
 
 
 def in_process(work: Callable[[], tuple[str, str]], time_limit: float, memory_limit: float) -> tuple:

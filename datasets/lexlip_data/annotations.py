@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from lexlip_data.errors import DataError, one_line
-from lexlip_data.files import is_file, require_file
-from lexlip_data.registry import is_name
+from lexlip_data.files import is_file, is_name, require_file
 from lexlip_data.skipped import USUAL_RULES, Rules, Skipped
 from lexlip_data.table import CaptionTable
 

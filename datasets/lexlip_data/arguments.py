@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from lexlip_data.registry import is_name
+from lexlip_data.files import is_name
 from lexlip_data.skipped import MAX_BAD_SHARE, SMALL
 
 

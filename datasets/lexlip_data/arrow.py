@@ -60,8 +60,8 @@ def require_all(paths: Sequence[Path]) -> None:
     Raises:
         DataError: the first file says that there are more.
     """
-    total = own_metadata(open_arrow(paths[0]).schema).get("shards") if paths else None
-    if isinstance(total, int) and total > len(paths):
+    total = own_metadata(open_arrow(paths[0]).schema).get("shards", 0) if paths else 0
+    if total > len(paths):
         missing = re.sub(r"\d+(?=\.arrow$)", str(len(paths)), paths[-1].name)
         raise DataError(
             f"{paths[0].parent}: {missing} is missing ({len(paths)} of {total} shards are there); copy it here or "

@@ -43,10 +43,9 @@ def check_folder(folder: str | Path, name: str | None = None, rules: Rules = USU
     groups: dict[str, dict[Path, dict]] = {}
     for path in sorted(folder.glob("*.arrow")):
         metadata = _metadata(path)
-        own = {"name", "split"} <= metadata.keys()
         # Without its own word the number in its name decides: part_0.arrow belongs to part.
-        prefix = arrow_prefix(metadata["name"], metadata["split"]) if own else re.sub(r"_\d+$", "", path.stem)
-        if name is None or (metadata["name"] == name if own else _may_be(prefix, name)):
+        prefix = arrow_prefix(metadata["name"], metadata["split"]) if metadata else re.sub(r"_\d+$", "", path.stem)
+        if name is None or (metadata["name"] == name if metadata else _may_be(prefix, name)):
             groups.setdefault(prefix, {})[path] = metadata
     if not groups:
         raise DataError(f"{folder}: no Arrow files" + (f" of data set {name}" if name else ""))
@@ -72,7 +71,7 @@ def _check_split(folder: Path, prefix: str, files: dict[Path, dict], rules: Rule
         counts = Counter(str(metadata.get("fingerprint")) for metadata in files.values())
         usual = counts.most_common(1)[0][0]
         odd = [path.name for path, metadata in files.items() if str(metadata.get("fingerprint")) != usual]
-        found.problems.append(f"{prefix}: made from other data or options than the rest: {', '.join(odd)}")
+        found.problems.append(one_line(f"{prefix}: made from other data or options than the rest: {', '.join(odd)}"))
     for path in files:
         try:
             pictures, pairs = _read(path)

@@ -7,6 +7,8 @@ such kills stands in the control group's files.
 from __future__ import annotations
 
 import re
+import signal
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,23 +27,58 @@ _MEANINGS = {  # torch's word for the signal -> how the process ended
 
 
 def explain_loader_failure(error: BaseException) -> DataError | None:
-    """What torch's error about a dead loader process means.
+    """What an error means that reading from a DataLoader raised because a process of it died.
 
     Args:
-        error: anything that reading from a DataLoader raised.
+        error: any; most often torch's own, or a broken connection if the process was handing over a batch.
     Returns:
         an error whose message names the process and says what to do; None if `error` is about something else.
     """
-    found = [match for link in _chain(error) if (match := _DIED.search(str(link)))]
-    if not found:
-        return None
-    signal = next((match.group(2).strip() for match in found if match.group(2)), "")
-    if signal in ("", "Killed"):
-        ending = "killed (SIGKILL)" if signal else "gone without a word"
-        meaning = f"{ending}, most likely by the system's memory killer{memory_kills()}: {_FEWER}"
+    try:
+        return _explain(error)
+    except RuntimeError as late:  # torch's signal handler raises its error wherever this process happens to be
+        return _explain(late) or _explain(error)
+
+
+def _explain(error: BaseException) -> DataError | None:
+    links = list(_chain(error))
+    found = [match for link in links if (match := _DIED.search(str(link)))]
+    if found:
+        pids = found[0].group(1).strip()
+        ending = next((match.group(2).strip() for match in found if match.group(2)), "")
+    elif any(_broken_off(link) for link in links):
+        dead = [worker for link in links for worker in _dead_workers(link)]
+        pids = ", ".join(dict.fromkeys(str(pid) for pid, _ in dead)) or "(of unknown number)"
+        ending = next((signal.strsignal(-code) or "" for _, code in dead if code < 0), "")
     else:
-        meaning = _MEANINGS.get(signal, f"ended by the signal {one_line(signal)}")
-    return DataError(f"loader process {found[0].group(1).strip()} was {meaning}; then go on from the last checkpoint")
+        return None
+    if ending in ("", "Killed"):
+        word = "killed (SIGKILL)" if ending else "gone without a word"
+        meaning = f"{word}, most likely by the system's memory killer{memory_kills()}: {_FEWER}"
+    else:
+        meaning = _MEANINGS.get(ending, f"ended by the signal {one_line(ending)}")
+    return DataError(f"loader process {pids} was {meaning}; then go on from the last checkpoint")
+
+
+def _broken_off(error: BaseException) -> bool:
+    """Whether a connection to a loader process broke while it handed over a batch: then no message names it.
+
+    With pinned memory a thread receives the batches, and its traceback is in the error's text.
+    """
+    if not isinstance(error, (OSError, EOFError)):
+        return False
+    return "resource_sharer.py" in f"{error}{''.join(traceback.format_tb(error.__traceback__))}"
+
+
+def _dead_workers(error: BaseException) -> list[tuple[int, int]]:
+    """(pid, exit code) of the processes that died, of the loaders that the error came through."""
+    found = {}
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for worker in getattr(frame.f_locals.get("self"), "_workers", ()):  # torch's name in all its releases so far
+            worker.join(timeout=1)
+            if worker.exitcode not in (None, 0, -signal.SIGTERM):  # so end the others, when the loader is shut down
+                found[worker.pid] = worker.exitcode
+    return list(found.items())
 
 
 def memory_kills() -> str:

@@ -6,6 +6,7 @@ Costs a few system calls per picture: a `stat` of each folder on its way, which 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -84,6 +85,11 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 def _kind(status: os.stat_result) -> str:
     return _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+
+
+def is_name(text: str) -> bool:
+    """Whether a data set or split may be called so: the name becomes part of a file's name."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text) is not None
 
 
 def is_file(path: str | Path) -> bool:

@@ -13,10 +13,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from lexlip_data.errors import BrokenSample, DataError, one_line
-from lexlip_data.files import require_file
+from lexlip_data.files import is_name, require_file
 
 REQUIRED_COLUMNS = ("image", "caption", "image_id")
 METADATA = b"lexlip"  # of the schema: what the converter says of a file it made
+MAX_SHARDS = 1_000_000
 CHECKSUM = "crc32"  # of a record batch's rows, in its own metadata
 
 
@@ -43,12 +44,22 @@ def open_arrow(path: str | Path, mapped: bool = True) -> pa.ipc.RecordBatchFileR
 
 
 def own_metadata(schema: pa.Schema) -> dict:
-    """What the converter wrote into a file; {} where another program made it."""
+    """What the converter wrote into a file: name, split, fingerprint (names), shard, shards, listed (int), and more.
+
+    {} where another program made it, or it is damaged.
+    """
     try:
         found = json.loads((schema.metadata or {})[METADATA])
-    except (KeyError, ValueError):
+        names = [found[key] for key in ("name", "split", "fingerprint")]
+        numbers = [found[key] for key in ("shard", "shards")] + [found.get("listed", 0)]  # older files do not say
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not all(isinstance(name, str) and is_name(name) for name in names) or not all(
+        type(number) is int for number in numbers
+    ):
+        return {}
+    shard, shards, listed = numbers
+    return found if 0 <= shard < shards <= MAX_SHARDS and listed >= 0 else {}
 
 
 def _check_columns(path: str | Path, schema: pa.Schema) -> None:

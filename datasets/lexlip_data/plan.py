@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from lexlip_data.errors import DataError
 from lexlip_data.files import is_file
-from lexlip_data.ipc import own_metadata
+from lexlip_data.ipc import MAX_SHARDS, own_metadata
 from lexlip_data.table import CaptionTable
 
 FORMAT = 2  # raised when the same table gives other files
@@ -60,21 +60,28 @@ class Plan:
                 self.partial(k).unlink(missing_ok=True)
             there = [path for path in there if path not in self.paths] if alone else []
         for path in there:
-            if path not in self.paths or fingerprint_of(path) != self.fingerprint:
+            if path not in self.paths or not self._is_shard(path, self.paths.index(path)):
+                todo = (
+                    "remove it" if overwrite else f"give --overwrite to replace every {self.prefix}*.arrow in {folder}"
+                )
                 raise DataError(
-                    f"{path} was made from other data or options, or by another program: "
-                    + (
-                        "remove it"
-                        if overwrite
-                        else f"give --overwrite to replace every {self.prefix}*.arrow in {folder}"
-                    )
-                    + ", or give another --out"
+                    f"{path} was made from other data or options, or by another program: {todo}, or give another --out"
                 )
         return {k for k in mine if self.paths[k] in there}
 
     def held_back(self, k: int) -> bool:
         """Whether shard k was written to its end but not accepted."""
-        return fingerprint_of(self.partial(k)) == self.fingerprint
+        return self._is_shard(self.partial(k), k)
+
+    def _is_shard(self, path: Path, k: int) -> bool:
+        if not is_file(path):
+            return False
+        try:
+            with pa.memory_map(str(path), "r") as file:
+                metadata = own_metadata(pa.ipc.open_file(file).schema)
+        except (pa.ArrowException, OSError, ValueError):
+            return False
+        return (metadata.get("fingerprint"), metadata.get("shard")) == (self.fingerprint, k)
 
 
 def make_plan(
@@ -101,6 +108,8 @@ def make_plan(
     for key, value in (("shard_images", shard_images), ("shards", shards)):
         if value is not None and value < 1:
             raise DataError(f"{key} {value}: must be at least 1")
+    if shards is not None and shards > MAX_SHARDS:
+        raise DataError(f"shards {shards}: at most {MAX_SHARDS:,}")
     total = len(table)
     if shards is None:
         size = shard_images or total
@@ -113,17 +122,6 @@ def make_plan(
     parts = [FORMAT, table.fingerprint(), table.name, table.split, _probe(table), size, options or {}]
     fingerprint = hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
     return Plan(prefix, tuple(out / name for name in names), tuple(bounds), fingerprint)
-
-
-def fingerprint_of(path: Path) -> str | None:
-    """The fingerprint in a whole file that the converter made; None of anything else."""
-    if not is_file(path):
-        return None
-    try:
-        with pa.memory_map(str(path), "r") as file:
-            return own_metadata(pa.ipc.open_file(file).schema).get("fingerprint")
-    except (pa.ArrowException, OSError, ValueError):
-        return None
 
 
 def _probe(table: CaptionTable) -> list[int]:

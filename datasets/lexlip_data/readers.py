@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lexlip_data.errors import DataError, one_line
-from lexlip_data.registry import SPLITS, is_name, table_paths
+from lexlip_data.files import is_name
+from lexlip_data.registry import SPLITS, table_paths
 from lexlip_data.skipped import USUAL_RULES, Rules, Skipped
 from lexlip_data.table import CaptionTable, TsvSource, read_columns
 

@@ -7,7 +7,6 @@ convention `{name}_{split}.arrow` or `{name}/{name}_{split}.tsv`; the key `data_
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,11 +42,6 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "sbu": {"train": "sbu/sbu_out.tsv"},
 }
-
-
-def is_name(text: str) -> bool:
-    """Whether a data set or split may be called so: the name becomes part of a file's name."""
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text) is not None
 
 
 def arrow_prefix(name: str, split: str) -> str:

@@ -18,6 +18,7 @@ from lexlip_data.errors import DataError, one_line
 MAX_BAD_SHARE = 0.01
 SMALL = 10  # so many bad pictures, or a third of a smaller set, are never too many
 
+COLUMNS = ("image_id", "filepath", "kind", "reason")
 # Rows of the table; all other kinds are of pictures: missing, broken, outside, unknown (by an earlier run).
 ROW_KINDS = ("malformed", "empty", "long", "repeated")
 
@@ -97,7 +98,7 @@ def write_list(path: Path, skipped: Iterable[Skipped]) -> None:
     try:
         with open(partial, "w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file, delimiter="\t", lineterminator="\n")
-            rows.writerow(["image_id", "filepath", "kind", "reason"])
+            rows.writerow(COLUMNS)
             rows.writerow(_cells(first))
             rows.writerows(_cells(item) for item in skipped)
         os.replace(partial, path)
@@ -117,6 +118,9 @@ def read_lists(out: Path, prefix: str) -> Iterator[Skipped]:
         try:
             with open(path, encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file, delimiter="\t"):
-                    yield Skipped(row["image_id"], row["filepath"], row["kind"], row["reason"])
+                    cells = [row[column] for column in COLUMNS]
+                    if None in cells:
+                        raise ValueError(f"a row of {len(cells) - cells.count(None)} columns")
+                    yield Skipped(*cells)
         except (OSError, ValueError, KeyError, csv.Error) as error:
             raise DataError(f"{path}: not a list of skipped pictures ({error!r}); remove it") from error

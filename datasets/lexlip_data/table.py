@@ -128,20 +128,19 @@ class CaptionTable:
         first = self._rows[np.cumsum(self._counts) - self._counts][codes]  # of each row, the first row of its picture
         path_codes = np.asarray(self._paths.dictionary_encode().indices).astype(np.int64)
         same = path_codes == path_codes[first]
-        clashes = np.flatnonzero(~same)
-        for i in clashes.tolist():
-            one, two = self._paths[int(first[i])].as_py(), self._paths[i].as_py()
-            self.left_out.append(
-                self._skipped(
-                    i, "repeated",
-                    f"image_id {one_line(self._ids[i].as_py())!r} stands for two files, {one_line(one)} and "
-                    f"{one_line(two)}; give every picture its own image_id",
-                )
-            )  # fmt: skip
-        if len(clashes):
-            self.rules.check_rows(len(clashes), len(codes), self.origin, self.left_out[-len(clashes)].reason)
-            self._keep(same)
-        return len(clashes) > 0
+        clashes = np.flatnonzero(~same).tolist()
+        if not clashes:
+            return False
+
+        def clash(i: int) -> Skipped:
+            one, two = (one_line(self._paths[j].as_py()) for j in (int(first[i]), i))
+            reason = f"image_id {one_line(self._ids[i].as_py())!r} stands for two files, {one} and {two}"
+            return self._skipped(i, "repeated", f"{reason}; give every picture its own image_id")
+
+        self.rules.check_rows(len(clashes), len(codes), self.origin, clash(clashes[0]).reason)
+        self.left_out += [clash(i) for i in clashes]
+        self._keep(same)
+        return True
 
     def __len__(self) -> int:
         return len(self._counts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -30,10 +31,15 @@ def write(
     stream: bool = False,
     name: str = "mine_{}.arrow",
     rows: int = ROWS_PER_BATCH,
+    metadata: dict | None = None,
 ) -> None:
-    table = pa.table(columns)
+    """As the converter writes, with `metadata` in place of its own, or (None) as another program does."""
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
+        own = {"name": "mine", "split": split, "fingerprint": "f", "shard": 0, "shards": 1, "listed": PICTURES}
+        own = {**own, **(metadata or {})}
+        schema = {b"lexlip": json.dumps(own)} if metadata is not None else None
+        table = pa.table(columns).replace_schema_metadata(schema)
         with pa.OSFile(str(folder / name.format(split)), "wb") as sink:
             with (pa.ipc.new_stream if stream else pa.ipc.new_file)(sink, table.schema) as writer:
                 writer.write_table(table, max_chunksize=rows)
@@ -60,7 +66,7 @@ def headers(data: bytes, rng: Rng) -> bytes:
     "empty", "random bytes", "stream", "pipe", "folder", "two in one",
 )  # fmt: skip
 def damaged_bytes(folder: Path, rng: Rng, how: str) -> None:
-    write(folder, good(rng), stream=how == "stream")
+    write(folder, good(rng), stream=how == "stream", metadata={} if rng.integers(2) else None)
     changes = {
         "cut short": lambda data: cut(data, rng),
         "end cut off": lambda data: data[: -int(rng.integers(1, 200))],
@@ -78,6 +84,13 @@ def damaged_bytes(folder: Path, rng: Rng, how: str) -> None:
         path = folder / f"mine_{split}.arrow"
         path.unlink()
         os.mkfifo(path) if how == "pipe" else path.mkdir()
+
+
+@damages("arrow", "Arrow metadata", "shard", "shards", "listed", "name", "split", "fingerprint", "all")
+def metadata(folder: Path, rng: Rng, how: str) -> None:
+    values = [None, -1, 2, 10**12, 10**30, "x", "../../x", [], {}, 0.5, True, "\ud800", "a\nb", "9" * 10_000]
+    keys = ("shard", "shards", "listed", "name", "split", "fingerprint") if how == "all" else (how,)
+    write(folder, good(rng), metadata={key: values[int(rng.integers(len(values)))] for key in keys})
 
 
 @damages("arrow", "Arrow offsets", "pictures", "captions", "texts", "ids")

@@ -5,7 +5,9 @@ import re
 import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,10 +30,18 @@ class Dying(Dataset):
             os.kill(os.getpid(), int(sys.argv[1]))
         return i
 
+def read():
+    try:
+        list(DataLoader(Dying(), num_workers=1))
+    except Exception as error:
+        return explain_loader_failure(error)
+
 try:
-    list(DataLoader(Dying(), num_workers=1))
-except RuntimeError as error:
-    print(type(explain_loader_failure(error)).__name__, explain_loader_failure(error))
+    explained = read()
+except RuntimeError as late:  # between the catch and the call
+    explained = explain_loader_failure(late)
+print(type(explained).__name__, explained, flush=True)
+os._exit(0)
 """
 
 
@@ -49,6 +59,51 @@ def test_a_worker_that_is_killed_is_named(signum, message):
     worker, explained = done.stdout.splitlines()
     assert explained.startswith(f"DataError loader process {worker.removeprefix('worker ')} was")
     assert re.search(message, explained)
+
+
+def broken_off() -> OSError:
+    """What receiving a batch raises when the process that made it is gone."""
+    from multiprocessing import resource_sharer
+
+    try:
+        resource_sharer._resource_sharer.get_connection(("/nobody/listens/here", 1))
+    except OSError as error:
+        return error
+    raise AssertionError("a connection to nobody")
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_worker_that_dies_while_it_hands_over_a_batch(pinned):
+    error = broken_off()
+    if pinned:  # received by a thread, whose traceback torch puts into the text
+        error = ConnectionResetError("Caught ConnectionResetError in pin memory thread\n" + "".join(
+            traceback.format_tb(error.__traceback__)
+        ))  # fmt: skip
+    assert "loader process (of unknown number) was gone without a word" in str(explain_loader_failure(error))
+
+    class Loader:
+        _workers = [SimpleNamespace(pid=11, exitcode=-15), SimpleNamespace(pid=12, exitcode=-9)]
+
+        def next(self):
+            raise error
+
+    for worker in Loader._workers:
+        worker.join = lambda timeout: None
+    with pytest.raises(OSError) as raised:
+        Loader().next()
+    assert "loader process 12 was killed (SIGKILL)" in str(explain_loader_failure(raised.value))
+    assert explain_loader_failure(ConnectionResetError("of another connection")) is None
+
+
+def test_torchs_handler_may_raise_in_the_midst(monkeypatch):
+    def raise_once(error, found=[]):  # noqa: B006
+        if not found:
+            found.append(True)
+            raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. ")
+        return iter([error])
+
+    monkeypatch.setattr(faults, "_chain", raise_once)
+    assert "loader process 12 was killed" in str(explain_loader_failure(broken_off()))
 
 
 def test_an_ordinary_error_is_left_alone():
