@@ -26,7 +26,7 @@ MODEL_PREFIX = "model."
 # What a checkpoint may hold besides the model: a phase's own parts, which the next phase starts afresh.
 PHASE_PREFIXES = ("decoder.", "twin.", "text_ring.", "image_ring.")
 OFFICIAL_MARK = "text_transformer."
-RESUMABLE = ("state_dict", "optimizer_states", "loops", "global_step")  # what a run goes on from
+RESUMABLE = ("state_dict", "optimizer_states", "loops", "global_step", "batches_seen")  # what a run goes on from
 
 
 def read(path: str | Path) -> dict:

@@ -45,7 +45,7 @@ AT_LEAST_ONE = (
 )
 NOT_NEGATIVE = (
     "num_gpus num_workers decoder_layers warmup_steps clip_grad learning_rate end_lr queue_size text_layers "
-    "corner_tokens eval_folds flops_weight weight_decay seed checkpoint_minutes"
+    "corner_tokens long_captions eval_folds flops_weight weight_decay seed checkpoint_minutes"
 )
 
 
@@ -183,6 +183,11 @@ def _check_numbers(keys: dict) -> None:
         )
     if not keys["text_pretrained"] and keys["hidden_size"] % keys["num_heads"]:
         raise ConfigError(f"hidden_size={keys['hidden_size']} does not divide by num_heads={keys['num_heads']}")
+    if (keys["grad_cache_chunk"] or 0) > keys["per_gpu_batchsize"]:
+        raise ConfigError(
+            f"grad_cache_chunk={keys['grad_cache_chunk']} is larger than per_gpu_batchsize="
+            f"{keys['per_gpu_batchsize']}, which it is to cut; raise per_gpu_batchsize instead"
+        )
     if keys["test_only"]:
         return
     processes = launch.processes(keys)

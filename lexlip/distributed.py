@@ -94,9 +94,9 @@ def gather_objects(value: object) -> list:
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, rows: Sequence[int] | None) -> Tensor:
-        everything = gather_rows(x, rows)
         if rows is None:
-            rows = gather_rows(torch.tensor([len(x)], device=x.device)).tolist()
+            rows = gather_rows(torch.tensor([len(x)], device=x.device), [1] * world_size()).tolist()
+        everything = gather_rows(x, rows)
         ctx.start, ctx.rows = sum(rows[: rank()]), len(x)
         return everything
 
@@ -124,9 +124,14 @@ def gather_with_grad(x: Tensor, rows: Sequence[int] | None = None) -> Tensor:
 
 def gather_pair(a: Tensor, b: Tensor, rows: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
     """Two (n_rank, V) tensors in one `gather_with_grad`: one exchange instead of two."""
+    return tuple(gather_many([a, b], rows))
+
+
+def gather_many(parts: Sequence[Tensor], rows: Sequence[int] | None = None) -> Sequence[Tensor]:
+    """Several (n_rank, V) tensors in one `gather_with_grad`."""
     if world_size() == 1:
-        return a, b
-    return gather_with_grad(torch.cat([a, b], dim=1), rows).split(a.shape[1], dim=1)
+        return parts
+    return gather_with_grad(torch.cat(list(parts), dim=1), rows).split(parts[0].shape[1], dim=1)
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:

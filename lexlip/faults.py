@@ -36,14 +36,15 @@ class SkippedSamples:
         self.total = 0
         self.epoch, self.of_epoch = 0, 0
 
-    def add(self, lines: list[str], epoch: int, pairs: int, folder: Path | None) -> None:
+    def add(self, lines: list[str], epoch: int, pairs: int, folder: Path | None, first: bool) -> None:
         """Note the skipped samples of one step.
 
         Args:
             lines: "data set/image id: reason" each.
             epoch: that the step belongs to.
             pairs: in one epoch.
-            folder: where the list is written, by one process; None: not written.
+            folder: where the list is written; None: not written.
+            first: whether this is the process that logs and writes.
 
         Raises:
             DataError: more than the share of this epoch's pairs.
@@ -52,12 +53,14 @@ class SkippedSamples:
             self.epoch, self.of_epoch = epoch, 0
         for line in lines:
             self.total += 1
-            log.warning("training sample skipped, %d so far: %s", self.total, line)
+            if first:
+                log.warning("training sample skipped, %d so far: %s", self.total, line)
         self.of_epoch += len(lines)
         where = ""
         if folder is not None:
             path = folder / self.FILE
             where = f"; {path} lists them"
+        if folder is not None and first:
             try:
                 with open(path, "a", encoding="utf-8") as file:
                     file.writelines(f"{epoch}\t{line}\n" for line in lines)

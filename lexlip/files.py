@@ -13,8 +13,6 @@ from typing import BinaryIO
 def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
     """Write through a temporary name in the same folder: flushed to the disk, then renamed.
 
-    The temporary name is always the same, so what a killed process left is overwritten, never piled up.
-
     Args:
         path: the file; its folder is made if need be.
         write: gets the open file.
@@ -50,7 +48,9 @@ def link_whole(source: Path, target: Path) -> None:
     try:
         os.link(source, draft)
     except OSError:
-        shutil.copyfile(source, draft)
+        with open(source, "rb") as file:
+            write_whole(target, lambda copy: shutil.copyfileobj(file, copy))
+        return
     draft.replace(target)
     draft.unlink(missing_ok=True)  # renaming onto another name of the same file leaves both
     sync_folder(target.parent)

@@ -1,7 +1,7 @@
 """Asking a run to stop: Ctrl-C, SIGTERM (a node is taken away), SIGUSR1 (SLURM's warning before the time is up).
 
-The run finishes its step, writes a checkpoint and ends. In validation it ends at the next batch, since the checkpoint
-was written before.
+In training the run finishes its step, writes a checkpoint and ends. In validation it ends at once, since the checkpoint
+was written before; so it does before the first step, and in evaluation.
 """
 
 from __future__ import annotations
@@ -45,24 +45,63 @@ class Leave(BaseException):
 class Watch(pl.Callback):
     """Turns the signals into a wish to stop, on which the processes agree before each step.
 
-    Goes last among the callbacks, so that the checkpoint is written before it leaves.
+    Outside the steps, while data and weights are loaded, in validation and in evaluation, there is nothing to save
+    that is not saved already, and a signal ends the run at once. Use as a context around the whole run; as a callback
+    it goes last, so that the checkpoint is written before it leaves.
     """
 
     def __init__(self) -> None:
         self.signum = 0
         self.asked = 0.0
+        self.in_steps = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Watch:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+            self._install()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _install(self) -> None:
+        if self._before:  # else this is not the main thread, which alone may
+            for signum in SIGNALS:
+                signal.signal(signum, self._handle)
 
     def _handle(self, signum: int, frame: object) -> None:
-        if signum == signal.SIGINT and self.signum and time.monotonic() - self.asked > IMPATIENT:
+        if self.signum and signum == signal.SIGINT and time.monotonic() - self.asked > IMPATIENT:
             raise KeyboardInterrupt
-        if not self.signum:
-            self.signum, self.asked = signum, time.monotonic()
+        again, self.signum = bool(self.signum), self.signum or signum
+        if not self.in_steps:
+            if not again:  # launchers repeat themselves; one exception is on its way
+                raise Leave(signum)
+        elif not again:
+            self.asked = time.monotonic()
             log.warning("%s: stopping after this step", signal.Signals(signum).name)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for signum in SIGNALS:
-                signal.signal(signum, self._handle)  # the Trainer puts back what was there, however it ends
+        self._install()  # over the Trainer's own, which talk to the other processes from inside a handler
+        self.in_steps = True
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.in_steps = False
+        if self.signum:
+            raise Leave(self.signum)
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._install()
+        self.in_steps = False
+        if self.signum:
+            raise Leave(self.signum)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.in_steps = trainer.state.fn == "fit"
+
+    def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._install()
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: dict, index: int) -> None:
         module.wishes["stop"] = bool(self.signum)
@@ -72,7 +111,3 @@ class Watch(pl.Callback):
     ) -> None:
         if module.agreed["stop"]:
             raise Leave(self.signum or signal.SIGTERM)
-
-    def on_validation_batch_start(self, trainer: pl.Trainer, *_: object) -> None:
-        if self.signum and trainer.state.fn == "fit":
-            raise Leave(self.signum)

@@ -18,7 +18,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
-STORE_WAIT = timedelta(seconds=60)
+STORE_WAIT = timedelta(minutes=30)  # the first process may read whole checkpoints, over a network, before it answers
 
 
 def under_torchrun() -> bool:
@@ -92,7 +92,7 @@ def _through_store(name: str, decide: Callable[[], dict]) -> str:
         raise LookupError("these processes share no store")
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = dist.TCPStore(address, port, is_master=False, timeout=STORE_WAIT)
-    key = "/".join(("lexlip", name, os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), os.environ["WORLD_SIZE"]))
+    key = "/".join(("lexlip", job(), name, os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), os.environ["WORLD_SIZE"]))
     if os.environ["RANK"] == "0":
         store.set(key, json.dumps(decide()))
     return store.get(key).decode()

@@ -23,12 +23,13 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lexlip import checkpoint, config, recall
-from lexlip.distributed import gather_objects, gather_rows, rank, sum_over_ranks, world_size
+from lexlip.distributed import gather_many, gather_objects, gather_rows, rank, sum_over_ranks, world_size
 from lexlip.encoders import ImageEncoder, TextEncoder
 from lexlip.faults import SkippedSamples, TrainingError, report_not_finite
 from lexlip.files import write_json
 from lexlip.folders import check_head
 from lexlip.lexicon import saturate
+from lexlip.losses import in_batch_contrastive
 from lexlip.model import LexLIP
 from lexlip.model_config import known_config
 from lexlip.optim import make_optimizer, make_schedule
@@ -36,6 +37,8 @@ from lexlip.text_tables import fit_text_tables
 from lexlip.towers import TwoTowers
 
 log = logging.getLogger(__name__)
+
+MOST_OVERFLOWS = 20  # in a row; a loss scale of 65,536 has then fallen below 1
 
 
 class RetrievalModule(pl.LightningModule):
@@ -57,6 +60,8 @@ class RetrievalModule(pl.LightningModule):
         self.save_hyperparameters({"config": keys, "model": dataclasses.asdict(model.config)})
         self.model = model
         self.automatic_optimization = False
+        if keys["lock_image"]:
+            model.image_encoder.requires_grad_(False)
         if keys["gradient_checkpointing"]:
             model.image_encoder.set_gradient_checkpointing(True)
             model.text_encoder.set_gradient_checkpointing(True)
@@ -65,6 +70,9 @@ class RetrievalModule(pl.LightningModule):
         self.folder: Path | None = None  # of the run, where there is one to write to
         self.skipped = SkippedSamples(keys["max_bad_share"])
         self.not_finite = 0  # steps in a row
+        self.overflowed = 0  # steps in a row that a loss scaler left out
+        self.validation_due = False  # after the step that a checkpoint is of
+        self.loaded_step = 0
         self.validated_step = -1
         self.batches_seen = 0
         # What this process would like to do after the step, and what all agreed on before it.
@@ -170,6 +178,26 @@ class RetrievalModule(pl.LightningModule):
         """(B, V) pooled logits to normalised vectors r."""
         return F.normalize(saturate(pooled), dim=-1)
 
+    def long_vectors(self, batch: dict) -> dict[str, Tensor]:
+        """{"long": (B, features, V) normalised vectors of the pairs' long texts}; {} for batches without any."""
+        if "long_ids" not in batch:
+            return {}
+        ids, mask = batch["long_ids"], batch["long_mask"]
+        vectors = self.model.vectors_long(ids.flatten(0, 1), mask.flatten(0, 1))  # (B * K, 1 + C, V)
+        return {"long": F.normalize(vectors, dim=-1).unflatten(0, ids.shape[:2]).flatten(1, 2)}
+
+    def contrastive(self, vectors: dict[str, Tensor], batch: dict, temperature: float | Tensor) -> Tensor:
+        """InfoNCE of each text feature of a pair with its picture, averaged over the features (LoTLIP, sec. 3.4).
+
+        Args:
+            vectors: "text" and "image" (B, V), and "long" (B, features, V) where pairs have long texts.
+        """
+        rows = batch.get("rows_of_ranks")
+        long = vectors["long"].unbind(1) if "long" in vectors else ()
+        image, *texts = gather_many([vectors["image"], vectors["text"], *long], rows)
+        ids = gather_rows(batch["image_id"], rows) if self.keys["mask_same_image"] else None
+        return sum(in_batch_contrastive(text, image, temperature, ids) for text in texts) / len(texts)
+
     def weigh(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Multiply by `loss_names`; parts of weight 0 are left out. FLOPS belongs to the contrastive part."""
         weights = self.keys["loss_names"]
@@ -214,8 +242,10 @@ class RetrievalModule(pl.LightningModule):
         optimizer.step()
         if not self._finite:
             self._left_out(losses, batch)
-        elif self._loss_scale() >= before:  # a scaler that just shrank has left the step out
-            self.not_finite = 0
+        elif self._loss_scale() < before:  # a scaler that just shrank has left the step out
+            self._overflow()
+        else:
+            self.not_finite = self.overflowed = 0
             self.lr_schedulers().step()
             self.after_step(batch)
         self._log_losses("train", losses, rows)
@@ -232,14 +262,24 @@ class RetrievalModule(pl.LightningModule):
             data = self.trainer.datamodule
             epoch = (self.batches_seen - 1) // max(1, data.steps_per_epoch)
             everyone = [line for lines in gather_objects(lines) for line in lines]
-            self.skipped.add(everyone, epoch, data.n_pairs, self.folder if rank() == 0 else None)
-            self.log("train/skipped_samples", float(self.skipped.total))
+            self.skipped.add(everyone, epoch, data.n_pairs, self.folder, first=rank() == 0)
+        self.log("train/skipped_samples", float(self.skipped.total))
         return min(rows) > 0
 
     def _mean_over_ranks(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """The losses of the global batch: what gradient averaging makes of each process's own."""
-        values = torch.stack([value.detach().float() for value in losses.values()])
-        return dict(zip(losses, sum_over_ranks(values) / world_size(), strict=True))
+        names = sorted(losses)  # processes with other numbers of passes list them in another order
+        values = torch.stack([losses[name].detach().float() for name in names])
+        return dict(zip(names, sum_over_ranks(values) / world_size(), strict=True))
+
+    def _overflow(self) -> None:
+        self.overflowed += 1
+        if self.overflowed >= MOST_OVERFLOWS:
+            raise TrainingError(
+                f"the gradient overflowed in {self.overflowed} steps in a row, although the loss scale fell to "
+                f"{self._loss_scale():.3g}: it is NaN or infinite by itself, and no such step changed the weights. "
+                "Lower learning_rate, or use precision=bf16 or 32, and go on from the last checkpoint"
+            )
 
     def _left_out(self, losses: dict[str, Tensor], batch: dict) -> None:
         """Write down a step that was not finite; refuse to go on after `max_nonfinite_steps` in a row."""
@@ -247,18 +287,28 @@ class RetrievalModule(pl.LightningModule):
         samples = gather_objects([list(sample) for sample in batch.get("sample", ())])
         values = {name: float(value) for name, value in losses.items()}
         folder, step = self.folder if rank() == 0 else None, self.global_step
-        path = report_not_finite(folder, step, self.batches_seen, values, float(self._norm), samples)
+        path = None
+        if rank() == 0:
+            path = report_not_finite(folder, step, self.batches_seen, values, float(self._norm), samples)
         if self.not_finite < self.keys["max_nonfinite_steps"]:
             return
         kept = ""
         if self.folder is not None:
             self.trainer.save_checkpoint(self.folder / f"not_finite_{self.batches_seen:08d}.ckpt", weights_only=False)
-            kept = f"; {path or self.folder} and the .ckpt beside it hold the batch's samples and the state"
+            failed = getattr(self.trainer.strategy.checkpoint_io, "error", None)
+            kept = f"; {path or self.folder} lists the batch's samples" + (
+                f" (the state could not be saved: {failed})" if failed else ", the .ckpt beside it holds the state"
+            )
         raise TrainingError(
             f"loss or gradient was not finite in {self.not_finite} steps in a row (max_nonfinite_steps), the last one "
             f"is {step}; no such step changed the weights{kept}. Lower learning_rate, or use precision=bf16 or 32, and "
             "go on from the last checkpoint"
         )
+
+    @property
+    def step_now(self) -> int:
+        """Optimiser steps done, also before the Trainer has taken up a checkpoint's count."""
+        return max(self.global_step, self.loaded_step)
 
     def seed_step(self) -> None:
         """Make dropout a function of (seed, batch, process): the same after resuming, different between processes."""
@@ -272,6 +322,7 @@ class RetrievalModule(pl.LightningModule):
             for part in passes:
                 states.append(_random_state(self.device))
                 parts.append(self.encode(part, vectors_only=True)[0])
+        torch.clear_autocast_cache()  # 16-bit copies of weights made without graph would give these no gradient
         cached = {name: torch.cat([part[name] for part in parts]).detach().requires_grad_() for name in parts[0]}
         losses = self.weigh(self._global_losses(cached, batch))
         gradients = {}
@@ -295,6 +346,12 @@ class RetrievalModule(pl.LightningModule):
                 losses[name] = losses.get(name, 0) + value.detach()
             start = stop
         return losses
+
+    def train(self, mode: bool = True) -> RetrievalModule:
+        super().train(mode)
+        if self.keys["lock_image"]:
+            self.model.image_encoder.eval()  # statistics of batch norms are weights too
+        return self
 
     @property
     def _scaler(self) -> torch.amp.GradScaler | None:
@@ -379,7 +436,7 @@ class RetrievalModule(pl.LightningModule):
         self._evaluation_step("val", batch, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
-        self.validated_step = self.global_step
+        self.validated_step = self.step_now
         metrics = self._evaluation_metrics()
         if not metrics:
             return
@@ -411,10 +468,12 @@ class RetrievalModule(pl.LightningModule):
     def on_save_checkpoint(self, content: dict) -> None:
         content["batches_seen"] = self.batches_seen
         content["skipped"] = self.skipped.state()
+        content["validation_due"] = self.validation_due
         content["tokenizer"] = checkpoint.tokenizer_files(self.model.tokenizer)
 
     def on_load_checkpoint(self, content: dict) -> None:
-        self.batches_seen = content.get("batches_seen", 0)
+        self.batches_seen = content["batches_seen"]
+        self.validation_due, self.loaded_step = content.get("validation_due", False), content["global_step"]
         self.skipped.load(content.get("skipped", self.skipped.state()))
         self._find_place()  # before the first epoch's loader is asked for its batches
         saved = content.get("hyper_parameters", {}).get("config", {})

@@ -38,7 +38,7 @@ from lexlip.config import ConfigError  # noqa: E402
 from lexlip.dense_module import DenseModule  # noqa: E402
 from lexlip.distributed import LostContact, explain_lost_contact  # noqa: E402
 from lexlip.faults import LoaderDied, TrainingError  # noqa: E402
-from lexlip.interruption import Leave, Stopped  # noqa: E402
+from lexlip.interruption import Leave, Stopped, Watch  # noqa: E402
 from lexlip.module import RetrievalModule  # noqa: E402
 from lexlip.saving import Saver  # noqa: E402
 from lexlip.trainer import make_trainer  # noqa: E402
@@ -51,6 +51,7 @@ SETTINGS.CAPTURE_MODE = "no"  # captured streams garble progress bars
 SETTINGS.CONFIG.READ_ONLY_CONFIG = False
 
 log = logging.getLogger(__name__)
+
 
 class Refused(SacredError):
     """An error that is printed in one line without a traceback.
@@ -118,6 +119,11 @@ def command_line(experiment: Experiment) -> None:
 def _refusing() -> Iterator[None]:
     try:
         yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f" for {error.filename}" if error.filename else ""
+        raise Refused(TrainingError(f"no space left on the disk{place}; make room and start again")) from None
     except (ConfigError, CheckpointError, DataError, TrainingError, LostContact, LoaderDied) as error:
         raise Refused(error) from None
 
@@ -156,12 +162,15 @@ def run(keys: dict, phase: type[RetrievalModule]) -> dict:
         Stopped: by a signal; everything up to the last step is saved.
     """
     try:
-        return _run(check_keys(keys, phase), trained(keys, phase))
+        with Watch() as watch:
+            return _run(check_keys(keys, phase), trained(keys, phase), watch)
+    except Leave as leave:
+        raise Stopped(leave.signum) from None
     finally:
         runs.forget()  # the next run of this process gets a folder of its own
 
 
-def _run(keys: dict, phase: type[RetrievalModule]) -> dict:
+def _run(keys: dict, phase: type[RetrievalModule], watch: Watch) -> dict:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     for name in ("lexlip", "lexlip_data"):
         logging.getLogger(name).setLevel(logging.INFO)
@@ -172,6 +181,8 @@ def _run(keys: dict, phase: type[RetrievalModule]) -> dict:
     torch.set_float32_matmul_precision("high")
 
     folder, resume = runs.settle(keys)
+    if keys["test_only"]:  # an evaluation takes the weights and goes on with nothing
+        keys, resume = {**keys, "load_path": keys["load_path"] or resume or ""}, None
     if resume and keys["load_path"]:
         log.info("going on from %s; load_path=%s was this run's beginning", resume, keys["load_path"])
     keys = {**keys, "resume_from": resume, **({"load_path": ""} if resume else {})}
@@ -181,7 +192,7 @@ def _run(keys: dict, phase: type[RetrievalModule]) -> dict:
     _check_folds(keys, data)
     steps = keys["max_steps"] or (0 if keys["test_only"] else keys["max_epoch"] * data.steps_per_epoch)
     validated = not keys["test_only"] and bool(data.sources("val"))
-    trainer = make_trainer(keys, folder, steps, validated, phase.all_used(keys))
+    trainer = make_trainer(keys, folder, steps, validated, watch, phase.all_used(keys))
     module = phase.from_keys(keys, tokenizer)
     if resume:
         checkpoint.check_resumable(module, resume)
@@ -198,15 +209,19 @@ def _run(keys: dict, phase: type[RetrievalModule]) -> dict:
 
 
 def _fit(trainer: pl.Trainer, module: RetrievalModule, data: CaptionDataModule, resume: str | None) -> None:
+    savers = [callback for callback in trainer.callbacks if isinstance(callback, Saver)]
+    validated = bool(savers and savers[0].monitor)
     try:
+        if resume and validated and checkpoint.read(resume).get("validation_due"):
+            # Its checkpoint was written before the validation, which may never have come.
+            trainer.validate(module, datamodule=data, ckpt_path=resume, verbose=False, weights_only=True)
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    except Leave as leave:
+        if validated and module.validated_step != trainer.global_step:
+            trainer.validate(module, datamodule=data, verbose=False, weights_only=True)
+    except Leave:
         if hasattr(trainer.strategy.launcher, "kill"):  # those that the Trainer itself started
             trainer.strategy.launcher.kill(signal.SIGKILL)
-        raise Stopped(leave.signum) from None
-    savers = [callback for callback in trainer.callbacks if isinstance(callback, Saver)]
-    if savers and savers[0].monitor and module.validated_step != trainer.global_step:
-        trainer.validate(module, datamodule=data, verbose=False, weights_only=True)
+        raise
     if savers and savers[0].files.error is not None:
         raise CheckpointError(
             f"the training is done, but its last checkpoint could not be written ({savers[0].files.error}); make room "
@@ -239,13 +254,14 @@ def describe(keys: dict, module: RetrievalModule, data: CaptionDataModule) -> st
     """What is about to run, with every derived number."""
     processes = launch.processes(keys)
     per_process = keys["batch_size"] // processes
+    rows = keys["grad_cache_chunk"] or keys["per_gpu_batchsize"]
     steps = data.n_pairs // keys["batch_size"]
     length = f"{keys['max_steps']} steps" if keys["max_steps"] is not None else f"{keys['max_epoch']} epochs"
     millions = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
     return (
         f"{type(module).__name__}: {millions:.1f}M trained parameters; {data.n_pairs} pairs, {steps} steps per epoch, "
         f"{length}; batch {keys['batch_size']} = {processes} processes x "
-        f"{per_process // keys['per_gpu_batchsize']} passes x {keys['per_gpu_batchsize']}"
+        f"{-(-per_process // rows)} passes x {rows}"
     )
 
 

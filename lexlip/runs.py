@@ -8,13 +8,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
 
 from lexlip import launch
 from lexlip.config import ConfigError
-from lexlip.saving import newest_whole
+from lexlip.saving import newest_whole, step_files
+
+log = logging.getLogger(__name__)
 
 AUTO = "auto"
 CHECKPOINTS = "checkpoints"
@@ -29,7 +32,9 @@ def settle(keys: dict) -> tuple[Path, str | None]:
         ConfigError: processes that torchrun started without a way to agree on a free number.
     """
     if keys["version"] is not None and keys["resume_from"] != AUTO and not (launch.job() or launch.restarted()):
-        return named_folder(keys, keys["version"]), keys["resume_from"]  # nothing to agree on
+        folder = named_folder(keys, keys["version"])  # nothing to agree on
+        _refuse_used(folder, keys)
+        return folder, keys["resume_from"]
     try:
         place = launch.settled(VARIABLE, lambda: _decide(keys))
     except LookupError as error:
@@ -63,11 +68,14 @@ def _numbered(keys: dict) -> dict[int, Path]:
 def _decide(keys: dict) -> dict:
     taken = _taken_by_this_launch(keys)
     folder, resume = taken or _free_folder(keys), keys["resume_from"]
-    if taken or resume == AUTO or launch.restarted():
+    if resume == AUTO or (not keys["test_only"] and (taken or launch.restarted())):
         newest = newest_whole(folder / CHECKPOINTS)
         # A run that began from a given checkpoint, and has none of its own yet, begins there again.
         resume = str(newest) if newest else None if resume == AUTO else resume
-    if launch.job() and not keys["test_only"]:
+        log.info("%s: %s", folder, f"going on from {newest.name}" if newest else "no checkpoint to go on from")
+    else:
+        _refuse_used(folder, keys)
+    if launch.job() and not (keys["test_only"] or keys["fast_dev_run"]):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / JOB_FILE).write_text(launch.job())
     return {"folder": str(folder), "resume_from": resume}
@@ -87,8 +95,19 @@ def _free_folder(keys: dict) -> Path:
         return named_folder(keys, keys["version"])
     numbered = _numbered(keys)
     going_on = keys["resume_from"] == AUTO or launch.restarted()
-    begun = [n for n, path in numbered.items() if (path / CHECKPOINTS).is_dir()] if going_on else []
+    begun = [n for n, path in numbered.items() if step_files(path / CHECKPOINTS)] if going_on else []
     return named_folder(keys, max(begun, default=max(numbered, default=-1) + 1))
+
+
+def _refuse_used(folder: Path, keys: dict) -> None:
+    """A run of its own does not write among another's checkpoints."""
+    used, resume = folder / CHECKPOINTS, keys["resume_from"]
+    inside = resume is not None and Path(resume).resolve().parent == used.resolve()
+    if step_files(used) and not (inside or keys["test_only"] or keys["fast_dev_run"]):
+        raise ConfigError(
+            f"version={keys['version']}: {used} holds an earlier run's checkpoints; resume_from=auto goes on with that "
+            "run, another version starts a new one"
+        )
 
 
 def keep_old_log(folder: Path) -> None:

@@ -16,6 +16,7 @@ import logging
 import re
 import time
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -28,6 +29,7 @@ from lexlip.files import link_whole, write_json, write_whole
 
 log = logging.getLogger(__name__)
 
+ASIDE = ".aside"
 STEP_FILE = re.compile(r"step_(\d+)\.ckpt")
 
 
@@ -70,10 +72,12 @@ class Saver(pl.Callback):
         self.minutes, self.steps = minutes, steps
         self.monitor, self.sign = monitor, 1 if mode == "max" else -1
         self.written = time.monotonic()
-        self.saved_step = -1
+        self.asked_step = -1  # the same on every process, since all of them enter the writing or none
         self.best = self._best()
 
     def _best(self) -> float | None:
+        if not (self.folder / "best.ckpt").is_file():
+            return None
         try:
             return self.sign * float(json.loads((self.folder / "best.json").read_text())[self.monitor])
         except (OSError, ValueError, KeyError, TypeError):
@@ -85,6 +89,8 @@ class Saver(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.written = time.monotonic()
+        if trainer.is_global_zero:
+            clear_for(trainer.global_step, self.folder)
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: dict, index: int) -> None:
         module.wishes["save"] = self.due()
@@ -93,15 +99,16 @@ class Saver(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: object, batch: dict, index: int
     ) -> None:
         step = trainer.global_step
-        by_steps = self.steps is not None and step % self.steps == 0 and step > self.saved_step
+        by_steps = self.steps is not None and step % self.steps == 0 and step > self.asked_step
         ends = step >= trainer.max_steps or module.agreed["stop"]
-        if by_steps or ends or module.agreed["save"] or validation_follows(trainer, module, index):
+        module.validation_due = validation_follows(trainer, module, index)
+        if by_steps or ends or module.agreed["save"] or module.validation_due:
             self.save(trainer)
 
     def save(self, trainer: pl.Trainer) -> bool:
         """Write a checkpoint of this step, on every process; False if it could not be written."""
         path = step_file(self.folder, trainer.global_step)
-        started = time.monotonic()
+        started, self.asked_step = time.monotonic(), trainer.global_step
         trainer.save_checkpoint(path, weights_only=False)
         self.written = time.monotonic()
         if not trainer.is_global_zero:
@@ -113,14 +120,14 @@ class Saver(pl.Callback):
                 path, self.files.error,
             )  # fmt: skip
             return False
-        self.saved_step = trainer.global_step
+        size = path.stat().st_size / 2**20
         try:
             link_whole(path, self.folder / "last.ckpt")
-            for old in sorted(step_files(self.folder))[: -self.keep]:
+            older = sorted(step for step in step_files(self.folder) if step < trainer.global_step)
+            for old in older[: max(0, len(older) + 1 - self.keep)]:
                 step_file(self.folder, old).unlink(missing_ok=True)
         except OSError as error:
             log.error("%s was written, but %s could not be moved on (%s)", path, self.folder / "last.ckpt", error)
-        size = path.stat().st_size / 2**20
         log.info("checkpoint %s, %.0f MiB in %.1f s", path, size, time.monotonic() - started)
         return True
 
@@ -128,18 +135,20 @@ class Saver(pl.Callback):
         score = trainer.callback_metrics.get(self.monitor)
         if not trainer.is_global_zero or score is None or trainer.sanity_checking:
             return
-        value, path = self.sign * float(score), step_file(self.folder, trainer.global_step)
+        step = module.step_now
+        value, path = self.sign * float(score), step_file(self.folder, step)
         if self.best is not None and not value > self.best or value != value:
             return
-        if self.saved_step != trainer.global_step:
-            log.error("the best checkpoint so far, step %d, could not be written", trainer.global_step)
+        if not path.is_file():
+            log.error("step %d is the best so far, but its checkpoint %s is not there", step, path)
             return
-        self.best = value
-        try:
+        try:  # the note first: it needs room on the disk, the link does not
+            write_json({self.monitor: float(score), "step": step}, self.folder / "best.json")
             link_whole(path, self.folder / "best.ckpt")
-            write_json({self.monitor: float(score), "step": trainer.global_step}, self.folder / "best.json")
         except OSError as error:
             log.error("%s could not be written (%s)", self.folder / "best.ckpt", error)
+        else:
+            self.best = value
 
 
 def validation_follows(trainer: pl.Trainer, module: pl.LightningModule, index: int) -> bool:
@@ -149,6 +158,20 @@ def validation_follows(trainer: pl.Trainer, module: pl.LightningModule, index: i
     every = trainer.val_check_batch
     seen = module.batches_seen if trainer.check_val_every_n_epoch is None else index + 1
     return trainer.enable_validation and every not in (None, float("inf")) and seen % int(every) == 0
+
+
+def clear_for(step: int, folder: Path) -> None:
+    """Set aside what a run that goes on from a step must not take for its own, and remove halves of files.
+
+    Later checkpoints are damaged ones that were passed over, or of a run that went another way from here.
+    """
+    for draft in folder.glob("*.tmp"):
+        draft.unlink(missing_ok=True)
+    for later in step_files(folder):
+        if later > step:
+            path = step_file(folder, later)
+            path.replace(path.with_name(path.name + ASIDE))
+            log.warning("%s is later than step %d, from which this run goes on; set aside as *%s", path, step, ASIDE)
 
 
 def step_file(folder: Path, step: int) -> Path:
@@ -185,10 +208,11 @@ def check_whole(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (OSError, zipfile.BadZipFile, EOFError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(f"{path} is cut short or damaged ({error})") from error
     if damaged is not None:
         raise CheckpointError(f"{path} is damaged: the checksum of {damaged} does not fit")
-    absent = [key for key in checkpoint.RESUMABLE if key not in checkpoint.read(path)]
+    content = checkpoint.read(path)
+    absent = [key for key in checkpoint.RESUMABLE if key not in content]
     if absent:
         raise CheckpointError(f"{path} cannot be resumed, it holds no {absent[0]}")

@@ -26,7 +26,8 @@ class Throughput(pl.Callback):
         self.every = every
         self.pairs, self.waited, self.worked = 0, 0.0, 0.0
         self.mark: float | None = None  # when the last batch was done with
-        self.steps, self.long_waits, self.hinted = 0, 0.0, False
+        self.steps, self.long_waits, self.hinted = 0, 0, False
+        self.latest: dict[str, float] = {}
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: dict, index: int) -> None:
         now = time.perf_counter()
@@ -42,11 +43,16 @@ class Throughput(pl.Callback):
         self.steps += 1
         if self.steps % self.every == 0:
             total = self.waited + self.worked
-            module.log("train/pairs_per_second", self.pairs / total)
-            module.log("train/data_wait_share", self.waited / total)
+            self.latest = {
+                "train/pairs_per_second": self.pairs / total, "train/data_wait_share": self.waited / total
+            }  # fmt: skip
             self._hint(self.waited / total, trainer)
             self.pairs, self.waited, self.worked = 0, 0.0, 0.0
+        module.log_dict(self.latest)
         self.mark = now
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict) -> None:
+        self.mark = None
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.mark = None

@@ -19,7 +19,9 @@ from lexlip.saving import Saver, WholeFiles
 from lexlip.throughput import Throughput
 
 
-def make_trainer(keys: dict, folder: Path, steps: int, validated: bool, all_used: bool = True) -> pl.Trainer:
+def make_trainer(
+    keys: dict, folder: Path, steps: int, validated: bool, watch: Watch, all_used: bool = True
+) -> pl.Trainer:
     """The Trainer of a run.
 
     Args:
@@ -27,6 +29,7 @@ def make_trainer(keys: dict, folder: Path, steps: int, validated: bool, all_used
         folder: of the run.
         steps: optimiser steps of the whole training.
         validated: whether there is a val split to pick the best checkpoint by.
+        watch: for signals.
         all_used: whether every trained parameter gets a gradient in every step.
 
     Raises:
@@ -57,7 +60,7 @@ def make_trainer(keys: dict, folder: Path, steps: int, validated: bool, all_used
         val_check_interval=keys["val_check_interval"],
         check_val_every_n_epoch=1 if isinstance(keys["val_check_interval"], float) else None,
         logger=loggers,
-        callbacks=[*callbacks, Watch()],
+        callbacks=[*callbacks, watch],
         plugins=[files],
         enable_checkpointing=False,  # Lightning's own; the Saver's are others
         enable_model_summary=False,

@@ -18,7 +18,7 @@ WORDS = "red green blue grey dark light dot ring cross box on beside under a the
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch):
     """A run leaves its version number in the environment for the processes that it starts."""
-    for name in ("LEXLIP_VERSION", "LOCAL_RANK"):
+    for name in ("LEXLIP_RUN", "LEXLIP_JOB", "LOCAL_RANK"):
         monkeypatch.setenv(name, "")  # noted by monkeypatch, so that what a test leaves is removed too
         monkeypatch.delenv(name)
 

@@ -58,7 +58,10 @@ def start(make_keys, tiny_data, tmp_path):
         for name in named:
             usual.update(config.named()[name])
         # What the named configs say stays.
-        stated = ("head", "training_mode", "loss_names", "exp_name", "test_only", "train_transform_keys")
+        stated = (
+            "head", "training_mode", "loss_names", "exp_name", "test_only", "train_transform_keys", "long_captions",
+            "sub_captions", "corner_tokens", "sentence_sep",
+        )  # fmt: skip
         updates = {key: value for key, value in keys.items() if value != usual[key] and key not in stated}
         updates.update(changes)
         done = make_experiment(phase.__name__, phase).run(named_configs=named, config_updates=updates)

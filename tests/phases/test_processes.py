@@ -22,6 +22,7 @@ PHASES = {
     "Phase1": (Phase1Module, ["task_Text_MAE_Contrastive_train", "text_bert", "vit_randaug"]),
     "Phase2": (Phase2Module, ["task_contrastive_train", "text_bert"]),
     "dense": (DenseModule, ["task_dense_contrastive_train", "text_bert"]),
+    "long": (Phase1Module, ["task_long_caption_train", "text_bert"]),
 }
 
 pytestmark = [
@@ -33,7 +34,7 @@ pytestmark = [
 def start_processes(phase, count, keys, log, **environment):
     """`torchrun PHASE/run.py with ...`; gives the exit status and what was printed."""
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    words += [str(ROOT / ("Phase1" if phase == "dense" else phase) / "run.py"), "with", *PHASES[phase][1]]
+    words += [str(ROOT / (phase if phase.startswith("Phase") else "Phase1") / "run.py"), "with", *PHASES[phase][1]]
     words += [f"{key}={value!r}" for key, value in keys.items() if not key.startswith("__")]
     path = os.pathsep.join([str(ROOT), str(ROOT / "datasets")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment}

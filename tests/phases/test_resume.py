@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PHASE1 = ["task_Text_MAE_Contrastive_train", "text_bert", "vit_randaug"]
 PHASE2 = ["task_contrastive_train", "text_bert"]
 DENSE = ["task_dense_contrastive_train", "text_bert"]
+LONG = ["task_long_caption_train", "text_bert"]
 
 
 @pytest.fixture(autouse=True)
@@ -77,8 +78,8 @@ def recorder(monkeypatch, phase, crash_after=None):
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(
     ("phase", "named"),
-    [(Phase1Module, PHASE1), (Phase2Module, PHASE2), (DenseModule, DENSE)],
-    ids=["one", "two", "dense"],
+    [(Phase1Module, PHASE1), (Phase2Module, PHASE2), (DenseModule, DENSE), (Phase1Module, LONG)],
+    ids=["one", "two", "dense", "long"],
 )
 def test_from_every_step_a_run_goes_on_bit_for_bit(start, monkeypatch, phase, named, workers):
     """4 steps an epoch, validation after each epoch, dropout on; all checkpoints of a whole run are kept."""

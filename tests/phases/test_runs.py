@@ -175,6 +175,8 @@ def test_run_folder(make_keys, tmp_path, monkeypatch):
     keys = make_keys(log_dir=str(tmp_path), exp_name="e", seed=3)
     parent = tmp_path / "e_seed3"
     (parent / "version_4" / "checkpoints").mkdir(parents=True)
+    (parent / "version_4" / "checkpoints" / "step_00000001.ckpt").write_bytes(b"cut short")
+    (parent / "version_5" / "checkpoints").mkdir(parents=True)  # died before its first checkpoint
     (parent / "version_x").mkdir()
     (parent / "version_6").mkdir()  # an evaluation, say
     assert runs.settle(keys) == (parent / "version_7", None)
