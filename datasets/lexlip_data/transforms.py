@@ -11,6 +11,7 @@ generator, so call it inside `lexlip_data.rng.isolated`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,8 +28,11 @@ TRANSFORM_KEYS = ("vit", "vit_randaug")
 
 def build_transform(keys: str | list[str], size: int) -> Callable[[Image.Image], torch.Tensor]:
     """What the model takes: `build_pixels`, then `normalise`; float32 (3, size, size). Arguments as there."""
-    pixels = build_pixels(keys, size)
-    return lambda picture: normalise(pixels(picture))
+    return partial(_normalised, build_pixels(keys, size))
+
+
+def _normalised(pixels: Callable[[Image.Image], torch.Tensor], picture: Image.Image) -> torch.Tensor:
+    return normalise(pixels(picture))
 
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
@@ -55,12 +59,12 @@ def build_pixels(keys: str | list[str], size: int) -> Callable[[Image.Image], to
     if size < 1:
         raise DataError(f"image_size {size}: must be a positive number of pixels")
     augment = tv.RandAugment(2, 9) if key_list[0] == "vit_randaug" else None
+    return partial(_pixels, augment=augment, size=size)  # which spawned workers can be sent
 
-    def pixels(picture: Image.Image) -> torch.Tensor:
-        square = square_of(picture if augment is None else augment(picture), size)
-        return torch.from_numpy(np.array(square)).permute(2, 0, 1)  # a view: rows of pixels stay together
 
-    return pixels
+def _pixels(picture: Image.Image, augment: Callable | None, size: int) -> torch.Tensor:
+    square = square_of(picture if augment is None else augment(picture), size)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1)  # a view: rows of pixels stay together
 
 
 def square_of(picture: Image.Image, size: int) -> Image.Image:

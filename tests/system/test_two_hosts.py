@@ -27,6 +27,7 @@ MINUTE = 60.0
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.skipif("LEXLIP_SYSTEM_TESTS" not in os.environ, reason="takes minutes; set LEXLIP_SYSTEM_TESTS=1"),
     pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="network namespaces need root"),
     pytest.mark.skipif(shutil.which("ip") is None, reason="needs ip, of iproute2"),
     pytest.mark.skipif(
