@@ -8,9 +8,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from lexlip.config import TRAINING_MODES
-from lexlip.distributed import gather_pair, gather_rows
 from lexlip.lexicon import lexicon_bottleneck
-from lexlip.losses import flops, in_batch_contrastive, masked_lm
+from lexlip.losses import flops, masked_lm
 from lexlip.model import LexLIP
 from lexlip.module import RetrievalModule, global_count
 from Phase1.decoder import WeakenedDecoder
@@ -59,6 +58,7 @@ class Phase1Module(RetrievalModule):
             states = self.model.text_encoder(batch["text_ids"], batch["text_mask"])
             text = self.model.text_head.max_logits(states, batch["text_mask"])
             vectors = {"text": self.retrieval_vectors(text), "image": self.retrieval_vectors(pooled["i2t"])}
+            vectors |= self.long_vectors(batch)
         if vectors_only or not self.parts - {"contrastive"}:
             return vectors, {}
 
@@ -84,10 +84,9 @@ class Phase1Module(RetrievalModule):
     def global_losses(self, vectors: dict[str, Tensor], batch: dict) -> dict[str, Tensor]:
         if not vectors:
             return {}
-        rows = batch.get("rows_of_ranks")
-        text, image = gather_pair(vectors["text"], vectors["image"], rows)
-        ids = gather_rows(batch["image_id"], rows) if self.keys["mask_same_image"] else None
+        texts = [vectors["text"], *(vectors["long"].unbind(1) if "long" in vectors else ())]
+        text_flops = sum(flops(text) for text in texts) / len(texts)
         return {
-            "contrastive_loss": in_batch_contrastive(text, image, self.keys["temperature"], ids),
-            "flops_loss": self.keys["flops_weight"] * (flops(vectors["text"]) + flops(vectors["image"])),
+            "contrastive_loss": self.contrastive(vectors, batch, self.keys["temperature"]),
+            "flops_loss": self.keys["flops_weight"] * (text_flops + flops(vectors["image"])),
         }

@@ -50,6 +50,11 @@ class Phase2Module(RetrievalModule):
                 f"queue_size={keys['queue_size']} is smaller than batch_size={keys['batch_size']}: a step's keys "
                 f"would push each other out; set queue_size={keys['batch_size']} or more"
             )
+        if keys["long_captions"]:
+            raise ConfigError(
+                f"long_captions={keys['long_captions']}: Phase 2 has no long texts; train them in Phase1/ with "
+                "task_long_caption_train, or set long_captions=0"
+            )
         size, patch = keys["image_size"], keys["patch_size"]
         if keys["DR"] and patch and (size % 2 or size // 2 % patch):
             raise ConfigError(

@@ -39,6 +39,21 @@ def corner_mask(mask: Tensor, count: int) -> Tensor:
     return (present[:, None, :] | heads_itself | to_cls).to(mask.dtype)
 
 
+def corner_shares(corners: Tensor, words: Tensor) -> Tensor:
+    """How much of each word each corner takes: softmax over the corners of their states' scaled dot products.
+
+    A word's shares add up to 1, so what a long text says is shared out among its corners and nothing of it is lost.
+
+    Args:
+        corners: (B, C, D) states.
+        words: (B, L, D) states.
+
+    Returns:
+        (B, C, L).
+    """
+    return (corners @ words.transpose(1, 2) / words.shape[-1] ** 0.5).softmax(1)
+
+
 def word_positions(length: int, count: int, device: torch.device) -> Tensor:
     """(1, L) position numbers of [CLS] and the words when the corners between them are left out."""
     positions = torch.arange(length, device=device)

@@ -85,6 +85,13 @@ class DenseLIP(TwoTowers):
         """
         return self.project_text(self.text_encoder(input_ids, attention_mask)[:, 0])
 
+    def vectors_long(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Long texts to (B, 1 + C, E) float32: [CLS] and the corner tokens, each projected alike."""
+        count = self.config.corner_tokens
+        if not count:
+            return self.vectors_text(input_ids, attention_mask)[:, None]
+        return self.project_text(self.text_encoder.with_corners(input_ids, attention_mask)[:, : count + 1])
+
     def project_text(self, states: Tensor) -> Tensor:
         """(..., width) states of [CLS] to (..., E) float32."""
         if self.text_pooler is not None:

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from lexlip.config import ConfigError
 from lexlip.dense import MAX_SCALE, DenseLIP, temperature
-from lexlip.distributed import gather_pair, gather_rows
-from lexlip.losses import in_batch_contrastive
 from lexlip.module import RetrievalModule
 
 
@@ -39,14 +37,11 @@ class DenseModule(RetrievalModule):
         image = F.normalize(self.model.vectors_image(batch["image"]), dim=-1)
         # One copy per row: a parameter that only the global losses used would get its gradient outside of the passes
         # that gradient caching and the averaging over processes know of.
-        return {"text": text, "image": image, "scale": self.model.logit_scale.expand(len(text))}, {}
+        scale = self.model.logit_scale.expand(len(text))
+        return {"text": text, "image": image, "scale": scale, **self.long_vectors(batch)}, {}
 
     def global_losses(self, vectors: dict[str, Tensor], batch: dict) -> dict[str, Tensor]:
-        rows = batch.get("rows_of_ranks")
-        text, image = gather_pair(vectors["text"], vectors["image"], rows)
-        ids = gather_rows(batch["image_id"], rows) if self.keys["mask_same_image"] else None
-        divisor = temperature(vectors["scale"].mean())
-        return {"contrastive_loss": in_batch_contrastive(text, image, divisor, ids)}
+        return {"contrastive_loss": self.contrastive(vectors, batch, temperature(vectors["scale"].mean()))}
 
     @torch.no_grad()
     def after_step(self, batch: dict) -> None:

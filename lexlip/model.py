@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import BertForMaskedLM, PreTrainedTokenizerBase
 
+from lexlip.corners import corner_shares
 from lexlip.lexicon import LexiconHead
 from lexlip.model_config import ModelConfig
 from lexlip.towers import TwoTowers
@@ -70,6 +71,32 @@ class LexLIP(TwoTowers):
         """
         return self.text_head.term_weights(self.text_encoder(input_ids, attention_mask), attention_mask)
 
+    def lexicon_long(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Long texts to lexicon vectors for training: the text's own, and one per corner token.
+
+        A maximum over a hundred words is decided by a few of them; the others learn nothing from it. So each corner
+        pools the words again, each word's decoder input scaled by the corner's share of it (`corner_shares`), and each
+        such vector is to find the picture by itself. The vectors have the words of the vocabulary as dimensions like
+        all others; only the first is ever stored or searched with, so short and long texts share one index.
+
+        Args:
+            input_ids, attention_mask: (B, L) word ids and their mask, 0 at padding.
+
+        Returns:
+            (B, 1 + C, V) float32 term weights; the first is `lexicon_text`.
+        """
+        count = self.config.corner_tokens
+        if not count:
+            return self.lexicon_text(input_ids, attention_mask)[:, None]
+        states = self.text_encoder.with_corners(input_ids, attention_mask)
+        hidden = self.text_head.transform(torch.cat([states[:, :1], states[:, count + 1 :]], dim=1))
+        shares = corner_shares(states[:, 1 : count + 1], states[:, count + 1 :])
+        vectors = [self.text_head.pool(hidden, attention_mask, saturated=True)]
+        for share in shares.unbind(1):  # [CLS] is no word: it sums up the text, and no corner sees it
+            part = hidden[:, 1:] * share[..., None]
+            vectors.append(self.text_head.pool(part, attention_mask[:, 1:], saturated=True))
+        return torch.stack(vectors, dim=1)
+
     def lexicon_image(self, pixel_values: Tensor) -> Tensor:
         """Pictures to lexicon vectors, not normalised.
 
@@ -84,6 +111,10 @@ class LexLIP(TwoTowers):
     def vectors_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """`lexicon_text`, under the name that every head has."""
         return self.lexicon_text(input_ids, attention_mask)
+
+    def vectors_long(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """`lexicon_long`, under the name that every head has."""
+        return self.lexicon_long(input_ids, attention_mask)
 
     def vectors_image(self, pixel_values: Tensor) -> Tensor:
         """`lexicon_image`, under the name that every head has."""

@@ -182,6 +182,17 @@ class TwoTowers(nn.Module, FolderModel):
         """
         raise NotImplementedError
 
+    def vectors_long(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Long texts to vectors for training, not normalised.
+
+        Args:
+            input_ids, attention_mask: (B, L) word ids and their mask, 0 at padding.
+
+        Returns:
+            (B, 1 + C, width of the vectors) float32: what `vectors_text` gives, and one vector per corner token.
+        """
+        raise NotImplementedError
+
     def vectors_image(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, H, W) normalised pixels to (B, width of the vectors) float32, not normalised."""
         raise NotImplementedError

@@ -22,6 +22,7 @@ class Collator:
     image            uint8 (B, 3, H, W)     if the samples are pictures or pairs
     text_ids         int64 (B, L)           if they are captions or pairs
     text_mask        int64 (B, L)           1 at tokens, 0 at padding
+    long_ids, long_mask   int64 (B, K, M)   the same of K long texts each, with long_captions=K and pairs
     encoder_ids, encoder_labels, decoder_ids, decoder_labels   int64 (B, L), with mlm=True and pairs
     image_id         int64 (B,)             the same number for the same picture everywhere
     order            int64 (B,)             place in the whole split, evaluation only
@@ -40,6 +41,7 @@ class Collator:
         decoder_mlm_prob: float = 0.5,
         whole_word_masking: bool = True,
         sentence_sep: bool = False,
+        long_captions: int = 0,
     ):
         """
         Args:
@@ -48,6 +50,7 @@ class Collator:
             image_size: side of the pictures; gives a batch whose every sample was skipped its shape.
             mlm: also mask words, twice and independently: for the encoder and for the decoder.
             sentence_sep: read every ". " of a caption as [SEP].
+            long_captions: K, long texts that each pair brings along.
         Raises:
             DataError: a share outside [0, 1], a length below 3, or mlm with a tokenizer without [MASK].
         """
@@ -61,7 +64,7 @@ class Collator:
         self.tokenizer, self.max_text_len, self.image_size = tokenizer, max_text_len, image_size
         self.shares = {"encoder": mlm_prob, "decoder": decoder_mlm_prob} if mlm else {}
         self.whole_words = whole_word_masking
-        self.sentence_sep = sentence_sep
+        self.sentence_sep, self.long_captions = sentence_sep, long_captions
         self.vocabulary = read_vocabulary(tokenizer) if mlm else None
 
     def __call__(self, samples: Sequence[dict]) -> dict:
@@ -92,6 +95,10 @@ class Collator:
         batch = {"text_ids": ids, "text_mask": mask, "caption_number": torch.tensor(numbers, dtype=torch.int64)}
         if self.shares and (not kept or "mask_seed" in kept[0]):
             batch.update(self._masked(ids.numpy(), kept))
+        if self.long_captions and (not kept or "long" in kept[0]):
+            ids, mask = self.tokenise([text for sample in kept for text in sample["long"]])
+            shape = (len(kept), self.long_captions, ids.shape[1])
+            batch.update(long_ids=ids.view(shape), long_mask=mask.view(shape))
         return batch
 
     def tokenise(self, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:

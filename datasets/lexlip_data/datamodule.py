@@ -32,7 +32,8 @@ _LARGE_BATCH = 64 << 20  # bytes of pictures per batch above which a worker prep
 DEFAULTS = {
     "seed": 0, "num_workers": 0, "data_sets": {}, "max_images": None, "train_transform_keys": ["vit"],
     "val_transform_keys": ["vit"], "max_text_len": 40, "whole_word_masking": True, "mlm_prob": 0.3,
-    "decoder_mlm_prob": 0.5, "sentence_sep": False, "get_recall_metric": True, "eval_batch_size": None,
+    "decoder_mlm_prob": 0.5, "sentence_sep": False, "long_captions": 0, "sub_captions": False,
+    "get_recall_metric": True, "eval_batch_size": None,
     "max_bad_share": MAX_BAD_SHARE, "picture_roots": [],
 }  # fmt: skip
 
@@ -69,7 +70,8 @@ class CaptionDataModule(pl.LightningDataModule):
         self.collator = Collator(
             tokenizer, mlm=mlm,
             **{key: self.config[key] for key in (
-                "max_text_len", "image_size", "mlm_prob", "decoder_mlm_prob", "whole_word_masking", "sentence_sep"
+                "max_text_len", "image_size", "mlm_prob", "decoder_mlm_prob", "whole_word_masking", "sentence_sep",
+                "long_captions",
             )},
         )  # fmt: skip
         self._opened: dict[str, dict[str, list[Source]]] = {}
@@ -131,13 +133,16 @@ class CaptionDataModule(pl.LightningDataModule):
                 log.warning("no train split: %s", ", ".join(without))
             self._train = CaptionPairs(
                 [source for group in sources.values() for source in group],
-                self.config["train_transform_keys"], self.config["image_size"], self.config["seed"],
+                self.config["train_transform_keys"], self.config["image_size"], self.config["seed"], **self._long(),
             )  # fmt: skip
             if left_out := self.left_out():
                 log.warning("%d rows of the training tables are left out, e.g. %s", len(left_out), left_out[0])
             if len(self._train) == 0:
                 raise DataError(f"the data sets {self.names} hold no training pairs under {self.config['data_root']}")
         return self._train
+
+    def _long(self) -> dict:
+        return {key: self.config[key] for key in ("long_captions", "sub_captions")}
 
     @property
     def n_pairs(self) -> int:
@@ -183,7 +188,7 @@ class CaptionDataModule(pl.LightningDataModule):
         if not sources:
             return []
         keys = self.config["val_transform_keys"]
-        pairs = CaptionPairs(sources, keys, self.config["image_size"], self.config["seed"], strict=True)
+        pairs = CaptionPairs(sources, keys, self.config["image_size"], self.config["seed"], strict=True, **self._long())
         size = self._eval_batch_size() * self.world_size
         sampler = GlobalBatchSampler(
             len(pairs), size, self.rank, self.world_size, self.config["seed"], shuffle=False, drop_last=False

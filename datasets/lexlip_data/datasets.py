@@ -13,6 +13,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from lexlip_data.errors import BrokenSample, DataError, one_line
+from lexlip_data.long_captions import long_texts
 from lexlip_data.pictures import open_image
 from lexlip_data.rng import isolated, sample_generator
 from lexlip_data.source import Source, hash_id
@@ -65,7 +66,8 @@ class CaptionPairs(Dataset):
     """Every (picture, caption) pair of a mixture of data sets.
 
     A sample is {"image": uint8 (3, H, W), "caption": str, "image_id": int, "sample": (data set, image id, caption
-    number), "mask_seed": int}; a broken one gives {"skipped": "data set/image id: reason"} unless strict.
+    number), "mask_seed": int}; a broken one gives {"skipped": "data set/image id: reason"} unless strict. With
+    long_captions also {"long": list of so many str}.
     """
 
     def __init__(
@@ -75,6 +77,8 @@ class CaptionPairs(Dataset):
         image_size: int,
         seed: int = 0,
         strict: bool = False,
+        long_captions: int = 0,
+        sub_captions: bool = False,
     ):
         """
         Args:
@@ -82,11 +86,14 @@ class CaptionPairs(Dataset):
             image_size: side of the pictures, in pixels.
             seed: with epoch and index it decides all randomness of a sample.
             strict: a broken sample is an error (evaluation) instead of a skipped one (training).
+            long_captions, sub_captions: how many long texts a pair gets, and whether parts of them, see
+                `lexlip_data.long_captions`.
         """
         self.mixture = _Mixture(sources)
         self.image_size, self.seed, self.strict = image_size, seed, strict
         self.transform: Callable[[Image.Image], torch.Tensor] = build_pixels(transform_keys, image_size)
         self.random = is_random(transform_keys)
+        self.long_captions, self.sub_captions = long_captions, sub_captions
 
     def __len__(self) -> int:
         return self.mixture.n_pairs
@@ -97,7 +104,10 @@ class CaptionPairs(Dataset):
         rng = sample_generator(self.seed, epoch, index)
         transform_seed, mask_seed = (int(value) for value in rng.integers(2**63, size=2))
         try:
-            return self._sample(source, i, number, transform_seed, mask_seed)
+            sample = self._sample(source, i, number, transform_seed, mask_seed)
+            if self.long_captions:
+                sample["long"] = long_texts(source, i, self.long_captions, self.sub_captions, rng)
+            return sample
         except BrokenSample as error:
             if self.strict:
                 raise _named(error, source, i) from error
