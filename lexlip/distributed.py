@@ -26,7 +26,7 @@ _LOST = (
 )  # fmt: skip
 
 
-def explain_lost_contact(error: RuntimeError, processes: int, timeout: int) -> LostContact | None:
+def explain_lost_contact(error: Exception, processes: int, timeout: int) -> LostContact | None:
     """An error of the process group in plain words; None if it is of another kind.
 
     Args:

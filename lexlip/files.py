@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from lexlip_data.files import sync_folder
+
 
 def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
     """Write through a temporary name in the same folder: flushed to the disk, then renamed.
@@ -54,20 +56,6 @@ def link_whole(source: Path, target: Path) -> None:
     draft.replace(target)
     draft.unlink(missing_ok=True)  # renaming onto another name of the same file leaves both
     sync_folder(target.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new names in a folder durable, where the system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
-        return
-    try:
-        os.fsync(handle)
-    except OSError:  # some network file systems
-        pass
-    finally:
-        os.close(handle)
 
 
 def give_usual_rights(path: Path) -> None:

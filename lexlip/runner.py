@@ -234,20 +234,18 @@ def _explained(keys: dict, folder: Path) -> Iterator[None]:
     """Errors of libraries that say too little, in words that say what to do."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise TrainingError(
-            f"no space left where {error.filename or folder} is written; the checkpoints in {folder} are whole. Make "
-            "room, then the same command with resume_from=auto goes on"
-        ) from error
-    except RuntimeError as error:
+    except (RuntimeError, OSError, EOFError) as error:
         if died := explain_loader_failure(error):
             raise LoaderDied(str(died)) from error
-        explained = explain_lost_contact(error, launch.processes(keys), keys["collective_timeout"])
-        if explained is None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise TrainingError(
+                f"no space left where {error.filename or folder} is written; the checkpoints in {folder} are whole. "
+                "Make room, then the same command with resume_from=auto goes on"
+            ) from error
+        lost = explain_lost_contact(error, launch.processes(keys), keys["collective_timeout"])
+        if lost is None:
             raise
-        raise explained from error
+        raise lost from error
 
 
 def describe(keys: dict, module: RetrievalModule, data: CaptionDataModule) -> str:

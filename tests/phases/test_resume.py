@@ -337,3 +337,20 @@ def test_write_whole_leaves_the_old_file_if_writing_fails(tmp_path):
     with pytest.raises(OSError, match="full"):
         files.write_whole(path, lambda file: file.write(b"new") and (_ for _ in ()).throw(OSError("full")))
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_a_loader_process_that_the_system_kills_is_named(start, monkeypatch):
+    """As the memory killer does it; the launcher may start again, so not status 2."""
+    from lexlip_data.datasets import CaptionPairs
+
+    main, read = os.getpid(), CaptionPairs.__getitem__
+
+    def killed(self, key):
+        if os.getpid() != main and key[1] == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self, key)
+
+    monkeypatch.setattr(CaptionPairs, "__getitem__", killed)
+    with pytest.raises(Refused, match="loader process [0-9]+ was .*memory killer") as refused:
+        start(Phase1Module, PHASE1, version=0, max_steps=8, num_workers=1, get_recall_metric=False)
+    assert refused.value.code == 1
