@@ -5,15 +5,15 @@ chosen on the numbers of float16, in which weights arrive, so that quantising is
 
 What matters is the order of the best results, and these are made of heavy weights: in a million random documents of 16
 terms half of all weights are below 0.23, but only one in ten of those that a top-10 result is made of. So `fitted`
-places bins where both weights and results are: density of bins ~ (density of weights x w^6)^(1/3), Bennett's rule for
-the least squared error under the importance w^6. `linear` divides [0, largest weight] evenly. Recall@10 against exact
-scores, 1,000 queries on sets of a million documents of 16 and 32 terms (docs/INDEX.md says which): 6 bits .949 and
-.959 linear, .962 and .968 fitted; 8 bits .985 and .989, .989 and .990; 9 bits .993 and .994, .994 and .995.
+places four fifths of its values where both weights and results are: density of values ~ (density of weights x
+w^6)^(1/3), Bennett's rule for the least squared error under the importance w^6; the other fifth is spread evenly, which
+bounds the error of light weights and costs no recall. `linear` divides [0, largest weight] evenly. Both measured at
+several bits: docs/INDEX.md.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +22,12 @@ from lexlip.index.errors import IndexingError
 SCALES = ("fitted", "linear")
 MIN_BITS, MAX_BITS = 1, 12  # a float16 has 11 significant bits
 _IMPORTANCE = 6
+# This share of the codes is spread evenly: no weight is rounded by more than five times what `linear` rounds by.
+_EVEN = 0.2
+# A density is estimated from so many bins: a single float16 occurs too seldom for the cube root of its count.
+_HISTOGRAM_BINS = 256
+# A codebook is kept for new weights while their squared error is at most so many times that of its first ones.
+_WORSE = 2.0
 _POSITIVE = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)  # 0 and all positive float16
 
 
@@ -33,19 +39,19 @@ class Codebook:
         bits: b.
         values: (2^b,) float64, each a float16; ascending, codes that are not used repeat the last one.
         code_of: (2^16,) uint16, the code of each positive float16 by its bits.
+        fitted_error: `error` on the weights that it was fitted to.
     """
 
     bits: int
     values: np.ndarray
     code_of: np.ndarray
+    fitted_error: float = 0.0
 
     def error(self, histogram: np.ndarray) -> float:
-        """Mean squared error of such weights, heavy ones counted as in `fitted`; infinite where one is too heavy."""
+        """Mean squared error of such weights, heavy ones counted as in `fitted`."""
         used = np.flatnonzero(histogram[: len(_POSITIVE)])
         if not len(used):
             return 0.0
-        if self.code_of[used[-1]] + 1 == len(self.values) and _POSITIVE[used[-1]] > 1.1 * self.values[-1]:
-            return np.inf
         weights = _POSITIVE[used]
         share = histogram[used] * weights**_IMPORTANCE
         return float((share * (weights - self.values[self.code_of[used]]) ** 2).sum() / share.sum())
@@ -54,6 +60,16 @@ class Codebook:
 def histogram(weights: np.ndarray) -> np.ndarray:
     """How often each float16 occurs: (n,) float16 to (2^16,) int64."""
     return np.bincount(weights.view(np.uint16), minlength=1 << 16)
+
+
+def choose(counts: np.ndarray, bits: int, scale: str, kept: Codebook | None) -> Codebook:
+    """The codebook `kept` while it serves these weights about as well as those it was fitted to, else one of their own.
+
+    Segments that share a codebook are merged without rounding again.
+    """
+    if kept is not None and kept.bits == bits and kept.error(counts) <= _WORSE * kept.fitted_error:
+        return kept
+    return fit(counts, bits, scale)
 
 
 def fit(counts: np.ndarray, bits: int, scale: str) -> Codebook:
@@ -74,23 +90,25 @@ def fit(counts: np.ndarray, bits: int, scale: str) -> Codebook:
     used = np.flatnonzero(counts)
     if len(used) <= 1 << bits:
         return from_values(_POSITIVE[used], bits)
+    heaviest = _POSITIVE[used[-1]]
+    edges = np.linspace(0, heaviest, _HISTOGRAM_BINS + 1)
     if scale == "linear":
-        density = np.full(len(_POSITIVE), 1.0)
+        density = np.ones(_HISTOGRAM_BINS)
     else:
-        # Density of weights: occurrences over the distance to the next number, which doubles with every octave.
-        density = (counts / np.diff(_POSITIVE, append=2**16) * _POSITIVE**_IMPORTANCE) ** (1 / 3)
-    mass = density * np.diff(_POSITIVE, append=2**16)
-    mass[used[-1] + 1 :] = 0
-    mass[0] = 0
-    bins = np.cumsum(mass) - mass / 2
-    codes = np.minimum(bins / mass.sum() * (1 << bits), (1 << bits) - 1).astype(np.int64)
+        number, _ = np.histogram(_POSITIVE[used], edges, weights=counts[used])
+        density = (number * ((edges[1:] + edges[:-1]) / 2) ** _IMPORTANCE) ** (1 / 3)
+        density = (1 - _EVEN) * density / density.mean() + _EVEN
+    bins = np.interp(_POSITIVE[used], edges, np.concatenate([[0], density.cumsum()]) / density.sum())
+    codes = np.minimum(bins * (1 << bits), (1 << bits) - 1).astype(np.int64)
     # Each code stands for the mean of its weights; codes without weights are closed up.
-    number = np.bincount(codes[used], counts[used], minlength=1 << bits)
-    total = np.bincount(codes[used], counts[used] * _POSITIVE[used], minlength=1 << bits)
-    return from_values((total[number > 0] / number[number > 0]).astype(np.float16).astype(np.float64), bits)
+    number = np.bincount(codes, counts[used], minlength=1 << bits)
+    total = np.bincount(codes, counts[used] * _POSITIVE[used], minlength=1 << bits)
+    means = (total[number > 0] / number[number > 0]).astype(np.float16).astype(np.float64)
+    book = from_values(means, bits)
+    return replace(book, fitted_error=book.error(counts))
 
 
-def from_values(values: np.ndarray, bits: int) -> Codebook:
+def from_values(values: np.ndarray, bits: int, fitted_error: float = 0.0) -> Codebook:
     """A codebook of given weights, ascending float16: every weight counts as the nearest one."""
     padded = np.zeros(1 << bits)
     if len(values):
@@ -99,7 +117,7 @@ def from_values(values: np.ndarray, bits: int) -> Codebook:
     code_of = np.zeros(1 << 16, np.uint16)
     if len(values):
         code_of[: len(_POSITIVE)] = np.searchsorted((values[1:] + values[:-1]) / 2, _POSITIVE)
-    return Codebook(bits, padded, code_of)
+    return Codebook(bits, padded, code_of, fitted_error)
 
 
 def check(bits: int, scale: str) -> None:

@@ -237,7 +237,8 @@ class Index:
             _scratch.sums, _scratch.floor = np.zeros(BLOCK, np.int32), np.zeros(1, np.int64)
         count = last - first
         offsets = queries.offsets[first : last + 1]
-        found = Found(np.full((count, k), -1), np.full((count, k), -1), np.zeros((count, k)))
+        found = None
+        at_least = np.zeros(count)
         for number in numbers:
             segment = self.segments[number]
             part = Found(np.full((count, k), -1), np.full((count, k), -1), np.zeros((count, k)))
@@ -245,12 +246,17 @@ class Index:
             search(
                 segment.data, segment.table, segment.skips, segment.terms, segment.impacts, segment.bits,
                 segment.documents, segment.deleted, queries.terms, queries.weights, offsets, 0, count, k,
-                found.scores[:, -1].copy(), drop, candidates, _scratch.sums, _scratch.floor,
+                at_least, drop, candidates, _scratch.sums, _scratch.floor,
                 part.documents, part.scores, counts,
             )  # fmt: skip
             part.segments[part.documents >= 0] = number
-            found = part if number == numbers[0] else self._merged(found, part)
-        return found
+            found = part if found is None else self._merged(found, part)
+            at_least = found.scores[:, -1].copy()
+        return (
+            found
+            if found is not None
+            else Found(np.full((count, k), -1), np.full((count, k), -1), np.zeros((count, k)))
+        )
 
     def _merged(self, one: Found, other: Found) -> Found:
         """The best of both, row by row."""

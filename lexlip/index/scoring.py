@@ -19,10 +19,11 @@ import numpy as np
 
 from lexlip.index.codec import NO_DOCUMENT, find, posting, unary_begin
 from lexlip.index.compiled import compiled
-from lexlip.index.layout import BEGIN, COUNT, END, LOW, TOP
+from lexlip.index.layout import BEGIN, COUNT, END, LOW, MAX_QUERY_TERMS, TOP
 
 BLOCK = 1 << 14  # documents whose accumulators, 64 KiB, are worked on at a time
 LIMIT = 1 << 24  # the largest sum of a query, up to rounding
+_STEP = LIMIT + MAX_QUERY_TERMS  # no sum of any query lies further above its floor
 _CEILING = (1 << 31) - 1
 
 # Columns of a cursor: posting, its document and code, and how to decode the next one.
@@ -122,8 +123,8 @@ def _search(
     threshold = lowest
     for block in range(blocks):
         begin = block * BLOCK
-        floor[0] += LIMIT + len(lists)
-        if floor[0] > _CEILING - 2 * (LIMIT + len(lists)):
+        floor[0] += _STEP
+        if floor[0] > _CEILING - _STEP:
             sums[:] = 0
             floor[0] = 0
         passed = _accumulate(

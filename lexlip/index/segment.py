@@ -110,7 +110,8 @@ class Segment:
 
     def codebook(self) -> Codebook:
         """Of its impacts."""
-        return impacts.from_values(np.unique(self.impacts[self.impacts > 0]), self.bits)
+        values = np.unique(self.impacts[self.impacts > 0])
+        return impacts.from_values(values, self.bits, self.file.footer["impact_error"])
 
     def histogram(self) -> np.ndarray:
         """(2^16,) of its weights as they are stored, deleted documents included."""
@@ -210,8 +211,9 @@ def write_segment(path: Path, ids: Ids, sources: list, codebook: Codebook, histo
     out.write(np.bincount(codebook.code_of, histogram, 1 << codebook.bits).astype("<u8"))
     facts = id_columns.write(ids, out)
     out.close(
-        documents=len(ids), postings=int(table[:, COUNT].sum()), lists=len(table), impact_bits=codebook.bits, ids=facts
-    )
+        documents=len(ids), postings=int(table[:, COUNT].sum()), lists=len(table), ids=facts,
+        impact_bits=codebook.bits, impact_error=codebook.fitted_error,
+    )  # fmt: skip
     return FileEntry(path.name, out.bytes, out.crc32)
 
 

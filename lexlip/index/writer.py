@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 IMPACT_BITS, IMPACT_SCALE, SEGMENT_DOCUMENTS = 9, "fitted", 1 << 22
-# New weights keep the codebook of the largest segment while its error on them is at most this much more than that of
-# their own: segments that share a codebook are merged without rounding again.
-_ERROR_OF_KEPT_CODEBOOK = 1.2
 
 
 @dataclass(frozen=True)
@@ -137,8 +134,8 @@ def delete(folder: str | Path, ids: Sequence[int] | Sequence[str] | Ids) -> Chan
 def merge(folder: str | Path) -> Change:
     """Merge all segments into as few as `segment_documents` allows, and drop what is deleted.
 
-    Weights stay as they are stored, unless segments of different codebooks hold more than 2^impact_bits different
-    weights together: those are rounded once more, to a codebook fitted to all of them.
+    Weights stay as they are stored where segments share a codebook. Where they do not, they are rounded once more: to
+    the codebook of the largest, whose own weights then stay, or to a new one if that serves the others badly.
 
     Raises:
         IndexingError: no index.
@@ -187,7 +184,8 @@ def _merge(work: Transaction, settings: Settings, share: list[SegmentEntry]) -> 
         numbers[mask] = documents[begin : begin + mask.sum()]
         begin += mask.sum()
         sources.append(DecodedSegment(segment, numbers))
-    codebook = impacts.fit(histogram, settings.impact_bits, settings.impact_scale)
+    largest = max(segments, key=lambda segment: segment.postings)
+    codebook = impacts.choose(histogram, settings.impact_bits, settings.impact_scale, largest.codebook())
     file = write_segment(work.new_path(".seg"), id_columns.take(together, order), sources, codebook, histogram)
     return SegmentEntry(file, len(order))
 
@@ -251,9 +249,7 @@ def _finish(
         raise IndexingError(f"id {ids[int(repeated[0])]} comes twice: every document needs an id of its own")
     documents = np.empty(len(order), np.int64)
     documents[order] = np.arange(len(order))
-    codebook = impacts.fit(runs.histogram, settings.impact_bits, settings.impact_scale)
-    if kept is not None and kept.error(runs.histogram) <= _ERROR_OF_KEPT_CODEBOOK * codebook.error(runs.histogram):
-        codebook = kept
+    codebook = impacts.choose(runs.histogram, settings.impact_bits, settings.impact_scale, kept)
     try:
         file = write_segment(work.new_path(".seg"), ids, runs.finish(documents), codebook, runs.histogram)
     except TwiceError as error:
@@ -275,8 +271,8 @@ def _refuse_repeated(work: Transaction, entries: list[SegmentEntry]) -> None:
 
 
 def _largest_codebook(work: Transaction) -> impacts.Codebook | None:
-    entries = sorted(work.manifest.segments, key=lambda entry: entry.documents)
-    return _open(work, entries[-1]).codebook() if entries else None
+    segments = [_open(work, entry) for entry in work.manifest.segments]
+    return max(segments, key=lambda segment: segment.postings).codebook() if segments else None
 
 
 def _open(work: Transaction, entry: SegmentEntry) -> Segment:
