@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     parser.add_argument("--vocab", type=int, default=30522)
     parser.add_argument("--skew", type=float, default=0.8, help="exponent of the words' frequencies; 0: all alike")
     options = harness.options(parser, arguments)
-    row = harness.compare("recall, both directions", build, options)
+    row = harness.compare("recall, both directions", build, options, resident=True)
     sizes = {name: options.more[name] for name in ("pictures", "captions", "terms", "vocab", "skew")}
     row |= sizes | {"different_ranks_of_a_tenth": different_ranks(options)}
     row["notes"] = [f"{row['different_ranks_of_a_tenth']} other ranks than float64 in a tenth"]

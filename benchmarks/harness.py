@@ -1,9 +1,10 @@
 """What the benchmarks share: two paths over the same inputs, timed in turn, their memory, a table, a JSON file.
 
 Times are medians over repeats of paths that take turns, so that a busy machine slows both. Memory is what a path holds
-at its peak beyond its inputs, its results and what it must keep anyway (parameters, gradients, optimiser state): on a
-GPU the allocator's own count, on the CPU the growth of the resident set in a fresh process of its own, after one
-warm-up run.
+at its peak beyond its inputs, its results and what it must keep anyway (parameters, gradients, optimiser state), by
+the count of torch's allocator: on a GPU its own, on the CPU the profiler's record of all it gave and took back. What
+other libraries allocate is not in it; where that matters a benchmark asks for the growth of the resident set, in a
+fresh process.
 
 Imported first, it puts the checkout on the import path.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
+import itertools
 import json
 import multiprocessing
 import os
@@ -29,6 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "datasets")]
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
+from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -97,8 +100,11 @@ def options(parser: argparse.ArgumentParser, arguments: list[str] | None = None)
     return Options(**common, more=given)
 
 
-def compare(name: str, build: Build, options: Options) -> dict:
+def compare(name: str, build: Build, options: Options, resident: bool = False) -> dict:
     """Time both paths in turn, then measure their memory.
+
+    Args:
+        resident: measure the resident set rather than the allocator's count, on the CPU.
 
     Returns:
         A row: times in seconds, memory in bytes, ratios textbook over fast.
@@ -114,12 +120,12 @@ def compare(name: str, build: Build, options: Options) -> dict:
     row.update({which: statistics.median(values) for which, values in times.items()})
     row["ratio"] = row["textbook"] / row["fast"]
     if options.memory:
-        if options.cuda:
-            extra = {which: _peak(subject, options) for which, subject in subjects.items()}
-        else:
+        if resident and not options.cuda:
             del subjects
             gc.collect()
             extra = {which: _in_fresh_process(which, build, options) for which in ("fast", "textbook")}
+        else:
+            extra = {which: _peak(subject, options) for which, subject in subjects.items()}
         row.update({f"{which}_memory": value for which, value in extra.items()})
         row["memory_ratio"] = extra["textbook"] / max(1, extra["fast"])
     return {**row, "repeats": options.repeats, **versions(options)}
@@ -140,8 +146,6 @@ def _seconds(run: Callable, options: Options) -> float:
 
 def _peak(subject: Subject, options: Options) -> int:
     """Bytes at the peak of a run beyond those before it, its results and what it must keep."""
-    if options.warmups:
-        subject.run()
     gc.collect()
     if options.cuda:
         torch.cuda.synchronize()
@@ -149,14 +153,26 @@ def _peak(subject: Subject, options: Options) -> int:
         before = torch.cuda.memory_allocated()
         results = subject.run()
         torch.cuda.synchronize()
-        peak = torch.cuda.max_memory_allocated()
+        grown = torch.cuda.max_memory_allocated() - before
     else:
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-        before = _status("VmRSS")
-        results = subject.run()
-        peak = _status("VmHWM")
-    return peak - before - subject.kept - sum(tensor.nbytes for tensor in results)
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+            results = subject.run()
+        events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+        events.sort(key=lambda event: event.start_ns())
+        grown = max(itertools.accumulate((event.nbytes() for event in events), initial=0))
+    return grown - subject.kept - sum(tensor.nbytes for tensor in results)
+
+
+def _resident_peak(subject: Subject, options: Options) -> int:
+    """Like `_peak`, of the whole process, Linux keeping the count."""
+    if options.warmups:
+        subject.run()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    before = _status("VmRSS")
+    results = subject.run()
+    return _status("VmHWM") - before - subject.kept - sum(tensor.nbytes for tensor in results)
 
 
 def _status(name: str) -> int:
@@ -168,12 +184,12 @@ def _status(name: str) -> int:
 
 def _child(which: str, build: Build, options: Options, answer) -> None:
     torch.set_num_threads(options.threads)
-    answer.send(_peak(build(which, options), options))
+    answer.send(_resident_peak(build(which, options), options))
 
 
 def _in_fresh_process(which: str, build: Build, options: Options) -> int:
     if platform.system() != "Linux":
-        raise SystemExit("memory on the CPU is read from Linux's /proc; leave it out with --no-memory")
+        raise SystemExit("the resident set is read from Linux's /proc; leave the memory out with --no-memory")
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     # Freed tensors go back to the system at once instead of into malloc's own store, which would hide the next peak.

@@ -55,7 +55,7 @@ def inputs(case: str, options: Options) -> tuple[list[torch.Tensor], torch.Tenso
 
 
 class Build:
-    """One case, to be made ready in any process."""
+    """One case."""
 
     def __init__(self, case: str):
         self.case = case

@@ -1,0 +1,288 @@
+"""A whole training step of either phase, base-size towers: ours against the textbook's.
+
+    python benchmarks/step.py --json step.json
+    python benchmarks/step.py --device cuda --batch 100 --phases 1 --largest 80
+
+A step is losses, gradients, clipping, AdamW and, in Phase 2, twins and queues; data loading is benchmarks/data.py's.
+Weights are random, captions have COCO's lengths: ours are padded to the longest of the batch, the textbook's to 40.
+Both paths compute the same loss, which is checked without dropout. The roofline line gives the share of the machine's
+matrix-product rate that the step's own products reach.
+"""
+
+from __future__ import annotations
+
+import gc
+
+import harness
+import textbook
+import torch
+from harness import Options, Subject
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+
+from lexlip import config
+from lexlip.module import RetrievalModule
+from lexlip.optim import make_optimizer, parameter_groups
+from Phase1.module import Phase1Module
+from Phase2.module import Phase2Module
+
+NAMED = {1: "task_Text_MAE_Contrastive_train", 2: "task_contrastive_train"}
+TOWERS = {
+    "base": {},
+    "tiny": {
+        "vit": "beit_base_patch16_224", "patch_size": 8, "input_image_embed_size": 16, "vocab_size": 60,
+        "vit_kwargs": {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "init_values": 0.5},
+        "text_layers": 2, "input_text_embed_size": 16, "hidden_size": 16, "num_heads": 2,
+    },
+}  # fmt: skip
+PADDED = 40
+
+
+def make_keys(phase: int, options: Options) -> dict:
+    """A run's keys, with fresh towers."""
+    sizes = options.more
+    keys = {**config.base(), **config.named()[NAMED[phase]], **TOWERS[sizes["towers"]]}
+    keys.update(
+        vit_pretrained=False, text_pretrained=False, batch_size=sizes["batch"], per_gpu_batchsize=sizes["batch"],
+        image_size=sizes["image_size"], queue_size=max(sizes["queue"], sizes["batch"]), num_gpus=int(options.cuda),
+        precision={"float32": 32, "bfloat16": "bf16", "float16": 16}[options.dtype],
+        gradient_checkpointing=sizes["checkpointing"],
+    )  # fmt: skip
+    return config.check(keys)
+
+
+def make_batch(keys: dict, length: int | None, device: str) -> dict:
+    """Random pairs, captions padded to `length` or to the longest; a third and a half of the words masked."""
+    g = torch.Generator().manual_seed(0)
+    rows, side = keys["batch_size"], keys["image_size"]
+    lengths = (14 + 3 * torch.randn(rows, generator=g)).round().long().clamp(8, PADDED)
+    length = length or int(lengths.max())
+    ids = torch.randint(5, keys["vocab_size"], (rows, PADDED), generator=g)
+    mask = (torch.arange(PADDED)[None, :] < lengths[:, None]).long()
+    batch = {"text_ids": ids * mask, "text_mask": mask}
+    for name in ("encoder", "decoder"):
+        hidden = torch.rand(rows, PADDED, generator=g) < keys["mlm_prob" if name == "encoder" else "decoder_mlm_prob"]
+        hidden &= mask == 1
+        hidden[:, 1] = True
+        batch[f"{name}_ids"] = (ids * mask).masked_fill(hidden, 4)
+        batch[f"{name}_labels"] = ids.masked_fill(~hidden, -100)
+    batch = {name: value[:, :length].contiguous() for name, value in batch.items()}
+    batch |= {"image": torch.randn(rows, 3, side, side, generator=g), "image_id": torch.arange(rows)}
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+class Step:
+    """One phase's module with its batch, and the two ways to train it.
+
+    Attributes:
+        module: shared by both ways, so that both fit into the memory of a small machine.
+    """
+
+    def __init__(self, phase: int, options: Options):
+        torch.manual_seed(0)
+        self.phase, self.options, self.keys = phase, options, make_keys(phase, options)
+        kind = {1: Phase1Module, 2: Phase2Module}[phase]
+        self.module: RetrievalModule = kind.from_keys(self.keys).to(options.device).train()
+        if options.more["compile"]:
+            self.module.model.image_encoder.compile()
+            self.module.model.text_encoder.compile()
+        if phase == 2:
+            self._fill_rings()
+        self.queues: list[textbook.Queue] = []
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.batches = {
+            "fast": make_batch(self.keys, None, options.device),
+            "textbook": make_batch(self.keys, PADDED, options.device),
+        }
+
+    def _fill_rings(self) -> None:
+        for ring in (self.module.text_ring, self.module.image_ring):
+            for part in ring.keys.split(512):  # uniform numbers of norm about one
+                part.copy_(torch.rand(part.shape, device=part.device) * (3 / ring.keys.shape[1]) ** 0.5)
+            ring.filled.fill_(ring.size)
+            ring.ids.fill_(-1)  # nobody's
+
+    @property
+    def trained(self) -> list[Tensor]:
+        """All trained parameters."""
+        return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+
+    def optimizer(self, which: str) -> torch.optim.Optimizer:
+        """Ours, or AdamW one tensor at a time; on the CPU both have one state, to spare its memory."""
+        if which not in self.optimizers:
+            if which == "fast":
+                self.optimizers[which] = make_optimizer(self.module, self.keys)
+            else:
+                groups = parameter_groups(self.module, self.keys["weight_decay"])
+                betas = tuple(self.keys["adam_betas"])
+                plain = torch.optim.AdamW(groups, lr=self.keys["learning_rate"], betas=betas, foreach=False)
+                if not self.options.cuda and "fast" in self.optimizers:
+                    plain.state = self.optimizers["fast"].state
+                self.optimizers[which] = plain
+        return self.optimizers[which]
+
+    def losses(self, which: str) -> dict[str, Tensor]:
+        """The parts of the loss; what the end of the step needs is kept in `self.kept`."""
+        batch, options = self.batches[which], self.options
+        with torch.autocast(options.device, options.torch_dtype, enabled=options.dtype != "float32"):
+            if which == "fast":
+                self.kept = self.module.prepare(batch)
+                vectors, losses = self.module.encode(self.kept)
+                with torch.autocast(options.device, enabled=False):
+                    losses |= self.module.global_losses(vectors, self.kept)
+                return self.module.weigh(losses)
+            with textbook.written_out(self.module):
+                if self.phase == 1:
+                    return textbook.phase1_losses(self.module, batch)
+                if not self.queues:
+                    self.queues = [
+                        textbook.Queue(ring.keys.T.float()) for ring in (self.module.text_ring, self.module.image_ring)
+                    ]
+                losses, *self.kept = textbook.phase2_losses(self.module, batch, *self.queues)
+                return losses
+
+    def backward(self, loss: Tensor) -> None:
+        """Both ways differ in what the forward pass has left behind."""
+        loss.backward()
+
+    def run(self, which: str) -> list[Tensor]:
+        """One training step; gives the loss."""
+        loss = sum(self.losses(which).values())
+        self.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.trained, self.keys["clip_grad"])
+        optimizer = self.optimizer(which)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if self.phase == 2:
+            if which == "fast":
+                self.module.after_step(self.kept)
+            else:
+                textbook.move_twin(self.module.twin.module, self.module.model, self.keys["momentum"])
+                for queue, keys in zip(self.queues, self.kept, strict=True):
+                    queue.push(keys)
+        self.kept = None
+        return [loss.detach()]
+
+    def difference(self) -> float:
+        """Of the two losses, relative, without dropout."""
+        self.module.eval()
+        with torch.no_grad():
+            fast, plain = (float(sum(self.losses(which).values())) for which in ("fast", "textbook"))
+        self.module.train()
+        return abs(fast - plain) / abs(plain)
+
+    def products(self) -> int:
+        """Floating-point operations of a fast step's matrix products."""
+        with FlopCounterMode(display=False) as counter:
+            self.run("fast")
+        return counter.get_total_flops()
+
+
+@register_flop_formula(torch.ops.lexlip.max_logits)
+def _head_flops(hidden, weight, *others, **named) -> int:
+    return 2 * hidden[0] * hidden[1] * hidden[2] * weight[0]
+
+
+class Build:
+    """One phase; both paths share one module."""
+
+    def __init__(self, phase: int):
+        self.phase = phase
+        self.step: Step | None = None
+
+    def __call__(self, which: str, options: Options) -> Subject:
+        self.step = self.step or Step(self.phase, options)
+        step, gradients = self.step, sum(parameter.nbytes for parameter in self.step.trained)
+        return Subject(lambda: step.run(which), kept=gradients)
+
+
+def largest_batch(phase: int, which: str, options: Options, gigabytes: float) -> int:
+    """The largest batch, to a sixteenth, whose step fits into so much memory of the GPU; 0: none does."""
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * 1e9 / total))
+    fits, tried = 0, 64
+    above: int | None = None
+    while above is None or above - fits > max(8, fits // 16):
+        if _fits(phase, which, options, tried):
+            fits, tried = tried, 2 * tried if above is None else (tried + above) // 2
+        else:
+            above, tried = tried, (fits + tried) // 2
+        if tried < 8:
+            break
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    return fits
+
+
+def _fits(phase: int, which: str, options: Options, batch: int) -> bool:
+    sizes = {**options.more, "batch": batch}
+    try:
+        step = Step(phase, Options(**{**vars(options), "more": sizes}))
+        for _ in range(2):  # the second one with the optimiser's state
+            step.run(which)
+        return True
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        step = None
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def measure(phase: int, options: Options) -> dict:
+    """One phase's row."""
+    build, sizes = Build(phase), options.more
+    build("fast", options)
+    difference = build.step.difference()
+    operations = build.step.products()
+    name = f"step, phase {phase}, batch {sizes['batch']}, {sizes['image_size']} px"
+    row = harness.compare(name + (", compiled" if sizes["compile"] else ""), build, options)
+    rate = harness.product_rate(options)
+    row |= {f"{which}_pairs_per_second": sizes["batch"] / row[which] for which in ("fast", "textbook")}
+    row |= {"batch": sizes["batch"], "image_size": sizes["image_size"], "queue": sizes["queue"]}
+    row |= {"loss_difference": difference, "operations": operations}
+    row |= {"product_rate": rate, "share_of_product_rate": operations / row["fast"] / rate}
+    row["notes"] = [f"{row['fast_pairs_per_second']:.1f} pairs/s, loss differs by {difference:.0e}"]
+    print(
+        f"roofline: {name}: {operations / 1e12:.2f} TFLOP of products in {row['fast']:.3f} s is "
+        f"{operations / row['fast'] / 1e12:.2f} TFLOP/s, {row['share_of_product_rate']:.0%} of the "
+        f"{rate / 1e12:.2f} TFLOP/s that a large {options.dtype} product reaches here",
+        flush=True,
+    )
+    return row
+
+
+def main(arguments: list[str] | None = None) -> list[dict]:
+    parser = harness.parser(__doc__)
+    parser.set_defaults(repeats=3)
+    parser.add_argument("--phases", type=int, nargs="+", choices=[1, 2], default=[1, 2])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--queue", type=int, default=11520)
+    parser.add_argument("--towers", choices=list(TOWERS), default="base")
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing in both paths")
+    parser.add_argument("--compile", action="store_true", help="torch.compile for both paths' towers")
+    parser.add_argument(
+        "--largest", type=float, metavar="GB", help="also the largest batch of both paths in so much GPU memory"
+    )
+    options = harness.options(parser, arguments)
+    if options.more["largest"] and not options.cuda:
+        parser.error("--largest needs a GPU")
+    rows = []
+    for phase in options.more["phases"]:
+        rows.append(measure(phase, options))
+        gc.collect()
+        if options.cuda:
+            torch.cuda.empty_cache()
+        if options.more["largest"]:
+            for which in ("fast", "textbook"):
+                rows[-1][f"{which}_largest_batch"] = largest_batch(phase, which, options, options.more["largest"])
+            rows[-1]["largest_batch_memory"] = options.more["largest"]
+            rows[-1]["notes"].append(
+                "largest batch {fast_largest_batch} and {textbook_largest_batch}".format(**rows[-1])
+            )
+    harness.report(rows, options)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

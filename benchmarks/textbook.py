@@ -1,0 +1,127 @@
+"""Both phases' steps as the formulas read, on the weights of the project's own modules.
+
+What the official code does: attention written out, with a gather of the position bias in every layer; logits of every
+token for every word, for the heads and for the masked words alike; captions padded to 40 tokens; the queue cloned for
+every use; twins and weights moved one tensor at a time.
+
+B pairs, L tokens, V vocabulary, K past keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lexlip.lexicon import PADDING_LOGIT, LexiconHead, lexicon_bottleneck
+from lexlip.losses import flops, in_batch_contrastive
+from lexlip.module import RetrievalModule
+
+
+@contextmanager
+def written_out(module: nn.Module) -> Iterator[None]:
+    """Attention without the fused kernel, position biases gathered layer by layer, for a while."""
+    undo = []
+
+    def change(owner: object, name: str, value: object) -> None:
+        undo.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
+
+    configs = set()
+    for part in list(module.modules()):
+        if hasattr(part, "fused_attn"):
+            change(part, "fused_attn", False)
+        if getattr(part, "rel_pos_bias", None) is not None:
+            change(part, "rel_pos_bias", None)
+        config = getattr(part, "config", None)
+        if hasattr(config, "_attn_implementation") and id(config) not in configs:
+            configs.add(id(config))
+            change(config, "_attn_implementation", "eager")
+    try:
+        yield
+    finally:
+        for owner, name, value in reversed(undo):
+            setattr(owner, name, value)
+
+
+def logits(head: LexiconHead, states: Tensor, mask: Tensor | None = None) -> Tensor:
+    """(B, L, V), padding pushed down."""
+    every = head(states)
+    return every if mask is None else every + (1 - mask[:, :, None]) * PADDING_LOGIT
+
+
+def term_weights(every: Tensor) -> Tensor:
+    """(B, L, V) logits to (B, V) retrieval vectors, normalised."""
+    pooled = torch.relu(every).max(dim=1).values
+    return F.normalize(torch.log(1 + pooled.float()), dim=-1)
+
+
+def every_word_loss(every: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy over (B, L, V), positions without a label left out at the end."""
+    return F.cross_entropy(every.flatten(0, 1).float(), labels.flatten(), ignore_index=-100)
+
+
+def phase1_losses(module: RetrievalModule, batch: dict) -> dict[str, Tensor]:
+    """All parts of Phase 1's loss."""
+    model, mask = module.model, batch["text_mask"]
+    image = logits(model.image_head, model.image_encoder(batch["image"]))
+    masked = model.text_head(model.text_encoder(batch["encoder_ids"], mask))
+    text = logits(model.text_head, model.text_encoder(batch["text_ids"], mask), mask)
+    padded = masked + (1 - mask[:, :, None]) * PADDING_LOGIT
+    losses = {"self_t_mlm_loss": every_word_loss(masked, batch["encoder_labels"])}
+    embeddings = model.text_encoder.embed(batch["decoder_ids"])
+    for part, every in (("i2t", image), ("t2t", padded)):
+        bottleneck = lexicon_bottleneck(every.max(dim=1).values, model.text_encoder.word_embeddings)
+        decoded = model.text_head(module.decoder(embeddings, mask, bottleneck))
+        losses[f"{part}_mlm_loss"] = every_word_loss(decoded, batch["decoder_labels"])
+    text, image = term_weights(text), term_weights(image)
+    losses["contrastive_loss"] = in_batch_contrastive(text, image, module.keys["temperature"])
+    losses["flops_loss"] = module.keys["flops_weight"] * (flops(text) + flops(image))
+    return losses
+
+
+class Queue:
+    """K past keys as the columns of a (V, K) matrix in 32 bits, and the place of the next."""
+
+    def __init__(self, keys: Tensor):
+        self.keys, self.place = keys, 0
+
+    def push(self, keys: Tensor) -> None:
+        """Store (B, V) keys; what runs over the end is lost."""
+        rows = min(len(keys), self.keys.shape[1] - self.place)
+        self.keys[:, self.place : self.place + rows] = keys.T[:, :rows]
+        self.place = (self.place + len(keys)) % self.keys.shape[1] if rows == len(keys) else 0
+
+
+def phase2_losses(
+    module: RetrievalModule, batch: dict, text_queue: Queue, image_queue: Queue
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """All parts of Phase 2's loss, and the step's keys of captions and pictures."""
+    vectors = []
+    for model, grad in ((module.model, True), (module.twin.module, False)):
+        with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
+            text = model.text_encoder(batch["text_ids"], batch["text_mask"])
+            vectors.append(term_weights(logits(model.text_head, text, batch["text_mask"])))
+            vectors.append(term_weights(logits(model.image_head, model.image_encoder(batch["image"]))))
+    text, image, text_key, image_key = vectors
+    losses = []
+    for query, key, queue in ((text, image_key, image_queue), (image, text_key, text_queue)):
+        positive = torch.einsum("bv,bv->b", query, key)[:, None]
+        negative = torch.einsum("bv,vk->bk", query, queue.keys.clone().detach())
+        scores = torch.cat([positive, negative], dim=1).float() / module.keys["temperature"]
+        losses.append(F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long, device=scores.device)))
+    parts = {
+        "contrastive_loss": (losses[0] + losses[1]) / 2,
+        "flops_loss": module.keys["flops_weight"] * (flops(text) + flops(image)),
+    }
+    return parts, text_key, image_key
+
+
+@torch.no_grad()
+def move_twin(twin: nn.Module, model: nn.Module, momentum: float) -> None:
+    """One parameter at a time, each into new memory."""
+    for theirs, ours in zip(twin.parameters(), model.parameters(), strict=True):
+        theirs.data = theirs.data * momentum + ours.data * (1 - momentum)
