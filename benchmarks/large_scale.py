@@ -98,7 +98,7 @@ def run(data: SyntheticSet, folder: Path, rounds: int, impact_bits: list[int]) -
         found = [contender.one(query) for query in range(len(bags))]
         contender.facts["recall@10"] = recall(found, truth)
     _say("dense vectors")
-    dense = FlatVectors(data.documents, min(BATCH, len(bags)), data.seed)
+    dense = FlatVectors(data.documents, BATCH, data.seed)
     contenders += [
         Contender(dense.name, lambda query: dense.search(query % BATCH, K), None, dense.bytes(), 5, 0),
         Contender(
