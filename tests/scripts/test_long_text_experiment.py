@@ -1,0 +1,61 @@
+"""The experiment's command at toy scale: four real trainings of two steps, and what it makes of their numbers."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sacred")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    path = ROOT / "scripts" / "long_text_experiment.py"
+    spec = importlib.util.spec_from_file_location("long_text_experiment", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_it_trains_evaluates_and_does_nothing_twice(experiment, tiny_data, tmp_path, capsys, monkeypatch):
+    keys = {
+        "datasets": ["tiny"], "data_root": str(tiny_data["root"]), "tokenizer": tiny_data["tokenizer"],
+        "vocab_size": tiny_data["words"], "vit": "resnet10t", "vit_pretrained": False, "image_size": 32,
+        "input_image_embed_size": 512, "text_layers": 1, "input_text_embed_size": 16, "hidden_size": 16,
+        "num_heads": 2, "batch_size": 4, "per_gpu_batchsize": 4, "max_steps": 2, "num_workers": 0,
+    }  # fmt: skip
+    words = ["--out", str(tmp_path / "out"), "--seeds", "3", *(f"{key}={value!r}" for key, value in keys.items())]
+    assert experiment.main(words) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(results["runs"]) == {"dense_short", "dense_lotlip", "lexicon_short", "lexicon_lotlip"}
+    for row in results["runs"].values():
+        assert [(row[kind][0]["pictures"], row[kind][0]["captions"]) for kind in ("short", "long")] == [(4, 8), (4, 4)]
+    configs = {
+        name: json.loads((tmp_path / "out" / "models" / f"{name}_seed3" / "config.json").read_text()) for name in results["runs"]
+    }
+    assert [configs[name]["corner_tokens"] for name in ("dense_short", "dense_lotlip")] == [0, 2]
+    assert {config["head"] for config in configs.values()} == {"dense", "lexicon"}
+    assert all(config["sentence_sep"] and config["max_text_len"] == 128 for config in configs.values())
+    assert "lexicon_lotlip  long" in capsys.readouterr().out
+
+    monkeypatch.setattr(experiment.subprocess, "run", None)  # nothing is trained again
+    assert experiment.main(words) == 0
+
+
+def test_mean_and_spread_by_hand(experiment):
+    def row(number):
+        return {side: {f"R@{k}": number for k in (1, 5, 10)} for side in ("t2i", "i2t")}
+
+    spread = experiment._spread([row(10.0), row(14.0), row(12.0)])
+    assert spread["t2i"]["R@1"] == [12.0, 2.0] and experiment._spread([row(3.0)])["i2t"]["R@10"] == [3.0, 0.0]
+    table = experiment._table({"dense_short": {"short": spread, "long": spread}}, 3)
+    assert "   12.00 ±2.00" in table and "3 seeds" in table
+
+
+def test_an_unknown_variant_is_refused(experiment, capsys):
+    with pytest.raises(SystemExit):
+        experiment.main(["--variants", "short,tall"])
+    assert "'tall' is none of short, lotlip, plain" in capsys.readouterr().err
