@@ -235,28 +235,21 @@ class Index:
 
         if not hasattr(_scratch, "sums"):
             _scratch.sums, _scratch.floor = np.zeros(BLOCK, np.int32), np.zeros(1, np.int64)
-        count = last - first
-        offsets = queries.offsets[first : last + 1]
+        shape = (last - first, k)
         found = None
-        at_least = np.zeros(count)
+        at_least = np.zeros(last - first)
         for number in numbers:
             segment = self.segments[number]
-            part = Found(np.full((count, k), -1), np.full((count, k), -1), np.zeros((count, k)))
-            counts = np.zeros(count, np.int64)
+            documents, scores = np.empty(shape, np.int64), np.empty(shape)
             search(
                 segment.data, segment.table, segment.skips, segment.terms, segment.impacts, segment.bits,
-                segment.documents, segment.deleted, queries.terms, queries.weights, offsets, 0, count, k,
-                at_least, drop, candidates, _scratch.sums, _scratch.floor,
-                part.documents, part.scores, counts,
+                segment.documents, segment.deleted, queries.terms, queries.weights, queries.offsets[first : last + 1],
+                k, at_least, drop, candidates, _scratch.sums, _scratch.floor, documents, scores,
             )  # fmt: skip
-            part.segments[part.documents >= 0] = number
+            part = Found(np.where(documents < 0, -1, number), documents, scores)
             found = part if found is None else self._merged(found, part)
             at_least = found.scores[:, -1].copy()
-        return (
-            found
-            if found is not None
-            else Found(np.full((count, k), -1), np.full((count, k), -1), np.zeros((count, k)))
-        )
+        return found or Found(np.full(shape, -1), np.full(shape, -1), np.zeros(shape))
 
     def _merged(self, one: Found, other: Found) -> Found:
         """The best of both, row by row."""

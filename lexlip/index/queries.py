@@ -72,6 +72,8 @@ def bag_of(query: Query, model: LexLIP | None = None) -> tuple[np.ndarray, np.nd
 
 def pack(bags: Sequence[tuple[np.ndarray, np.ndarray]]) -> Queries:
     """Rows of what `bag_of` returned."""
+    if len(bags) == 1:
+        return Queries(np.array([0, len(bags[0][0])]), *bags[0])
     offsets = np.zeros(len(bags) + 1, np.int64)
     np.cumsum([len(terms) for terms, _ in bags], out=offsets[1:])
     terms = np.concatenate([terms for terms, _ in bags]) if bags else np.empty(0, np.uint32)

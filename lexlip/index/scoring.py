@@ -33,10 +33,9 @@ _AT, _DOCUMENT, _CODE, _WORD, _BASE, _LOWS = range(6)
 @compiled
 def search(
     data, table, skips, terms, impacts, bits, documents, deleted,
-    query_terms, query_weights, query_offsets, first, last, k, at_least, drop, candidates,
-    sums, floor, found, scores, counts,
+    query_terms, query_weights, query_offsets, k, at_least, drop, candidates, sums, floor, found, scores,
 ):  # fmt: skip
-    """The k best documents of queries first to last - 1 in one segment.
+    """The k best documents of some queries in one segment.
 
     Args:
         data: uint8, the section of postings, with its padding.
@@ -45,27 +44,26 @@ def search(
         impacts: (2^bits,) float64, the weight that each impact code stands for.
         documents: how many there are.
         deleted: uint8 bitmap, lowest bit first; empty where nothing is deleted.
-        query_terms, query_weights, query_offsets: queries in rows, each row's terms ascending, weights above 0.
+        query_terms, query_weights, query_offsets: Q queries in rows, each row's terms ascending, weights above 0.
         at_least: (Q,) float64, a score below which a document is of no use.
         drop: share of a query's largest possible score that the terms left out may hold; 0 is exact.
         candidates: documents that get the terms left out added, where `drop` is above 0.
         sums, floor: (BLOCK,) int32 and (1,) int64, kept from call to call; zeros at first.
-        found, scores, counts: (Q, k) int64 and float64 and (Q,) int64; rows first to last - 1 are filled, best first,
-            equal scores by document.
+        found, scores: (Q, k) int64 and float64; filled, best first, equal scores by document, then -1 and 0.
     """
-    for query in range(first, last):
+    for query in range(len(query_offsets) - 1):
         rows, weights = _lists(
             terms, query_terms[query_offsets[query] : query_offsets[query + 1]],
             query_weights[query_offsets[query] : query_offsets[query + 1]],
         )  # fmt: skip
-        counts[query] = 0
+        found[query], scores[query] = -1, 0.0
         if len(rows) == 0:
             continue
         lists = table[rows]
         used = np.ones(len(rows), np.bool_)
         if drop > 0:
             _drop(lists, impacts, weights, drop, used)
-        counts[query] = _search(
+        _search(
             data, lists, skips, impacts, bits, documents, deleted, weights, used,
             k, at_least[query], candidates if drop > 0 else 0, sums, floor, found[query], scores[query],
         )  # fmt: skip
@@ -103,7 +101,7 @@ def _search(
     data, lists, skips, impacts, bits, documents, deleted, weights, used,
     k, at_least, candidates, sums, floor, found, scores,
 ):  # fmt: skip
-    """One query; returns how many documents were found."""
+    """One query."""
     total = (weights * impacts[lists[:, TOP]]).sum()
     scale = LIMIT / total
     slack = len(lists) + 2
@@ -165,7 +163,6 @@ def _search(
     for left in range(size, 0, -1):
         scores[left - 1], found[left - 1] = top[0][0], top[1][0]
         _replace_worst(top[0], top[1], left - 1, top[0][left - 1], top[1][left - 1])
-    return size
 
 
 @compiled
