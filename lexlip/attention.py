@@ -54,7 +54,7 @@ def _attention_backward(grad, q, k, v, bias):
     scale, dtype = q.shape[-1] ** -0.5, q.dtype
     grad_q, grad_k, grad_v = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
     bias = bias[0].to(torch.promote_types(dtype, torch.float32))
-    grad_bias = torch.zeros_like(bias)
+    grad_bias = torch.zeros_like(bias, memory_format=torch.contiguous_format)
     for b in range(len(q)):
         queries = q[b] * scale
         weights = torch.softmax((queries @ k[b].mT).to(bias.dtype).add_(bias), dim=-1)  # (H, L, L)
