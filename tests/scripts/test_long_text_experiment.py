@@ -33,9 +33,8 @@ def test_it_trains_evaluates_and_does_nothing_twice(experiment, tiny_data, tmp_p
     assert set(results["runs"]) == {"dense_short", "dense_lotlip", "lexicon_short", "lexicon_lotlip"}
     for row in results["runs"].values():
         assert [(row[kind][0]["pictures"], row[kind][0]["captions"]) for kind in ("short", "long")] == [(4, 8), (4, 4)]
-    configs = {
-        name: json.loads((tmp_path / "out" / "models" / f"{name}_seed3" / "config.json").read_text()) for name in results["runs"]
-    }
+    models = tmp_path / "out" / "models"
+    configs = {name: json.loads((models / f"{name}_seed3" / "config.json").read_text()) for name in results["runs"]}
     assert [configs[name]["corner_tokens"] for name in ("dense_short", "dense_lotlip")] == [0, 2]
     assert {config["head"] for config in configs.values()} == {"dense", "lexicon"}
     assert all(config["sentence_sep"] and config["max_text_len"] == 128 for config in configs.values())
