@@ -6,6 +6,7 @@ with bytes that are not UTF-8 are left out and listed, as long as they are few: 
 
 from __future__ import annotations
 
+import codecs
 import csv
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,10 +62,8 @@ def read_columns(path: str | Path, rules: Rules = USUAL_RULES) -> Rows:
     doubled = [column for column in set(names) if names.count(column) > 1]
     if doubled:
         raise DataError(f"{path}: the column {doubled[0]!r} occurs twice in the header")
-    if separator == ",":
-        rows = _parse(path, separator, names, quoted=True)
-    else:
-        rows = _either_way(path, names)
+    table = _Table(path, separator, names, "utf-8" if _is_utf8(path) else "latin-1")
+    rows = _parse(table, quoted=True) if separator == "," else _either_way(table)
     example = rows.bad[0].reason if rows.bad else ""
     rules.check_rows(len(rows.bad), len(rows.numbers) + len(rows.bad), str(path), example)
     return rows
@@ -84,17 +83,38 @@ def _read_header(path: Path) -> str:
         raise DataError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
 
 
-def _either_way(path: Path, names: list[str]) -> Rows:
+@dataclass(frozen=True)
+class _Table:
+    path: Path
+    separator: str
+    names: list[str]
+    # latin-1 gives every byte a character, so that pyarrow can name a bad row that is not UTF-8.
+    encoding: str
+
+
+def _is_utf8(path: Path) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with open(path, "rb") as file:
+        try:
+            while block := file.read(_BLOCK):
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return False
+    return True
+
+
+def _either_way(table: _Table) -> Rows:
     """The reading of quotes that leaves fewer rows over."""
     try:
-        plain = _parse(path, "\t", names, quoted=False)
+        plain = _parse(table, quoted=False)
     except _Malformed:
         plain = None
     if plain is not None and not plain.bad:
         return _unquoted(plain)
     # A quoted field may hold a TAB or a line break: only then is the number of columns off.
     try:
-        quoted = _without_swallowed(_parse(path, "\t", names, quoted=True))
+        quoted = _without_swallowed(_parse(table, quoted=True))
     except _Malformed:
         if plain is None:
             raise
@@ -106,22 +126,25 @@ class _Malformed(DataError):
     pass
 
 
-def _parse(path: Path, separator: str, names: list[str], quoted: bool) -> Rows:
-    wanted = [column for column in COLUMNS if column in names]
+def _parse(table: _Table, quoted: bool) -> Rows:
+    wanted = [column for column in COLUMNS if column in table.names]
     bad: list[tuple[int, str]] = []
 
     def leave_out(row: pacsv.InvalidRow) -> str:
+        text = row.text.encode(table.encoding).decode(errors="replace")
         expected = f"expected {row.expected_columns} columns, got {row.actual_columns}"
-        bad.append((row.number - 1, f"malformed (Row #{row.number}: {expected}: {one_line(row.text, 100)})"))
+        bad.append((row.number - 1, f"malformed (Row #{row.number}: {expected}: {one_line(text, 100)})"))
         return "skip"
 
     try:
-        table = pacsv.read_csv(
-            path,
+        parsed = pacsv.read_csv(
+            table.path,
             # One thread, so that a bad row has a number. The header is read already: its own quotes may be on.
-            read_options=pacsv.ReadOptions(use_threads=False, block_size=_BLOCK, skip_rows=1, column_names=names),
+            read_options=pacsv.ReadOptions(
+                use_threads=False, block_size=_BLOCK, skip_rows=1, column_names=table.names, encoding=table.encoding,
+            ),
             parse_options=pacsv.ParseOptions(
-                delimiter=separator, quote_char='"' if quoted else False, newlines_in_values=quoted,
+                delimiter=table.separator, quote_char='"' if quoted else False, newlines_in_values=quoted,
                 invalid_row_handler=leave_out,
             ),
             # Bytes, because one row that is not UTF-8 would end the parse.
@@ -133,19 +156,21 @@ def _parse(path: Path, separator: str, names: list[str], quoted: bool) -> Rows:
     except (pa.ArrowException, OSError) as error:
         # "straddling": pyarrow's word for a row longer than a block, most often a quote that is never closed
         hint = f"; a row may have {_BLOCK >> 20} MB" if "straddling" in str(error) else ""
-        raise _Malformed(f"{path}: malformed table ({one_line(error)}{hint})") from error
-    total = table.num_rows + len(bad)
+        raise _Malformed(f"{table.path}: malformed table ({one_line(error)}{hint})") from error
+    total = parsed.num_rows + len(bad)
     numbers = np.setdiff1d(np.arange(1, total + 1), [number for number, _ in bad])
     rows = Rows(
-        {column: _binary(table.column(column)) for column in wanted}, numbers,
+        {column: _binary(parsed.column(column), table.encoding) for column in wanted}, numbers,
         [Skipped("", "", "malformed", f"row {number}: {reason}") for number, reason in bad],
     )  # fmt: skip
     return _decoded(rows)
 
 
-def _binary(column: pa.ChunkedArray) -> pa.Array:
-    """One contiguous array with 64-bit offsets: a table's texts may be more than 2 GB together."""
-    return column.cast(pa.large_binary()).combine_chunks()
+def _binary(column: pa.ChunkedArray, encoding: str) -> pa.Array:
+    """The file's bytes, one contiguous array with 64-bit offsets: a table's texts may be more than 2 GB together."""
+    if encoding == "utf-8":
+        return column.cast(pa.large_binary()).combine_chunks()
+    return pa.array((cell.as_py().decode().encode(encoding) for cell in column), pa.large_binary())
 
 
 def _decoded(rows: Rows) -> Rows:

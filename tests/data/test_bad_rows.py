@@ -29,6 +29,7 @@ CASES = {
     "too many columns": (b"a\tb.jpg\t7\tmore", "malformed", "Row #8: expected 3 columns, got 4"),
     "too few columns": (b"a dog", "malformed", "Row #8: expected 3 columns, got 1"),
     "not UTF-8": (b"caf\xe9\tb.jpg\t7", "malformed", "title is not UTF-8 text"),
+    "too few columns, not UTF-8": (b"caf\xe9", "malformed", "expected 3 columns, got 1: caf\ufffd"),
     "no caption": (b" \tb.jpg\t7", "empty", "no caption"),
     "no file": (b"a dog\t\t7", "empty", "no file"),
     "long caption": (b"a dog " * 2_000_000 + b"\tb.jpg\t7", "long", "more than 10,000 letters"),
