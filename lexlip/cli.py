@@ -4,6 +4,7 @@ lexlip import-official CKPT OUT    a checkpoint of the official code
 lexlip import-lotlip CKPT OUT      a checkpoint of LoTLIP
 lexlip export CKPT OUT             a checkpoint of this code
 lexlip export-onnx FOLDER OUT      both towers as ONNX files
+lexlip encode --model M --out DIR  pictures or texts as vectors
 lexlip index ACTION INDEX          build, add, delete, merge, info, verify
 lexlip search --index INDEX TEXT   or a picture, or a bag of words
 lexlip eval-long-text --model ...  recall on DCI, IIW, ShareGPT4V, Urban1k
@@ -15,6 +16,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from lexlip.encode.cli import add_commands as add_encode
 from lexlip.errors import UserError
 from lexlip.index.cli import add_commands
 from lexlip.long_text.cli import add_commands as add_long_text
@@ -64,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     onnx.add_argument("folder", type=Path)
     onnx.add_argument("out", type=Path)
     onnx.set_defaults(run=_export_onnx)
+    add_encode(commands)
     add_commands(commands)
     add_long_text(commands)
     return parser

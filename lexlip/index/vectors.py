@@ -1,13 +1,15 @@
 """Lexicon vectors as rows of terms and weights: in memory, and in Arrow shards.
 
 A shard is an Arrow IPC file with the columns `id` (string, or whole numbers), `terms` (list of uint16 or uint32) and
-`weights` (list of float16 or float32). Weights count as float16 in an index, whatever they come in.
+`weights` (list of float16 or float32). Weights count as float16 in an index, whatever they come in. Shards that one
+run of `lexlip encode` wrote say so in their schema: a folder that lacks some of them is refused.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,25 @@ from lexlip.index.ids import Ids
 
 MAX_TERM = 2**22 - 1  # arrays with a place for every term are held while an index is built
 _HEAVIEST = float(np.finfo(np.float16).max)
+RUN_KEY = b"lexlip.run"  # of the schema: a `Run`
+
+
+@dataclass(frozen=True)
+class Run:
+    """Which of how many shards a file is.
+
+    Attributes:
+        id: the same for all shards of a run.
+        shard: its number, from 0.
+        shards: of the run.
+    """
+
+    id: str
+    shard: int
+    shards: int
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -119,7 +140,7 @@ def find_shards(paths: Iterable[str | Path]) -> list[Path]:
     """Files as they are, and of each folder its *.arrow files, sorted.
 
     Raises:
-        IndexingError: a path that does not exist, or a folder without shards.
+        IndexingError: a path that does not exist, a folder without shards, or without all shards of a run.
     """
     found = []
     for path in map(Path, paths):
@@ -127,12 +148,41 @@ def find_shards(paths: Iterable[str | Path]) -> list[Path]:
             inside = sorted(path.glob("*.arrow"))
             if not inside:
                 raise IndexingError(f"{path} holds no *.arrow files")
+            _require_whole_runs(path, inside)
             found += inside
         elif path.is_file():
             found.append(path)
         else:
             raise IndexingError(f"{path}: no such file or folder")
     return found
+
+
+def _require_whole_runs(folder: Path, paths: list[Path]) -> None:
+    there: dict[tuple[str, int], set[int]] = {}
+    for path in paths:
+        run = _run_of(path)
+        if run is not None:
+            there.setdefault((run.id, run.shards), set()).add(run.shard)
+    for (_, shards), numbers in there.items():
+        if len(numbers) < shards:
+            raise IndexingError(
+                f"{folder} holds {len(numbers)} of the {shards} shards that lexlip encode writes there; the same "
+                "command again goes on with the others"
+            )
+
+
+def _run_of(path: Path) -> Run | None:
+    try:
+        with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+            text = (reader.schema.metadata or {}).get(RUN_KEY)
+        if text is None:
+            return None
+        content = json.loads(text)
+        return Run(str(content["id"]), int(content["shard"]), int(content["shards"]))
+    except pa.ArrowInvalid:
+        return None  # reading the rows says so
+    except (ValueError, TypeError, KeyError) as error:
+        raise IndexingError(f"{path}: its schema says nothing usable of its run ({error})") from error
 
 
 def read_shards(paths: Iterable[str | Path]) -> Iterator[SparseRows]:

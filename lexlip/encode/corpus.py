@@ -1,0 +1,39 @@
+"""What can be encoded: documents 0..len-1, pictures or texts, each with an id that no other has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Protocol
+
+from lexlip_data.skipped import Skipped
+
+
+class Corpus(Protocol):
+    """What pictures and texts have in common."""
+
+    what: ClassVar[str]  # "images" or "texts"
+    ids: str  # of the shards' id column: "int" or "string"
+    origin: str  # its file or folder, for messages
+    left_out: list[Skipped]  # rows of its file that are no documents; to be listed
+
+    def __len__(self) -> int: ...
+
+    def fingerprint(self) -> str:
+        """Differs when documents were added, removed or renamed; what pictures show is not looked at."""
+
+
+class Pictures(Corpus, Protocol):
+    """Pictures, read in any order by any number of processes; pickled for those."""
+
+    def picture(self, i: int) -> tuple[str, bytes | memoryview]:
+        """Id and encoded bytes. Raises BrokenSample if one of them cannot be had."""
+
+    def place(self, i: int) -> str:
+        """What to call a picture that is left out: its id, or file and row."""
+
+
+class Texts(Corpus, Protocol):
+    """Texts, read in order."""
+
+    def read(self, start: int, stop: int) -> Iterator[tuple[int | str, str] | Skipped]:
+        """Id and text of documents start to stop - 1, or why there is none."""

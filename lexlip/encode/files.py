@@ -1,0 +1,145 @@
+"""Plain files as a corpus: a folder of pictures, and a text file with a document a line."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from lexlip_data.errors import BrokenSample, DataError, one_line
+from lexlip_data.files import read_picture, real_roots, require_file
+from lexlip_data.skipped import Skipped
+from lexlip_data.source import MAX_CAPTION, usable_caption
+
+SUFFIXES = frozenset(".jpg .jpeg .png .gif .webp .tif .tiff .bmp .ppm .jp2 .avif".split())
+_LISTED = 1 << 16  # names held as Python strings at a time
+_BLOCK = 1 << 20
+_MARK = 1024  # every so many lines one's place is kept
+_LONGEST = 4 * MAX_CAPTION + 8  # bytes of a line that may still be short enough
+
+
+class FolderPictures:
+    """All pictures under a folder, by their suffixes; the id is the path from there, with forward slashes.
+
+    Keeps the names, some 50 bytes each. See `lexlip.encode.corpus.Pictures` for the methods.
+
+    Raises:
+        DataError: no such folder.
+    """
+
+    what, ids = "images", "string"
+
+    def __init__(self, folder: str | Path):
+        self.folder, self.origin = Path(folder), str(folder)
+        if not self.folder.is_dir():
+            raise DataError(f"{folder}: no such folder")
+        self.left_out: list[Skipped] = []
+        self._roots = real_roots(self.folder)
+        chunks, names = [], []
+        for name in self._walk():
+            names.append(name)
+            if len(names) == _LISTED:
+                chunks.append(pa.array(names, pa.large_string()))
+                names = []
+        self._names = pa.chunked_array([*chunks, pa.array(names, pa.large_string())]).combine_chunks()
+
+    def _walk(self) -> Iterator[str]:
+        for place, folders, files in os.walk(self.folder):
+            folders.sort()
+            for file in sorted(files):
+                if os.path.splitext(file)[1].lower() not in SUFFIXES:
+                    continue
+                name = Path(place, file).relative_to(self.folder).as_posix()
+                try:
+                    name.encode()
+                except UnicodeEncodeError:
+                    self.left_out.append(Skipped("", ascii(name), "broken", "the file's name is not UTF-8"))
+                    continue
+                yield name
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for start in range(0, len(self), _LISTED):
+            digest.update("\0".join(self._names[start : start + _LISTED].to_pylist()).encode() + b"\0")
+        return digest.hexdigest()
+
+    def picture(self, i: int) -> tuple[str, bytes]:
+        name = self.place(i)
+        return name, read_picture(self.folder / name, self._roots)
+
+    def place(self, i: int) -> str:
+        return self._names[i].as_py()
+
+
+class LineTexts:
+    """The lines of a UTF-8 text file; the id is the line's number, from 1.
+
+    Reads the file once to count, and keeps the place of every 1,024th line. See `lexlip.encode.corpus.Texts` for the
+    methods.
+
+    Raises:
+        DataError: no such file.
+    """
+
+    what, ids = "texts", "int"
+
+    def __init__(self, path: str | Path):
+        self.path, self.origin = Path(path), str(path)
+        self.left_out: list[Skipped] = []
+        require_file(path)
+        digest = hashlib.blake2b(digest_size=16)
+        self._marks, lines, place, last = array("q", [0]), 0, 0, b"\n"
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                ends = np.flatnonzero(np.frombuffer(block, np.uint8) == 10) + place + 1
+                first = _MARK - 1 - lines % _MARK  # of these line ends, the one before which a marked line begins
+                self._marks.extend(ends[first::_MARK].tolist())
+                lines, place, last = lines + len(ends), place + len(block), block[-1:]
+        self._lines = lines + (last != b"\n")
+        self._digest = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return self._lines
+
+    def fingerprint(self) -> str:
+        return self._digest
+
+    def read(self, start: int, stop: int) -> Iterator[tuple[int, str] | Skipped]:
+        with open(self.path, "rb") as file:
+            file.seek(self._marks[start // _MARK])
+            for number in range(start - start % _MARK, stop):
+                line = _line(file)
+                if number < start:
+                    continue
+                try:
+                    yield number + 1, _text(line, first=number == 0)
+                except BrokenSample as error:
+                    yield Skipped(str(number + 1), f"{self.origin}, line {number + 1}", "broken", one_line(error))
+
+
+def _line(file) -> bytes:
+    """The next line; of one that is too long, enough to see that it is."""
+    line = file.readline(_LONGEST)
+    more = line
+    while more and not more.endswith(b"\n"):
+        more = file.readline(_LONGEST)
+    return line
+
+
+def _text(line: bytes, first: bool) -> str:
+    line = line.rstrip(b"\r\n")
+    if len(line) >= _LONGEST - 2:
+        raise BrokenSample(f"more than {MAX_CAPTION:,} letters")
+    try:
+        return usable_caption(line.decode("utf-8-sig" if first else "utf-8"))
+    except UnicodeDecodeError as error:
+        raise BrokenSample(f"not UTF-8 text ({error.reason})") from error

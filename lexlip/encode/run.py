@@ -1,0 +1,162 @@
+"""Encode a corpus: claim the folder, write this process's shards, list what was left out."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from lexlip.encode.corpus import Pictures, Texts
+from lexlip.encode.shards import EncodingError, Folder, Plan
+from lexlip.encode.vectors import Encoder
+from lexlip.model import LexLIP
+from lexlip_data.skipped import USUAL_RULES, Rules
+
+BATCH_SIZE = 64
+SHARD_DOCUMENTS = 8192  # some minutes of work on a CPU, seconds on a GPU: what a killed process loses
+WINDOW_BATCHES = 16  # batches of texts that are sorted by length together
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a call did, and what is there now.
+
+    Attributes:
+        documents: of the corpus.
+        encoded: documents of the shards that this call wrote.
+        shards: of the corpus.
+        skipped: documents that were left out; None while other processes have shards to write.
+    """
+
+    documents: int
+    encoded: int
+    shards: int
+    skipped: int | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard is there."""
+        return self.skipped is not None
+
+
+def encode(
+    model: LexLIP,
+    corpus: Pictures | Texts,
+    out: str | Path,
+    *,
+    top_k: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    shard_documents: int = SHARD_DOCUMENTS,
+    workers: int = 0,
+    rules: Rules = USUAL_RULES,
+    process: tuple[int, int] = (0, 1),
+    progress: bool = False,
+) -> Encoded:
+    """Write a corpus as shards of L2-normalised lexicon vectors; shards that are there stay.
+
+    Args:
+        model: with a tokenizer if the corpus is texts.
+        corpus: its documents keep their order.
+        out: a new folder, or one that the same model, corpus and arguments began.
+        top_k: only so many heaviest terms of a vector are kept, weights as they were; None: all.
+        batch_size: documents that go through the model at once.
+        shard_documents: documents of a shard.
+        workers: processes that decode pictures; 0: this one does.
+        rules: how many documents may be left out because they cannot be read.
+        process: number of this process and how many there are; each writes every so-manieth shard.
+        progress: whether a bar is drawn.
+
+    Raises:
+        EncodingError: nothing to encode, numbers that cannot be, or a folder that holds something else.
+        DataError: too many documents cannot be read.
+        IndexingError: the model gives a weight that is no number.
+    """
+    for name, value in (("top_k", top_k), ("batch_size", batch_size), ("shard_documents", shard_documents)):
+        if value is not None and value < 1:
+            raise EncodingError(f"{name}={value}: at least 1")
+    if not len(corpus):
+        raise EncodingError(f"{corpus.origin}: no {corpus.what} to encode")
+    if corpus.what == "texts" and model.tokenizer is None:
+        raise EncodingError("the model has no tokenizer, which texts need; save one into its folder")
+    plan = Plan(len(corpus), shard_documents, batch_size * WINDOW_BATCHES)
+    folder = Folder(Path(out), plan, _facts(model, corpus, plan, top_k, batch_size), rules)
+    rank, processes = process
+    mine = range(rank, plan.shards, processes)
+    todo = [shard for shard in mine if not folder.is_finished(shard)]
+    encoder = Encoder(model.eval(), top_k, batch_size, workers)
+    windows = encoder.windows(corpus, (window for shard in todo for window in plan.windows(shard)))
+    wide = model.config.vocab_size > 1 << 16
+    with tqdm(
+        total=sum(map(plan.size, mine)), initial=sum(map(plan.size, set(mine) - set(todo))),
+        unit=f" {corpus.what}", disable=not progress,
+    ) as bar:  # fmt: skip
+        for shard in todo:
+            folder.write(shard, _counted(islice(windows, len(plan.windows(shard))), bar), corpus.ids, wide)
+    skipped = folder.finish(corpus.left_out)
+    return Encoded(plan.documents, sum(map(plan.size, todo)), plan.shards, skipped)
+
+
+def process_of(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """Number of this process and how many there are, by the launcher's RANK and WORLD_SIZE; (0, 1) without.
+
+    Raises:
+        EncodingError: one is set and the other not, or they are no such numbers.
+    """
+    texts = [environment.get(name) for name in ("RANK", "WORLD_SIZE")]
+    if texts == [None, None]:
+        return 0, 1
+    try:
+        rank, processes = (int(text) for text in texts)
+    except (TypeError, ValueError):
+        rank, processes = -1, 0
+    if not 0 <= rank < processes:
+        raise EncodingError(
+            f"RANK={texts[0]} and WORLD_SIZE={texts[1]}: set both, RANK from 0 to WORLD_SIZE - 1, or neither"
+        )
+    return rank, processes
+
+
+def _counted(windows, bar: tqdm):
+    for rows, skipped in windows:
+        yield rows, skipped
+        bar.update(len(rows) + len(skipped))
+
+
+def _facts(model: LexLIP, corpus: Pictures | Texts, plan: Plan, top_k: int | None, batch_size: int) -> dict:
+    """What decides every byte of the shards. The batch size does: how much a text is padded moves last bits."""
+    facts = {
+        "model": _fingerprint(model),
+        "what": corpus.what,
+        "documents": plan.documents,
+        "corpus": corpus.fingerprint(),
+        "top_k": top_k,
+        "batch_size": batch_size,
+        "shard_documents": plan.shard_documents,
+    }
+    run = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return {**facts, "run": run}
+
+
+def _fingerprint(model: LexLIP) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps(dataclasses.asdict(model.config), sort_keys=True).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    if model.tokenizer is not None:
+        digest.update(json.dumps(model.tokenizer.get_vocab(), sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def show_progress(process: tuple[int, int]) -> bool:
+    """Whether to draw a bar: on a terminal, by the first process alone."""
+    return process[0] == 0 and sys.stderr.isatty()

@@ -1,0 +1,133 @@
+"""The pictures or the captions of caption files: Arrow files, and tables that are read without conversion.
+
+Rows that repeat an image_id are one picture, the first of them, as in evaluation. A caption's id is
+`{image_id}#{number}`, numbered from 0 among the captions of its picture in the order of the file.
+
+Costs 24 bytes per picture for Arrow files; a table is held in memory, some three times its size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lexlip.encode.corpus import Pictures, Texts
+from lexlip_data.arrow import ArrowSource
+from lexlip_data.errors import BrokenSample, DataError, one_line
+from lexlip_data.skipped import USUAL_RULES, Rules, Skipped
+from lexlip_data.source import Source, hash_id
+from lexlip_data.table import TsvSource
+
+WHAT = ("images", "texts")
+
+
+def read_arrow(paths: Sequence[str | Path], what: str = "images") -> Pictures | Texts:
+    """The pictures or the captions of Arrow files, in the order given.
+
+    Args:
+        what: "images" or "texts".
+
+    Raises:
+        DataError: a file is absent, damaged, or lacks a column.
+    """
+    return _of_source(ArrowSource("corpus", "encode", paths), what, [str(path) for path in paths])
+
+
+def read_tsv(path: str | Path, what: str = "images", rules: Rules = USUAL_RULES) -> Pictures | Texts:
+    """The pictures or the captions of a table with the columns title, filepath, and optionally image_id.
+
+    Args:
+        what: "images" or "texts".
+        rules: how many rows may be bad, and where pictures may lie besides the table's folder.
+
+    Raises:
+        DataError: the file is absent or malformed, or too many rows are bad.
+    """
+    source = TsvSource("corpus", "encode", path, rules=rules)
+    return _of_source(source, what, [str(path)], source.left_out)
+
+
+def _of_source(source: Source, what: str, paths: Sequence[str], left_out: Iterable[Skipped] = ()) -> Pictures | Texts:
+    if what not in WHAT:
+        raise DataError(f"what={what!r}: it must be one of {', '.join(WHAT)}")
+    origin = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    return (SourcePictures if what == "images" else SourceCaptions)(source, origin, list(left_out))
+
+
+class _OfSource:
+    ids = "string"
+
+    def __init__(self, source: Source, origin: str, left_out: list[Skipped]):
+        self.source, self.origin, self.left_out = source, origin, left_out
+        self._hashes = np.fromiter((self._hash(i) for i in range(len(source))), np.int64, len(source))
+
+    def _hash(self, i: int) -> int:
+        return hash_id(self.source.name, self.place(i))
+
+    def place(self, i: int) -> str:
+        try:
+            return self.source.image_id(i)
+        except BrokenSample:
+            return self.source.where(i)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.blake2b(self._hashes.tobytes(), digest_size=16)
+        digest.update(np.ascontiguousarray(self.source.caption_counts).tobytes())
+        return digest.hexdigest()
+
+
+class SourcePictures(_OfSource):
+    """Each picture of a source once. See `lexlip.encode.corpus.Pictures` for the methods."""
+
+    what = "images"
+
+    def __init__(self, source: Source, origin: str, left_out: list[Skipped]):
+        super().__init__(source, origin, left_out)
+        self._kept = np.sort(np.unique(self._hashes, return_index=True)[1])
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def picture(self, i: int) -> tuple[str, bytes | memoryview]:
+        row = int(self._kept[i])
+        return self.source.image_id(row), self.source.image_bytes(row)
+
+    def place(self, i: int) -> str:
+        # Asked for rows while the kept ones are being found, for pictures afterwards.
+        return super().place(int(self._kept[i]) if hasattr(self, "_kept") else i)
+
+
+class SourceCaptions(_OfSource):
+    """Each caption of a source. See `lexlip.encode.corpus.Texts` for the methods."""
+
+    what = "texts"
+
+    def __init__(self, source: Source, origin: str, left_out: list[Skipped]):
+        super().__init__(source, origin, left_out)
+        counts = source.caption_counts
+        self._ends = np.cumsum(counts, dtype=np.int64)
+        # The captions of a picture that several rows hold are numbered through.
+        order = np.argsort(self._hashes, kind="stable")
+        before = np.cumsum(counts[order], dtype=np.int64) - counts[order]
+        begins = np.diff(self._hashes[order], prepend=self._hashes[order[:1]] - 1) != 0
+        self._first_number = np.empty_like(before)
+        self._first_number[order] = before - np.maximum.accumulate(np.where(begins, before, 0))
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def read(self, start: int, stop: int) -> Iterator[tuple[str, str] | Skipped]:
+        row = int(np.searchsorted(self._ends, start, side="right"))
+        for pair in range(start, stop):
+            while pair >= self._ends[row]:
+                row += 1
+            number = pair - int(self._ends[row] - self.source.caption_counts[row])
+            id = f"{self.place(row)}#{int(self._first_number[row]) + number}"
+            try:
+                self.source.image_id(row)
+                yield id, self.source.caption(row, number)
+            except BrokenSample as error:
+                yield Skipped(id, self.source.where(row), getattr(error, "kind", "broken"), one_line(error))
