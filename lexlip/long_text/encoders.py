@@ -109,6 +109,8 @@ class OpenClipEncoder:
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> tuple[Tensor, int]:
         ids = self.tokenizer(list(texts))
-        # With one place more, a text that had to be cut fills it too.
-        cut = (self.tokenizer(list(texts), context_length=self.context + 1)[:, -1] != self.padding).sum()
-        return F.normalize(self.model.encode_text(ids.to(self.device)).float(), dim=-1), int(cut)
+        # With one place more, a text that had to be cut reads otherwise: its mark of the end moves, which may be the
+        # padding token too, or what had no place gets one.
+        longer = self.tokenizer(list(texts), context_length=self.context + 1)
+        cut = (longer[:, :-1] != ids).any(1) | (longer[:, -1] != self.padding)
+        return F.normalize(self.model.encode_text(ids.to(self.device)).float(), dim=-1), int(cut.sum())

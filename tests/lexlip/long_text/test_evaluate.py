@@ -175,6 +175,25 @@ def test_a_tiny_random_open_clip_model(urban1k, share4v, tmp_path, capsys):
     assert main([*unknown, *weights]) == 2 and "no_such_model" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("end", "padding"), [(9, 0), (1, 1), (None, 0)], ids=["clip", "siglip", "no_end"])
+def test_texts_that_open_clip_cuts_are_counted_whatever_ends_them(end, padding):
+    """SigLIP's mark of the end is its padding token, other tokenizers have none."""
+
+    def tokenizer(texts, context_length=4):
+        rows = torch.full((len(texts), context_length), padding)
+        for row, text in zip(rows, texts, strict=True):
+            room = context_length - (end is not None)
+            ids = [int(word) for word in text.split()][:room] + ([] if end is None else [end])
+            row[: len(ids)] = torch.tensor(ids)
+        return rows
+
+    encoder = object.__new__(encoders.OpenClipEncoder)
+    encoder.tokenizer, encoder.context, encoder.padding, encoder.device = tokenizer, 4, padding, "cpu"
+    encoder.model = type("Model", (), {"encode_text": staticmethod(lambda ids: ids.float())})
+    texts = ["2", "2 3 4", "2 3 4 5", "2 3 4 5 6", "2 3 4 5 6 7 8"]
+    assert encoder.texts(texts)[1] == (2 if end is None else 3)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
