@@ -4,12 +4,14 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from transformers import BertConfig, BertModel
 
 from lexlip import DenseLIP
 from lexlip.cli import main
 from lexlip.dense_module import DenseModule
 from lexlip.lotlip import import_lotlip
+from Phase1.module import Phase1Module
 
 
 def random_release(patch, vision, text, embed_dim):
@@ -107,6 +109,44 @@ def test_an_imported_folder_goes_on_training(small, tmp_path, make_batch, withou
         module.training_step(batch, 0)
     losses.append(float(module.compute_losses(batch)["contrastive_loss"].detach()))
     assert losses[1] < losses[0]
+
+
+def urban1k(root):
+    for name in ("1", "2"):
+        for folder in ("image", "caption"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 36), (100 * int(name), 0, 0)).save(root / "image" / f"{name}.jpg")
+        (root / "caption" / f"{name}.txt").write_text("A red dot. A blue ring.")
+    return str(root)
+
+
+@pytest.mark.parametrize("learning_rate", [0.0, 1e-2])
+def test_by_commands_an_import_evaluates_goes_on_training_and_evaluates_again(
+    learning_rate, start, tiny_data, tmp_path
+):
+    pytest.importorskip("sacred")
+    patch, vision, text, embed_dim = SMALL
+    *_, state = random_release(patch, vision, {**text, "vocab_size": tiny_data["words"] + 2}, embed_dim)
+    torch.save(state, tmp_path / "small.pt")
+    imported, sets = str(tmp_path / "imported"), ["--urban1k", urban1k(tmp_path / "Urban1k"), "--device", "cpu"]
+    assert main(["import-lotlip", str(tmp_path / "small.pt"), imported, "--tokenizer", tiny_data["tokenizer"]]) == 0
+    assert main(["eval-long-text", "--model", imported, *sets]) == 0
+
+    before = DenseLIP.from_pretrained(imported)
+    towers = {**before.keys(), "vocab_size": tiny_data["words"], "drop_rate": 0.0}
+    done = start(
+        Phase1Module, ["task_long_caption_train"], **towers, load_path=imported, max_steps=2,
+        learning_rate=learning_rate,
+    )  # fmt: skip
+    trained = str(tmp_path / "trained")
+    assert main(["export", str(done.folder / "checkpoints" / "last.ckpt"), trained]) == 0
+    after = DenseLIP.from_pretrained(trained)
+    assert main(["eval-long-text", "--model", trained, *sets]) == 0
+    texts = ["A red dot. A blue ring.", "a box"]
+    same = torch.equal(after.encode_text(texts), before.encode_text(texts))
+    moved = [name for name, value in after.state_dict().items() if not torch.equal(value, before.state_dict()[name])]
+    assert (same, bool(moved)) == ((True, False) if learning_rate == 0 else (False, True))
+    assert (after.config.corner_tokens, after.config.text_pooler, after.config.embed_dim) == (2, True, 64)
 
 
 def test_what_does_not_fit_is_refused_by_name(small, tmp_path, capsys):
