@@ -138,7 +138,7 @@ def test_model_folders_of_both_heads(make_keys, livelier, tiny_data, urban1k, sh
     assert encoder.texts(texts)[1] == 1
 
 
-def test_a_tiny_random_open_clip_model(urban1k, share4v, tmp_path, capsys):
+def test_a_tiny_random_open_clip_model(dci, iiw, share4v, urban1k, tmp_path, capsys):
     open_clip = pytest.importorskip("open_clip")
     vision = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
     text = {"context_length": 9, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
@@ -150,14 +150,16 @@ def test_a_tiny_random_open_clip_model(urban1k, share4v, tmp_path, capsys):
     torch.save(model.state_dict(), tmp_path / "tiny.pt")
     model.eval()
 
-    words = ["eval-long-text", "--model", "open_clip:lexlip_tiny", "--urban1k", str(urban1k), "--device", "cpu"]
+    words = ["eval-long-text", "--model", "open_clip:lexlip_tiny", "--device", "cpu"]
+    words += ["--dci", str(dci), "--iiw", str(iiw), "--urban1k", str(urban1k)]
     words += ["--share4v", str(share4v[0]), "--share4v-anno", str(share4v[1]), "--share4v-val-num", "4"]
     weights = ["--pretrained", str(tmp_path / "tiny.pt")]
     assert main([*words, *weights, "--metrics-file", str(tmp_path / "m.json")]) == 0
     found = json.loads((tmp_path / "m.json").read_text())
     assert found["context"] == 9
     tokenizer = open_clip.get_tokenizer("lexlip_tiny")
-    for pairs in (read_urban1k(urban1k), read_share4v(*share4v, 4)):
+    assert list(found["sets"]) == ["DCI", "IIW", "SV-4", "Urban1k"]
+    for pairs in (read_dci(dci), read_iiw(iiw), read_share4v(*share4v, 4), read_urban1k(urban1k)):
         with torch.no_grad():
             images = model.encode_image(torch.stack([transform(Image.open(path)) for path in pairs.images]))
             texts = model.encode_text(tokenizer(pairs.texts))
