@@ -158,7 +158,7 @@ class TextEncoder(nn.Module):
     def __init__(self, config: BertConfig, bert: BertModel | None = None, corner_tokens: int = 0):
         super().__init__()
         self.corner_tokens = corner_tokens
-        self.bert = bert if bert is not None else BertModel(config, add_pooling_layer=False)
+        self.bert = bert if bert is not None else _fresh_bert(config, corner_tokens)
         self.width: int = config.hidden_size
 
     @property
@@ -194,6 +194,25 @@ class TextEncoder(nn.Module):
             self.bert.gradient_checkpointing_enable()
         else:
             self.bert.gradient_checkpointing_disable()
+
+
+def _fresh_bert(config: BertConfig, corner_tokens: int) -> BertModel:
+    """A BERT whose last words are corners.
+
+    All else starts with the numbers that it would have without them, so that models with and without can be compared.
+    """
+    config = copy.deepcopy(config)
+    config.vocab_size -= corner_tokens
+    bert = BertModel(config, add_pooling_layer=False)
+    if corner_tokens:
+        with torch.random.fork_rng(devices=()), torch.no_grad():
+            words = bert.embeddings.word_embeddings.weight
+            corners = torch.empty(corner_tokens, config.hidden_size).normal_(std=config.initializer_range)
+            bert.embeddings.word_embeddings = nn.Embedding.from_pretrained(
+                torch.cat([words, corners.to(words)]), freeze=False, padding_idx=config.pad_token_id
+            )
+        bert.config.vocab_size += corner_tokens
+    return bert
 
 
 def pretrained_bert(name: str, drop_rate: float) -> BertForMaskedLM:

@@ -123,6 +123,19 @@ def test_plain_bert_with_the_rule_as_its_mask_agrees(encoder, ids):
 
 
 @pytest.mark.parametrize("head", [LexLIP, DenseLIP])
+def test_a_fresh_model_starts_as_it_would_without_corners(make_keys, head):
+    states = []
+    for count in (0, 2):
+        torch.manual_seed(4)
+        states.append(head.from_keys(make_keys(head=head.head, corner_tokens=count, max_text_len=10)).state_dict())
+    words = states[1].pop("text_encoder.bert.embeddings.word_embeddings.weight")
+    assert torch.equal(words[:40], states[0].pop("text_encoder.bert.embeddings.word_embeddings.weight"))
+    assert words.shape == (42, 16) and 0.005 < float(words[40:].std()) < 0.05
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+@pytest.mark.parametrize("head", [LexLIP, DenseLIP])
 def test_features_do_not_change_when_the_corner_embeddings_do(make_keys, livelier, make_batch, head):
     model = livelier(head.from_keys(make_keys(head=head.head, corner_tokens=2, max_text_len=10)))
     assert model.config.vocab_size == 40 and len(model.text_encoder.word_embeddings) == 40
