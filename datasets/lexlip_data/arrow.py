@@ -21,6 +21,8 @@ from lexlip_data.ipc import check_batch, is_list, open_arrow, own_metadata, read
 from lexlip_data.skipped import Skipped
 from lexlip_data.source import MAX_CAPTION, MAX_NAME, usable_caption
 
+_KEPT_BATCHES = 4096  # record batches kept open: building one anew takes some 40 microseconds
+
 
 def find_shards(folder: str | Path, prefix: str) -> list[Path]:
     """`{prefix}.arrow`, or `{prefix}_0.arrow`, `{prefix}_1.arrow`, ... in numeric order; [] where there is none.
@@ -83,16 +85,19 @@ class ArrowSource:
 
     def _open(self) -> None:
         self._readers = [open_arrow(path) for path in self.paths]
-        self._kept: tuple[tuple[int, int], pa.RecordBatch] | None = None
+        self._kept: dict[int, pa.RecordBatch] = {}
+        self._copied = False
         batch_of, rows, counts = [], [], []
         for shard, reader in enumerate(self._readers):
             for number in range(reader.num_record_batches):
+                allocated = pa.total_allocated_bytes()
                 batch = self._batch(shard, number)
+                self._copied |= pa.total_allocated_bytes() - allocated > batch.nbytes // 2
                 check_batch(batch, self.paths[shard], number)
                 batch_of.append((shard, number))
                 rows.append(batch.num_rows)
                 counts.append(captions_per_row(batch.column("caption")))
-        self._batch_of = np.array(batch_of, dtype=np.int64).reshape(-1, 2)
+        self._batch_of = batch_of
         self._ends = np.cumsum(np.array(rows, dtype=np.int64))
         self._counts = np.concatenate(counts) if counts else np.zeros(0, dtype=np.int64)
         if self.max_images is not None:
@@ -117,21 +122,23 @@ class ArrowSource:
     def _batch(self, shard: int, number: int) -> pa.RecordBatch:
         return read_batch(self._readers[shard], self.paths[shard], number)
 
-    def _locate(self, i: int) -> tuple[int, int, int]:
-        """(shard, record batch, row in the batch) of picture i."""
+    def _locate(self, i: int) -> tuple[int, int]:
+        """(record batch, counted over all shards, and row in it) of picture i."""
         if not 0 <= i < len(self):
             raise IndexError(f"{self.name} {self.split}: picture {i} of {len(self)}")
         k = int(np.searchsorted(self._ends, i, side="right"))
-        start = int(self._ends[k - 1]) if k else 0
-        shard, number = self._batch_of[k]
-        return int(shard), int(number), i - start
+        return k, i - (int(self._ends[k - 1]) if k else 0)
 
     def _cell(self, column: str, i: int) -> pa.Scalar:
-        # Built anew from the map: keeping thousands of batches is memory. One is kept, for a sample's several cells.
-        shard, number, row = self._locate(i)
-        if self._kept is None or self._kept[0] != (shard, number):
-            self._kept = (shard, number), self._batch(shard, number)
-        return self._kept[1].column(column)[row]
+        k, row = self._locate(i)
+        batch = self._kept.get(k)
+        if batch is None:
+            batch = self._batch(*self._batch_of[k])
+            # What is kept is pointers into the map, some kilobytes a batch; of a compressed file it is the rows.
+            if len(self._kept) >= (1 if self._copied else _KEPT_BATCHES):
+                self._kept.clear()
+            self._kept[k] = batch
+        return batch.column(column)[row]
 
     def image_id(self, i: int) -> str:
         cell = self._cell("image_id", i)
@@ -153,7 +160,7 @@ class ArrowSource:
         return [self.caption(i, number) for number in range(int(self._counts[i]))]
 
     def long_captions(self, i: int) -> list[str]:
-        shard, _, _ = self._locate(i)
+        shard, _ = self._batch_of[self._locate(i)[0]]
         if "long_caption" not in self._readers[shard].schema.names:
             return []
         cell = self._cell("long_caption", i)
@@ -161,7 +168,8 @@ class ArrowSource:
         return [read_text(text, "long_caption", MAX_CAPTION) for text in cells]
 
     def where(self, i: int) -> str:
-        shard, number, row = self._locate(i)
+        k, row = self._locate(i)
+        shard, number = self._batch_of[k]
         return f"{self.paths[shard]}, record batch {number}, row {row}"
 
 

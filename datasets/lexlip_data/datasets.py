@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from lexlip_data.errors import BrokenSample, DataError, one_line
 from lexlip_data.long_captions import long_texts
 from lexlip_data.pictures import open_image
-from lexlip_data.rng import isolated, sample_generator
+from lexlip_data.rng import isolated, sample_generator, sample_seed
 from lexlip_data.source import Source, hash_id
 from lexlip_data.transforms import build_pixels, is_random
 
@@ -66,7 +66,7 @@ class CaptionPairs(Dataset):
     """Every (picture, caption) pair of a mixture of data sets.
 
     A sample is {"image": uint8 (3, H, W), "caption": str, "image_id": int, "sample": (data set, image id, caption
-    number), "mask_seed": int}; a broken one gives {"skipped": "data set/image id: reason"} unless strict. With
+    number), "seed": int}; a broken one gives {"skipped": "data set/image id: reason"} unless strict. With
     long_captions also {"long": list of so many str}.
     """
 
@@ -101,11 +101,11 @@ class CaptionPairs(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         source, i, number = self.mixture.pair(index)
-        rng = sample_generator(self.seed, epoch, index)
-        transform_seed, mask_seed = (int(value) for value in rng.integers(2**63, size=2))
+        seed = sample_seed(self.seed, epoch, index)
         try:
-            sample = self._sample(source, i, number, transform_seed, mask_seed)
+            sample = self._sample(source, i, number, seed)
             if self.long_captions:
+                rng = sample_generator(seed)
                 sample["long"] = long_texts(source, i, self.long_captions, self.sub_captions, rng)
             return sample
         except BrokenSample as error:
@@ -113,12 +113,12 @@ class CaptionPairs(Dataset):
                 raise _named(error, source, i) from error
             return {"skipped": f"{source.name}/{_id_or_place(source, i)}: {one_line(error)}"}
 
-    def _sample(self, source: Source, i: int, number: int, transform_seed: int, mask_seed: int) -> dict:
+    def _sample(self, source: Source, i: int, number: int, seed: int) -> dict:
         image_id = source.image_id(i)
         caption = source.caption(i, number)
         picture = open_image(source.image_bytes(i), self.image_size)
         if self.random:
-            with isolated(transform_seed):
+            with isolated(seed):
                 image = self.transform(picture)
         else:
             image = self.transform(picture)
@@ -127,7 +127,7 @@ class CaptionPairs(Dataset):
             "caption": caption,
             "image_id": hash_id(source.name, image_id),
             "sample": (source.name, image_id, number),
-            "mask_seed": mask_seed,
+            "seed": seed,
         }
 
 

@@ -27,25 +27,27 @@ _FORMATS = [
     if name in Image.OPEN
 ]
 _ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
+_TAGGED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # where Pillow looks for the rotation
 _BAND_PIXELS = 1 << 20  # what needs more memory than the picture itself is done so many pixels at a time
 
 
-def open_image(data: bytes | memoryview, min_side: int = 0) -> Image.Image:
+def open_image(data: bytes | memoryview, min_side: int = 0, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode the first frame of an encoded picture to 8-bit RGB, upright, transparency on white.
 
     Args:
         data: the encoded file (JPEG, PNG, GIF, WebP, TIFF, BMP, PPM, JPEG 2000, AVIF).
         min_side: if positive, a JPEG may be decoded smaller, its shorter side never below 2 * min_side pixels
             (the factor 2 leaves the final resize something to filter).
+        max_pixels: a lower limit than MAX_PIXELS.
     Raises:
-        BrokenImage: the bytes are empty, truncated, of no known format, of more than MAX_PIXELS pixels, or of sides
+        BrokenImage: the bytes are empty, truncated, of no known format, of more than `max_pixels` pixels, or of sides
             that differ more than MAX_RATIO times.
     """
     if len(data) == 0:
         raise BrokenImage("the file is empty")
     try:
         with _bombs_refused():
-            return to_rgb(upright(_decode(data, min_side)))
+            return to_rgb(upright(_decode(data, min_side, min(max_pixels, MAX_PIXELS))))
     except BrokenImage:
         raise
     except UnidentifiedImageError as error:
@@ -63,28 +65,30 @@ def _bombs_refused() -> Iterator[None]:
         yield
 
 
-def _decode(data: bytes | memoryview, min_side: int) -> Image.Image:
+def _decode(data: bytes | memoryview, min_side: int, max_pixels: int) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    _check_size(image.size)
+    _check_size(image.size, max_pixels)
     if min_side > 0:
         image.draft(None, (2 * min_side, 2 * min_side))  # a no-op for everything but JPEG
     image.load()
-    _check_size(image.size)  # some formats say it again, otherwise, where the pixels begin
+    _check_size(image.size, max_pixels)  # some formats say it again, otherwise, where the pixels begin
     return image
 
 
-def _check_size(size: tuple[int, int]) -> None:
+def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if min(size) < 1:
         raise BrokenImage(f"{width} x {height} pixels: nothing to see")
-    if width * height > MAX_PIXELS:
-        raise BrokenImage(f"{width} x {height} pixels are more than {MAX_PIXELS:,}: a decompression bomb, or too large")
+    if width * height > max_pixels:
+        raise BrokenImage(f"{width} x {height} pixels are more than {max_pixels:,}: a decompression bomb, or too large")
     if max(size) > MAX_RATIO * min(size):
         raise BrokenImage(f"{width} x {height} pixels: one side is more than {MAX_RATIO} times the other")
 
 
 def upright(image: Image.Image) -> Image.Image:
     """Apply the camera's rotation tag. A damaged tag is ignored: the pixels themselves are fine."""
+    if image.format == "JPEG" and not _TAGGED & image.info.keys():
+        return image  # most are so, and looking closer takes a twentieth of the decode
     try:
         turned = ImageOps.exif_transpose(image)
     except Exception:
