@@ -147,6 +147,24 @@ def test_features_do_not_change_when_the_corner_embeddings_do(make_keys, livelie
     assert model.keys()["corner_tokens"] == 2
 
 
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("head", [LexLIP, DenseLIP])
+def test_of_a_long_text_s_vectors_each_corner_moves_its_own_alone(make_keys, livelier, ids, head, lengths):
+    """[CLS]'s vector has no gradient by a corner's embedding and keeps its value when that changes. In the lexicon a
+    corner's share of a word is what the other leaves."""
+    model = livelier(head.from_keys(make_keys(head=head.head, corner_tokens=2, max_text_len=10))).eval()
+    mask, table = padding(lengths), model.text_encoder.bert.embeddings.word_embeddings.weight
+    vectors = model.vectors_long(ids, mask)
+    gradients = [torch.autograd.grad(vectors[:, i].square().sum(), table, retain_graph=True)[0] for i in range(3)]
+    reached = [[bool(gradient[40 + corner].any()) for corner in range(2)] for gradient in gradients]
+    assert reached == [[False, False], *([[True, True]] * 2 if head is LexLIP else [[True, False], [False, True]])]
+    with torch.no_grad():
+        table[40] += 3
+        changed = model.vectors_long(ids, mask)
+    same = [torch.equal(vectors[:, i], changed[:, i]) for i in range(3)]
+    assert same == ([True, False, False] if head is LexLIP else [True, False, True])
+
+
 def test_strings_leave_the_corners_their_places_and_read_sentences(make_keys, livelier, tiny_data):
     tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
     keys = make_keys(head="dense", corner_tokens=2, sentence_sep=True, vocab_size=tiny_data["words"], max_text_len=8)
