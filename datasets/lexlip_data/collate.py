@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch.utils.data import default_collate
 
 from lexlip_data.errors import DataError
-from lexlip_data.masking import IGNORED, mask_words, read_vocabulary, word_numbers
+from lexlip_data.masking import mask_words, read_vocabulary, word_numbers
 from lexlip_data.sentences import mark_sentences
 
 
@@ -54,7 +54,7 @@ class Collator:
             sentence_sep: read every ". " of a caption as [SEP].
             long_captions: K, long texts that each pair brings along.
         Raises:
-            DataError: a share outside [0, 1], a length below 3, mlm with a tokenizer without [MASK], or a slow tokenizer.
+            DataError: a share outside [0, 1], a length below 3, mlm and no [MASK], or a slow tokenizer.
         """
         for key, share in (("mlm_prob", mlm_prob), ("decoder_mlm_prob", decoder_mlm_prob)):
             if not 0 <= share <= 1:

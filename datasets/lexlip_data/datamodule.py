@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from lexlip_data.collate import Collator
 from lexlip_data.datasets import CaptionPairs, EvalImages, EvalTexts
 from lexlip_data.errors import DataError
+from lexlip_data.memory import keep_freed_memory
 from lexlip_data.registry import open_split, require_data_set
 from lexlip_data.sampler import GlobalBatchSampler, shard
 from lexlip_data.skipped import MAX_BAD_SHARE, Rules
@@ -217,7 +218,7 @@ class CaptionDataModule(pl.LightningDataModule):
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
             per_step = how.get("batch_size") or self.config["batch_size"] // self.world_size
             large = per_step * 12 * self.config["image_size"] ** 2 > _LARGE_BATCH
-            how.update(persistent_workers=keep, prefetch_factor=1 if large else 2, worker_init_fn=_leave_signals)
+            how.update(persistent_workers=keep, prefetch_factor=1 if large else 2, worker_init_fn=_start_worker)
         return DataLoader(
             dataset,
             num_workers=workers,
@@ -229,7 +230,12 @@ class CaptionDataModule(pl.LightningDataModule):
         )
 
 
-def _leave_signals(worker: int) -> None:
+def _start_worker(worker: int) -> None:
+    keep_freed_memory()
+    _leave_signals()
+
+
+def _leave_signals() -> None:
     """Signals to a whole process group or SLURM step are the training process's business: it needs its next batch."""
     for signum in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(signum, signal.SIG_IGN)

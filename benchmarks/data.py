@@ -1,0 +1,211 @@
+"""The loader against a bare loop of the decoder, and against a loader as it is usually written.
+
+    python benchmarks/data.py DATA/flickr8k DATA/coco_mini --json data.json
+
+A folder holds NAME_train.tsv or COCO's annotations/captions_train2017.json, and the pictures; without one the
+pictures are made. Each is converted first, with datasets/convert.py.
+
+bare loop: Pillow opens each JPEG, decodes it in draft mode to RGB, resizes and crops it, and hands it over as an 8-bit
+array, one picture after the other; no captions, no batches. The ratio is the share of its rate that the loader
+reaches with all that training needs: pictures out of Arrow files, captions, tokens, both masks, ids, whole batches.
+usual loader: what ViLT's and METER's data sets do: whole decode, floats in the worker, one caption tokenised at a time.
+
+Both in one process and one thread, in turn, by the CPU time of the process: pictures per second and core. Then three
+epochs with worker processes, and what memory these hold after each.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import runpy
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import harness
+import numpy as np
+import torch
+from harness import ROOT, Options
+from PIL import Image
+from torchvision import transforms as tv
+from transformers import AutoTokenizer
+
+from lexlip_data.arrow import ArrowSource
+from lexlip_data.datamodule import CaptionDataModule
+from lexlip_data.memory import keep_freed_memory
+
+EPOCHS = 3
+
+
+def converted(folder: Path, out: Path, most: int) -> str:
+    """Arrow files and a vocabulary of a folder's training split under `out`; its name."""
+    name = folder.name.replace("_", "")
+    if (folder / "annotations").is_dir():
+        layout = ["coco-captions", "--root", str(folder)]
+    else:
+        layout = ["tsv", "--root", str(folder.parent), "--split", "train"]
+        name = folder.name
+    common = ["--out", str(out), "--quiet"]
+    convert([*layout, "--name", name, "--max-images", str(most), *common])
+    convert(["vocab", "--data", str(out), "--name", name, "--out", str(out / "vocab")])
+    return name
+
+
+def convert(command: list[str]) -> None:
+    main = runpy.run_path(str(ROOT / "datasets" / "convert.py"))["main"]
+    if status := main(command):
+        raise SystemExit(f"datasets/convert.py {' '.join(command)}: status {status}")
+
+
+def made_up(folder: Path, pictures: int = 200) -> Path:
+    """JPEGs of 640 x 480 with something to see, five captions each, in the TSV layout."""
+    rng = np.random.default_rng(0)
+    words = ["a", "dog", "cat", "red", "runs", "on", "grass", "near", "two", "people", "water", "boat"]
+    root = folder / "made"
+    root.mkdir()
+    rows = ["title\tfilepath\timage_id"]
+    for i in range(pictures):
+        coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        coarse.resize((640, 480), Image.Resampling.BICUBIC).save(root / f"{i}.jpg", quality=90)
+        rows += [f"{' '.join(rng.choice(words, 10))}\t{i}.jpg\t{i}" for _ in range(5)]
+    (root / "made_train.tsv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def data_module(out: Path, name: str, options: Options, workers: int = 0) -> CaptionDataModule:
+    keys = {
+        "datasets": [name], "data_root": str(out), "image_size": options.more["size"], "num_workers": workers,
+        "batch_size": options.more["batch"], "per_gpu_batchsize": options.more["batch"], "num_gpus": 0,
+    }  # fmt: skip
+    return CaptionDataModule(keys, AutoTokenizer.from_pretrained(out / "vocab"), mlm=True)
+
+
+# --- the paths: each hands over one batch after the other ---
+
+
+def bare_loop(blobs: list[bytes], size: int) -> Iterator[int]:
+    resize = tv.Resize(size, interpolation=tv.InterpolationMode.BICUBIC)
+    crop = tv.CenterCrop(size)
+    for blob in blobs:
+        picture = Image.open(io.BytesIO(blob))
+        picture.draft("RGB", (2 * size, 2 * size))
+        picture.load()
+        if picture.mode != "RGB":
+            picture = picture.convert("RGB")
+        np.array(crop(resize(picture)))
+        yield 1
+
+
+def loader(module: CaptionDataModule) -> Iterator[int]:
+    for batch in module.train_dataloader():
+        yield len(batch["image"])
+
+
+def usual_loader(source: ArrowSource, tokenizer, order: list[int], size: int, batch: int) -> Iterator[int]:
+    """As ViLT and METER have it: see the module's docstring. Masks by the tokenizer's own collator's rule."""
+    from transformers import DataCollatorForLanguageModeling
+
+    transform = tv.Compose([
+        tv.Resize(size, interpolation=tv.InterpolationMode.BICUBIC), tv.CenterCrop(size), tv.ToTensor(),
+        tv.Normalize([0.5] * 3, [0.5] * 3),
+    ])  # fmt: skip
+    mask = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.3)
+    for start in range(0, len(order), batch):
+        pictures, texts = [], []
+        for i in order[start : start + batch]:
+            pictures.append(transform(Image.open(io.BytesIO(source.image_bytes(i))).convert("RGB")))
+            texts.append(tokenizer(source.caption(i, 0), padding="max_length", truncation=True, max_length=40))
+        torch.stack(pictures)
+        for _ in range(2):
+            mask([{"input_ids": text["input_ids"]} for text in texts])
+        yield len(pictures)
+
+
+# --- timing ---
+
+
+def in_turn(paths: dict[str, Callable[[], Iterator[int]]], options: Options) -> dict[str, float]:
+    """CPU seconds per picture of each path: median over repeats in turn."""
+    found: dict[str, list[float]] = {name: [] for name in paths}
+    for repeat in range(-options.warmups, options.repeats):
+        for name in sorted(paths, reverse=repeat % 2 == 1):
+            start = time.process_time()
+            count = sum(paths[name]())
+            seconds = time.process_time() - start
+            if repeat >= 0:
+                found[name].append(seconds / count)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def with_workers(module: CaptionDataModule) -> dict:
+    """Three epochs with worker processes: pictures per second and memory of the processes at the end of each."""
+    loader, rates, memory = module.train_dataloader(), [], []
+    for epoch in range(EPOCHS):
+        module.train_sampler.set_epoch(epoch)
+        start, count = time.perf_counter(), 0
+        for batch in loader:
+            count += len(batch["image"])
+        rates.append(count / (time.perf_counter() - start))
+        del batch
+        memory.append(sum(map(proportional_set, ["self", *(p.pid for p in multiprocessing.active_children())])))
+    return {"pictures_per_second": rates, "memory_bytes": memory}
+
+
+def proportional_set(process: int | str) -> int:
+    """Bytes of a process, what it shares with others counted in parts."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def rows_of(folder: Path, options: Options) -> list[dict]:
+    size = options.more["size"]
+    with tempfile.TemporaryDirectory(prefix="data_benchmark") as scratch:
+        out = Path(scratch) / "arrow"
+        name = converted(folder or made_up(Path(scratch)), out, options.more["pictures"])
+        module = data_module(out, name, options)
+        (source,) = module.sources("train")[name]
+        # One caption per picture and step, drawn as in training: the loader's own order.
+        order = np.random.default_rng(0).permutation(len(source)).tolist()
+        blobs = [bytes(source.image_bytes(i)) for i in order]
+        times = in_turn(
+            {
+                "bare": lambda: bare_loop(blobs, size),
+                "loader": lambda: loader(module),
+                "usual": lambda: usual_loader(source, module.collator.tokenizer, order, size, options.more["batch"]),
+            },
+            options,
+        )
+        found = with_workers(data_module(out, name, options, options.more["workers"]))
+    about = {"device": harness.device_name(options), "pictures": len(source), "size": size, **harness.versions(options)}
+    rows = [
+        {"name": f"{folder.name if folder else 'made'}, {what}", "fast": times["loader"], "textbook": times[key],
+         "ratio": times[key] / times["loader"], **about}
+        for what, key in (("loader of bare loop", "bare"), ("loader of usual loader", "usual"))
+    ]  # fmt: skip
+    grown = (found["memory_bytes"][-1] - found["memory_bytes"][0]) / 2**20
+    rates = ", ".join(f"{rate:.0f}" for rate in found["pictures_per_second"])
+    note = f"{options.more['workers']} workers: {rates} pictures/s, {grown:+.1f} MiB over {EPOCHS} epochs"
+    rows[0] |= {**found, "notes": [note]}
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = harness.parser(__doc__)
+    parser.add_argument("folders", nargs="*", type=Path, help="of pictures and captions; none: made-up ones")
+    parser.add_argument("--size", type=int, default=224, help="side of the pictures handed over")
+    parser.add_argument("--batch", type=int, default=64, help="pictures per batch")
+    parser.add_argument("--pictures", type=int, default=400, help="the first so many of a folder")
+    parser.add_argument("--workers", type=int, default=1, help="processes of the three epochs")
+    parser.set_defaults(threads=1, device="cpu")
+    options = harness.options(parser, arguments)
+    # As in a loader's workers, and for all paths alike.
+    keep_freed_memory()
+    rows = [row for folder in options.more["folders"] or [None] for row in rows_of(folder, options)]
+    harness.report(rows, options)
+
+
+if __name__ == "__main__":
+    main()
