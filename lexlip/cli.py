@@ -7,6 +7,7 @@ lexlip export-onnx FOLDER OUT      both towers as ONNX files
 lexlip encode --model M --out DIR  pictures or texts as vectors
 lexlip index ACTION INDEX          build, add, delete, merge, info, verify
 lexlip search --index INDEX TEXT   or a picture, or a bag of words
+lexlip serve --index I --model M   the same over HTTP
 lexlip eval-long-text --model ...  recall on DCI, IIW, ShareGPT4V, Urban1k
 """
 
@@ -20,6 +21,7 @@ from lexlip.encode.cli import add_commands as add_encode
 from lexlip.errors import UserError
 from lexlip.index.cli import add_commands
 from lexlip.long_text.cli import add_commands as add_long_text
+from lexlip.serve.cli import add_commands as add_serve
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     onnx.set_defaults(run=_export_onnx)
     add_encode(commands)
     add_commands(commands)
+    add_serve(commands)
     add_long_text(commands)
     return parser
 

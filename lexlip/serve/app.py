@@ -1,0 +1,126 @@
+"""The routes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+import lexlip
+from lexlip.index import IndexingError
+from lexlip.model import LexLIP
+from lexlip.serve import schemas
+from lexlip.serve.admission import Admission
+from lexlip.serve.bodies import Reader
+from lexlip.serve.current import CurrentIndex
+from lexlip.serve.errors import ErrorAnswer, Refusal, add_handlers
+from lexlip.serve.limits import Limits
+from lexlip.serve.metrics import Metrics
+from lexlip.serve.searcher import Searcher
+
+_REASONS = {
+    400: "No JSON, or no form",
+    404: "No document has this id",
+    408: "The body came in too slowly",
+    413: "The body is too large",
+    415: "Another content type",
+    422: "Fields, a query or a picture that cannot be",
+    500: "A mistake of the service",
+    503: "Too many requests at once",
+}
+
+
+def create_app(index: str | Path, model: LexLIP, limits: Limits | None = None) -> FastAPI:
+    """The service as an ASGI application.
+
+    Args:
+        index: folder of the index; states that are published later are picked up.
+        model: encodes texts and pictures; in evaluation mode, on the device that it shall run on.
+        limits: the defaults if not given.
+
+    Raises:
+        IndexingError: no index there, or a model without a tokenizer.
+    """
+    limits = limits or Limits()
+    metrics = Metrics()
+    current = CurrentIndex(Path(index), metrics)
+    searcher = Searcher(model, limits, metrics)
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(searcher.warm_up, current.index)
+        watching = asyncio.create_task(current.watch(limits.reload_seconds))
+        yield
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+        searcher.close()
+
+    app = FastAPI(
+        title="LexLIP", version=lexlip.__version__, lifespan=life, docs_url=None, redoc_url=None,
+        description="Pictures and captions found by the weighted words they share.",
+    )  # fmt: skip
+    add_handlers(app)
+    read_search = Reader("Search", schemas.search_fields(limits.max_k), limits)
+    read_explain = Reader("Explain", schemas.explain_fields(), limits)
+
+    @app.post(
+        "/search", summary="Find the best documents for a text, a picture or a bag of words",
+        openapi_extra={"requestBody": read_search.described}, responses=_errors(400, 408, 413, 415, 422, 500, 503),
+    )  # fmt: skip
+    async def search(request: Request) -> schemas.SearchAnswer:
+        asked = await read_search(request)
+        index = current.index  # one state from here on, whatever is published
+        bag, unknown = await searcher.bag(asked)
+        hits = await searcher.search(index, bag, asked.fields.k, asked.fields.drop)
+        return schemas.SearchAnswer(
+            generation=index.manifest.generation, hits=[hit._asdict() for hit in hits], unknown_words=unknown
+        )
+
+    @app.post(
+        "/explain", summary="What each shared word adds to a document's score",
+        openapi_extra={"requestBody": read_explain.described},
+        responses=_errors(400, 404, 408, 413, 415, 422, 500, 503),
+    )  # fmt: skip
+    async def explain(request: Request) -> schemas.ExplainAnswer:
+        asked = await read_explain(request)
+        index = current.index
+        id = asked.fields.id
+        if asked.kind == "picture" and index.manifest.settings.ids == "int":  # forms hold strings
+            with suppress(ValueError):
+                id = int(id)
+        bag, unknown = await searcher.bag(asked)
+        try:
+            shares = await searcher.explain(index, bag, id)
+        except IndexingError as error:
+            raise Refusal(404, "no_document", str(error), ("id",)) from error
+        score = sum(share.score for share in sorted(shares, key=lambda share: share.term))  # as a search adds them up
+        return schemas.ExplainAnswer(
+            generation=index.manifest.generation, id=id, score=score,
+            terms=[share._asdict() for share in shares], unknown_words=unknown,
+        )  # fmt: skip
+
+    @app.get("/healthz", summary="Whether the service answers", responses=_errors(500))
+    async def healthz() -> schemas.HealthAnswer:
+        return schemas.HealthAnswer(generation=current.index.manifest.generation, documents=len(current.index))
+
+    @app.get(
+        "/metrics", summary="Numbers for Prometheus", response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **_errors(500)},
+    )  # fmt: skip
+    async def numbers() -> Response:
+        return Response(generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    paths = {"/search", "/explain", "/healthz", "/metrics", "/openapi.json"}
+    app.add_middleware(
+        Admission, paths=paths, limited={"/search", "/explain"}, concurrency=limits.concurrency, metrics=metrics
+    )
+    return app
+
+
+def _errors(*statuses: int) -> dict:
+    return {status: {"model": ErrorAnswer, "description": _REASONS[status]} for status in statuses}

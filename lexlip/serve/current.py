@@ -1,0 +1,64 @@
+"""The index that is served now: a newly published state takes the place of the old one between two requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from lexlip.index import Index
+from lexlip.index.errors import IndexingError
+from lexlip.index.store import MANIFEST
+from lexlip.serve.metrics import Metrics
+
+_log = logging.getLogger("uvicorn.error")
+
+
+class CurrentIndex:
+    """An index's newest state.
+
+    A request takes `index` once and keeps it to its end; a state is let go when its last request is done, because its
+    files stay readable while they are mapped.
+
+    Args:
+        folder: of the index.
+        metrics: told of every state.
+
+    Raises:
+        IndexingError: no index there.
+    """
+
+    def __init__(self, folder: Path, metrics: Metrics):
+        self._folder, self._metrics = folder, metrics
+        self._seen = self._stamp()
+        self.index = Index.open(folder)
+        metrics.serve(self.index)
+
+    async def watch(self, seconds: float) -> None:
+        """Look for a new state, again and again; one that cannot be opened is told once and tried again."""
+        told = None
+        while True:
+            await asyncio.sleep(seconds)
+            stamp = self._stamp()
+            if stamp == self._seen:
+                continue
+            try:
+                index = await asyncio.to_thread(Index.open, self._folder)
+            except (IndexingError, OSError) as error:
+                self._metrics.reloads.labels("failed").inc()
+                if str(error) != told:
+                    _log.error("still serving generation %d: %s", self.index.manifest.generation, error)
+                told = str(error)
+                continue
+            told, self._seen, self.index = None, stamp, index
+            self._metrics.reloads.labels("done").inc()
+            self._metrics.serve(index)
+            _log.info("serving generation %d, %d documents", index.manifest.generation, len(index))
+
+    def _stamp(self) -> tuple | None:
+        """Changes with every state that is published: the manifest is always a new file."""
+        try:
+            facts = (self._folder / MANIFEST).stat()
+        except OSError:
+            return None
+        return facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size

@@ -1,0 +1,105 @@
+"""The work of a request, in threads: the loop that answers never waits for a model or an index."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from lexlip.index import Hit, Index, IndexingError, Share
+from lexlip.index.queries import bag_of
+from lexlip.model import LexLIP
+from lexlip.serve.bodies import Asked
+from lexlip.serve.errors import Refusal
+from lexlip.serve.limits import Limits
+from lexlip.serve.metrics import Metrics
+from lexlip_data.errors import BrokenImage
+from lexlip_data.pictures import open_image
+
+Bag = tuple[np.ndarray, np.ndarray]
+
+
+class Searcher:
+    """A model and threads.
+
+    Three pools. Pictures are decoded one at a time, because a decoded one may take a gigabyte. The model runs one
+    query at a time on all the threads of torch, because a tokenizer is not safe in several threads. Searches, short
+    and without the interpreter's lock, run side by side.
+
+    Args:
+        model: its towers and its vocabulary.
+        limits: of pictures and threads.
+        metrics: where stages are timed.
+
+    Raises:
+        IndexingError: the model has no tokenizer.
+    """
+
+    def __init__(self, model: LexLIP, limits: Limits, metrics: Metrics):
+        if model.tokenizer is None:
+            raise IndexingError("the model has no tokenizer, so it reads no texts; save one in its folder")
+        self._model, self._limits, self._metrics = model, limits, metrics
+        self._terms = model.tokenizer.get_vocab()
+        self._words = {term: word for word, term in self._terms.items()}
+        self._pools = {
+            stage: ThreadPoolExecutor(threads, thread_name_prefix=stage)
+            for stage, threads in (("decode", 1), ("encode", 1), ("search", limits.threads))
+        }
+
+    def warm_up(self, index: Index) -> None:
+        """Load what is compiled or loaded on first use."""
+        index.search(self._encode_text("a"), 1, threads=1)
+
+    async def bag(self, asked: Asked) -> tuple[Bag, list[str]]:
+        """A query's terms and weights, and those of its words that the vocabulary has not.
+
+        Raises:
+            Refusal: 422 for a picture that cannot be decoded.
+        """
+        if asked.kind == "text":
+            return await self._run("encode", self._encode_text, asked.query), []
+        if asked.kind == "picture":
+            picture = await self._run("decode", self._open, asked.query)
+            return await self._run("encode", self._encode_picture, picture), []
+        if asked.kind == "words":
+            unknown = [word for word in asked.query if word not in self._terms]
+            terms = {self._terms[word]: weight for word, weight in asked.query.items() if word in self._terms}
+            return bag_of(terms), unknown
+        return bag_of({int(term): weight for term, weight in asked.query.items()}), []
+
+    async def search(self, index: Index, bag: Bag, k: int, drop: float) -> list[Hit]:
+        """See `Index.search`."""
+        return await self._run("search", lambda: index.search(bag, k, drop=drop, threads=1))
+
+    async def explain(self, index: Index, bag: Bag, id: int | str) -> list[Share]:
+        """See `Index.explain`; with the words' names."""
+        shares = await self._run("search", lambda: index.explain(bag, id))
+        return [share._replace(word=self._words.get(share.term)) for share in shares]
+
+    def close(self) -> None:
+        """Let the threads end."""
+        for pool in self._pools.values():
+            pool.shutdown()
+
+    async def _run(self, stage: str, work: Callable, *arguments: Any) -> Any:
+        begin = time.perf_counter()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pools[stage], work, *arguments)
+        finally:
+            self._metrics.stages.labels(stage).observe(time.perf_counter() - begin)
+
+    def _encode_text(self, text: str) -> Bag:
+        return bag_of(self._model.encode_text([text])[0])
+
+    def _encode_picture(self, picture: object) -> Bag:
+        return bag_of(self._model.encode_image([picture])[0])
+
+    def _open(self, data: bytes) -> object:
+        try:
+            return open_image(data, self._model.config.image_size, self._limits.max_pixels)
+        except BrokenImage as error:
+            raise Refusal(422, "broken_picture", f"the picture {error}", ("image",)) from error
