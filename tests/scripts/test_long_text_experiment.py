@@ -38,7 +38,8 @@ def test_it_trains_evaluates_and_does_nothing_twice(experiment, tiny_data, tmp_p
     assert [configs[name]["corner_tokens"] for name in ("dense_short", "dense_lotlip")] == [0, 2]
     assert {config["head"] for config in configs.values()} == {"dense", "lexicon"}
     assert all(config["sentence_sep"] and config["max_text_len"] == 128 for config in configs.values())
-    assert "lexicon_lotlip  long" in capsys.readouterr().out
+    assert set(results["gains"]) == {"dense_lotlip", "lexicon_lotlip"}
+    assert capsys.readouterr().out.count("lexicon_lotlip  long") == 2
 
     monkeypatch.setattr(experiment.subprocess, "run", None)  # nothing is trained again
     assert experiment.main(words) == 0
@@ -50,8 +51,23 @@ def test_mean_and_spread_by_hand(experiment):
 
     spread = experiment._spread([row(10.0), row(14.0), row(12.0)])
     assert spread["t2i"]["R@1"] == [12.0, 2.0] and experiment._spread([row(3.0)])["i2t"]["R@10"] == [3.0, 0.0]
-    table = experiment._table({"dense_short": {"short": spread, "long": spread}}, 3)
+    table = experiment._table({"dense_short": {"short": spread, "long": spread}}, "3 seeds")
     assert "   12.00 ±2.00" in table and "3 seeds" in table
+
+
+def test_gains_are_taken_seed_by_seed(experiment):
+    def rows(*numbers):
+        return [{side: {f"R@{k}": number for k in (1, 5, 10)} for side in ("t2i", "i2t")} for number in numbers]
+
+    results = {
+        "dense_short": {"short": rows(10.0, 20.0), "long": rows(1.0, 2.0)},
+        "dense_lotlip": {"short": rows(9.0, 19.0), "long": rows(4.0, 7.0)},
+        "lexicon_lotlip": {"short": rows(1.0, 1.0), "long": rows(1.0, 1.0)},  # nothing to compare with
+    }
+    gains = experiment._summary(experiment._gains(results))
+    assert set(gains) == {"dense_lotlip"}
+    assert gains["dense_lotlip"]["short"]["t2i"]["R@1"] == [-1.0, 0.0]
+    assert gains["dense_lotlip"]["long"]["i2t"]["R@5"] == [4.0, pytest.approx(2**0.5)]
 
 
 def test_an_unknown_variant_is_refused(experiment, capsys):
