@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from lexlip_data.errors import BrokenSample, DataError, one_line
 from lexlip_data.long_captions import long_texts
-from lexlip_data.pictures import open_image
+from lexlip_data.pictures import open_pixels
 from lexlip_data.rng import isolated, sample_generator, sample_seed
 from lexlip_data.source import Source, hash_id
 from lexlip_data.transforms import build_pixels, is_random
@@ -91,7 +91,7 @@ class CaptionPairs(Dataset):
         """
         self.mixture = _Mixture(sources)
         self.image_size, self.seed, self.strict = image_size, seed, strict
-        self.transform: Callable[[Image.Image], torch.Tensor] = build_pixels(transform_keys, image_size)
+        self.transform: Callable[[Image.Image | np.ndarray], torch.Tensor] = build_pixels(transform_keys, image_size)
         self.random = is_random(transform_keys)
         self.long_captions, self.sub_captions = long_captions, sub_captions
 
@@ -116,7 +116,7 @@ class CaptionPairs(Dataset):
     def _sample(self, source: Source, i: int, number: int, seed: int) -> dict:
         image_id = source.image_id(i)
         caption = source.caption(i, number)
-        picture = open_image(source.image_bytes(i), self.image_size)
+        picture = open_pixels(source.image_bytes(i), self.image_size)
         if self.random:
             with isolated(seed):
                 image = self.transform(picture)
@@ -156,7 +156,7 @@ class EvalImages(Dataset):
     def __getitem__(self, order: int) -> dict:
         source, i = self.mixture.picture(int(self.kept[order]))
         try:
-            picture = open_image(source.image_bytes(i), self.image_size)
+            picture = open_pixels(source.image_bytes(i), self.image_size)
         except BrokenSample as error:
             raise _named(error, source, i) from error
         image_id = source.image_id(i)

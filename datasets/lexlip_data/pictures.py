@@ -2,7 +2,7 @@
 
 Costs one decode. A JPEG much larger than wanted is decoded at a half, a quarter or an eighth of its size by the
 JPEG library itself (draft mode), which is several times faster than decoding it whole and shrinking it.
-Needs numpy and Pillow only, so that the converter's worker processes start quickly.
+Needs numpy, Pillow and simplejpeg only, so that the converter's worker processes start quickly.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from lexlip_data.errors import BrokenImage
@@ -43,11 +44,43 @@ def open_image(data: bytes | memoryview, min_side: int = 0, max_pixels: int = MA
         BrokenImage: the bytes are empty, truncated, of no known format, of more than `max_pixels` pixels, or of sides
             that differ more than MAX_RATIO times.
     """
+    max_pixels = min(max_pixels, MAX_PIXELS)
+    with _refused_clearly(data):
+        return to_rgb(upright(_decode(_open(data, max_pixels), min_side, max_pixels)))
+
+
+def open_pixels(data: bytes | memoryview, size: int) -> Image.Image | np.ndarray:
+    """`open_image` for pictures of size x size: a JPEG that has this size already comes as a uint8 array (H, W, 3).
+
+    The same pixels, in little more than half the time: simplejpeg and Pillow both drive libjpeg-turbo, but Pillow packs
+    them into an image first. Where a picture has to be resized there is nothing to gain.
+    Raises:
+        BrokenImage: as `open_image`.
+    """
+    with _refused_clearly(data):
+        image = _open(data, MAX_PIXELS)
+        if image.size == (size, size) and image.format == "JPEG" and image.mode == "RGB" and not _is_tagged(image):
+            pixels = _decode_jpeg(data)
+            if pixels is not None and pixels.shape == (size, size, 3):
+                return pixels
+        return to_rgb(upright(_decode(image, size, MAX_PIXELS)))
+
+
+def _decode_jpeg(data: bytes | memoryview) -> np.ndarray | None:
+    """None where the file is not quite in order: what to make of that is left to Pillow."""
+    try:
+        return simplejpeg.decode_jpeg(memoryview(data).cast("B"), "RGB")  # Arrow's buffers are of signed bytes
+    except ValueError:
+        return None
+
+
+@contextmanager
+def _refused_clearly(data: bytes | memoryview) -> Iterator[None]:
     if len(data) == 0:
         raise BrokenImage("the file is empty")
     try:
         with _bombs_refused():
-            return to_rgb(upright(_decode(data, min_side, min(max_pixels, MAX_PIXELS))))
+            yield
     except BrokenImage:
         raise
     except UnidentifiedImageError as error:
@@ -65,9 +98,13 @@ def _bombs_refused() -> Iterator[None]:
         yield
 
 
-def _decode(data: bytes | memoryview, min_side: int, max_pixels: int) -> Image.Image:
+def _open(data: bytes | memoryview, max_pixels: int) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=_FORMATS)
     _check_size(image.size, max_pixels)
+    return image
+
+
+def _decode(image: Image.Image, min_side: int, max_pixels: int) -> Image.Image:
     if min_side > 0:
         image.draft(None, (2 * min_side, 2 * min_side))  # a no-op for everything but JPEG
     image.load()
@@ -87,13 +124,17 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 def upright(image: Image.Image) -> Image.Image:
     """Apply the camera's rotation tag. A damaged tag is ignored: the pixels themselves are fine."""
-    if image.format == "JPEG" and not _TAGGED & image.info.keys():
+    if image.format == "JPEG" and not _is_tagged(image):
         return image  # most are so, and looking closer takes a twentieth of the decode
     try:
         turned = ImageOps.exif_transpose(image)
     except Exception:
         return image
     return image if turned is None else turned
+
+
+def _is_tagged(image: Image.Image) -> bool:
+    return not _TAGGED.isdisjoint(image.info)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

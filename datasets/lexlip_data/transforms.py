@@ -49,7 +49,7 @@ def build_pixels(keys: str | list[str], size: int) -> Callable[[Image.Image], to
         keys: a key, or a list that holds exactly one (the form of `train_transform_keys`).
         size: side of the square, in pixels.
     Returns:
-        a function from an RGB picture to a uint8 tensor (3, size, size).
+        a function from an RGB picture, or its uint8 array (H, W, 3), to a uint8 tensor (3, size, size).
     Raises:
         DataError: unknown key, several keys, or a size that is not positive.
     """
@@ -62,9 +62,13 @@ def build_pixels(keys: str | list[str], size: int) -> Callable[[Image.Image], to
     return partial(_pixels, augment=augment, size=size)  # which spawned workers can be sent
 
 
-def _pixels(picture: Image.Image, augment: Callable | None, size: int) -> torch.Tensor:
-    square = square_of(picture if augment is None else augment(picture), size)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1)  # a view: rows of pixels stay together
+def _pixels(picture: Image.Image | np.ndarray, augment: Callable | None, size: int) -> torch.Tensor:
+    if augment is not None or isinstance(picture, np.ndarray) and picture.shape[:2] != (size, size):
+        picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+        picture = picture if augment is None else augment(picture)
+    if isinstance(picture, Image.Image):
+        picture = np.array(square_of(picture, size))
+    return torch.from_numpy(picture).permute(2, 0, 1)  # a view: rows of pixels stay together
 
 
 def square_of(picture: Image.Image, size: int) -> Image.Image:

@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image, features
@@ -242,3 +243,45 @@ def test_the_transform_is_torchvisions_bit_for_bit(size):
     for width, height in [(500, 375), (375, 500), (224, 224), (225, 224), (224, 301), (100, 37), (33, 640), (451, 450)]:
         picture = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
         assert torch.equal(build_transform("vit", size)(picture), wanted(picture)), (width, height)
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("how", [{}, {"progressive": True}, {"quality": 30}, {"optimize": True}])
+def test_a_jpeg_of_the_wanted_size_has_the_same_pixels_without_pillow(subsampling, how):
+    values = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    picture = Image.fromarray(values).resize((64, 64), Image.Resampling.BICUBIC)
+    assert_same_pixels(encode(picture, "JPEG", subsampling=subsampling, **how))
+
+
+def test_a_jpeg_of_rgb_without_conversion_has_the_same_pixels_without_pillow():
+    values = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert_same_pixels(encode(Image.fromarray(values), "JPEG", keep_rgb=True))
+
+
+def assert_same_pixels(data):
+    pixels = pictures.open_pixels(memoryview(pa.py_buffer(data)), 64)
+    assert isinstance(pixels, np.ndarray) and np.array_equal(pixels, np.asarray(open_image(data)))
+    for key in ("vit", "vit_randaug"):
+        transform = build_transform(key, 64)
+        with isolated(3):
+            first = transform(pixels)
+        with isolated(3):
+            assert torch.equal(first, transform(open_image(data, 64)))
+
+
+def test_what_only_pillow_can_do_is_left_to_it(jpeg):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    cases = [
+        encode(picture, "JPEG", exif=exif), *(encode(picture.convert(mode), "JPEG") for mode in ("L", "CMYK")),
+        encode(picture, "PNG"), encode(picture.resize((80, 64)), "JPEG"), encode(picture, "JPEG")[:-2] + b"\0\0",
+    ]  # fmt: skip
+    for data in cases:
+        opened = pictures.open_pixels(data, 64)
+        assert isinstance(opened, Image.Image) and opened.tobytes() == open_image(data, 64).tobytes()
+    data = jpeg(1, (64, 64))
+    with pytest.raises(BrokenImage, match="truncated"):
+        pictures.open_pixels(data[: len(data) // 2], 64)
+    with pytest.raises(BrokenImage, match="the file is empty"):
+        pictures.open_pixels(b"", 64)
