@@ -50,6 +50,9 @@ setup(
         "open_clip": ["open_clip_torch>=2.24"],
         "bench": ["faiss-cpu>=1.8"],
         "onnx": ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"],
+        "milvus": ["pymilvus>=2.5", "milvus-lite>=2.5,<3; platform_system != 'Windows'"],  # 3 is pure Python, and slow
+        "qdrant": ["qdrant-edge-py>=0.9", "qdrant-client>=1.12"],
+        "seismic": ["pyseismic-lsr>=0.5"],
         "serve": ["fastapi>=0.115", "uvicorn>=0.30", "prometheus_client>=0.20", "python-multipart>=0.0.18"],
     },
     entry_points={"console_scripts": ["lexlip=lexlip.cli:main"]},

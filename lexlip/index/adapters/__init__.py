@@ -1,0 +1,53 @@
+"""Other engines behind the interface of `lexlip.index.engine`: the same vectors, the same queries.
+
+| name | place | package |
+| --- | --- | --- |
+| lexlip | a folder | |
+| milvus | a file (Milvus Lite), or the URI of a server or a cluster | pymilvus, milvus-lite |
+| qdrant | a folder (Qdrant Edge, in this process), or the URL of a server | qdrant-edge-py, qdrant-client |
+| seismic | a folder; approximate | pyseismic-lsr |
+
+Each is an extra of the same name: pip install 'lexlip[milvus]'. Only what is used is imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any
+
+from lexlip.index.engine import Engine
+from lexlip.index.errors import IndexingError
+
+# By name: module, class, what must be importable.
+_ENGINES = {
+    "lexlip": ("lexlip.index.engine", "LexLIPEngine", ()),
+    "milvus": ("lexlip.index.adapters.milvus", "MilvusEngine", ("pymilvus",)),
+    "qdrant": ("lexlip.index.adapters.qdrant", "QdrantEngine", ("qdrant_edge",)),
+    "seismic": ("lexlip.index.adapters.seismic", "SeismicEngine", ("seismic",)),
+}
+
+
+def installed() -> list[str]:
+    """Names of the engines whose packages are there."""
+    return [name for name, (_, _, needs) in _ENGINES.items() if all(map(importlib.util.find_spec, needs))]
+
+
+def open_engine(name: str, place: str, **options: Any) -> Engine:
+    """An engine by its name.
+
+    Args:
+        name: see above.
+        place: a path or an address.
+        options: of the engine's class.
+
+    Raises:
+        IndexingError: no such engine, or its package is not installed.
+    """
+    if name not in _ENGINES:
+        raise IndexingError(f"no engine {name!r}: one of {', '.join(_ENGINES)}")
+    module, kind, _ = _ENGINES[name]
+    return getattr(importlib.import_module(module), kind)(place, **options)
+
+
+__all__ = ["installed", "open_engine"]

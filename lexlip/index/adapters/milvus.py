@@ -1,0 +1,97 @@
+"""Milvus: a file of Milvus Lite in this process, or a server or a cluster by its URI, by the same code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from lexlip.index.adapters.common import in_parts, is_address, needed
+from lexlip.index.engine import Bag, disk_bytes
+from lexlip.index.errors import IndexingError
+from lexlip.index.index import Hit
+from lexlip.index.vectors import SparseRows
+
+_ROWS = 10_000  # per insert; a request may have 64 MB
+_MAX_ID = 512  # bytes of a string id
+
+
+class MilvusEngine:
+    """Exact: an inverted index without dropped postings. Scores are sums in float32.
+
+    Args:
+        place: a path that ends in .db, or a URI such as http://localhost:19530.
+        collection: its name there.
+        token: "user:password" or an API key.
+        options: more parameters of the index, such as {"inverted_index_algo": "DAAT_MAXSCORE"} on a server.
+
+    Raises:
+        IndexingError: pymilvus is not installed.
+    """
+
+    name = "milvus"
+
+    def __init__(self, place: str | Path, collection: str = "lexlip", token: str = "", options: dict | None = None):
+        self._milvus = needed("pymilvus", "milvus")
+        self._place, self._collection, self._options = str(place), collection, options or {}
+        if not is_address(self._place):
+            needed("milvus_lite", "milvus")
+            if not self._place.endswith(".db"):
+                raise IndexingError(f"{place}: Milvus Lite takes a file that ends in .db")
+        self._client = self._milvus.MilvusClient(uri=self._place, token=token)
+
+    def build(self, batches: Iterable[SparseRows]) -> None:
+        client, kinds = self._client, self._milvus.DataType
+        if client.has_collection(self._collection):
+            client.drop_collection(self._collection)
+        created = False
+        for part in in_parts(batches, _ROWS):
+            if not created:
+                self._create(kinds.VARCHAR if isinstance(part[0][0], str) else kinds.INT64)
+                created = True
+            client.insert(
+                self._collection,
+                [{"id": id, "vector": dict(zip(terms.tolist(), weights.tolist()))} for id, terms, weights in part],
+            )
+        if created:
+            client.flush(self._collection)
+            client.load_collection(self._collection)
+
+    def search(self, query: Bag, k: int) -> list[Hit]:
+        return self.search_batch([query], k)[0]
+
+    def search_batch(self, queries: Sequence[Bag], k: int) -> list[list[Hit]]:
+        asked = [dict(zip(map(int, terms), map(float, weights))) for terms, weights in queries]
+        results: list[list[Hit]] = [[] for _ in asked]
+        used = [number for number, bag in enumerate(asked) if bag]  # it refuses empty vectors
+        if not used or not self._client.has_collection(self._collection):
+            return results
+        found = self._client.search(
+            self._collection, [asked[number] for number in used], limit=k, anns_field="vector",
+            search_params={"metric_type": "IP", "params": {"drop_ratio_search": 0.0}},
+        )  # fmt: skip
+        for number, hits in zip(used, found):
+            results[number] = [Hit(hit["id"], float(hit["distance"])) for hit in hits if hit["distance"] > 0]
+        return results
+
+    def bytes(self) -> int:
+        if is_address(self._place):
+            raise IndexingError(f"{self._place}: a server does not tell its size")
+        path = Path(self._place)
+        return disk_bytes(path) if path.is_dir() else path.stat().st_blocks * 512
+
+    def close(self) -> None:
+        """Let the file go; Milvus Lite holds it alone."""
+        self._client.close()
+
+    def _create(self, kind: object) -> None:
+        client, kinds = self._client, self._milvus.DataType
+        schema = client.create_schema(auto_id=False)
+        limits = {"max_length": _MAX_ID} if kind == kinds.VARCHAR else {}
+        schema.add_field("id", kind, is_primary=True, **limits)
+        schema.add_field("vector", kinds.SPARSE_FLOAT_VECTOR)
+        index = client.prepare_index_params()
+        index.add_index(
+            "vector", index_type="SPARSE_INVERTED_INDEX", metric_type="IP",
+            params={"drop_ratio_build": 0.0, **self._options},
+        )  # fmt: skip
+        client.create_collection(self._collection, schema=schema, index_params=index, consistency_level="Strong")
