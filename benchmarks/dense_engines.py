@@ -1,61 +1,123 @@
-"""What sparse retrieval is measured against: dense vectors, searched one by one by Faiss or in batches by a product.
-
-Both hold the same random unit vectors, as the time of an exact dense search does not depend on what they mean.
-"""
+"""What sparse retrieval is measured against: dense vectors, in Faiss on one thread or multiplied in batches."""
 
 from __future__ import annotations
 
 import importlib.util
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
 WIDTH = 512
 _BLOCK = 1 << 16  # vectors multiplied at once: a batch's scores stay in the cache
+_TRAINED_ON = 50_000  # vectors that a quantiser learns from
+RANDOM_BLOCK = 50_000
+SUBVECTORS = 64  # bytes of a vector in IVF-PQ
 
 
 class FlatVectors:
-    """Random vectors in Faiss's IndexFlatIP, on one thread.
+    """Vectors in Faiss's IndexFlatIP.
 
     Args:
-        documents: how many.
-        queries: how many.
-        seed: of all of them.
+        blocks: (n, W) float32 each, of length 1.
+        queries: (Q, W) float32, of length 1.
     """
 
-    name = f"faiss IndexFlatIP, {WIDTH}-d"
+    def __init__(self, blocks, queries: np.ndarray):
+        faiss = _faiss()
+        self.queries, self.width = np.ascontiguousarray(queries), queries.shape[1]
+        self.name = f"faiss IndexFlatIP, {self.width}-d"
+        self.index = faiss.IndexFlatIP(self.width)
+        for block in blocks:
+            self.index.add(np.ascontiguousarray(block))
+        self.vectors = faiss.rev_swig_ptr(self.index.get_xb(), self.index.ntotal * self.width).reshape(-1, self.width)
 
-    def __init__(self, documents: int, queries: int, seed: int = 0):
-        if importlib.util.find_spec("faiss") is None:
-            raise SystemExit("the dense rows need Faiss: pip install faiss-cpu")
-        import faiss
-
-        faiss.omp_set_num_threads(1)
+    @classmethod
+    def random(cls, documents: int, queries: int, seed: int = 0) -> FlatVectors:
+        """Random vectors of WIDTH numbers: the time of an exact search does not depend on what vectors mean."""
         rng = np.random.default_rng(seed)
-        self.queries = _unit(rng, queries)
-        self._index = faiss.IndexFlatIP(WIDTH)
-        for begin in range(0, documents, 50_000):
-            self._index.add(_unit(rng, min(50_000, documents - begin)))
-        self._vectors = torch.from_numpy(faiss.rev_swig_ptr(self._index.get_xb(), documents * WIDTH)).view(-1, WIDTH)
+        asked = _unit(rng, queries)
+        sizes = [min(RANDOM_BLOCK, documents - begin) for begin in range(0, documents, RANDOM_BLOCK)]
+        return cls((_unit(rng, size) for size in sizes), asked)
 
     def search(self, query: int, k: int) -> list[int]:
         """Ids of the k nearest of one query."""
-        return self._index.search(self.queries[query : query + 1], k)[1][0].tolist()
+        return self.index.search(self.queries[query : query + 1], k)[1][0].tolist()
 
-    def product(self, queries: list[int], k: int) -> list[list[int]]:
+    def product(self, queries: Sequence[int], k: int) -> list[list[int]]:
         """The same of a batch: one matrix product a block of vectors, and the best of each block."""
-        batch = torch.from_numpy(self.queries[queries])
+        batch, vectors = torch.from_numpy(self.queries[queries]), torch.from_numpy(self.vectors)
         values, ids = [], []
-        for begin in range(0, len(self._vectors), _BLOCK):
-            top = (batch @ self._vectors[begin : begin + _BLOCK].T).topk(min(k, len(self._vectors) - begin))
+        for begin in range(0, len(vectors), _BLOCK):
+            top = (batch @ vectors[begin : begin + _BLOCK].T).topk(min(k, len(vectors) - begin))
             values.append(top.values)
             ids.append(top.indices + begin)
-        best = torch.cat(values, 1).topk(k).indices
+        values = torch.cat(values, 1)
+        best = values.topk(min(k, values.shape[1])).indices
         return torch.cat(ids, 1).gather(1, best).tolist()
 
     def bytes(self) -> int:
         """Of the vectors alone."""
-        return self._index.ntotal * WIDTH * 4
+        return self.index.ntotal * self.width * 4
+
+
+class FaissEngine:
+    """Another of Faiss's indexes over the same vectors.
+
+    Args:
+        name: of what it is, one of KINDS.
+        flat: the vectors.
+        probes: of IVF, lists searched; of HNSW, candidates kept.
+
+    Attributes:
+        build_s: seconds.
+    """
+
+    KINDS = ("int8 flat", "IVF-PQ", "HNSW")
+
+    def __init__(self, name: str, flat: FlatVectors, probes: int = 64):
+        faiss = _faiss()
+        count, width = flat.index.ntotal, flat.width
+        lists = 1 << max(2, round(math.log2(4 * math.sqrt(count))))
+        subvectors = max(part for part in range(1, SUBVECTORS + 1) if width % part == 0)
+        factory = {"int8 flat": "SQ8", "IVF-PQ": f"IVF{lists},PQ{subvectors}", "HNSW": "HNSW32,Flat"}[name]
+        begin = time.perf_counter()
+        self.index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+        sample = np.random.default_rng(0).permutation(count)[:_TRAINED_ON]
+        self.index.train(flat.vectors[np.sort(sample)])
+        self.index.add(flat.vectors)
+        if name == "IVF-PQ":
+            self.index.nprobe = min(probes, lists)
+        if name == "HNSW":
+            self.index.hnsw.efSearch = probes
+        self.build_s = time.perf_counter() - begin
+        at = f", {probes} probes" if name == "IVF-PQ" else f", efSearch {probes}" if name == "HNSW" else ""
+        self.name, self._flat = f"faiss {factory}{at}, {width}-d", flat
+
+    def search(self, query: int, k: int) -> list[int]:
+        return self.index.search(self._flat.queries[query : query + 1], k)[1][0].tolist()
+
+    def search_batch(self, queries: Sequence[int], k: int) -> list[list[int]]:
+        return self.index.search(self._flat.queries[queries], k)[1].tolist()
+
+    def bytes(self, folder: Path) -> int:
+        """Of the index as Faiss writes it."""
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            _faiss().write_index(self.index, file.name)
+            return Path(file.name).stat().st_size
+
+
+def _faiss():
+    if importlib.util.find_spec("faiss") is None:
+        raise SystemExit("the dense rows need Faiss: pip install faiss-cpu")
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    return faiss
 
 
 def _unit(rng: np.random.Generator, count: int) -> np.ndarray:

@@ -2,29 +2,27 @@
 
     python benchmarks/large_scale.py --synthetic 16 --json rows.json
     python benchmarks/large_scale.py --synthetic 32 --docs 200000
+    python benchmarks/large_scale.py --model model_folder --data flickr8k --captions flickr30k_captions.tsv.gz \\
+        --phrases pycocoevalcap-1.2-py3-none-any.whl --distractors 0 10000 100000 1000000 --json rows.json --curves out
 
 Every engine runs on one thread. Single queries are timed one by one through the engine's public interface, as a caller
 would wait for them; engines take turns in rounds, so that a busy machine slows all of them, and rates are medians over
-the rounds. Batches likewise. Bytes are what lies on the disk, ids and checksums included; for the dense rows they are
-the vectors alone. Recall@10 is against exact float64 scores of the unrounded vectors.
+the rounds. Batches likewise. Bytes are what lies on the disk, ids and checksums included; for the flat dense rows they
+are the vectors alone. Memory while building and the time it takes are those of a process of its own.
 
-Memory while building and the time it takes are those of a process of its own.
+With --synthetic, recall@10 is against exact float64 scores of the unrounded vectors. With --model the right answers are
+known: see trained_run.py, and trained_set.py for what the distractors are.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -34,166 +32,99 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "datasets")]
 
 import torch  # noqa: E402
-from dense_engines import FlatVectors  # noqa: E402
+from contenders import BATCH, Contender, K, enter, race, rates, say  # noqa: E402
+from dense_engines import FaissEngine, FlatVectors  # noqa: E402
 from retrieval_sets import SYNTHETIC, SyntheticSet, exact_best, synthetic  # noqa: E402
+from tables import print_synthetic, print_trained  # noqa: E402
 
-from lexlip.index import read_shards, write_shard  # noqa: E402
-from lexlip.index.engine import Bag, Engine, LexLIPEngine  # noqa: E402
+from lexlip.index import write_shard  # noqa: E402
+from lexlip.index.adapters import installed  # noqa: E402
+from lexlip.index.engine import LexLIPEngine  # noqa: E402
 
-K = 10
-BATCH = 100
-
-
-@dataclass
-class Contender:
-    """An engine in the race.
-
-    Attributes:
-        name: in the table.
-        one: from a query's number to the ids found.
-        many: the same for a batch; None where batches are another contender's.
-        bytes: on disk.
-        single, batch: how many queries a round times, one by one and in batches.
-        facts: further columns.
-        times: seconds of each single query.
-        rates: queries per second of each round, single and batched.
-    """
-
-    name: str
-    one: Callable[[int], list] | None
-    many: Callable[[list[int]], list[list]] | None
-    bytes: int
-    single: int
-    batch: int
-    facts: dict = field(default_factory=dict)
-    times: list[float] = field(default_factory=list)
-    rates: dict[str, list[float]] = field(default_factory=lambda: {"single": [], "batch": []})
+PAIRS = (("text", "image"), ("image", "text"))
+ENGINES = ("dense", *FaissEngine.KINDS, "bm25")
 
 
 def main(arguments: list[str] | None = None) -> list[dict]:
     """Run the benchmark; returns the rows that it prints and writes."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if (options.model is None) != (options.data is None):
+        parser.error("--model and --data go together")
     torch.set_num_threads(1)
-    data = synthetic(options.synthetic, options.docs, options.queries)
     with tempfile.TemporaryDirectory(dir=options.work, prefix="large-scale-") as folder:
-        rows = run(data, Path(folder), options.rounds, options.impact_bits)
-    print_table(rows, data)
+        rows = (_trained if options.model else _synthetic)(options, Path(folder))
     if options.json:
         Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
     return rows
 
 
+def _synthetic(options: argparse.Namespace, folder: Path) -> list[dict]:
+    data = synthetic(options.synthetic, options.docs, options.queries)
+    rows = run(data, folder, options.rounds, options.impact_bits)
+    print_synthetic(rows)
+    print(f"{data}; {machine()}")
+    return rows
+
+
+def _trained(options: argparse.Namespace, folder: Path) -> list[dict]:
+    import trained_run
+    from curves import frequencies, write_curves
+    from trained_set import TrainedSet
+
+    from lexlip.model import LexLIP
+
+    model = LexLIP.from_pretrained(options.model)
+    vectors = options.vectors or folder / "vectors"
+    kinds = [trained_run.DIRECTIONS[f"{asked} to {found}"][1] for asked, found in PAIRS if asked in options.directions]
+    most = max(options.distractors)
+    data = TrainedSet(model, options.data, options.captions, options.phrases, vectors, most, kinds)
+    rows = trained_run.run(data, options, folder)
+    print_trained(rows)
+    for kind, parts in data.sources.items():
+        print(f"distractors of {kind}: " + ", ".join(f"{count:,} {name}" for name, count in parts))
+    print(machine())
+    if options.curves:
+        words = frequencies(data, {kind: most if kind in kinds else 0 for kind in data.folders})
+        print("\n".join(write_curves(rows, words, options.curves)))
+    return rows
+
+
+def machine() -> str:
+    """For the foot of a table."""
+    return f"one thread, {platform.processor() or platform.machine()}, Python {platform.python_version()}"
+
+
 def run(data: SyntheticSet, folder: Path, rounds: int, impact_bits: list[int]) -> list[dict]:
     """All contenders on one set."""
-    _say(f"{data.documents:,} documents of {data.terms} terms, {data.queries:,} queries of {data.query_terms}")
+    say(f"{data.documents:,} documents of {data.terms} terms, {data.queries:,} queries of {data.query_terms}")
     write_shard(folder / "vectors.arrow", data.batches())
     bags = data.bags()
     contenders = []
     for bits in impact_bits:
         engine = LexLIPEngine(folder / f"index-{bits}", {"impact_bits": bits})
-        contenders.append(sparse(f"lexlip, {bits}-bit impacts", engine, folder / "vectors.arrow", bags))
-    _say("exact scores")
+        contenders.append(enter(f"lexlip, {bits}-bit impacts", engine, folder / "vectors.arrow", bags))
+    say("exact scores")
     truth = exact_best(data, K)
     for contender in contenders:
         found = [contender.one(query) for query in range(len(bags))]
         contender.facts["recall@10"] = recall(found, truth)
-    _say("dense vectors")
-    dense = FlatVectors(data.documents, BATCH, data.seed)
+    say("dense vectors")
+    dense = FlatVectors.random(data.documents, BATCH, data.seed)
     contenders += [
-        Contender(dense.name, lambda query: dense.search(query % BATCH, K), None, dense.bytes(), 5, 0),
+        Contender(dense.name, lambda query: dense.search(query % BATCH, K), None, dense.bytes(), role="flat"),
         Contender(
-            f"matrix product, {dense.queries.shape[1]}-d, batches of {BATCH}", None,
-            lambda queries: dense.product([query % BATCH for query in queries], K), dense.bytes(), 0, BATCH,
+            f"matrix product, {dense.width}-d, batches of {BATCH}", None,
+            lambda queries: dense.product([query % BATCH for query in queries], K), dense.bytes(), role="product",
         ),
     ]  # fmt: skip
     nearest = [dense.search(query, K) for query in range(10)]
     for contender in contenders[-2:]:
         found = dense.product(list(range(10)), K) if contender.one is None else nearest
         contender.facts["recall@10"] = recall(found, nearest)
-    _say(f"{rounds} rounds")
+    say(f"{rounds} rounds")
     race(contenders, rounds, len(bags))
-    return rows_of(contenders, data.documents)
-
-
-def sparse(name: str, engine: Engine, shard: Path, bags: list[Bag]) -> Contender:
-    """Build an engine in a process of its own, and enter it."""
-    _say(f"building {name}")
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_build, args=(engine, shard, theirs))
-    process.start()
-    theirs.close()
-    seconds, memory = ours.recv()
-    process.join()
-    begin = time.perf_counter()
-    index = engine.index
-    opened = 1000 * (time.perf_counter() - begin)
-    engine.search(bags[0], K)  # loads what is compiled
-    return Contender(
-        name,
-        lambda query: [hit.id for hit in engine.search(bags[query], K)],
-        lambda queries: [[hit.id for hit in hits] for hits in engine.search_batch([bags[q] for q in queries], K)],
-        engine.bytes(), len(bags), len(bags),
-        {"build_s": seconds, "build_memory_mb": memory, "open_ms": opened, "segments": len(index.segments)},
-    )  # fmt: skip
-
-
-def _build(engine: Engine, shard: Path, answer) -> None:
-    begin = time.perf_counter()
-    engine.build(read_shards([shard]))
-    seconds = time.perf_counter() - begin
-    answer.send((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
-
-
-def race(contenders: list[Contender], rounds: int, queries: int) -> None:
-    """Time all contenders in turn, each round another share of the queries for those that do not do all of them."""
-    for number in range(-1, rounds):  # the first round warms up
-        for contender in contenders if number % 2 else contenders[::-1]:
-            if contender.one is not None:
-                begin = time.perf_counter()
-                times = []
-                for query in range(contender.single):
-                    start = time.perf_counter()
-                    contender.one((query + max(number, 0) * contender.single) % queries)
-                    times.append(time.perf_counter() - start)
-                if number >= 0:
-                    contender.rates["single"].append(contender.single / (time.perf_counter() - begin))
-                    contender.times += times
-            if contender.many is not None:
-                begin = time.perf_counter()
-                for first in range(0, contender.batch, BATCH):
-                    contender.many(list(range(first, min(first + BATCH, contender.batch))))
-                if number >= 0:
-                    contender.rates["batch"].append(contender.batch / (time.perf_counter() - begin))
-
-
-def rows_of(contenders: list[Contender], documents: int) -> list[dict]:
-    """A row per contender, with ratios to flat single queries and to batched dense products."""
-    rate = lambda contender, kind: statistics.median(contender.rates[kind]) if contender.rates[kind] else None
-    flat = next(contender for contender in contenders if contender.one is not None and contender.many is None)
-    product = next(contender for contender in contenders if contender.one is None)
-    rows = []
-    for contender in contenders:
-        single, batch = rate(contender, "single"), rate(contender, "batch")
-        times = sorted(contender.times)
-        rows.append(
-            {
-                "engine": contender.name,
-                "documents": documents,
-                "qps": single if single is not None else batch,
-                "p50_ms": 1000 * statistics.median(times) if times else None,
-                "p99_ms": 1000 * times[min(len(times) - 1, int(0.99 * len(times)))] if times else None,
-                "bytes": contender.bytes,
-                "recall@10": contender.facts["recall@10"],
-                "faster_than_flat": (single or batch) / rate(flat, "single"),
-                "smaller_than_flat": flat.bytes / contender.bytes,
-                "batch_qps": batch,
-                "batch_faster_than_product": batch / rate(product, "batch") if batch else None,
-                "bytes_per_document": contender.bytes / documents,
-                **contender.facts,
-            }
-        )
-    return rows
+    return rates(contenders, data.documents)
 
 
 def recall(found: list[list], truth: list[list]) -> float:
@@ -202,47 +133,41 @@ def recall(found: list[list], truth: list[list]) -> float:
     return statistics.fmean(shares)
 
 
-def print_table(rows: list[dict], data: SyntheticSet) -> None:
-    """The rows, and the machine they are from."""
-    print(f"\n{'':36}{'qps':>9}{'p50 ms':>9}{'p99 ms':>9}{'MB':>9}{'recall':>8}{'faster':>9}{'smaller':>9}{'batch qps':>11}{'x product':>11}")  # fmt: skip  # noqa: E501
-    for row in rows:
-        cells = [
-            f"{row['qps']:,.1f}", _cell(row["p50_ms"], 3), _cell(row["p99_ms"], 3), f"{row['bytes'] / 1e6:,.1f}",
-            f"{row['recall@10']:.4f}",
-        ]  # fmt: skip
-        print(
-            f"{row['engine']:36}" + "".join(f"{cell:>{8 if place == 4 else 9}}" for place, cell in enumerate(cells))
-            + f"{row['faster_than_flat']:9,.1f}{row['smaller_than_flat']:9.1f}"
-            + f"{_cell(row['batch_qps'], 1):>11}{_cell(row['batch_faster_than_product'], 1):>11}"
-        )  # fmt: skip
-    for row in rows:
-        if "build_s" in row:
-            print(
-                f"{row['engine']}: built in {row['build_s']:.1f} s with {row['build_memory_mb']:,.0f} MB, opened in "
-                f"{row['open_ms']:.1f} ms, {row['bytes_per_document']:.2f} bytes a document"
-            )
-    print(f"{data}; one thread, {platform.processor() or platform.machine()}, Python {platform.python_version()}")
-
-
-def _cell(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:,.{digits}f}"
-
-
-def _say(text: str) -> None:
-    print(f"{text} ...", file=sys.stderr, flush=True)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--synthetic", type=int, choices=sorted(SYNTHETIC), required=True, help="terms a document")
-    parser.add_argument("--docs", type=int, default=1_000_000, help="documents")
-    parser.add_argument("--queries", type=int, default=1000)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--synthetic", type=int, choices=sorted(SYNTHETIC), help="terms a document")
+    what.add_argument("--model", help="model folder, or a name on the hub")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--impact-bits", type=int, nargs="+", default=[9], help="of the index; several give a row each")
     parser.add_argument("--work", help="folder for vectors and indexes, removed afterwards; the system's by default")
     parser.add_argument("--json", help="write the rows to this file")
+
+    set_ = parser.add_argument_group("with --synthetic")
+    set_.add_argument("--docs", type=int, default=1_000_000, help="documents")
+    set_.add_argument("--queries", type=int, default=1000)
+
+    trained = parser.add_argument_group("with --model")
+    trained.add_argument("--data", type=Path, help="folder with one *_train.tsv and one *_val.tsv")
+    trained.add_argument("--captions", type=Path, help="more captions: a gzipped TSV with the columns title and image")
+    trained.add_argument("--phrases", type=Path, help="the wheel of pycocoevalcap, for its English phrases")
+    trained.add_argument("--vectors", type=Path, help="folder that keeps what was encoded, for the next run")
+    trained.add_argument("--distractors", type=int, nargs="+", default=[0, 10_000, 100_000, 1_000_000])
+    trained.add_argument(
+        "--directions", nargs="+", choices=("text", "image"), default=["text", "image"], help="asked by"
+    )
+    trained.add_argument("--top-k", type=int, nargs="+", default=[8, 16, 32, 64, 128], help="terms kept; all come too")
+    trained.add_argument("--drop", type=float, nargs="*", default=[0.1], help="of searches that leave weak terms out")
+    trained.add_argument("--engines", nargs="*", choices=ENGINES, default=list(ENGINES), help="besides ours")
+    trained.add_argument("--adapters", nargs="*", default=[name for name in installed() if name != "lexlip"])
+    trained.add_argument("--adapter-top-k", type=int, default=32, help="terms kept of what adapters get")
+    trained.add_argument("--adapter-documents", type=int, default=200_000, help="adapters are not given more")
+    trained.add_argument("--hnsw-documents", type=int, default=200_000, help="HNSW is not built over more")
+    trained.add_argument("--recall-seconds", type=float, default=900, help="at most, to find recall of one engine")
+    trained.add_argument("--round-seconds", type=float, default=2, help="of an engine's single queries, and of batches")
+    trained.add_argument("--curves", type=Path, help="folder for curves as PNG and SVG; needs matplotlib")
     return parser
 
 

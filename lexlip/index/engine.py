@@ -48,8 +48,8 @@ class LexLIPEngine:
 
     name = "lexlip"
 
-    def __init__(self, folder: Path, options: dict | None = None, threads: int = 1):
-        self.folder, self._options, self._threads = folder, options or {}, threads
+    def __init__(self, folder: str | Path, options: dict | None = None, threads: int = 1):
+        self.folder, self._options, self._threads = Path(folder), options or {}, threads
         self._index: Index | None = None
 
     def build(self, batches: Iterable[SparseRows]) -> None:

@@ -1,0 +1,91 @@
+"""Curves of the trained run as PNG and SVG: recall over speed, recall over size, and how common words are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from trained_set import TrainedSet
+
+
+def frequencies(data: TrainedSet, distractors: dict[str, int]) -> dict[str, np.ndarray]:
+    """Of pictures and captions, the share of documents that each word is in, most common first."""
+    found = {}
+    for kind, count in distractors.items():
+        counts, documents = np.zeros(0, np.int64), 0
+        for rows in data.rows(kind, count):
+            batch = np.bincount(rows.terms, minlength=len(counts))
+            batch[: len(counts)] += counts
+            counts, documents = batch, documents + len(rows)
+        found[kind] = np.sort(counts[counts > 0])[::-1] / documents
+    return found
+
+
+def write_curves(rows: list[dict], words: dict[str, np.ndarray], folder: Path) -> list[str]:
+    """Write all curves, and the document frequencies as text.
+
+    Returns:
+        Lines about what was written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for kind, shares in words.items():
+        np.savetxt(folder / f"document_frequencies_{kind}.txt", shares, fmt="%.6g")
+        places = [place for place in (1, 10, 100, 1000, 10_000) if place <= len(shares)]
+        named = ", ".join(f"word {place:,}: {shares[place - 1]:.2%}" for place in places)
+        lines.append(f"{kind}: {len(shares):,} words in use; share of documents with {named}")
+    try:
+        import matplotlib
+    except ImportError:
+        return [*lines, "no curves: pip install matplotlib"]
+    matplotlib.use("Agg")
+    most = max(row["distractors"] for row in rows)
+    for name, key, label in (("speed", "qps", "queries per second, one thread"), ("size", "bytes", "bytes on disk")):
+        lines.append(_scatter([row for row in rows if row["distractors"] == most], key, label, folder / name, most))
+    lines.append(_frequency_curve(words, folder / "document_frequencies"))
+    return lines
+
+
+def _scatter(rows: list[dict], key: str, label: str, stem: Path, distractors: int) -> str:
+    import matplotlib.pyplot as plt
+
+    directions = sorted({row["direction"] for row in rows}, reverse=True)
+    figure, axes = plt.subplots(1, len(directions), figsize=(6.4 * len(directions), 4.8), squeeze=False)
+    for axis, direction in zip(axes[0], directions):
+        group = [row for row in rows if row["direction"] == direction]
+        ours = [row for row in group if row["engine"].startswith("lexlip") and "drop" not in row]
+        ours.sort(key=lambda row: row["top_k"] or np.inf)
+        axis.plot([row[key] for row in ours], [row["R@1"] for row in ours], "o-", label="lexlip, by terms kept")
+        for row in ours:
+            text = str(row["top_k"] or "all")
+            axis.annotate(text, (row[key], row["R@1"]), textcoords="offset points", xytext=(4, 4), fontsize=8)
+        for row in group:
+            if row not in ours:
+                axis.plot(row[key], row["R@1"], "s", label=row["engine"])
+        axis.set(xscale="log", xlabel=label, ylabel="R@1, %", title=f"{direction}, {distractors:,} distractors")
+        axis.set_ylim(bottom=0)
+        axis.grid(True, which="both", alpha=0.3)
+        axis.legend(fontsize=7)
+    return _save(figure, stem)
+
+
+def _frequency_curve(words: dict[str, np.ndarray], stem: Path) -> str:
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.4, 4.8))
+    for kind, shares in words.items():
+        axis.loglog(np.arange(1, len(shares) + 1), shares, label=kind)
+    axis.set(xlabel="word, most common first", ylabel="share of documents with it")
+    axis.grid(True, which="both", alpha=0.3)
+    axis.legend()
+    return _save(figure, stem)
+
+
+def _save(figure, stem: Path) -> str:
+    import matplotlib.pyplot as plt
+
+    figure.tight_layout()
+    for suffix in (".png", ".svg"):
+        figure.savefig(stem.with_suffix(suffix), dpi=150)
+    plt.close(figure)
+    return f"{stem}.png, {stem}.svg"

@@ -1,0 +1,57 @@
+"""The benchmark's rows as a table for people."""
+
+from __future__ import annotations
+
+from lexlip.recall import CUTOFFS
+
+
+def print_synthetic(rows: list[dict]) -> None:
+    """Rows of one collection."""
+    heads = ["qps", "p50 ms", "p99 ms", "MB", "recall@10", "faster", "smaller", "batch qps", "x product"]
+    print("\n" + _line("", heads))
+    for row in rows:
+        print(_line(row["engine"], [*_speed(row), _cell(row["recall@10"], 4), *_ratios(row)]))
+    _print_builds(rows)
+
+
+def print_trained(rows: list[dict]) -> None:
+    """Rows of several directions and collections, a table each."""
+    recalls = [f"R@{cutoff}" for cutoff in CUTOFFS]
+    heads = ["qps", "p50 ms", "p99 ms", "MB", *recalls, "queries", "faster", "smaller", "batch qps", "x product"]
+    tables: dict[tuple, list[dict]] = {}
+    for row in rows:
+        tables.setdefault((row["direction"], row["distractors"]), []).append(row)
+    for (direction, distractors), group in tables.items():
+        print(f"\n{direction}, {distractors:,} distractors\n" + _line("", heads))
+        for row in group:
+            found = [_cell(row[name], 2) for name in recalls]
+            print(_line(row["engine"], [*_speed(row), *found, f"{row['queries']:,}", *_ratios(row)]))
+        _print_builds(group)
+
+
+def _speed(row: dict) -> list[str]:
+    return [_cell(row["qps"], 1), _cell(row["p50_ms"], 3), _cell(row["p99_ms"], 3), _cell(row["bytes"] / 1e6, 1)]
+
+
+def _ratios(row: dict) -> list[str]:
+    names = ("faster_than_flat", "smaller_than_flat", "batch_qps", "batch_faster_than_product")
+    return [_cell(row[name], 1) for name in names]
+
+
+def _print_builds(rows: list[dict]) -> None:
+    for row in rows:
+        if "build_s" in row:
+            memory = f" with {row['build_memory_mb']:,.0f} MB" if "build_memory_mb" in row else ""
+            opened = f", opened in {row['open_ms']:.1f} ms" if "open_ms" in row else ""
+            print(
+                f"{row['engine']}: built in {row['build_s']:.1f} s{memory}{opened}, "
+                f"{row['bytes_per_document']:.2f} bytes a document"
+            )
+
+
+def _line(name: str, cells: list[str]) -> str:
+    return f"{name:42}" + "".join(f"{cell:>11}" for cell in cells)
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"

@@ -1,0 +1,272 @@
+"""Vectors of a trained model for the large-scale benchmark: photos and captions with their right answers, and others.
+
+A collection is as many distractors as are asked for and then the val pictures, or the val captions: of equal scores the
+lower number comes first, so that a tie counts against the right answer.
+
+Distractors of captions, in this order: captions of other photos (`--captions`), then English phrases (`--phrases`, the
+paraphrase table inside the PyPI package pycocoevalcap), which are not captions: shorter, and about anything.
+
+Distractors of pictures, in this order: the training photos as they are, random crops of them, and then mixtures, which
+are not vectors of any picture: two of the vectors before them, added with shares of 0.3 to 0.7, of which as many terms
+are kept as the first of the two has, and brought to length 1.
+
+Everything is encoded by `lexlip.encode` into a folder and found there by the next run.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import gzip
+import io
+import itertools
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lexlip.encode.files import LineTexts
+from lexlip.encode.run import encode
+from lexlip.encode.tables import SourcePictures, read_tsv
+from lexlip.index import SparseRows, read_shards, write_shard
+from lexlip.model import LexLIP
+from lexlip_data.pictures import open_image
+
+CROPS_PER_PHOTO = 4
+MIXED_AT_ONCE = 1000
+PHRASES = "pycocoevalcap/meteor/data/paraphrase-en.gz"
+SEED = 0
+
+
+class Crops:
+    """Random crops of pictures, a fixed number of each; see `lexlip.encode.corpus.Pictures`."""
+
+    what, ids = "images", "string"
+
+    def __init__(self, photos: SourcePictures, per_photo: int = CROPS_PER_PHOTO):
+        self.photos, self.per_photo = photos, per_photo
+        self.origin, self.left_out = f"crops of {photos.origin}", []
+
+    def __len__(self) -> int:
+        return len(self.photos) * self.per_photo
+
+    def fingerprint(self) -> str:
+        return f"{self.photos.fingerprint()} x {self.per_photo}, seed {SEED}"
+
+    def place(self, i: int) -> str:
+        return f"{self.photos.place(i % len(self.photos))} crop {i // len(self.photos)}"
+
+    def picture(self, i: int) -> tuple[str, bytes]:
+        picture = open_image(self.photos.picture(i % len(self.photos))[1])
+        rng = np.random.default_rng([SEED, i])
+        width, height = (max(1, round(side * rng.uniform(0.4, 0.9))) for side in picture.size)
+        left, top = (int(rng.integers(whole - part + 1)) for whole, part in zip(picture.size, (width, height)))
+        crop = picture.crop((left, top, left + width, top + height))
+        if rng.random() < 0.5:
+            crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        data = io.BytesIO()
+        crop.save(data, "BMP")
+        return self.place(i), data.getvalue()
+
+
+class TrainedSet:
+    """Shards of everything, and what belongs together.
+
+    Args:
+        model: that encodes.
+        data: folder with one `*_train.tsv` and one `*_val.tsv`.
+        captions: TAB-separated, with the columns title and image, gzipped; None: no such distractors.
+        phrases: the wheel of pycocoevalcap; None: no such distractors.
+        folder: of the shards.
+        most: distractors wanted.
+        kinds: of what, "pictures" and "captions".
+    """
+
+    def __init__(
+        self,
+        model: LexLIP,
+        data: Path,
+        captions: Path | None,
+        phrases: Path | None,
+        folder: Path,
+        most: int,
+        kinds: Sequence[str] = ("pictures", "captions"),
+    ):
+        val, train = (_only(data, f"*_{split}.tsv") for split in ("val", "train"))
+        folder.mkdir(parents=True, exist_ok=True)
+        self.val, self.text_files = val, []
+        show = dict(batch_size=64, progress=True)
+        encode(model, read_tsv(val), folder / "pictures", **show)
+        encode(model, read_tsv(val, "texts"), folder / "captions", **show)
+        self.folders = {"pictures": [folder / "pictures"], "captions": [folder / "captions"]}
+        self.sources: dict[str, list[tuple[str, int]]] = {"pictures": [], "captions": []}
+        if most and "captions" in kinds:
+            self._other_captions(model, [val, train], captions, phrases, folder, most)
+        if most and "pictures" in kinds:
+            self._other_pictures(model, train, folder, most)
+        self.right = self._right()
+
+    def _other_captions(self, model, tables, captions, phrases, folder, most) -> None:
+        lists = []
+        if captions is not None:
+            others = functools.partial(other_captions, captions, tables)
+            lists.append(("captions of other photos", folder / "other_captions", others))
+        if phrases is not None:
+            others = functools.partial(english_phrases, phrases)
+            lists.append(("phrases, which are no captions", folder / "phrases", others))
+        left = most
+        for name, out, texts in lists:
+            if not left:
+                break
+            file = out.with_suffix(".txt")
+            if not file.exists():
+                draft = file.with_suffix(".tmp")
+                draft.write_text("".join(f"{text}\n" for text in itertools.islice(texts(), left)), encoding="utf-8")
+                draft.replace(file)
+            count = min(left, encode(model, LineTexts(file), out, batch_size=128, progress=True).documents)
+            self.folders["captions"].append(out)
+            self.text_files.append(file)
+            self.sources["captions"].append((name, count))
+            left -= count
+
+    def _other_pictures(self, model, train, folder, most) -> None:
+        photos = read_tsv(train)
+        encode(model, photos, folder / "photos", batch_size=64, progress=True)
+        encode(model, Crops(photos), folder / "crops", batch_size=64, progress=True)
+        real = [folder / "photos", folder / "crops"]
+        counts = [len(photos), len(photos) * CROPS_PER_PHOTO]
+        mixed = max(0, most - sum(counts))
+        # Of more mixtures the first are the same.
+        there = [file for file in (folder / "mixtures").glob("*.arrow") if int(file.stem) >= mixed]
+        out = there[0] if there else folder / "mixtures" / f"{mixed}.arrow"
+        if mixed and not there:
+            out.parent.mkdir(exist_ok=True)
+            write_shard(out, mixtures(real, mixed, model.config.vocab_size))
+        names = ["training photos", "crops of them", "mixtures of vectors, which are no pictures"]
+        self.sources["pictures"] = [(name, n) for name, n in zip(names, [*counts, mixed]) if n]
+        self.folders["pictures"] += [*real, *([out] if mixed else [])]
+
+    def rows(self, kind: str, distractors: int) -> Iterator[SparseRows]:
+        """The first distractors and then the val documents of a kind, "pictures" or "captions", numbered from 0."""
+        val, *others = self.folders[kind]
+        begin = 0
+        for rows in read_shards(others) if distractors else ():
+            yield numbered(rows, begin, distractors - begin)
+            begin = min(begin + len(rows), distractors)
+            if begin == distractors:
+                break
+        if begin < distractors:
+            raise SystemExit(f"{distractors:,} distractors were asked for, but there are only {begin:,} {kind}")
+        for rows in read_shards([val]):
+            yield numbered(rows, begin, len(rows))
+            begin += len(rows)
+
+    def texts(self, distractors: int) -> list[str]:
+        """What `rows` are of, of captions."""
+        found = [text for file in self.text_files for text in file.read_text(encoding="utf-8").splitlines()]
+        val = read_tsv(self.val, "texts")
+        return found[:distractors] + [text for _, text in val.read(0, len(val))]
+
+    def ids(self, kind: str) -> list[str]:
+        """Ids of the val documents."""
+        return [id for rows in read_shards(self.folders[kind][:1]) for id in rows.ids.to_pylist()]
+
+    def queries(self, kind: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Vectors of the val documents as terms and float32 weights."""
+        bags = []
+        for rows in read_shards(self.folders[kind][:1]):
+            weights = rows.weights.astype(np.float32)
+            cuts = rows.offsets[1:-1]
+            bags += zip(np.split(rows.terms, cuts), np.split(weights, cuts))
+        return bags
+
+    def _right(self) -> dict[str, list[set[int]]]:
+        """Of each collection without distractors, the right documents of each query of the other kind."""
+        pictures = {id: number for number, id in enumerate(self.ids("pictures"))}
+        of_caption = [pictures[id.rpartition("#")[0]] for id in self.ids("captions")]
+        of_picture = [set() for _ in pictures]
+        for caption, picture in enumerate(of_caption):
+            of_picture[picture].add(caption)
+        return {"pictures": [{picture} for picture in of_caption], "captions": of_picture}
+
+
+def numbered(rows: SparseRows, begin: int, most: int) -> SparseRows:
+    """The first of some rows, with whole numbers as ids."""
+    count = min(len(rows), most)
+    end = rows.offsets[count]
+    return SparseRows(
+        np.arange(begin, begin + count), rows.offsets[: count + 1], rows.terms[:end], rows.weights[:end], rows.source
+    )
+
+
+def cut(rows: SparseRows, k: int) -> SparseRows:
+    """Each row's k heaviest terms; of equally heavy ones those of lower number."""
+    lengths = np.diff(rows.offsets)
+    row = np.repeat(np.arange(len(rows)), lengths)
+    order = np.lexsort((rows.terms, -rows.weights.astype(np.float32), row))
+    place = np.arange(len(order)) - np.repeat(rows.offsets[:-1], lengths)
+    kept = np.sort(order[place < k])
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(lengths, k))])
+    return SparseRows(rows.ids, offsets, rows.terms[kept], rows.weights[kept], rows.source)
+
+
+def mixtures(folders: list[Path], count: int, vocabulary: int) -> Iterator[SparseRows]:
+    """Mixtures of random pairs of the vectors in some folders; see the head of this file."""
+    everything = list(read_shards(folders))
+    bases = np.cumsum([0] + [len(rows) for rows in everything])
+    terms = np.concatenate([rows.terms for rows in everything])
+    weights = np.concatenate([rows.weights for rows in everything])
+    lengths = np.concatenate([np.diff(rows.offsets) for rows in everything])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    for begin in range(0, count, MIXED_AT_ONCE):
+        rng = np.random.default_rng([SEED, 1, begin])
+        size = min(MIXED_AT_ONCE, count - begin)
+        pairs = rng.integers(bases[-1], size=(MIXED_AT_ONCE, 2))[:size]
+        shares = rng.uniform(0.3, 0.7, MIXED_AT_ONCE).astype(np.float32)[:size]
+        dense = np.zeros((size, vocabulary), np.float32)
+        for row, (pair, share) in enumerate(zip(pairs.tolist(), shares)):
+            for document, part in zip(pair, (share, 1 - share)):
+                place = slice(offsets[document], offsets[document + 1])
+                dense[row, terms[place]] += part * weights[place].astype(np.float32)
+        keep = lengths[pairs[:, 0]]
+        ordered = -np.sort(-dense, axis=1)
+        least = ordered[np.arange(size), np.maximum(keep - 1, 0)]
+        dense[(dense < least[:, None]) | (keep[:, None] == 0)] = 0
+        dense /= np.maximum(np.linalg.norm(dense, axis=1, keepdims=True), 1e-12)
+        yield SparseRows.from_dense(dense, np.arange(begin, begin + size))
+
+
+def other_captions(file: Path, tables: list[Path]) -> Iterator[str]:
+    """Captions of a list whose photos are in none of some tables: compared by the number that file names begin with."""
+    known = set()
+    for table in tables:
+        with open(table, encoding="utf-8", newline="") as lines:
+            rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+            known |= {photo_number(row["filepath"]) for row in rows}
+    with gzip.open(file, "rt", encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
+            if photo_number(row["image"]) not in known and row["title"].strip():
+                yield row["title"].strip()
+
+
+def photo_number(path: str) -> str:
+    """`images/2513260012_03d33305cf.jpg` -> `2513260012`."""
+    return re.split(r"[_.]", Path(path).name)[0]
+
+
+def english_phrases(wheel: Path, least_words: int = 3) -> list[str]:
+    """Distinct phrases of letters alone, in a random order that is always the same."""
+    with zipfile.ZipFile(wheel) as files, files.open(PHRASES) as packed, gzip.open(packed, "rt", encoding="utf-8") as f:
+        whole = re.compile(r"[a-z]+(?: [a-z]+)" + "{" + f"{least_words - 1}" + ",}")
+        found = sorted({line.strip() for line in f if whole.fullmatch(line.strip())})
+    return [found[place] for place in np.random.default_rng(SEED).permutation(len(found))]
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        raise SystemExit(f"{folder} must hold one {pattern}, it holds {len(found)}")
+    return found[0]

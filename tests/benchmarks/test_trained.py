@@ -1,0 +1,180 @@
+"""The large-scale benchmark with a model: what the vectors are, and the rows it writes."""
+
+import csv
+import gzip
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from lexlip import LexLIP
+from lexlip.index import SparseRows, write_shard
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.fixture
+def inputs(make_keys, livelier, tiny_data, tmp_path):
+    """A model folder, a data folder with 4 val and 8 train pictures, and files of other captions and phrases."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
+    model = livelier(LexLIP.from_keys(make_keys(vocab_size=tiny_data["words"]), tokenizer))
+    model.save_pretrained(tmp_path / "model")
+    with gzip.open(tmp_path / "captions.tsv.gz", "wt", newline="") as file:
+        rows = csv.writer(file, delimiter="\t")
+        rows.writerow(["title", "image", "split"])
+        rows.writerow(["a caption of a photo that is known", "val.jpg", "train"])  # as val_0.png is
+        rows.writerows([f"the red dot number {number}", f"77{number}.jpg", "train"] for number in range(6))
+    with zipfile.ZipFile(tmp_path / "phrases.whl", "w") as files:
+        text = "0.5\nsmall green ring\nsmall green ring\ntwo words\n0.25\n" + "".join(
+            f"a box on {'the ' * number}cross\n" for number in range(30)
+        )
+        files.writestr("pycocoevalcap/meteor/data/paraphrase-en.gz", gzip.compress(text.encode()))
+    return model.eval(), tiny_data["root"] / "tiny", tmp_path
+
+
+def test_what_the_vectors_are(inputs):
+    from trained_set import CROPS_PER_PHOTO, TrainedSet, other_captions
+
+    model, data, folder = inputs
+    made = TrainedSet(model, data, folder / "captions.tsv.gz", folder / "phrases.whl", folder / "vectors", 50)
+    assert made.sources["pictures"] == [
+        ("training photos", 8), ("crops of them", 8 * CROPS_PER_PHOTO),
+        ("mixtures of vectors, which are no pictures", 10),
+    ]  # fmt: skip
+    known = [data / "tiny_val.tsv", data / "tiny_train.tsv"]
+    others = list(other_captions(folder / "captions.tsv.gz", known))
+    assert others == [f"the red dot number {number}" for number in range(6)]
+    assert made.sources["captions"][0] == ("captions of other photos", 6)
+    # Numbered through, the val documents last; each query's right answer is what the table says.
+    for kind, val in (("pictures", 4), ("captions", 8)):
+        rows = list(made.rows(kind, 20))
+        assert np.concatenate([part.ids for part in rows]).tolist() == list(range(20 + val))
+        assert len(made.queries(kind)) == len(made.ids(kind)) == val
+    assert made.texts(6)[:6] == others and len(made.texts(6)) == 6 + 8
+    assert made.right == {
+        "pictures": [{caption // 2} for caption in range(8)],
+        "captions": [{2 * picture, 2 * picture + 1} for picture in range(4)],
+    }
+    np.testing.assert_allclose(
+        dense_of(made.rows("captions", 6), model.config.vocab_size)[:6], model.encode_text(others), atol=2e-3
+    )
+
+
+def dense_of(batches, words):
+    """(N, V) float32 of some rows."""
+    blocks = []
+    for rows in batches:
+        block = np.zeros((len(rows), words), np.float32)
+        block[np.repeat(np.arange(len(rows)), np.diff(rows.offsets)), rows.terms] = rows.weights
+        blocks.append(block)
+    return np.concatenate(blocks)
+
+
+def test_mixtures_lie_between_two_vectors(tmp_path):
+    from trained_set import mixtures
+
+    a, b = np.zeros(50, np.float32), np.zeros(50, np.float32)
+    a[:8], b[5:20] = np.linspace(1, 2, 8), np.linspace(2, 1, 15)
+    vectors = np.stack([a / np.linalg.norm(a), b / np.linalg.norm(b)])
+    write_shard(tmp_path / "two.arrow", [SparseRows.from_dense(vectors)])
+    made = dense_of(mixtures([tmp_path], 40, 50), 50)
+    np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=2e-3)
+    assert set((made > 0).sum(1)) == {8, 15}  # as many terms as one of them
+    assert any((row[:5] > 0).any() and (row[8:] > 0).any() for row in made)
+    again = dense_of(mixtures([tmp_path], 20, 50), 50)
+    assert np.array_equal(made[:20], again)
+
+
+def test_cut_keeps_the_heaviest():
+    from trained_run import cut_bag
+    from trained_set import cut
+
+    rng = np.random.default_rng(0)
+    dense = np.round(rng.random((30, 60)) * (rng.random((30, 60)) < rng.random((30, 1))), 1)  # with ties
+    rows = SparseRows.from_dense(dense)
+    for k in (1, 3, 10, 60):
+        kept = cut(rows, k)
+        for row in range(30):
+            order = sorted(np.flatnonzero(dense[row]), key=lambda term: (-np.float16(dense[row, term]), term))[:k]
+            part = slice(kept.offsets[row], kept.offsets[row + 1])
+            assert kept.terms[part].tolist() == sorted(order)
+            whole = slice(rows.offsets[row], rows.offsets[row + 1])
+            terms, weights = cut_bag((rows.terms[whole], rows.weights[whole].astype(np.float32)), k)
+            assert np.array_equal(terms, kept.terms[part]) and np.array_equal(weights, kept.weights[part])
+
+
+def test_recall_is_counted_by_place():
+    from contenders import Contender
+    from trained_run import measure_recall
+
+    class Options:
+        recall_seconds, round_seconds = 60, 0.01
+
+    found = [[9, 1, 2], [5, 6, 7, 8, 9, 1], [], [3]]
+    right = [{9}, {1, 77}, {4}, {4}]
+    contender = Contender("x", lambda query: found[query], lambda queries: [found[query] for query in queries], 1)
+    measure_recall(contender, right, Options)
+    assert contender.facts == {"R@1": 25, "R@5": 25, "R@10": 50, "queries": 4}
+
+
+def test_rows(inputs, monkeypatch, capsys):
+    """The whole run on tiny data: rows of every engine, curves, and the same vectors the next time."""
+    pytest.importorskip("faiss", reason="the dense rows need faiss-cpu")
+    import large_scale
+
+    _, data, folder = inputs
+    arguments = ["--model", str(folder / "model"), "--data", str(data), "--captions", str(folder / "captions.tsv.gz")]
+    arguments += ["--phrases", str(folder / "phrases.whl"), "--vectors", str(folder / "vectors")]
+    arguments += ["--distractors", "0", "30", "--top-k", "4", "8", "--rounds", "1", "--round-seconds", "0.01"]
+    arguments += [
+        "--adapters",
+        "lexlip",
+        "--adapter-top-k",
+        "8",
+        "--work",
+        str(folder),
+        "--json",
+        str(folder / "rows.json"),
+        "--curves",
+        str(folder / "curves"),
+    ]
+    large_scale.main(arguments)
+    rows = json.loads((folder / "rows.json").read_text())
+    groups = {(row["direction"], row["distractors"]) for row in rows}
+    assert groups == {(way, count) for way in ("text to image", "image to text") for count in (0, 30)}
+    for row in rows:
+        assert row["documents"] == row["distractors"] + (4 if row["direction"] == "text to image" else 8)
+        assert 0 <= row["R@1"] <= row["R@5"] <= row["R@10"] <= 100 and row["qps"] > 0 and row["bytes"] > 0
+    names = [row["engine"] for row in rows if row["direction"] == "text to image" and row["distractors"] == 30]
+    ours = ["lexlip, all terms", "lexlip, all terms, drop 0.1", "lexlip, 8 terms", "lexlip, 4 terms"]
+    assert names.pop(3) == "lexlip, 8 terms"  # as an adapter
+    assert names[:4] == ours and names[4].startswith("faiss IndexFlatIP") and names[5].startswith("matrix product")
+    assert capsys.readouterr().out.count("lexlip, all terms, drop 0.1") == 4
+    frequencies = np.loadtxt(folder / "curves" / "document_frequencies_captions.txt")
+    assert (np.diff(frequencies) <= 0).all() and 0 < frequencies[0] <= 1
+    assert not list(folder.glob("large-scale-*"))
+
+
+def test_what_is_found_is_what_the_vectors_say(inputs):
+    """Recall of the uncut rows is that of the dot products of the model's own vectors."""
+    from trained_set import TrainedSet
+
+    from lexlip.index import Index, build
+
+    model, data, folder = inputs
+    made = TrainedSet(model, data, folder / "captions.tsv.gz", None, folder / "vectors", 6)
+    build(folder / "index", made.rows("pictures", 6), impact_bits=12)
+    index = Index.open(folder / "index")
+    gallery = dense_of(made.rows("pictures", 6), model.config.vocab_size)
+    for terms, weights in made.queries("captions"):
+        scores = gallery[:, terms] @ weights
+        best = index.search((terms, weights), 1)[0]
+        assert scores[best.id] == pytest.approx(scores.max(), abs=2e-3)
