@@ -32,6 +32,16 @@ def test_vectors_are_the_projected_cls_states(model, make_batch):
     assert found.shape == (6, 12) and found.dtype == torch.float32
 
 
+def test_both_heads_start_with_the_same_towers(make_keys):
+    towers = []
+    for head in (LexLIP, DenseLIP):
+        torch.manual_seed(4)
+        state = head.from_keys(make_keys(head=head.head)).state_dict()
+        towers.append({name: value for name, value in state.items() if "_encoder." in name})
+    assert towers[0].keys() == towers[1].keys() and len(towers[0]) > 20
+    assert all(torch.equal(value, towers[1][name]) for name, value in towers[0].items())
+
+
 def test_the_pooler_comes_before_the_projection(make_keys, livelier, make_batch):
     model = livelier(DenseLIP.from_keys(make_keys(head="dense", text_pooler=True))).eval()
     batch = make_batch()
