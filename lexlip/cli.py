@@ -5,7 +5,7 @@ lexlip import-lotlip CKPT OUT      a checkpoint of LoTLIP
 lexlip export CKPT OUT             a checkpoint of this code
 lexlip export-onnx FOLDER OUT      both towers as ONNX files
 lexlip encode --model M --out DIR  pictures or texts as vectors
-lexlip index ACTION INDEX          build, add, delete, merge, info, verify
+lexlip index ACTION INDEX          build, add, delete, merge, info, verify, export
 lexlip search --index INDEX TEXT   or a picture, or a bag of words
 lexlip serve --index I --model M   the same over HTTP
 lexlip eval-long-text --model ...  recall on DCI, IIW, ShareGPT4V, Urban1k

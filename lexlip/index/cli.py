@@ -1,4 +1,4 @@
-"""The commands around an index: lexlip index build | add | delete | merge | info | verify, and lexlip search."""
+"""The commands around an index: lexlip index build | add | delete | merge | info | verify | export, lexlip search."""
 
 from __future__ import annotations
 
@@ -55,6 +55,17 @@ def _add_index(commands: argparse._SubParsersAction) -> None:
         action = actions.add_parser(name, help=text)
         action.add_argument("index", type=Path)
         action.set_defaults(run=run)
+
+    export = actions.add_parser("export", help="write it as files that other engines load")
+    export.add_argument("index", type=Path)
+    export.add_argument("--format", required=True, choices=("opensearch", "elasticsearch", "anserini", "ciff"))
+    export.add_argument("--out", type=Path, required=True, help="a new or an empty folder")
+    export.add_argument("--scale", type=int, default=100, help="anserini, ciff: weight x scale is rounded (default: 100)")
+    export.add_argument(
+        "--rounded", action="store_true",
+        help="opensearch, elasticsearch: weights to 9 bits, one feature a term instead of two",
+    )  # fmt: skip
+    export.set_defaults(run=_export)
 
 
 def _add_search(commands: argparse._SubParsersAction) -> None:
@@ -127,6 +138,14 @@ def _verify(options: argparse.Namespace) -> int:
     damage = index.verify()
     print("\n".join(damage) if damage else f"{options.index}: {len(index):,} documents, every checksum is right")
     return 1 if damage else 0
+
+
+def _export(options: argparse.Namespace) -> None:
+    from lexlip.index.export import export
+    from lexlip.index.index import Index
+
+    count = export(Index.open(options.index), options.format, options.out, options.scale, options.rounded)
+    print(f"{options.index}: {count:,} documents -> {options.out}")
 
 
 def _search(options: argparse.Namespace) -> None:

@@ -1,0 +1,109 @@
+"""An index as files that other engines load: `lexlip index export`. Scores and their exactness: docs/SCALING.md.
+
+| format | documents | scores |
+| --- | --- | --- |
+| opensearch | bulk requests for a `rank_features` field | the same, in float32 |
+| elasticsearch | bulk requests for a `sparse_vector` field | the same, in float32 |
+| anserini | a JsonVectorCollection | of weights rounded to 1/scale |
+| ciff | a Common Index File | of weights rounded to 1/scale |
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from lexlip.index.errors import DamagedIndex, IndexingError
+from lexlip.index.export import ciff, integers, lucene
+from lexlip.index.index import Index
+from lexlip.index.queries import bag_of
+from lexlip.index.stored import stored_rows
+
+FORMATS = ("opensearch", "elasticsearch", "anserini", "ciff")
+_SAMPLE_TERMS, _SAMPLE_RESULTS = 8, 10
+
+
+def export(index: Index, format: str, out: str | Path, scale: int = 100, rounded: bool = False) -> int:
+    """Write an index for another engine: documents, how to load them, a query and what it must find.
+
+    The folder appears when it is complete.
+
+    Args:
+        index: opened; every byte of it is verified first.
+        format: see above.
+        out: a folder that does not exist, or is empty.
+        scale: of anserini and ciff: weight x scale is rounded to a whole number.
+        rounded: of opensearch and elasticsearch: one feature a term, its weight rounded to 9 bits as Lucene keeps it,
+            instead of a second one with the rest.
+
+    Returns:
+        How many documents were written.
+
+    Raises:
+        IndexingError: no such format, a folder that holds files, an id that the engine does not take.
+        DamagedIndex: bytes that are not what was written.
+    """
+    out = Path(out)
+    if format not in FORMATS:
+        raise IndexingError(f"format={format!r}: one of {', '.join(FORMATS)}")
+    if scale < 1:
+        raise IndexingError(f"scale={scale}: at least 1")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise IndexingError(f"{out} is not empty: name a new folder")
+    damage = index.verify()
+    if damage:
+        raise DamagedIndex(f"{index.folder}: {damage[0]}")
+    draft = out.with_name(out.name + ".tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        if format in lucene.ENGINES:
+            lucene.write(format, stored_rows(index), draft, rounded)
+        elif format == "anserini":
+            integers.write(stored_rows(index), draft, scale)
+        else:
+            ciff.write(index, draft / "index.ciff", scale)
+        _write_sample(index, format, draft, scale, rounded)
+        if out.is_dir():
+            out.rmdir()
+        draft.rename(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return len(index)
+
+
+def query_body(
+    format: str, query: object, k: int = 10, scale: int = 100, rounded: bool = False, model: object = None
+) -> str:
+    """A query as the engine takes it, with the same scores as ours: a request's body, or a line of words.
+
+    Args:
+        format: see above.
+        query: as `Index.search` takes it.
+        k: results; of opensearch and elasticsearch.
+        scale: of anserini and ciff; scores are then scale^2 times ours.
+        rounded: as the export was.
+        model: for queries that are texts, pictures or words.
+    """
+    terms, weights = bag_of(query, model)
+    if format in lucene.ENGINES:
+        return json.dumps(lucene.query(format, terms.tolist(), weights.tolist(), k, rounded))
+    return integers.query(terms.tolist(), weights.tolist(), scale)
+
+
+def _write_sample(index: Index, format: str, out: Path, scale: int, rounded: bool) -> None:
+    """The heaviest words of a document as a query, and what our index finds."""
+    sample: dict[int, float] = {}
+    for rows in stored_rows(index, 1):
+        if len(rows.terms):
+            heaviest = (-rows.weights).argsort(kind="stable")[:_SAMPLE_TERMS]
+            sample = {int(rows.terms[n]): float(rows.weights[n]) for n in heaviest}
+            break
+    if not sample:
+        return
+    name, lead = ("query.json", "") if format in lucene.ENGINES else ("query.tsv", "1\t")
+    body = query_body(format, sample, _SAMPLE_RESULTS, scale, rounded)
+    (out / name).write_text(f"{lead}{body}\n", encoding="utf-8")
+    hits = [hit._asdict() for hit in index.search(sample, _SAMPLE_RESULTS)]
+    (out / "expected.json").write_text(json.dumps(hits, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,57 @@
+"""Anserini: a JsonVectorCollection with whole-number impacts, and queries that repeat each word by its weight.
+
+A score there is the sum of repetitions x impacts, which is scale^2 times ours but for the rounding: impacts are off by
+at most half, repetitions too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from lexlip.index.export.files import write_lines, write_script
+from lexlip.index.vectors import SparseRows
+
+_LOAD = """#!/usr/bin/env bash
+# Builds Anserini's index from the documents beside this script, and searches it. Run it with ANSERINI naming the jar:
+#
+#   ANSERINI=anserini-fatjar.jar bash load.sh lucene-index
+#
+# run.txt must begin with what expected.json holds, up to equal scores and rounding.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+: "${ANSERINI:?the path of the jar}"
+index=${1:-lucene-index}
+java -cp "$ANSERINI" io.anserini.index.IndexCollection -collection JsonVectorCollection -input documents \\
+  -index "$index" -generator DefaultLuceneDocumentGenerator -threads 1 -impact -pretokenized -optimize
+java -cp "$ANSERINI" io.anserini.search.SearchCollection -index "$index" -topics query.tsv -topicReader TsvInt \\
+  -output run.txt -impact -pretokenized -hits 10
+"""
+
+
+def write(batches: Iterable[SparseRows], out: Path, scale: int) -> None:
+    """documents/*.jsonl and load.sh."""
+    write_lines(_entries(batches, scale), out / "documents", "jsonl")
+    write_script(_LOAD, out / "load.sh")
+
+
+def query(terms: list[int], weights: list[float], scale: int) -> str:
+    """Words, each as often as it weighs."""
+    return " ".join(" ".join([str(term)] * round(weight * scale)) for term, weight in zip(terms, weights)).strip()
+
+
+def impacts(weights: np.ndarray, scale: int) -> np.ndarray:
+    """(n,) float16 weights to int64."""
+    return np.rint(weights.astype(np.float64) * scale).astype(np.int64)
+
+
+def _entries(batches: Iterable[SparseRows], scale: int) -> Iterator[str]:
+    for rows in batches:
+        whole = impacts(rows.weights, scale)
+        for number, id in enumerate(map(str, rows.ids.tolist())):
+            row = slice(rows.offsets[number], rows.offsets[number + 1])
+            vector = {str(t): n for t, n in zip(rows.terms[row].tolist(), whole[row].tolist()) if n}
+            yield json.dumps({"id": id, "contents": "", "vector": vector}) + "\n"

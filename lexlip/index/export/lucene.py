@@ -1,0 +1,122 @@
+"""OpenSearch and Elasticsearch: a document's terms as features of Lucene, a query as a weighted sum of them.
+
+Lucene keeps a feature's value as a term frequency, the upper 17 bits of its float32: 9 significant bits, the rest cut
+off (`FeatureField`). Our weights have 11. So a weight is written as two features, `T` with its first 9 bits and `T+`
+with the rest, which has at most 2; a query asks for both with the same weight, and the sum is exact. With `rounded`
+there is one feature with the nearest 9 bits: fewer postings, and scores that differ by up to 0.2%.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from lexlip.index.errors import IndexingError
+from lexlip.index.export.files import write_lines, write_script
+from lexlip.index.vectors import SparseRows
+
+ENGINES = ("opensearch", "elasticsearch")
+FIELD = "vector"
+_REST = "+"
+_CUT = 15  # low bits of a float32 that Lucene does not keep
+_MAX_ID = 512  # bytes
+_MAX_WEIGHT = 64  # of a clause in Lucene
+_FIELDS = {
+    "opensearch": {"type": "rank_features"},
+    # Of a field that prunes, the engine would leave out common words by itself.
+    "elasticsearch": {"type": "sparse_vector", "index_options": {"prune": False}},
+}
+
+_LOAD = """#!/usr/bin/env bash
+# Makes an index and loads the documents beside this script.
+#
+#   bash load.sh http://localhost:9200 lexlip            # CURL_OPTIONS="-u user:password" for what curl needs besides
+#   curl -s http://localhost:9200/lexlip/_search -H 'Content-Type: application/json' -d @query.json
+#
+# The second line must find what expected.json holds, up to the order of equal scores.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+url=${1:?the address, such as http://localhost:9200}/${2:-lexlip}
+read -ra options <<< "${CURL_OPTIONS:-}"
+send() { curl --silent --show-error --fail-with-body "${options[@]}" "$@"; }
+
+send -X PUT "$url" -H 'Content-Type: application/json' --data-binary @index.json
+for file in documents/*.ndjson; do
+  [ -e "$file" ] || break  # an index without documents
+  answer=$(send -X POST "$url/_bulk?filter_path=errors,items.*.error" -H 'Content-Type: application/x-ndjson' \\
+    --data-binary "@$file")
+  case $answer in
+    *'"errors":false'*) ;;
+    *) printf '%s: %s\\n' "$file" "$answer" >&2; exit 1 ;;
+  esac
+done
+send -X PUT "$url/_settings" -H 'Content-Type: application/json' -d '{"index": {"refresh_interval": null}}'
+send -X POST "$url/_forcemerge?max_num_segments=1"
+send -X POST "$url/_refresh"
+"""
+
+
+def write(engine: str, batches: Iterable[SparseRows], out: Path, rounded: bool) -> None:
+    """index.json, documents/*.ndjson and load.sh."""
+    index = {
+        "settings": {"index": {"number_of_shards": 1, "refresh_interval": "-1"}},
+        "mappings": {
+            "dynamic": "strict", "_source": {"excludes": [FIELD]}, "properties": {FIELD: _FIELDS[engine]},
+        },
+    }  # fmt: skip
+    (out / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    write_lines(_entries(batches, rounded), out / "documents", "ndjson")
+    write_script(_LOAD, out / "load.sh")
+
+
+def query(engine: str, terms: list[int], weights: list[float], k: int, rounded: bool) -> dict:
+    """The body of a search request.
+
+    Raises:
+        IndexingError: a weight above 64, which Lucene refuses.
+    """
+    if weights and max(weights) > _MAX_WEIGHT:
+        raise IndexingError(f"a query's weight of {max(weights)}: Lucene takes up to {_MAX_WEIGHT}; divide all of them")
+    names = [str(term) for term in terms]
+    tokens = dict(zip(names, weights))
+    if not rounded:
+        tokens.update((name + _REST, weight) for name, weight in zip(names, weights))
+    if engine == "opensearch":
+        wanted = {"neural_sparse": {FIELD: {"query_tokens": tokens}}}
+    else:
+        wanted = {"sparse_vector": {"field": FIELD, "query_vector": tokens, "prune": False}}
+    return {"size": k, "_source": False, "track_total_hits": False, "query": wanted}
+
+
+def _entries(batches: Iterable[SparseRows], rounded: bool) -> Iterator[str]:
+    """Two lines a document: what to do, and the document."""
+    for rows in batches:
+        values = rows.weights.astype(np.float32)
+        first = _cut(values + _half_step(values)) if rounded else _cut(values)
+        rest = values - first
+        for number, id in enumerate(map(str, rows.ids.tolist())):
+            if not 0 < len(id.encode()) <= _MAX_ID:
+                raise IndexingError(f"{rows.source}: id {id[:40]!r}...: the engine takes ids of 1 to {_MAX_ID} bytes")
+            row = slice(rows.offsets[number], rows.offsets[number + 1])
+            features = {}
+            for term, value, more in zip(rows.terms[row].tolist(), first[row].tolist(), rest[row].tolist()):
+                if value > 0:
+                    features[str(term)] = value
+                if more > 0 and not rounded:
+                    features[f"{term}{_REST}"] = more
+            action = {"index": {"_id": id}}
+            yield f"{json.dumps(action)}\n{json.dumps({FIELD: features})}\n"
+
+
+def _cut(values: np.ndarray) -> np.ndarray:
+    """What Lucene keeps of float32 values."""
+    return (values.view(np.uint32) >> _CUT << _CUT).view(np.float32)
+
+
+def _half_step(values: np.ndarray) -> np.ndarray:
+    """Half the distance to the next value that Lucene keeps."""
+    following = ((values.view(np.uint32) >> _CUT) + np.uint32(1) << _CUT).view(np.float32)
+    return (following - _cut(values)) / 2
