@@ -58,19 +58,26 @@ class SkippedSamples:
         self.of_epoch += len(lines)
         where = ""
         if folder is not None:
-            path = folder / self.FILE
-            where = f"; {path} lists them"
+            where = f"; {folder / self.FILE} lists them"
         if folder is not None and first:
-            try:
-                with open(path, "a", encoding="utf-8") as file:
-                    file.writelines(f"{epoch}\t{line}\n" for line in lines)
-            except OSError as error:
-                log.error("%s could not be written (%s)", path, error)
+            self._list(lines, str(epoch), folder)
         if self.of_epoch > self.share * pairs:
             raise DataError(
                 f"{self.of_epoch} of the {pairs} training pairs of epoch {epoch} were broken so far, more than "
                 f"max_bad_share={self.share}{where}. Repair or remove them, or allow a larger share"
             )
+
+    def list_rows(self, lines: list[str], folder: Path) -> None:
+        """List the rows of the training tables that make no sample: no epoch has them, so they get a "-" for it."""
+        if lines and not (folder / self.FILE).exists():
+            self._list(lines, "-", folder)
+
+    def _list(self, lines: list[str], epoch: str, folder: Path) -> None:
+        try:
+            with open(folder / self.FILE, "a", encoding="utf-8") as file:
+                file.writelines(f"{epoch}\t{line}\n" for line in lines)
+        except OSError as error:
+            log.error("%s could not be written (%s)", folder / self.FILE, error)
 
     def state(self) -> dict[str, int]:
         """For the checkpoint."""

@@ -13,9 +13,10 @@ import time
 
 import pytorch_lightning as pl
 
+from lexlip.exit_status import INTERRUPTED, REQUEUE
+
 log = logging.getLogger(__name__)
 
-REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: not finished, start me again
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 IMPATIENT = 5.0  # seconds after which a second Ctrl-C no longer waits; launchers repeat the first one at once
 
@@ -31,7 +32,7 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, signum: int):
         super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.code = 130 if signum == signal.SIGINT else REQUEUE
+        self.code = INTERRUPTED if signum == signal.SIGINT else REQUEUE
 
 
 class Leave(BaseException):

@@ -392,6 +392,8 @@ class RetrievalModule(pl.LightningModule):
             self.log("train/learning_rate", self.lr_schedulers().get_last_lr()[0])
 
     def on_fit_start(self) -> None:
+        if self.folder is not None and rank() == 0:
+            self.skipped.list_rows(self.trainer.datamodule.left_out(), self.folder)
         if self.keys["compile"]:
             for tower in self.modules():
                 if isinstance(tower, (ImageEncoder, TextEncoder)):  # the twins' too

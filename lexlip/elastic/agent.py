@@ -27,10 +27,8 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 
 from lexlip.elastic.patience import Patience
 from lexlip.elastic.settings import Settings
+from lexlip.exit_status import INTERRUPTED, REQUEUE, USAGE
 
-REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: a checkpoint is written, start me again
-INTERRUPTED = 130  # what shells give for Ctrl-C
-USAGE = 2  # a mistake of the user's, which a restart does not mend
 FINAL = (USAGE, INTERRUPTED, REQUEUE)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 JOB_VARIABLE = "LEXLIP_JOB"  # tells processes which launch they belong to, the same before and after a restart

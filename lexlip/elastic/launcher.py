@@ -22,8 +22,9 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from lexlip.elastic import network, settings
-from lexlip.elastic.agent import INTERRUPTED, REQUEUE, USAGE, Agent, Left, say
+from lexlip.elastic.agent import Agent, Left, say
 from lexlip.elastic.settings import AGAIN, LaunchError, Settings
+from lexlip.exit_status import INTERRUPTED, REQUEUE, USAGE
 
 CLOSE_TIMEOUT = 10.0  # seconds to tell the other nodes that it is over
 

@@ -256,6 +256,17 @@ def test_a_broken_picture_is_skipped_in_training_and_named_in_evaluation(start, 
         start(Phase2Module, EVALUATE, data_root=str(tmp_path / "data"), load_path=last)
 
 
+def test_rows_of_a_table_that_make_no_sample_are_listed_once(start, tiny_data, tmp_path):
+    shutil.copytree(tiny_data["root"] / "tiny", tmp_path / "data" / "tiny")
+    with open(tmp_path / "data" / "tiny" / "tiny_train.tsv", "a") as file:
+        file.write("\ttrain_0.png\ttrain0\n")
+    how = {"data_root": str(tmp_path / "data"), "version": 0}
+    done = start(Phase1Module, PHASE1, max_steps=1, **how)
+    start(Phase1Module, PHASE1, max_steps=2, resume_from="auto", **how)
+    (line,) = (done.folder / "skipped_samples.tsv").read_text().splitlines()
+    assert line.startswith("-\ttiny/") and "row 17: no caption" in line
+
+
 def test_own_data_sets_and_caps_from_the_command_line(start):
     done = start(
         Phase1Module, PHASE1, max_steps=1, version=0, datasets=["mine"], max_images={"mine": 3},
