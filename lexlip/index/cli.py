@@ -60,7 +60,7 @@ def _add_index(commands: argparse._SubParsersAction) -> None:
     export.add_argument("index", type=Path)
     export.add_argument("--format", required=True, choices=("opensearch", "elasticsearch", "anserini", "ciff"))
     export.add_argument("--out", type=Path, required=True, help="a new or an empty folder")
-    export.add_argument("--scale", type=int, default=100, help="anserini, ciff: weight x scale is rounded (default: 100)")
+    export.add_argument("--scale", type=int, default=100, help="anserini, ciff: weights x this, rounded (default: 100)")
     export.add_argument(
         "--rounded", action="store_true",
         help="opensearch, elasticsearch: weights to 9 bits, one feature a term instead of two",

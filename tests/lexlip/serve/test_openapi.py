@@ -6,7 +6,7 @@ for module in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
     pytest.importorskip(module, reason="needs the extra serve")
 schemathesis = pytest.importorskip("schemathesis", reason="needs the extra dev")
 
-from hypothesis import HealthCheck, given, settings  # noqa: E402
+from hypothesis import HealthCheck, assume, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from lexlip.serve.app import create_app  # noqa: E402
@@ -34,9 +34,16 @@ def test_every_answer_is_described(described, mode):
             @given(case=operation.as_strategy(generation_mode=mode))
             @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
             def check(case):
+                assume(not _lists_in_a_form(case))
                 statuses.add(case.call_and_validate().status_code)
 
             check()
         elif mode is schemathesis.GenerationMode.POSITIVE:
             statuses.add(operation.Case().call_and_validate().status_code)
     assert statuses & ({200} if mode is schemathesis.GenerationMode.POSITIVE else {422})
+
+
+def _lists_in_a_form(case):
+    """A list of one value, or of none, is meant as a mistake; but a form's bytes are then those of the value itself."""
+    form = case.media_type == "multipart/form-data" and isinstance(case.body, dict)
+    return form and any(isinstance(value, list) for value in case.body.values())

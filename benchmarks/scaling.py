@@ -1,0 +1,126 @@
+"""How bytes, build time, memory and speed of the index grow with the collection: what docs/SCALING.md reckons with.
+
+    python benchmarks/scaling.py --terms 16 --documents 250000 1000000 4000000 --json rows.json
+
+The synthetic sets of `benchmarks/large_scale.py`. Every size is built in a process of its own. Single queries on one
+thread, the median and the mean over all of them; sizes take turns in rounds, so that a busy machine slows all alike.
+Memory while searching is what the process grew by, the index's own pages included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[name] = "1"  # read when the libraries are loaded
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "datasets")]
+
+from retrieval_sets import SYNTHETIC, SyntheticSet, synthetic  # noqa: E402
+
+from lexlip.index import Index, read_shards, write_shard  # noqa: E402
+from lexlip.index.engine import LexLIPEngine  # noqa: E402
+
+K = 10
+
+
+def main(arguments: list[str] | None = None) -> list[dict]:
+    """Run the benchmark; returns the rows that it prints and writes."""
+    options = _parser().parse_args(arguments)
+    rows, engines = [], []
+    with tempfile.TemporaryDirectory(dir=options.work, prefix="scaling-") as folder:
+        for documents in sorted(options.documents):
+            data = synthetic(options.terms, documents, options.queries)
+            engine = LexLIPEngine(Path(folder) / str(documents))
+            rows.append({"documents": documents, "terms": options.terms, **_built(data, engine, Path(folder))})
+            rows[-1]["postings_touched"] = _touched(engine.index, data)
+            engines.append((engine, data.bags()))
+        _race(rows, engines, options.rounds)
+    for row in rows:
+        print(json.dumps(row))
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return rows
+
+
+def _built(data: SyntheticSet, engine: LexLIPEngine, folder: Path) -> dict:
+    shard = folder / "vectors.arrow"
+    write_shard(shard, data.batches())
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_build, args=(engine, shard, theirs))
+    process.start()
+    theirs.close()
+    facts = ours.recv()
+    process.join()
+    shard.unlink()
+    return {**facts, "bytes_per_document": round(engine.bytes() / data.documents, 2)}
+
+
+def _build(engine: LexLIPEngine, shard: Path, answer) -> None:
+    begin = time.perf_counter()
+    engine.build(read_shards([shard]))
+    seconds = time.perf_counter() - begin
+    answer.send({"build_s": round(seconds, 1), "build_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10})
+
+
+def _touched(index: Index, data: SyntheticSet) -> float:
+    """Postings in the lists of an average query."""
+    from lexlip.index.layout import COUNT
+
+    counts = {}
+    for segment in index.segments:
+        for term, count in zip(segment.terms.tolist(), segment.table[:, COUNT].tolist()):
+            counts[term] = counts.get(term, 0) + count
+    bags = data.bags()
+    return round(sum(counts.get(int(term), 0) for terms, _ in bags for term in terms) / len(bags))
+
+
+def _race(rows: list[dict], engines: list, rounds: int) -> None:
+    times = [[] for _ in engines]
+    for number in range(-1, rounds):  # the first round warms up
+        for (engine, bags), taken, row in zip(engines, times, rows):
+            before = _resident()
+            for bag in bags:
+                begin = time.perf_counter()
+                engine.search(bag, K)
+                if number >= 0:
+                    taken.append(time.perf_counter() - begin)
+            if number < 0:
+                row["search_mb"] = round((_resident() - before) / 2**20, 1)
+    for taken, row in zip(times, rows):
+        row["p50_ms"] = round(1000 * statistics.median(taken), 3)
+        row["mean_ms"] = round(1000 * statistics.mean(taken), 3)
+
+
+def _resident() -> int:
+    """Resident bytes of this process, 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    found = re.search(r"VmRSS:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) * 1024 if found else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--terms", type=int, choices=sorted(SYNTHETIC), default=16, help="per document")
+    parser.add_argument("--documents", type=int, nargs="+", default=[250_000, 1_000_000, 4_000_000])
+    parser.add_argument("--queries", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--work", type=Path, help="folder for what is built (default: the system's)")
+    parser.add_argument("--json", type=Path, help="also write the rows here")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
