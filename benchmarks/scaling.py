@@ -1,9 +1,10 @@
 """How bytes, build time, memory and speed of the index grow with the collection: what docs/SCALING.md reckons with.
 
     python benchmarks/scaling.py --terms 16 --documents 250000 1000000 4000000 --json rows.json
+    python benchmarks/scaling.py --engines lexlip milvus qdrant seismic --documents 100000
 
 The synthetic sets of `benchmarks/large_scale.py`. Every size is built in a process of its own. Single queries on one
-thread, the median and the mean over all of them; sizes take turns in rounds, so that a busy machine slows all alike.
+thread, the median and the mean over all of them; sizes and engines take turns in rounds, so that a busy machine slows all alike.
 Memory while searching is what the process grew by, the index's own pages included.
 """
 
@@ -30,9 +31,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "datasets")]
 from retrieval_sets import SYNTHETIC, SyntheticSet, synthetic  # noqa: E402
 
 from lexlip.index import Index, read_shards, write_shard  # noqa: E402
-from lexlip.index.engine import LexLIPEngine  # noqa: E402
+from lexlip.index.adapters import open_engine  # noqa: E402
+from lexlip.index.engine import Engine  # noqa: E402
 
 K = 10
+_ENDINGS = {"milvus": ".db"}
 
 
 def main(arguments: list[str] | None = None) -> list[dict]:
@@ -40,12 +43,20 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     options = _parser().parse_args(arguments)
     rows, engines = [], []
     with tempfile.TemporaryDirectory(dir=options.work, prefix="scaling-") as folder:
+        shard = Path(folder) / "vectors.arrow"
         for documents in sorted(options.documents):
             data = synthetic(options.terms, documents, options.queries)
-            engine = LexLIPEngine(Path(folder) / str(documents))
-            rows.append({"documents": documents, "terms": options.terms, **_built(data, engine, Path(folder))})
-            rows[-1]["postings_touched"] = _touched(engine.index, data)
-            engines.append((engine, data.bags()))
+            write_shard(shard, data.batches())
+            for name in options.engines:
+                place = str(Path(folder) / f"{name}-{documents}{_ENDINGS.get(name, '')}")
+                settings = {"options": {"segment_documents": options.segment_documents}} if name == "lexlip" else {}
+                facts = _in_a_process(name, place, settings, shard)
+                engine = open_engine(name, place, **settings)
+                facts["bytes_per_document"] = round(engine.bytes() / documents, 2)
+                if name == "lexlip":
+                    facts |= {"segments": len(engine.index.segments), "postings": _touched(engine.index, data)}
+                rows.append({"engine": name, "documents": documents, "terms": options.terms, **facts})
+                engines.append((engine, data.bags()))
         _race(rows, engines, options.rounds)
     for row in rows:
         print(json.dumps(row))
@@ -54,24 +65,25 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     return rows
 
 
-def _built(data: SyntheticSet, engine: LexLIPEngine, folder: Path) -> dict:
-    shard = folder / "vectors.arrow"
-    write_shard(shard, data.batches())
+def _in_a_process(name: str, place: str, settings: dict, shard: Path) -> dict:
+    """Build in a process of its own; seconds and memory."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_build, args=(engine, shard, theirs))
+    process = context.Process(target=_build, args=(name, place, settings, shard, theirs))
     process.start()
     theirs.close()
     facts = ours.recv()
     process.join()
-    shard.unlink()
-    return {**facts, "bytes_per_document": round(engine.bytes() / data.documents, 2)}
+    return facts
 
 
-def _build(engine: LexLIPEngine, shard: Path, answer) -> None:
+def _build(name: str, place: str, settings: dict, shard: Path, answer) -> None:
+    engine: Engine = open_engine(name, place, **settings)
     begin = time.perf_counter()
     engine.build(read_shards([shard]))
     seconds = time.perf_counter() - begin
+    if hasattr(engine, "close"):
+        engine.close()
     answer.send({"build_s": round(seconds, 1), "build_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10})
 
 
@@ -115,6 +127,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--terms", type=int, choices=sorted(SYNTHETIC), default=16, help="per document")
     parser.add_argument("--documents", type=int, nargs="+", default=[250_000, 1_000_000, 4_000_000])
+    parser.add_argument("--engines", nargs="+", default=["lexlip"], help="see lexlip.index.adapters")
+    parser.add_argument("--segment-documents", type=int, default=1 << 22, help="of lexlip")
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--work", type=Path, help="folder for what is built (default: the system's)")

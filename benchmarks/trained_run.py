@@ -25,6 +25,7 @@ from dense_engines import WIDTH, FaissEngine, FlatVectors
 from text_engines import BM25, right_captions
 from trained_set import TrainedSet, cut
 
+from lexlip.files import write_json
 from lexlip.index import SparseRows, read_shards, write_shard
 from lexlip.index.adapters import open_engine
 from lexlip.index.engine import Bag, LexLIPEngine
@@ -61,8 +62,8 @@ class Task:
 
 
 def run(data: TrainedSet, options: argparse.Namespace, folder: Path) -> list[dict]:
-    """Rows of all directions and numbers of distractors."""
-    rows = []
+    """Rows of all directions and numbers of distractors; written after each, as all may take hours."""
+    rows: list[dict] = []
     projection = main_directions(data) if "dense" in options.engines else None
     for direction, (asked, gallery) in DIRECTIONS.items():
         if direction.split()[0] not in options.directions:
@@ -74,6 +75,8 @@ def run(data: TrainedSet, options: argparse.Namespace, folder: Path) -> list[dic
             place = folder / f"{gallery}-{distractors}"
             place.mkdir()
             rows += _rows(data, task, options, place, projection)
+            if options.json:
+                write_json(rows, options.json)
     return rows
 
 

@@ -203,14 +203,20 @@ def numbered(rows: SparseRows, begin: int, most: int) -> SparseRows:
 
 
 def cut(rows: SparseRows, k: int) -> SparseRows:
-    """Each row's k heaviest terms; of equally heavy ones those of lower number."""
+    """Each row's k heaviest terms; of equally heavy ones those of lower number. At most 65,536 rows."""
     lengths = np.diff(rows.offsets)
-    row = np.repeat(np.arange(len(rows)), lengths)
-    order = np.lexsort((rows.terms, -rows.weights.astype(np.float32), row))
-    place = np.arange(len(order)) - np.repeat(rows.offsets[:-1], lengths)
-    kept = np.sort(order[place < k])
+    row = np.repeat(np.arange(len(rows), dtype=np.uint64), lengths) << np.uint64(48)
+    # Bits of a float16 that is not negative order as its values do. Sorting numbers is much quicker than by columns.
+    weights = rows.weights.view(np.uint16).astype(np.uint64)
+    lightness = (np.uint64(0xFFFF) - weights) << np.uint64(32)
+    heaviest = np.sort(row | lightness | rows.terms)
+    kept = heaviest[np.arange(len(heaviest)) - np.repeat(rows.offsets[:-1], lengths) < k]
+    weights = np.uint64(0xFFFF) - (kept >> np.uint64(32) & np.uint64(0xFFFF))
+    of_row = kept >> np.uint64(48) << np.uint64(48)
+    by_term = np.sort(of_row | (kept & np.uint64(0xFFFFFFFF)) << np.uint64(16) | weights)
     offsets = np.concatenate([[0], np.cumsum(np.minimum(lengths, k))])
-    return SparseRows(rows.ids, offsets, rows.terms[kept], rows.weights[kept], rows.source)
+    terms = (by_term >> np.uint64(16) & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+    return SparseRows(rows.ids, offsets, terms, by_term.astype(np.uint16).view(np.float16), rows.source)
 
 
 def mixtures(folders: list[Path], count: int, vocabulary: int) -> Iterator[SparseRows]:
