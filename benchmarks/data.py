@@ -60,7 +60,7 @@ def convert(command: list[str]) -> None:
         raise SystemExit(f"datasets/convert.py {' '.join(command)}: status {status}")
 
 
-def made_up(folder: Path, pictures: int = 200) -> Path:
+def made_up(folder: Path, pictures: int) -> Path:
     """JPEGs of 640 x 480 with something to see, five captions each, in the TSV layout."""
     rng = np.random.default_rng(0)
     words = ["a", "dog", "cat", "red", "runs", "on", "grass", "near", "two", "people", "water", "boat"]
@@ -164,7 +164,7 @@ def rows_of(folder: Path, options: Options) -> list[dict]:
     size = options.more["size"]
     with tempfile.TemporaryDirectory(prefix="data_benchmark") as scratch:
         out = Path(scratch) / "arrow"
-        name = converted(folder or made_up(Path(scratch)), out, options.more["pictures"])
+        name = converted(folder or made_up(Path(scratch), options.more["pictures"]), out, options.more["pictures"])
         module = data_module(out, name, options)
         (source,) = module.sources("train")[name]
         # One caption per picture and step, drawn as in training: the loader's own order.

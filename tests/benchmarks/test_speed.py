@@ -1,0 +1,50 @@
+"""The speed benchmarks on small sizes: the rows they write, and that both paths' results agree."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+ROW = {"name", "device", "fast", "textbook", "ratio"}
+
+
+def rows_of(tmp_path, *words):
+    command = [sys.executable, str(BENCHMARKS / words[0]), *words[1:], "--repeats", "1", "--json", str(tmp_path / "f")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "f").read_text())
+    for row in rows:
+        assert row.keys() >= ROW and row["name"] in done.stdout
+        assert row["ratio"] == row["textbook"] / row["fast"] > 0
+    return rows
+
+
+def test_head(tmp_path):
+    sizes = ["--batch", "3", "--length", "7", "--width", "16", "--vocab", "1000"]
+    rows = rows_of(tmp_path, "head.py", *sizes)
+    assert len(rows) == 4
+    for row in rows:
+        assert max(value for name, value in row.items() if name.startswith("difference")) < 1e-5
+        assert row["maximum_missed_by"] < 1e-5 and row["memory_ratio"] > 0
+
+
+def test_step(tmp_path):
+    rows = rows_of(tmp_path, "step.py", "--towers", "tiny", "--batch", "4", "--image-size", "32", "--queue", "8")
+    assert [row["name"].split(",")[1] for row in rows] == [" phase 1", " phase 2"]
+    for row in rows:
+        assert row["loss_difference"] < 1e-5 and 0 < row["share_of_product_rate"] < 1
+
+
+def test_data_and_evaluation(tmp_path):
+    data = rows_of(tmp_path, "data.py", "--pictures", "30", "--size", "32", "--batch", "8")
+    assert [row["name"] for row in data] == ["made, loader of bare loop", "made, loader of usual loader"]
+    assert len(data[0]["pictures_per_second"]) == len(data[0]["memory_bytes"]) == 3
+    sizes = ["--pictures", "60", "--captions", "300", "--terms", "8", "--vocab", "500"]
+    (row,) = rows_of(tmp_path, "evaluate.py", *sizes, "--no-memory")
+    assert row["different_ranks_of_a_tenth"] == 0
+
+
+def test_all_runs_what_it_is_asked_for(tmp_path):
+    rows = rows_of(tmp_path, "all.py", "--only", "head", "--batch=2", "--length=5", "--width=8", "--vocab=100")
+    assert [row["name"].split(",")[0] for row in rows] == ["head"] * 4
