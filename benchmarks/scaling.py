@@ -4,8 +4,8 @@
     python benchmarks/scaling.py --engines lexlip milvus qdrant seismic --documents 100000
 
 The synthetic sets of `benchmarks/large_scale.py`. Every size is built in a process of its own. Single queries on one
-thread, the median and the mean over all of them; sizes and engines take turns in rounds, so that a busy machine slows all alike.
-Memory while searching is what the process grew by, the index's own pages included.
+thread, the median and the mean over all of them; sizes and engines take turns in rounds, so that a busy machine slows
+all alike. Memory while searching is what the process grew by, the index's own pages included.
 """
 
 from __future__ import annotations
