@@ -165,3 +165,13 @@ def test_mistakes_are_told_in_one_line(tmp_path, index_folder, model_folder, cap
         assert main(["serve", "--index", str(index), "--model", str(model), *option]) == 2
         error = capsys.readouterr().err
         assert message in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", ["uvicorn", "prometheus_client"])
+def test_without_the_extra(module, index_folder, model_folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, module, None)  # an import of it fails
+    for name in [name for name in sys.modules if name.startswith("lexlip.serve.") and name != "lexlip.serve.cli"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert main(["serve", "--index", str(index_folder), "--model", str(model_folder)]) == 2
+    error = capsys.readouterr().err
+    assert "pip install 'lexlip[serve]'" in error and error.count("\n") == 1
