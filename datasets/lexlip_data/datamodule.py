@@ -44,8 +44,8 @@ class CaptionDataModule(pl.LightningDataModule):
 
     Training: pairs of all data sets that have a train split, `batch_size // world_size` per process and step.
     Evaluation: for each data set that has the split, in order, a loader of its pictures and one of its captions,
-    each process a contiguous part; validation reads val, test reads test. With get_recall_metric=False validation
-    is one loader of val pairs instead.
+    each process a contiguous part, captions by length; validation reads val, test reads test. With
+    get_recall_metric=False validation is one loader of val pairs instead.
     """
 
     def __init__(self, config: Mapping, tokenizer, mlm: bool = False):
@@ -203,8 +203,10 @@ class CaptionDataModule(pl.LightningDataModule):
         loaders = []
         for sources in self.sources(split).values():
             images = EvalImages(sources, self.config["val_transform_keys"], self.config["image_size"])
-            for dataset in (images, EvalTexts(sources)):
-                part = Subset(dataset, shard(len(dataset), self.rank, self.world_size))
+            texts = EvalTexts(sources)
+            own_images = shard(len(images), self.rank, self.world_size)
+            own_texts = texts.by_length(shard(len(texts), self.rank, self.world_size))
+            for part in (Subset(images, own_images), Subset(texts, own_texts)):
                 loaders.append(self._loader(part, batch_size=self._eval_batch_size(), shuffle=False))
         return loaders
 

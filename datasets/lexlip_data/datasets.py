@@ -177,15 +177,22 @@ class EvalTexts(Dataset):
     def __len__(self) -> int:
         return self.mixture.n_pairs
 
+    def by_length(self, orders: Sequence[int]) -> list[int]:
+        """These captions, the longest first, so that a batch pads little and memory that lasts is taken at once."""
+        lengths = [len(self._caption(*self.mixture.pair(order))) for order in orders]
+        return [orders[k] for k in sorted(range(len(orders)), key=lambda k: -lengths[k])]
+
+    def _caption(self, source: Source, i: int, number: int) -> str:
+        try:
+            return source.caption(i, number)
+        except BrokenSample as error:
+            raise _named(error, source, i) from error
+
     def __getitem__(self, order: int) -> dict:
         source, i, number = self.mixture.pair(order)
         image_id = _image_id(source, i)
-        try:
-            caption = source.caption(i, number)
-        except BrokenSample as error:
-            raise _named(error, source, i) from error
         return {
-            "caption": caption,
+            "caption": self._caption(source, i, number),
             "image_id": hash_id(source.name, image_id),
             "order": order,
             "sample": (source.name, image_id, number),

@@ -226,15 +226,30 @@ def test_evaluation_sees_everything_once(mine, make_folder, config, tokenizer):
         ranks = [on_rank(CaptionDataModule(config, tokenizer), rank, world_size) for rank in range(world_size)]
         for number, loaders in enumerate(zip(*(module.val_dataloader() for module in ranks), strict=True)):
             batches = [batch for loader in loaders for batch in loader]
-            order = torch.cat([batch["order"] for batch in batches])
-            assert order.tolist() == list(range(sizes[number]))
+            order = torch.cat([batch["order"] for batch in batches]).tolist()
+            assert sorted(order) == list(range(sizes[number]))
+            if number % 2 == 0:
+                assert order == sorted(order)
             assert all("image" in batch if number % 2 == 0 else "text_ids" in batch for batch in batches)
             assert all(len(batch["image_id"]) <= config["per_gpu_batchsize"] for batch in batches)
     image_ids = torch.cat([batch["image_id"] for batch in module.val_dataloader()[2]])
     texts = list(module.val_dataloader()[3])
-    assert torch.equal(torch.cat([batch["image_id"] for batch in texts]), image_ids.repeat_interleave(2))
-    assert torch.cat([batch["caption_number"] for batch in texts]).tolist() == [0, 1] * 5
+    at = torch.cat([batch["order"] for batch in texts]).argsort()
+    assert torch.equal(torch.cat([batch["image_id"] for batch in texts])[at], image_ids.repeat_interleave(2))
+    assert torch.cat([batch["caption_number"] for batch in texts])[at].tolist() == [0, 1] * 5
     assert len(module.test_dataloader()) == 2
+
+
+def test_evaluation_reads_captions_of_like_length_together(mine, config, tokenizer):
+    folder = mine
+    lines = (folder / "mine_val.tsv").read_text().splitlines()
+    for k in range(1, len(lines)):
+        title, rest = lines[k].split("\t", 1)
+        lines[k] = " ".join(["a", *["dog"] * (7 * k % 10)]) + "\t" + rest
+    (folder / "mine_val.tsv").write_text("\n".join(lines) + "\n")
+    module = CaptionDataModule(config, tokenizer)
+    lengths = [row.sum().item() for batch in module.val_dataloader()[1] for row in batch["text_mask"]]
+    assert lengths == sorted(lengths, reverse=True) and len(set(lengths)) == 10
 
 
 def test_validation_pairs(mine, config, tokenizer):
