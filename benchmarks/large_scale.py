@@ -37,6 +37,7 @@ from dense_engines import FaissEngine, FlatVectors  # noqa: E402
 from retrieval_sets import SYNTHETIC, SyntheticSet, exact_best, synthetic  # noqa: E402
 from tables import print_synthetic, print_trained  # noqa: E402
 
+from lexlip.errors import UserError  # noqa: E402
 from lexlip.index import write_shard  # noqa: E402
 from lexlip.index.adapters import installed  # noqa: E402
 from lexlip.index.engine import LexLIPEngine  # noqa: E402
@@ -51,6 +52,10 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     options = parser.parse_args(arguments)
     if (options.model is None) != (options.data is None):
         parser.error("--model and --data go together")
+    if options.dense_model and not options.model:
+        parser.error("--dense-model goes with --model")
+    if options.queries < 1:
+        parser.error(f"--queries {options.queries}: at least 1")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=options.work, prefix="large-scale-") as folder:
         rows = (_trained if options.model else _synthetic)(options, Path(folder))
@@ -70,16 +75,20 @@ def _synthetic(options: argparse.Namespace, folder: Path) -> list[dict]:
 def _trained(options: argparse.Namespace, folder: Path) -> list[dict]:
     import trained_run
     from curves import frequencies, write_curves
+    from dense_set import DenseSet
     from trained_set import TrainedSet
 
+    from lexlip.dense import DenseLIP
     from lexlip.model import LexLIP
 
     model = LexLIP.from_pretrained(options.model)
+    dense_model = DenseLIP.from_pretrained(options.dense_model) if options.dense_model else None
     vectors = options.vectors or folder / "vectors"
     kinds = [trained_run.DIRECTIONS[f"{asked} to {found}"][1] for asked, found in PAIRS if asked in options.directions]
     most = max(options.distractors)
     data = TrainedSet(model, options.data, options.captions, options.phrases, vectors, most, kinds)
-    rows = trained_run.run(data, options, folder)
+    dense = DenseSet(dense_model, data, vectors) if dense_model is not None else None
+    rows = trained_run.run(data, dense, options, folder)
     print_trained(rows)
     for kind, parts in data.sources.items():
         print(f"distractors of {kind}: " + ", ".join(f"{count:,} {name}" for name, count in parts))
@@ -143,14 +152,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--impact-bits", type=int, nargs="+", default=[9], help="of the index; several give a row each")
     parser.add_argument("--work", help="folder for vectors and indexes, removed afterwards; the system's by default")
+    parser.add_argument(
+        "--queries", type=int, default=1000,
+        help="asked of every engine; with --model drawn from each direction's val documents, always the same ones",
+    )  # fmt: skip
     parser.add_argument("--json", help="write the rows to this file")
 
     set_ = parser.add_argument_group("with --synthetic")
     set_.add_argument("--docs", type=int, default=1_000_000, help="documents")
-    set_.add_argument("--queries", type=int, default=1000)
 
     trained = parser.add_argument_group("with --model")
     trained.add_argument("--data", type=Path, help="folder with one *_train.tsv and one *_val.tsv")
+    trained.add_argument("--dense-model", help="folder of a dense model, for flat rows of its own vectors besides")
     trained.add_argument("--captions", type=Path, help="more captions: a gzipped TSV with the columns title and image")
     trained.add_argument("--phrases", type=Path, help="the wheel of pycocoevalcap, for its English phrases")
     trained.add_argument("--vectors", type=Path, help="folder that keeps what was encoded, for the next run")
@@ -165,11 +178,13 @@ def _parser() -> argparse.ArgumentParser:
     trained.add_argument("--adapter-top-k", type=int, default=32, help="terms kept of what adapters get")
     trained.add_argument("--adapter-documents", type=int, default=200_000, help="adapters are not given more")
     trained.add_argument("--hnsw-documents", type=int, default=200_000, help="HNSW is not built over more")
-    trained.add_argument("--recall-seconds", type=float, default=900, help="at most, to find recall of one engine")
     trained.add_argument("--round-seconds", type=float, default=2, help="of an engine's single queries, and of batches")
     trained.add_argument("--curves", type=Path, help="folder for curves as PNG and SVG; needs matplotlib")
     return parser
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -3,11 +3,12 @@
 For each direction and number of distractors: our index over vectors cut to their heaviest terms, and uncut; dense
 vectors in Faiss and in batched products; BM25 over captions; every other engine that is installed.
 
-R@1, 5, 10 are the share of queries whose right document is among the first so many found. Queries are cut as the
-documents are. Where a pass over all queries would take longer than `--recall-seconds`, fewer are taken, evenly, and the
-row says how many.
+R@1, 5, 10 are the share of queries whose right document is among the first so many found. A direction's queries are a
+random sample of `--queries` val documents, the same for every engine and every number of distractors; engines are timed
+on as many of it, from its beginning, as `--round-seconds` allows. Queries are cut as the documents are.
 
-Without a dense model, the dense vectors are the uncut lexicon vectors projected on their 512 main directions.
+The flat dense rows that ratios are to are the uncut lexicon vectors projected on their 512 main directions. With
+`--dense-model` there are also rows of that model's own vectors, as wide as they are.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import numpy as np
 import torch
 from contenders import BATCH, Contender, K, enter, race, rates, say
 from dense_engines import WIDTH, FaissEngine, FlatVectors
+from dense_set import DenseSet
 from text_engines import BM25, right_captions
-from trained_set import TrainedSet, cut
+from trained_set import SEED, TrainedSet, cut, numbered
 
 from lexlip.files import write_json
 from lexlip.index import SparseRows, read_shards, write_shard
@@ -35,7 +37,7 @@ DIRECTIONS = {"text to image": ("captions", "pictures"), "image to text": ("pict
 TOP_K = (8, 16, 32, 64, 128)
 _FEW = 10_000  # documents below which a product quantiser has too little to learn from
 _LARGE = 500_000  # documents from which on what an index needs to be built says something
-_PROJECTED_FROM = 4000  # vectors of each kind whose main directions are taken
+_PROJECTED_FROM = 4000  # val documents of each kind, and as many distractors, whose main directions are taken
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Task:
         direction: a key of DIRECTIONS.
         distractors: how many.
         documents: with the val documents.
+        asked: of each query the number of its val document.
         bags: the queries, uncut.
         right: of each query the numbers of the right documents.
     """
@@ -53,6 +56,7 @@ class Task:
     direction: str
     distractors: int
     documents: int
+    asked: np.ndarray
     bags: list[Bag]
     right: list[set[int]]
 
@@ -61,7 +65,7 @@ class Task:
         return DIRECTIONS[self.direction][1]
 
 
-def run(data: TrainedSet, options: argparse.Namespace, folder: Path) -> list[dict]:
+def run(data: TrainedSet, dense: DenseSet | None, options: argparse.Namespace, folder: Path) -> list[dict]:
     """Rows of all directions and numbers of distractors; written after each, as all may take hours."""
     rows: list[dict] = []
     projection = main_directions(data) if "dense" in options.engines else None
@@ -69,24 +73,41 @@ def run(data: TrainedSet, options: argparse.Namespace, folder: Path) -> list[dic
         if direction.split()[0] not in options.directions:
             continue
         bags, count = data.queries(asked), len(data.ids(gallery))
+        chosen = sample(len(bags), options.queries)
+        first = ", ".join(map(str, chosen[:5]))
+        say(f"{direction}: {len(chosen):,} of {len(bags):,} queries, the same for every engine, from {first} on")
+        bags = [bags[query] for query in chosen]
         for distractors in options.distractors:
-            right = [{document + distractors for document in documents} for documents in data.right[gallery]]
-            task = Task(direction, distractors, count + distractors, bags, right)
+            right = [{document + distractors for document in data.right[gallery][query]} for query in chosen]
+            task = Task(direction, distractors, count + distractors, chosen, bags, right)
             place = folder / f"{gallery}-{distractors}"
             place.mkdir()
-            rows += _rows(data, task, options, place, projection)
+            rows += _rows(data, dense, task, options, place, projection)
             if options.json:
                 write_json(rows, options.json)
     return rows
 
 
-def _rows(data: TrainedSet, task: Task, options: argparse.Namespace, folder: Path, projection) -> list[dict]:
+def sample(count: int, wanted: int) -> np.ndarray:
+    """Numbers of the queries that are asked: of `count` at most so many, in a random order that is always the same."""
+    return np.random.default_rng([SEED, 2]).permutation(count)[:wanted]
+
+
+def _rows(
+    data: TrainedSet, dense: DenseSet | None, task: Task, options: argparse.Namespace, folder: Path,
+    projection: torch.Tensor | None,
+) -> list[dict]:  # fmt: skip
     say(f"{task.direction}, {task.distractors:,} distractors")
     contenders = list(_sparse(data, task, options, folder))
-    flat = None
     if projection is not None:
-        flat = _dense(data, task, projection)
-        contenders += _dense_contenders(flat, options, folder, task)
+        flat = _projected(data, task, projection)
+        contenders += _flat_contenders(flat)
+        contenders += _faiss_contenders(flat, options, folder, task)
+    if dense is not None:
+        say("vectors of the dense model")
+        asked = dense.queries(DIRECTIONS[task.direction][0])[task.asked]
+        own = FlatVectors(dense.rows(task.gallery, task.distractors), asked)
+        contenders += _flat_contenders(own, "dense model, ")
     for contender in contenders:
         measure_recall(contender, task.right, options)
     others = sum(count for _, count in data.sources["captions"])
@@ -141,12 +162,20 @@ def cut_bag(bag: Bag, k: int) -> Bag:
 def main_directions(data: TrainedSet) -> torch.Tensor:
     """(V, W) onto which lexicon vectors of both kinds are projected, so that products of two change least."""
     say(f"{WIDTH} main directions")
-    samples = [next(data.rows(kind, 0)) for kind in ("pictures", "captions")]
-    samples += [next(read_shards(data.folders[kind][1:2])) for kind in ("pictures", "captions") if data.sources[kind]]
-    words = 1 + max(int(rows.terms.max()) for kind in data.folders for rows in read_shards(data.folders[kind]))
-    dense = torch.cat([_dense_rows(rows, words)[:_PROJECTED_FROM] for rows in samples])
+    samples = []
+    for folders in data.folders.values():  # the val documents, and the first kind of distractors
+        samples += [rows for folder in folders[:2] for rows in _first(folder, _PROJECTED_FROM)]
+    dense = torch.cat([_dense_rows(rows, data.words) for rows in samples])
     torch.manual_seed(0)
     return torch.svd_lowrank(dense, q=min(WIDTH, *dense.shape), niter=4)[2]
+
+
+def _first(folder: Path, count: int) -> Iterator[SparseRows]:
+    for rows in read_shards([folder]):
+        yield numbered(rows, 0, count)
+        count -= len(rows)
+        if count <= 0:
+            return
 
 
 def _dense_rows(rows: SparseRows, words: int) -> torch.Tensor:
@@ -167,17 +196,24 @@ def project(rows: SparseRows, directions: torch.Tensor) -> np.ndarray:
     return torch.nn.functional.normalize(vectors, dim=1).numpy()
 
 
-def _dense(data: TrainedSet, task: Task, directions: torch.Tensor) -> FlatVectors:
+def _projected(data: TrainedSet, task: Task, directions: torch.Tensor) -> FlatVectors:
     say("dense vectors")
     asked = np.concatenate([project(rows, directions) for rows in data.rows(DIRECTIONS[task.direction][0], 0)])
-    return FlatVectors((project(rows, directions) for rows in data.rows(task.gallery, task.distractors)), asked)
+    rows = (project(rows, directions) for rows in data.rows(task.gallery, task.distractors))
+    return FlatVectors(rows, asked[task.asked])
 
 
-def _dense_contenders(flat: FlatVectors, options: argparse.Namespace, folder: Path, task: Task) -> Iterator[Contender]:
+def _flat_contenders(flat: FlatVectors, whose: str = "") -> Iterator[Contender]:
+    """Single queries and batches over the same vectors; ratios of all engines are to those that are nobody's own."""
     product = lambda queries: flat.product(queries, K)
-    yield Contender(flat.name, lambda query: flat.search(query, K), None, flat.bytes(), role="flat", pass_by=product)
-    name = f"matrix product, {flat.width}-d, batches of {BATCH}"
-    yield Contender(name, None, product, flat.bytes(), role="product")
+    single, batch = ("", "") if whose else ("flat", "product")
+    search = lambda query: flat.search(query, K)
+    yield Contender(whose + flat.name, search, None, flat.bytes(), role=single, pass_by=product)
+    name = f"{whose}matrix product, {flat.width}-d, batches of {BATCH}"
+    yield Contender(name, None, product, flat.bytes(), role=batch)
+
+
+def _faiss_contenders(flat: FlatVectors, options: argparse.Namespace, folder: Path, task: Task) -> Iterator[Contender]:
     for kind in FaissEngine.KINDS:
         few = kind == "IVF-PQ" and task.documents < _FEW
         if kind in options.engines and not few and (kind != "HNSW" or task.documents <= options.hnsw_documents):
@@ -191,35 +227,33 @@ def _dense_contenders(flat: FlatVectors, options: argparse.Namespace, folder: Pa
 
 
 def _bm25(data: TrainedSet, task: Task, folder: Path, options: argparse.Namespace) -> Contender:
-    """Captions instead of pictures: each val caption looks for the other captions of its picture."""
+    """Captions instead of pictures: each caption that is asked looks for the other captions of its picture."""
     say("bm25s")
-    texts = data.texts(task.distractors)
-    engine = BM25(texts, range(task.distractors, len(texts)), folder / "bm25")
+    engine = BM25(data.texts(task.distractors), (task.asked + task.distractors).tolist(), folder / "bm25")
     contender = Contender(
         f"{engine.name}, which pictures have not", lambda query: engine.search(query, K),
         lambda queries: engine.search_batch(queries, K), engine.bytes,
     )  # fmt: skip
-    measure_recall(contender, right_captions(data.right["pictures"], task.distractors), options)
+    right = right_captions(data.right["pictures"], task.distractors)
+    measure_recall(contender, [right[query] for query in task.asked], options)
     return contender
 
 
 def measure_recall(contender: Contender, right: list[set[int]], options: argparse.Namespace) -> None:
-    """R@1, 5, 10 in percent, over all queries or as many as the time allows; also sets how many a round times."""
+    """R@1, 5, 10 in percent over all queries; also sets how many of them a round times."""
     many = contender.pass_by or contender.many or (lambda queries: [contender.one(query) for query in queries])
     count = len(right)
-    tried = np.linspace(0, count - 1, min(count, 20)).astype(int).tolist()
-    many(tried)
+    tried = list(range(min(count, 20)))
+    many(tried)  # loads what is read on first use
     begin = time.perf_counter()
-    many(tried)
-    each = (time.perf_counter() - begin) / len(tried)
-    asked = np.linspace(0, count - 1, min(count, max(100, int(options.recall_seconds / each)))).astype(int)
     found: list[list] = []
-    for first in range(0, len(asked), BATCH):
-        found += many(asked[first : first + BATCH].tolist())
+    for first in range(0, count, BATCH):
+        found += many(list(range(first, min(first + BATCH, count))))
+    each = (time.perf_counter() - begin) / count
     for cutoff in CUTOFFS:
-        hits = [bool(right[query] & set(ids[:cutoff])) for query, ids in zip(asked.tolist(), found)]
+        hits = [bool(wanted & set(ids[:cutoff])) for wanted, ids in zip(right, found)]
         contender.facts[f"R@{cutoff}"] = round(100 * float(np.mean(hits)), 2)
-    contender.facts["queries"] = len(asked)
+    contender.facts["queries"] = count
     if contender.one is not None:
         begin = time.perf_counter()
         for query in tried[:5]:

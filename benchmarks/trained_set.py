@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lexlip.encode.corpus import Pictures, Texts
 from lexlip.encode.files import LineTexts
 from lexlip.encode.run import encode
 from lexlip.encode.tables import SourcePictures, read_tsv
@@ -83,6 +84,13 @@ class TrainedSet:
         folder: of the shards.
         most: distractors wanted.
         kinds: of what, "pictures" and "captions".
+
+    Attributes:
+        words: of the vocabulary.
+        corpora, folders: of each kind, what was encoded and its shards: val first, then distractors in their order,
+            and, without a corpus, mixtures.
+        sources: of each kind, what the distractors are and how many of them there are.
+        right: see `_right`.
     """
 
     def __init__(
@@ -97,17 +105,22 @@ class TrainedSet:
     ):
         val, train = (_only(data, f"*_{split}.tsv") for split in ("val", "train"))
         folder.mkdir(parents=True, exist_ok=True)
-        self.val, self.text_files = val, []
-        show = dict(batch_size=64, progress=True)
-        encode(model, read_tsv(val), folder / "pictures", **show)
-        encode(model, read_tsv(val, "texts"), folder / "captions", **show)
-        self.folders = {"pictures": [folder / "pictures"], "captions": [folder / "captions"]}
+        self.val, self.text_files, self.words = val, [], model.config.vocab_size
+        self.corpora: dict[str, list[Pictures | Texts]] = {"pictures": [], "captions": []}
+        self.folders: dict[str, list[Path]] = {"pictures": [], "captions": []}
+        self._encode(model, "pictures", read_tsv(val), folder / "pictures")
+        self._encode(model, "captions", read_tsv(val, "texts"), folder / "captions")
         self.sources: dict[str, list[tuple[str, int]]] = {"pictures": [], "captions": []}
         if most and "captions" in kinds:
             self._other_captions(model, [val, train], captions, phrases, folder, most)
         if most and "pictures" in kinds:
             self._other_pictures(model, train, folder, most)
         self.right = self._right()
+
+    def _encode(self, model, kind: str, corpus: Pictures | Texts, out: Path, batch_size: int = 64) -> int:
+        self.corpora[kind].append(corpus)
+        self.folders[kind].append(out)
+        return encode(model, corpus, out, batch_size=batch_size, progress=True).documents
 
     def _other_captions(self, model, tables, captions, phrases, folder, most) -> None:
         lists = []
@@ -126,17 +139,22 @@ class TrainedSet:
                 draft = file.with_suffix(".tmp")
                 draft.write_text("".join(f"{text}\n" for text in itertools.islice(texts(), left)), encoding="utf-8")
                 draft.replace(file)
-            count = min(left, encode(model, LineTexts(file), out, batch_size=128, progress=True).documents)
-            self.folders["captions"].append(out)
+            corpus = LineTexts(file)
+            if len(corpus) < left and next(itertools.islice(texts(), len(corpus), None), None) is not None:
+                raise SystemExit(
+                    f"{file} was written for fewer distractors: it holds {len(corpus):,} texts, and there are more; "
+                    "name another folder with --vectors"
+                )
+            count = min(left, self._encode(model, "captions", corpus, out, batch_size=128))
             self.text_files.append(file)
             self.sources["captions"].append((name, count))
             left -= count
 
     def _other_pictures(self, model, train, folder, most) -> None:
         photos = read_tsv(train)
-        encode(model, photos, folder / "photos", batch_size=64, progress=True)
-        encode(model, Crops(photos), folder / "crops", batch_size=64, progress=True)
-        real = [folder / "photos", folder / "crops"]
+        self._encode(model, "pictures", photos, folder / "photos")
+        self._encode(model, "pictures", Crops(photos), folder / "crops")
+        real = self.folders["pictures"][1:]
         counts = [len(photos), len(photos) * CROPS_PER_PHOTO]
         mixed = max(0, most - sum(counts))
         # Of more mixtures the first are the same.
@@ -144,10 +162,10 @@ class TrainedSet:
         out = there[0] if there else folder / "mixtures" / f"{mixed}.arrow"
         if mixed and not there:
             out.parent.mkdir(exist_ok=True)
-            write_shard(out, mixtures(real, mixed, model.config.vocab_size))
+            write_shard(out, mixtures(real, mixed, self.words))
         names = ["training photos", "crops of them", "mixtures of vectors, which are no pictures"]
         self.sources["pictures"] = [(name, n) for name, n in zip(names, [*counts, mixed]) if n]
-        self.folders["pictures"] += [*real, *([out] if mixed else [])]
+        self.folders["pictures"] += [out] if mixed else []
 
     def rows(self, kind: str, distractors: int) -> Iterator[SparseRows]:
         """The first distractors and then the val documents of a kind, "pictures" or "captions", numbered from 0."""
@@ -227,11 +245,8 @@ def mixtures(folders: list[Path], count: int, vocabulary: int) -> Iterator[Spars
     weights = np.concatenate([rows.weights for rows in everything])
     lengths = np.concatenate([np.diff(rows.offsets) for rows in everything])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    for begin in range(0, count, MIXED_AT_ONCE):
-        rng = np.random.default_rng([SEED, 1, begin])
-        size = min(MIXED_AT_ONCE, count - begin)
-        pairs = rng.integers(bases[-1], size=(MIXED_AT_ONCE, 2))[:size]
-        shares = rng.uniform(0.3, 0.7, MIXED_AT_ONCE).astype(np.float32)[:size]
+    for begin, pairs, shares in mixed_pairs(int(bases[-1]), count):
+        size = len(pairs)
         dense = np.zeros((size, vocabulary), np.float32)
         for row, (pair, share) in enumerate(zip(pairs.tolist(), shares)):
             for document, part in zip(pair, (share, 1 - share)):
@@ -243,6 +258,15 @@ def mixtures(folders: list[Path], count: int, vocabulary: int) -> Iterator[Spars
         dense[(dense < least[:, None]) | (keep[:, None] == 0)] = 0
         dense /= np.maximum(np.linalg.norm(dense, axis=1, keepdims=True), 1e-12)
         yield SparseRows.from_dense(dense, np.arange(begin, begin + size))
+
+
+def mixed_pairs(vectors: int, count: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """What is mixed: the first mixture's number, (n, 2) numbers of vectors, (n,) float32 shares of the first of two."""
+    for begin in range(0, count, MIXED_AT_ONCE):
+        rng = np.random.default_rng([SEED, 1, begin])
+        size = min(MIXED_AT_ONCE, count - begin)
+        pairs = rng.integers(vectors, size=(MIXED_AT_ONCE, 2))[:size]
+        yield begin, pairs, rng.uniform(0.3, 0.7, MIXED_AT_ONCE).astype(np.float32)[:size]
 
 
 def other_captions(file: Path, tables: list[Path]) -> Iterator[str]:

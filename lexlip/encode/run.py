@@ -19,6 +19,7 @@ from lexlip.encode.corpus import Pictures, Texts
 from lexlip.encode.shards import EncodingError, Folder, Plan
 from lexlip.encode.vectors import Encoder
 from lexlip.model import LexLIP
+from lexlip.towers import TwoTowers
 from lexlip_data.skipped import USUAL_RULES, Rules
 
 BATCH_SIZE = 64
@@ -134,7 +135,7 @@ def _counted(windows, bar: tqdm):
 def _facts(model: LexLIP, corpus: Pictures | Texts, plan: Plan, top_k: int | None, batch_size: int) -> dict:
     """What decides every byte of the shards. The batch size does: how much a text is padded moves last bits."""
     facts = {
-        "model": _fingerprint(model),
+        "model": fingerprint(model),
         "what": corpus.what,
         "documents": plan.documents,
         "corpus": corpus.fingerprint(),
@@ -146,7 +147,8 @@ def _facts(model: LexLIP, corpus: Pictures | Texts, plan: Plan, top_k: int | Non
     return {**facts, "run": run}
 
 
-def _fingerprint(model: LexLIP) -> str:
+def fingerprint(model: TwoTowers) -> str:
+    """Differs for models of other weights, shapes or words."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(dataclasses.asdict(model.config), sort_keys=True).encode())
     for name, value in sorted(model.state_dict().items()):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from lexlip import LexLIP
+from lexlip import DenseLIP, LexLIP
 from lexlip.index import SparseRows, write_shard
+from lexlip_data.pictures import open_image
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -27,6 +28,8 @@ def inputs(make_keys, livelier, tiny_data, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
     model = livelier(LexLIP.from_keys(make_keys(vocab_size=tiny_data["words"]), tokenizer))
     model.save_pretrained(tmp_path / "model")
+    keys = make_keys(vocab_size=tiny_data["words"], embed_dim=6)
+    livelier(DenseLIP.from_keys(keys, tokenizer)).save_pretrained(tmp_path / "dense")
     with gzip.open(tmp_path / "captions.tsv.gz", "wt", newline="") as file:
         rows = csv.writer(file, delimiter="\t")
         rows.writerow(["title", "image", "split"])
@@ -66,6 +69,49 @@ def test_what_the_vectors_are(inputs):
     np.testing.assert_allclose(
         dense_of(made.rows("captions", 6), model.config.vocab_size)[:6], model.encode_text(others), atol=2e-3
     )
+
+
+def test_texts_for_fewer_distractors_are_refused(inputs):
+    from trained_set import TrainedSet
+
+    model, data, folder = inputs
+    made = lambda most: TrainedSet(
+        model, data, folder / "captions.tsv.gz", folder / "phrases.whl", folder / "vectors", most, ["captions"]
+    )
+    made(3)
+    with pytest.raises(SystemExit, match="other_captions.txt was written for fewer distractors: it holds 3 texts"):
+        made(5)
+    assert sum(map(len, made(2).rows("captions", 2))) == 2 + 8
+
+
+def test_dense_vectors_stand_as_the_lexicon_vectors_do(inputs):
+    from dense_set import DenseSet
+    from trained_set import TrainedSet, mixed_pairs
+
+    model, data, folder = inputs
+    made = TrainedSet(model, data, folder / "captions.tsv.gz", folder / "phrases.whl", folder / "vectors", 50)
+    dense = DenseLIP.from_pretrained(folder / "dense")
+    vectors = DenseSet(dense, made, folder / "vectors")
+    texts = np.concatenate(list(vectors.rows("captions", 20)))
+    np.testing.assert_allclose(texts, dense.encode_text(made.texts(20)), atol=1e-5)
+    assert np.array_equal(texts[20:], vectors.queries("captions"))
+    pictures = np.concatenate(list(vectors.rows("pictures", 50)))
+    places = [made.corpora["pictures"][1].picture(i)[1] for i in range(8)]
+    np.testing.assert_allclose(pictures[:8], dense.encode_image([open_image(place) for place in places]), atol=1e-5)
+    _, pairs, shares = next(mixed_pairs(40, 10))
+    a, b = pictures[pairs[3, 0]], pictures[pairs[3, 1]]
+    mixed = shares[3] * a + (1 - shares[3]) * b
+    np.testing.assert_allclose(pictures[43], mixed / np.linalg.norm(mixed), atol=1e-6)
+    assert len(pictures) == 54 and np.linalg.norm(pictures, axis=1) == pytest.approx(1, abs=1e-5)
+    with pytest.raises(SystemExit, match="60 distractors were asked for, but 10 pictures are missing"):
+        list(vectors.rows("pictures", 60))
+
+
+def test_a_sample_is_always_the_same():
+    from trained_run import sample
+
+    assert sorted(sample(30, 1000)) == list(range(30))
+    assert sample(30, 5).tolist() == sample(30, 30)[:5].tolist() != list(range(5))
 
 
 def dense_of(batches, words):
@@ -116,7 +162,7 @@ def test_recall_is_counted_by_place():
     from trained_run import measure_recall
 
     class Options:
-        recall_seconds, round_seconds = 60, 0.01
+        round_seconds = 0.01
 
     found = [[9, 1, 2], [5, 6, 7, 8, 9, 1], [], [3]]
     right = [{9}, {1, 77}, {4}, {4}]
@@ -133,6 +179,7 @@ def test_rows(inputs, monkeypatch, capsys):
     _, data, folder = inputs
     arguments = ["--model", str(folder / "model"), "--data", str(data), "--captions", str(folder / "captions.tsv.gz")]
     arguments += ["--phrases", str(folder / "phrases.whl"), "--vectors", str(folder / "vectors")]
+    arguments += ["--dense-model", str(folder / "dense"), "--queries", "3"]
     arguments += ["--distractors", "0", "30", "--top-k", "4", "8", "--rounds", "1", "--round-seconds", "0.01"]
     arguments += [
         "--adapters",
@@ -153,11 +200,17 @@ def test_rows(inputs, monkeypatch, capsys):
     for row in rows:
         assert row["documents"] == row["distractors"] + (4 if row["direction"] == "text to image" else 8)
         assert 0 <= row["R@1"] <= row["R@5"] <= row["R@10"] <= 100 and row["qps"] > 0 and row["bytes"] > 0
+        assert row["queries"] == 3
     names = [row["engine"] for row in rows if row["direction"] == "text to image" and row["distractors"] == 30]
     ours = ["lexlip, all terms", "lexlip, all terms, drop 0.1", "lexlip, 8 terms", "lexlip, 4 terms"]
     assert names.pop(3) == "lexlip, 8 terms"  # as an adapter
     assert names[:4] == ours and names[4].startswith("faiss IndexFlatIP") and names[5].startswith("matrix product")
-    assert capsys.readouterr().out.count("lexlip, all terms, drop 0.1") == 4
+    own = [row for row in rows if row["engine"].startswith("dense model, ")]
+    assert len(own) == 2 * len(groups) and {row["bytes"] / row["documents"] for row in own} == {4 * 6}
+    assert all(row["faster_than_flat"] > 0 for row in own)
+    output = capsys.readouterr()
+    assert output.out.count("lexlip, all terms, drop 0.1") == 4 and output.out.count("3 queries, the same for all") == 4
+    assert "3 of 8 queries" in output.err and "3 of 4 queries" in output.err
     frequencies = np.loadtxt(folder / "curves" / "document_frequencies_captions.txt")
     assert (np.diff(frequencies) <= 0).all() and 0 < frequencies[0] <= 1
     assert not list(folder.glob("large-scale-*"))

@@ -1,0 +1,116 @@
+"""A dense model's own vectors of what the large-scale benchmark's collections hold, in the same order.
+
+Mixtures are of the same pairs with the same shares as the lexicon model's, brought to length 1. Vectors lie as float32
+arrays in files that the next run finds, by the model and by what was encoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+from trained_set import TrainedSet, mixed_pairs
+
+from lexlip.dense import DenseLIP
+from lexlip.encode.corpus import Pictures, Texts
+from lexlip.encode.run import fingerprint
+from lexlip_data.errors import BrokenSample, one_line
+from lexlip_data.pictures import open_image
+from lexlip_data.skipped import Skipped
+
+BLOCK = 50_000  # vectors handed on at once
+_BATCH = 64
+_WINDOW = 16 * _BATCH  # texts that are sorted by length together
+
+
+class DenseSet:
+    """Dense vectors of a `TrainedSet`'s documents.
+
+    Args:
+        model: with a tokenizer.
+        data: what is encoded.
+        folder: of the arrays.
+
+    Raises:
+        SystemExit: a picture or text that cannot be read; the lexicon vectors would have one document less.
+    """
+
+    def __init__(self, model: DenseLIP, data: TrainedSet, folder: Path):
+        self.width = model.config.embed_dim
+        place = folder / f"dense-{fingerprint(model)[:16]}"
+        place.mkdir(parents=True, exist_ok=True)
+        self._vectors = {kind: [_vectors(model, c, place) for c in corpora] for kind, corpora in data.corpora.items()}
+        names = [name for name, _ in data.sources["pictures"]]
+        self._mixtures = dict(data.sources["pictures"])[names[-1]] if len(names) == 3 else 0
+
+    def queries(self, kind: str) -> np.ndarray:
+        """(Q, W) float32 of the val documents, of length 1."""
+        return np.array(self._vectors[kind][0])
+
+    def rows(self, kind: str, distractors: int) -> Iterator[np.ndarray]:
+        """(n, W) float32 of length 1: the first distractors and then the val documents, as `TrainedSet.rows`."""
+        left = distractors
+        for block in self._others(kind):
+            if not left:
+                break
+            yield block[:left]
+            left -= len(block[:left])
+        if left:
+            raise SystemExit(f"{distractors:,} distractors were asked for, but {left:,} {kind} are missing")
+        yield self.queries(kind)
+
+    def _others(self, kind: str) -> Iterator[np.ndarray]:
+        others = self._vectors[kind][1:]
+        for vectors in others:
+            for begin in range(0, len(vectors), BLOCK):
+                yield np.array(vectors[begin : begin + BLOCK])
+        if kind == "pictures" and self._mixtures:
+            real = np.concatenate(others)
+            for _, pairs, shares in mixed_pairs(len(real), self._mixtures):
+                mixed = shares[:, None] * real[pairs[:, 0]] + (1 - shares[:, None]) * real[pairs[:, 1]]
+                yield mixed / np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-12)
+
+
+def _vectors(model: DenseLIP, corpus: Pictures | Texts, folder: Path) -> np.ndarray:
+    """(N, W) float32 in a mapped file; written if it is not there."""
+    of = hashlib.blake2b(f"{corpus.what} {corpus.fingerprint()}".encode(), digest_size=16).hexdigest()
+    file = folder / f"{of}.npy"
+    if not file.exists():
+        draft = file.with_suffix(".tmp")
+        rows = np.lib.format.open_memmap(draft, "w+", np.float32, (len(corpus), model.config.embed_dim))
+        batches = _pictures(model, corpus) if corpus.what == "images" else _texts(model, corpus)
+        with tqdm(total=len(corpus), unit=f" {corpus.what}") as bar:
+            for places, vectors in batches:
+                rows[places] = vectors.cpu().numpy()
+                bar.update(len(places))
+        rows.flush()
+        draft.replace(file)
+    return np.load(file, mmap_mode="r")
+
+
+def _pictures(model: DenseLIP, corpus: Pictures) -> Iterator[tuple]:
+    for begin in range(0, len(corpus), _BATCH):
+        places = list(range(begin, min(begin + _BATCH, len(corpus))))
+        try:
+            pictures = [open_image(corpus.picture(place)[1], model.config.image_size) for place in places]
+        except BrokenSample as error:
+            raise SystemExit(f"{corpus.origin}: {one_line(error)}; the dense model needs every picture") from error
+        yield places, model.encode_image(pictures)
+
+
+def _texts(model: DenseLIP, corpus: Texts) -> Iterator[tuple]:
+    documents = enumerate(corpus.read(0, len(corpus)))
+    while window := list(islice(documents, _WINDOW)):
+        for place, text in window:
+            if isinstance(text, Skipped):
+                raise SystemExit(
+                    f"{corpus.origin}: document {place + 1} cannot be read; the dense model needs every text"
+                )
+        window.sort(key=lambda document: len(document[1][1]))
+        for first in range(0, len(window), _BATCH):
+            places, texts = zip(*window[first : first + _BATCH])
+            yield list(places), model.encode_text([text for _, text in texts])
