@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 import lexlip
-from lexlip.index import IndexingError
+from lexlip.index import DamagedIndex, IndexingError
 from lexlip.model import LexLIP
 from lexlip.serve import schemas
 from lexlip.serve.admission import Admission
@@ -29,7 +29,7 @@ _REASONS = {
     413: "The body is too large",
     415: "Another content type",
     422: "Fields, a query or a picture that cannot be",
-    500: "A mistake of the service",
+    500: "A mistake of the service, or a damaged index",
     503: "Too many requests at once",
 }
 
@@ -96,6 +96,8 @@ def create_app(index: str | Path, model: LexLIP, limits: Limits | None = None) -
         bag, unknown = await searcher.bag(asked)
         try:
             shares = await searcher.explain(index, bag, id)
+        except DamagedIndex:
+            raise
         except IndexingError as error:
             raise Refusal(404, "no_document", str(error), ("id",)) from error
         score = sum(share.score for share in sorted(shares, key=lambda share: share.term))  # as a search adds them up

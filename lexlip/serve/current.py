@@ -7,7 +7,6 @@ import logging
 from pathlib import Path
 
 from lexlip.index import Index
-from lexlip.index.errors import IndexingError
 from lexlip.index.store import MANIFEST
 from lexlip.serve.metrics import Metrics
 
@@ -44,7 +43,7 @@ class CurrentIndex:
                 continue
             try:
                 index = await asyncio.to_thread(Index.open, self._folder)
-            except (IndexingError, OSError) as error:
+            except Exception as error:  # whatever it is, looking goes on
                 self._metrics.reloads.labels("failed").inc()
                 if str(error) != told:
                     _log.error("still serving generation %d: %s", self.index.manifest.generation, error)

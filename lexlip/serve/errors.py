@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
@@ -9,8 +10,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from lexlip.index.errors import IndexingError
+from lexlip.index.errors import DamagedIndex, IndexingError
 from lexlip_data.errors import one_line
+
+_log = logging.getLogger("uvicorn.error")
 
 
 class Problem(BaseModel):
@@ -58,6 +61,11 @@ def add_handlers(app: FastAPI) -> None:
     @app.exception_handler(IndexingError)
     async def query(_: Request, error: IndexingError) -> JSONResponse:
         return Refusal(422, "invalid_query", str(error)).answer()
+
+    @app.exception_handler(DamagedIndex)
+    async def damaged(_: Request, error: DamagedIndex) -> JSONResponse:  # not the client's mistake
+        _log.error("%s", error)
+        return Refusal(500, "damaged_index", "the index is damaged; the service's log says where").answer()
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:

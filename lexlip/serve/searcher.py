@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from lexlip.index import Hit, Index, IndexingError, Share
 from lexlip.index.queries import bag_of
@@ -19,6 +20,7 @@ from lexlip.serve.limits import Limits
 from lexlip.serve.metrics import Metrics
 from lexlip_data.errors import BrokenImage
 from lexlip_data.pictures import open_image
+from lexlip_data.transforms import build_transform
 
 Bag = tuple[np.ndarray, np.ndarray]
 
@@ -26,9 +28,9 @@ Bag = tuple[np.ndarray, np.ndarray]
 class Searcher:
     """A model and threads.
 
-    Three pools. Pictures are decoded one at a time, because a decoded one may take a gigabyte. The model runs one
-    query at a time on all the threads of torch, because a tokenizer is not safe in several threads. Searches, short
-    and without the interpreter's lock, run side by side.
+    Three pools. Pictures are decoded one at a time, because a decoded one may take a gigabyte; what waits for the model
+    then is resized. The model runs one query at a time on all the threads of torch, because a tokenizer is not safe in
+    several threads. Searches, short and without the interpreter's lock, run side by side.
 
     Args:
         model: its towers and its vocabulary.
@@ -43,6 +45,7 @@ class Searcher:
         if model.tokenizer is None:
             raise IndexingError("the model has no tokenizer, so it reads no texts; save one in its folder")
         self._model, self._limits, self._metrics = model, limits, metrics
+        self._transform = build_transform("vit", model.config.image_size)
         self._terms = model.tokenizer.get_vocab()
         self._words = {term: word for word, term in self._terms.items()}
         self._pools = {
@@ -63,8 +66,8 @@ class Searcher:
         if asked.kind == "text":
             return await self._run("encode", self._encode_text, asked.query), []
         if asked.kind == "picture":
-            picture = await self._run("decode", self._open, asked.query)
-            return await self._run("encode", self._encode_picture, picture), []
+            pixels = await self._run("decode", self._pixels, asked.query)
+            return await self._run("encode", self._encode_pixels, pixels), []
         if asked.kind == "words":
             unknown = [word for word in asked.query if word not in self._terms]
             terms = {self._terms[word]: weight for word, weight in asked.query.items() if word in self._terms}
@@ -95,11 +98,12 @@ class Searcher:
     def _encode_text(self, text: str) -> Bag:
         return bag_of(self._model.encode_text([text])[0])
 
-    def _encode_picture(self, picture: object) -> Bag:
-        return bag_of(self._model.encode_image([picture])[0])
+    def _encode_pixels(self, pixels: Tensor) -> Bag:
+        return bag_of(self._model.encode_image(pixels[None])[0])
 
-    def _open(self, data: bytes) -> object:
+    def _pixels(self, data: bytes) -> Tensor:
+        """(3, H, W), as the model takes it."""
         try:
-            return open_image(data, self._model.config.image_size, self._limits.max_pixels)
+            return self._transform(open_image(data, self._model.config.image_size, self._limits.max_pixels))
         except BrokenImage as error:
             raise Refusal(422, "broken_picture", f"the picture {error}", ("image",)) from error

@@ -15,7 +15,7 @@ httpx = pytest.importorskip("httpx", reason="needs the extra dev")
 from fastapi.testclient import TestClient  # noqa: E402
 
 from lexlip.errors import ConfigError  # noqa: E402
-from lexlip.index import Index, IndexingError, SparseRows, add, build  # noqa: E402
+from lexlip.index import DamagedIndex, Index, IndexingError, SparseRows, add, build  # noqa: E402
 from lexlip.index.store import MANIFEST  # noqa: E402
 from lexlip.serve.app import create_app  # noqa: E402
 from lexlip.serve.limits import Limits  # noqa: E402
@@ -131,6 +131,26 @@ def test_other_errors_have_the_same_form(client, monkeypatch):
     monkeypatch.setattr(Index, "search", lambda *_, **__: 1 / 0)
     answer = quiet.post("/search", json={"terms": {"1": 1}})
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+
+
+@pytest.mark.parametrize("path, method", [("/search", "search"), ("/explain", "explain")])
+def test_a_damaged_index_is_not_the_clients_mistake(client, monkeypatch, path, method):
+    def damaged(*_, **__):
+        raise DamagedIndex("0123.seg: section ids is damaged")
+
+    monkeypatch.setattr(Index, method, damaged)
+    request = {"terms": {"1": 1}} | ({"id": "photo 1"} if path == "/explain" else {})
+    answer = client.post(path, json=request)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "damaged_index")
+
+
+def test_a_picture_waits_for_the_model_resized(client, model, monkeypatch, picture):
+    """However many wait, a single one is held in its own size."""
+    seen = []
+    encode = model.encode_image
+    monkeypatch.setattr(model, "encode_image", lambda images: seen.append(images) or encode(images))
+    assert client.post("/search", files={"image": picture(size=(90, 70))}).status_code == 200
+    assert [tuple(images.shape) for images in seen] == [(1, 3, model.config.image_size, model.config.image_size)]
 
 
 @pytest.mark.parametrize("limits", [{"max_k": 0}, {"max_body": -1}, {"concurrency": 0}, {"max_pixels": 10**9}])
