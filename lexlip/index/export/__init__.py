@@ -11,8 +11,11 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 from pathlib import Path
+
+import numpy as np
 
 from lexlip.index.errors import DamagedIndex, IndexingError
 from lexlip.index.export import ciff, integers, lucene
@@ -54,8 +57,8 @@ def export(index: Index, format: str, out: str | Path, scale: int = 100, rounded
     damage = index.verify()
     if damage:
         raise DamagedIndex(f"{index.folder}: {damage[0]}")
-    draft = out.with_name(out.name + ".tmp")
-    shutil.rmtree(draft, ignore_errors=True)
+    place = out.resolve()
+    draft = place.with_name(f".{place.name}-{secrets.token_hex(6)}.tmp")
     draft.mkdir(parents=True)
     try:
         if format in lucene.ENGINES:
@@ -65,9 +68,9 @@ def export(index: Index, format: str, out: str | Path, scale: int = 100, rounded
         else:
             ciff.write(index, draft / "index.ciff", scale)
         _write_sample(index, format, draft, scale, rounded)
-        if out.is_dir():
-            out.rmdir()
-        draft.rename(out)
+        if place.is_dir():
+            place.rmdir()
+        draft.rename(place)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return len(index)
@@ -95,9 +98,11 @@ def query_body(
 def _write_sample(index: Index, format: str, out: Path, scale: int, rounded: bool) -> None:
     """The heaviest words of a document as a query, and what our index finds."""
     sample: dict[int, float] = {}
-    for rows in stored_rows(index, 1):
-        if len(rows.terms):
-            heaviest = (-rows.weights).argsort(kind="stable")[:_SAMPLE_TERMS]
+    for rows in stored_rows(index):
+        filled = np.flatnonzero(np.diff(rows.offsets))
+        if len(filled):
+            begin, end = rows.offsets[filled[0] : filled[0] + 2]
+            heaviest = (-rows.weights[begin:end]).argsort(kind="stable")[:_SAMPLE_TERMS] + begin
             sample = {int(rows.terms[n]): float(rows.weights[n]) for n in heaviest}
             break
     if not sample:

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -247,7 +246,23 @@ def test_number_ids_and_an_empty_index(format, tmp_path, rows, capsys):
     assert "70 documents" in capsys.readouterr().out
     build(tmp_path / "none", [SparseRows.from_bags([])])
     export(Index.open(tmp_path / "none"), format, tmp_path / "b")
-    assert (tmp_path / "b").is_dir() and not Path(f"{tmp_path / 'b'}.tmp").exists()
+    assert (tmp_path / "b").is_dir() and not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_sample_behind_empty_and_deleted_documents(tmp_path, monkeypatch):
+    """Found in one reading of the postings, however many documents without terms come first."""
+    from lexlip.index import stored
+
+    build(tmp_path / "index", [SparseRows.from_bags([{}] * 200 + [{3: 1.0}, {5: 0.25, 7: 0.75}])])
+    delete(tmp_path / "index", [200])
+    readings, transposed = [], stored._transposed
+    monkeypatch.setattr(stored, "_transposed", lambda *given: readings.append(given) or transposed(*given))
+    (tmp_path / "out.tmp").mkdir()
+    (tmp_path / "out.tmp" / "mine").touch()
+    assert export(Index.open(tmp_path / "index"), "anserini", tmp_path / "out") == 201
+    assert len(readings) == 2  # the documents, and the sample
+    assert (tmp_path / "out" / "query.tsv").read_text().split("\t")[1].split() == ["5"] * 25 + ["7"] * 75
+    assert (tmp_path / "out.tmp" / "mine").exists()
 
 
 def test_refusals(index, tmp_path, rows):
@@ -264,7 +279,7 @@ def test_refusals(index, tmp_path, rows):
     build(tmp_path / "long", [rows(2, 30, 5, ids=["a", "b" * 600])])
     with pytest.raises(IndexingError, match="1 to 512 bytes"):
         export(Index.open(tmp_path / "long"), "elasticsearch", tmp_path / "out")
-    assert not (tmp_path / "out").exists() and not Path(f"{tmp_path / 'out'}.tmp").exists()
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.tmp"))
     (segment, *_) = index.folder.glob("*.seg")
     content = bytearray(segment.read_bytes())
     content[200] ^= 1
