@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> dict:
     """Run the benchmark; returns what it prints and writes."""
     options = _parser().parse_args(arguments)
     texts = options.texts.read_text(encoding="utf-8").splitlines()
+    if len(texts) < options.clients:
+        raise SystemExit(f"{options.texts}: {len(texts)} lines for {options.clients} clients; each needs one at least")
     picture = options.picture.read_bytes() if options.picture else None
     with tempfile.TemporaryDirectory(prefix="serve-") as folder:
         index = Path(folder) / "index"
@@ -83,13 +85,15 @@ def load(
         thread.start()
     published = 0
     changes = itertools.cycle((_add, _delete, merge))
-    while (left := begin + seconds - time.perf_counter()) > 0:
-        time.sleep(min(seconds / 10, left))
-        next(changes)(index)
-        published += 1
-    stop.set()
-    for thread in threads:
-        thread.join()
+    try:
+        while (left := begin + seconds - time.perf_counter()) > 0:
+            time.sleep(min(seconds / 10, left))
+            next(changes)(index)
+            published += 1
+    finally:  # or a change that fails would leave clients that never end
+        stop.set()
+        for thread in threads:
+            thread.join()
     return seen, published, time.perf_counter() - begin
 
 
