@@ -80,7 +80,7 @@ def _evaluate(folder: Path, tokenizer: object) -> tuple[str, str]:
     module = CaptionDataModule({**CONFIG, "data_root": str(folder)}, tokenizer)
     module.setup("test")
     for loader in module.test_dataloader():
-        order = [place for batch in loader for place in batch["order"].tolist()]
+        order = sorted(place for batch in loader for place in batch["order"].tolist())
         if order != list(range(len(loader.dataset))):
             raise Unclear("evaluation left something out")
     return "read", ""
