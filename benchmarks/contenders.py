@@ -6,6 +6,7 @@ medians over the rounds; batches likewise.
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import resource
 import statistics
@@ -35,6 +36,7 @@ class Contender:
         facts: further columns.
         role: "flat" or "product", which ratios are to; "" for others.
         pass_by: finds the same as `one`, faster, for a pass over all queries; None: `many` does.
+        close: lets go of what it holds, when nothing is asked any more.
         times: seconds of each single query.
         rates: queries per second of each round, single and batched.
     """
@@ -48,6 +50,7 @@ class Contender:
     facts: dict = field(default_factory=dict)
     role: str = ""
     pass_by: Callable[[list[int]], list[list]] | None = None
+    close: Callable[[], None] = lambda: None
     times: list[float] = field(default_factory=list)
     rates: dict[str, list[float]] = field(default_factory=lambda: {"single": [], "batch": []})
 
@@ -62,7 +65,7 @@ def enter(
     """
     say(f"building {name}")
     if apart:
-        built = _build_apart(name, engine, shard)
+        built = build_apart(name, shard, copy.copy, engine)
     else:
         begin = time.perf_counter()
         engine.build(read_shards([shard]))
@@ -77,14 +80,15 @@ def enter(
         name,
         lambda query: [hit.id for hit in engine.search(bags[query], K)],
         lambda queries: [[hit.id for hit in hits] for hits in engine.search_batch([bags[q] for q in queries], K)],
-        engine.bytes(), len(bags), len(bags), found,
+        engine.bytes(), len(bags), len(bags), found, close=lambda: close(engine),
     )  # fmt: skip
 
 
-def _build_apart(name: str, engine: Engine, shard: Path) -> dict:
+def build_apart(name: str, shard: Path, make: Callable[..., Engine], *arguments, **options) -> dict:
+    """Build what `make(*arguments, **options)` gives in a process of its own; its seconds and its largest memory."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_build, args=(engine, shard, theirs))
+    process = context.Process(target=_build, args=(shard, theirs, make, arguments, options))
     process.start()
     theirs.close()
     try:
@@ -96,11 +100,24 @@ def _build_apart(name: str, engine: Engine, shard: Path) -> dict:
     return {"build_s": seconds, "build_memory_mb": memory}
 
 
-def _build(engine: Engine, shard: Path, answer) -> None:
+def _build(shard: Path, answer, make: Callable[..., Engine], arguments: tuple, options: dict) -> None:
+    engine = make(*arguments, **options)
     begin = time.perf_counter()
     engine.build(read_shards([shard]))
     seconds = time.perf_counter() - begin
+    close(engine)
     answer.send((seconds, _most_memory() / 1e6))
+
+
+def close(engine: Engine) -> None:
+    """Let its files go, where it holds any."""
+    if hasattr(engine, "close"):
+        engine.close()
+
+
+def place_of(name: str, folder: Path) -> str:
+    """Where an adapter keeps its index."""
+    return str(folder / f"{name}.db") if name == "milvus" else str(folder / name)
 
 
 def _most_memory() -> int:

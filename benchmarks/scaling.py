@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import re
-import resource
 import statistics
 import sys
 import tempfile
@@ -28,14 +26,13 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "datasets")]
 
+from contenders import build_apart, close, place_of  # noqa: E402
 from retrieval_sets import SYNTHETIC, SyntheticSet, synthetic  # noqa: E402
 
-from lexlip.index import Index, read_shards, write_shard  # noqa: E402
+from lexlip.index import Index, write_shard  # noqa: E402
 from lexlip.index.adapters import open_engine  # noqa: E402
-from lexlip.index.engine import Engine  # noqa: E402
 
 K = 10
-_ENDINGS = {"milvus": ".db"}
 
 
 def main(arguments: list[str] | None = None) -> list[dict]:
@@ -48,9 +45,15 @@ def main(arguments: list[str] | None = None) -> list[dict]:
             data = synthetic(options.terms, documents, options.queries)
             write_shard(shard, data.batches())
             for name in options.engines:
-                place = str(Path(folder) / f"{name}-{documents}{_ENDINGS.get(name, '')}")
+                here = Path(folder) / str(documents)
+                here.mkdir(exist_ok=True)
+                place = place_of(name, here)
                 settings = {"options": {"segment_documents": options.segment_documents}} if name == "lexlip" else {}
-                facts = _in_a_process(name, place, settings, shard)
+                built = build_apart(name, shard, open_engine, name, place, **settings)
+                facts = {
+                    "build_s": round(built["build_s"], 1),
+                    "build_mb": round(built["build_memory_mb"] * 1e6 / 2**20),
+                }
                 engine = open_engine(name, place, **settings)
                 facts["bytes_per_document"] = round(engine.bytes() / documents, 2)
                 if name == "lexlip":
@@ -58,33 +61,13 @@ def main(arguments: list[str] | None = None) -> list[dict]:
                 rows.append({"engine": name, "documents": documents, "terms": options.terms, **facts})
                 engines.append((engine, data.bags()))
         _race(rows, engines, options.rounds)
+        for engine, _ in engines:
+            close(engine)
     for row in rows:
         print(json.dumps(row))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
     return rows
-
-
-def _in_a_process(name: str, place: str, settings: dict, shard: Path) -> dict:
-    """Build in a process of its own; seconds and memory."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_build, args=(name, place, settings, shard, theirs))
-    process.start()
-    theirs.close()
-    facts = ours.recv()
-    process.join()
-    return facts
-
-
-def _build(name: str, place: str, settings: dict, shard: Path, answer) -> None:
-    engine: Engine = open_engine(name, place, **settings)
-    begin = time.perf_counter()
-    engine.build(read_shards([shard]))
-    seconds = time.perf_counter() - begin
-    if hasattr(engine, "close"):
-        engine.close()
-    answer.send({"build_s": round(seconds, 1), "build_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10})
 
 
 def _touched(index: Index, data: SyntheticSet) -> float:
@@ -103,6 +86,8 @@ def _race(rows: list[dict], engines: list, rounds: int) -> None:
     times = [[] for _ in engines]
     for number in range(-1, rounds):  # the first round warms up
         for (engine, bags), taken, row in zip(engines, times, rows):
+            if number < 0:
+                engine.search(bags[0], K)  # what is compiled is no part of the index
             before = _resident()
             for bag in bags:
                 begin = time.perf_counter()

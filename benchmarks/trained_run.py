@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from contenders import BATCH, Contender, K, enter, race, rates, say
+from contenders import BATCH, Contender, K, enter, place_of, race, rates, say
 from dense_engines import WIDTH, FaissEngine, FlatVectors
 from dense_set import DenseSet
 from text_engines import BM25, right_captions
@@ -114,6 +114,8 @@ def _rows(
     if "bm25" in options.engines and task.gallery == "pictures" and task.distractors <= others and BM25.is_installed():
         contenders.append(_bm25(data, task, folder, options))
     race(contenders, options.rounds, len(task.bags))
+    for contender in contenders:
+        contender.close()
     return rates(contenders, task.documents, {"direction": task.direction, "distractors": task.distractors})
 
 
@@ -136,7 +138,7 @@ def _sparse(data: TrainedSet, task: Task, options: argparse.Namespace, folder: P
             yield _dropping(engine, bags, drop)
         if k == options.adapter_top_k and task.documents <= options.adapter_documents:
             for name in options.adapters:
-                other = open_engine(name, str(folder / name))
+                other = open_engine(name, place_of(name, folder))
                 yield enter(f"{name}, {terms}", other, shard, bags, {"top_k": k}, apart=False)
 
 

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from lexlip import DenseLIP, LexLIP
 from lexlip.index import SparseRows, write_shard
+from lexlip.index.adapters import installed
 from lexlip_data.pictures import open_image
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -181,18 +182,9 @@ def test_rows(inputs, monkeypatch, capsys):
     arguments += ["--phrases", str(folder / "phrases.whl"), "--vectors", str(folder / "vectors")]
     arguments += ["--dense-model", str(folder / "dense"), "--queries", "3"]
     arguments += ["--distractors", "0", "30", "--top-k", "4", "8", "--rounds", "1", "--round-seconds", "0.01"]
-    arguments += [
-        "--adapters",
-        "lexlip",
-        "--adapter-top-k",
-        "8",
-        "--work",
-        str(folder),
-        "--json",
-        str(folder / "rows.json"),
-        "--curves",
-        str(folder / "curves"),
-    ]
+    arguments += ["--adapters", "lexlip", *(name for name in ("milvus", "qdrant") if name in installed())]
+    arguments += ["--adapter-top-k", "8", "--work", str(folder), "--json", str(folder / "rows.json")]
+    arguments += ["--curves", str(folder / "curves")]
     large_scale.main(arguments)
     rows = json.loads((folder / "rows.json").read_text())
     groups = {(row["direction"], row["distractors"]) for row in rows}
@@ -204,6 +196,8 @@ def test_rows(inputs, monkeypatch, capsys):
     names = [row["engine"] for row in rows if row["direction"] == "text to image" and row["distractors"] == 30]
     ours = ["lexlip, all terms", "lexlip, all terms, drop 0.1", "lexlip, 8 terms", "lexlip, 4 terms"]
     assert names.pop(3) == "lexlip, 8 terms"  # as an adapter
+    for other in ("milvus", "qdrant"):
+        assert other not in installed() or names.pop(3) == f"{other}, 8 terms"
     assert names[:4] == ours and names[4].startswith("faiss IndexFlatIP") and names[5].startswith("matrix product")
     own = [row for row in rows if row["engine"].startswith("dense model, ")]
     assert len(own) == 2 * len(groups) and {row["bytes"] / row["documents"] for row in own} == {4 * 6}
