@@ -13,6 +13,7 @@ from lexlip.index.vectors import SparseRows
 
 _ROWS = 10_000  # per insert; a request may have 64 MB
 _MAX_ID = 512  # bytes of a string id
+_MAX_K = 16_384
 
 
 class MilvusEngine:
@@ -60,6 +61,8 @@ class MilvusEngine:
         return self.search_batch([query], k)[0]
 
     def search_batch(self, queries: Sequence[Bag], k: int) -> list[list[Hit]]:
+        if not 1 <= k <= _MAX_K:
+            raise IndexingError(f"k={k}: Milvus finds 1 to {_MAX_K:,} documents")
         asked = [dict(zip(map(int, terms), map(float, weights))) for terms, weights in queries]
         results: list[list[Hit]] = [[] for _ in asked]
         used = [number for number, bag in enumerate(asked) if bag]  # it refuses empty vectors

@@ -98,11 +98,14 @@ class _Edge:
     def __init__(self, folder: Path):
         self._edge = needed("qdrant_edge", "qdrant")
         self._folder = folder
-        self._shard = self._edge.EdgeShard.load(str(folder)) if (folder / "segments").is_dir() else None
+        self._shard = self._edge.EdgeShard.load(str(folder)) if self._is_there() else None
+
+    def _is_there(self) -> bool:
+        return all((self._folder / name).exists() for name in ("segments", "edge_config.json"))
 
     def clear(self) -> None:
         self.close()
-        if (self._folder / "segments").is_dir():
+        if self._is_there():
             shutil.rmtree(self._folder)
         elif self._folder.exists() and any(self._folder.iterdir()):
             raise IndexingError(f"{self._folder} is no shard of Qdrant and holds files: name a new or an empty folder")

@@ -45,7 +45,7 @@ class SeismicEngine:
 
     def build(self, batches: Iterable[SparseRows]) -> None:
         data = self._seismic.SeismicDataset()
-        kinds = set()
+        kinds: set[type] = set()
         for part in in_parts(batches, _ROWS):
             offsets = np.concatenate([[0], np.cumsum([len(terms) for _, terms, _ in part])])
             kinds |= {type(id) for id, _, _ in part}
@@ -57,7 +57,7 @@ class SeismicEngine:
         self._folder.mkdir(parents=True, exist_ok=True)
         index = self._seismic.SeismicIndex.build_from_dataset(data, **self._options)
         index.save(str(self._folder / _FILE))
-        (self._folder / "ids").write_text("string" if str in kinds else "int")
+        (self._folder / "ids").write_text("string" if str in kinds else "int" if kinds else "")
         self._index = None
 
     def search(self, query: Bag, k: int) -> list[Hit]:
@@ -65,6 +65,8 @@ class SeismicEngine:
 
     def search_batch(self, queries: Sequence[Bag], k: int) -> list[list[Hit]]:
         index, kind = self._open()
+        if kind is None:  # it panics on a query to no documents
+            return [[] for _ in queries]
         found = index.batch_search(
             np.array([str(number) for number in range(len(queries))], self._text),
             [np.array([str(int(term)) for term in terms], self._text) for terms, _ in queries],
@@ -85,6 +87,6 @@ class SeismicEngine:
             file = self._folder / f"{_FILE}.index.seismic"
             if not file.is_file():
                 raise IndexingError(f"{self._folder} holds no index of Seismic")
-            kind = int if (self._folder / "ids").read_text() == "int" else str
+            kind = {"int": int, "string": str, "": None}[(self._folder / "ids").read_text()]
             self._index = self._seismic.SeismicIndex.load(str(file)), kind
         return self._index

@@ -107,6 +107,34 @@ def test_seismic_finds_most(collections, bags, tmp_path):
         assert engine.bytes() > 100_000
 
 
+@pytest.mark.parametrize("name", ["lexlip", "milvus", "qdrant", "seismic"])
+def test_documents_without_terms_are_never_found(name, bags, tmp_path):
+    if name not in installed():
+        pytest.skip(f"the {name} engine is not installed: pip install 'lexlip[{name}]'")
+    engine = open_engine(name, str(tmp_path / "new.db"))
+    engine.build([SparseRows.from_bags([{}, {}])])
+    assert engine.search_batch(bags[:5], 3) == [[]] * 5
+
+
+def test_a_k_that_milvus_refuses(tmp_path):
+    if "milvus" not in installed():
+        pytest.skip("the milvus engine is not installed: pip install 'lexlip[milvus]'")
+    engine = open_engine("milvus", str(tmp_path / "new.db"))
+    with pytest.raises(IndexingError, match="k=100000: Milvus finds 1 to 16,384"):
+        engine.search(([1], [1.0]), 100_000)
+
+
+def test_qdrant_removes_nothing_but_its_own(tmp_path):
+    if "qdrant" not in installed():
+        pytest.skip("the qdrant engine is not installed: pip install 'lexlip[qdrant]'")
+    file = tmp_path / "mine" / "segments" / "file"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    with pytest.raises(IndexingError, match="is no shard of Qdrant"):
+        open_engine("qdrant", str(tmp_path / "mine")).build([SparseRows.from_bags([{1: 1.0}])])
+    assert file.exists()
+
+
 @pytest.mark.parametrize("batch", [1, 100, 10**6])
 def test_stored_rows_make_the_same_index(batch, rows, queries, tmp_path):
     build(tmp_path / "one", [rows(500, 60, 10)], impact_bits=6)
