@@ -36,11 +36,12 @@ class DenseSet:
         folder: of the arrays.
 
     Raises:
-        SystemExit: a picture or text that cannot be read; the lexicon vectors would have one document less.
+        SystemExit: no tokenizer, or a picture or text that cannot be read: the lexicon model's vectors then lack it.
     """
 
     def __init__(self, model: DenseLIP, data: TrainedSet, folder: Path):
-        self.width = model.config.embed_dim
+        if model.tokenizer is None:
+            raise SystemExit("the dense model has no tokenizer, which captions need; save one into its folder")
         place = folder / f"dense-{fingerprint(model)[:16]}"
         place.mkdir(parents=True, exist_ok=True)
         self._vectors = {kind: [_vectors(model, c, place) for c in corpora] for kind, corpora in data.corpora.items()}

@@ -31,6 +31,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    if not 0 <= options.port < 1 << 16:
+        raise UserError(f"--port {options.port}: 0 to 65535")
     try:
         import uvicorn
 

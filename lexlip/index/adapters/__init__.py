@@ -22,7 +22,7 @@ from lexlip.index.errors import IndexingError
 # By name: module, class, what must be importable.
 _ENGINES = {
     "lexlip": ("lexlip.index.engine", "LexLIPEngine", ()),
-    "milvus": ("lexlip.index.adapters.milvus", "MilvusEngine", ("pymilvus",)),
+    "milvus": ("lexlip.index.adapters.milvus", "MilvusEngine", ("pymilvus", "milvus_lite")),
     "qdrant": ("lexlip.index.adapters.qdrant", "QdrantEngine", ("qdrant_edge",)),
     "seismic": ("lexlip.index.adapters.seismic", "SeismicEngine", ("seismic",)),
 }

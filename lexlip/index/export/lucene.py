@@ -41,7 +41,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 url=${1:?the address, such as http://localhost:9200}/${2:-lexlip}
 read -ra options <<< "${CURL_OPTIONS:-}"
-send() { curl --silent --show-error --fail-with-body "${options[@]}" "$@"; }
+send() { curl --silent --show-error --fail-with-body ${options[@]+"${options[@]}"} "$@"; }  # bash 3 minds empty lists
 
 send -X PUT "$url" -H 'Content-Type: application/json' --data-binary @index.json
 for file in documents/*.ndjson; do

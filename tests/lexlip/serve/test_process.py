@@ -161,6 +161,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, index_folder, model_folder, cap
         (index_folder, tmp_path / "none", (), "neither a model folder"),
         (index_folder, model_folder, ("--max-k", "0"), "max_k=0"),
         (index_folder, model_folder, ("--device", "warp"), "--device warp"),
+        (index_folder, model_folder, ("--port", "70000"), "--port 70000: 0 to 65535"),
     ):
         assert main(["serve", "--index", str(index), "--model", str(model), *option]) == 2
         error = capsys.readouterr().err
