@@ -222,6 +222,8 @@ def numbered(rows: SparseRows, begin: int, most: int) -> SparseRows:
 
 def cut(rows: SparseRows, k: int) -> SparseRows:
     """Each row's k heaviest terms; of equally heavy ones those of lower number. At most 65,536 rows."""
+    if len(rows) > 1 << 16:
+        raise ValueError(f"{rows.source}: {len(rows):,} rows at once; their numbers have 16 bits here")
     lengths = np.diff(rows.offsets)
     row = np.repeat(np.arange(len(rows), dtype=np.uint64), lengths) << np.uint64(48)
     # Bits of a float16 that is not negative order as its values do. Sorting numbers is much quicker than by columns.
