@@ -18,6 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 NAMES = ("head", "step", "data", "evaluate")
+FIXED = {"data": ("--device", "--dtype", "--threads"), "evaluate": ("--device", "--dtype")}  # the CPU's
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,9 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
             own = options.data if name == "data" else []
             command = [sys.executable, str(HERE / f"{name}.py"), *own, "--json", str(out), *_known(name, common)]
             print(f"\n--- {name} ---", flush=True)
-            if subprocess.run(command).returncode or not out.is_file():
+            if subprocess.run(command).returncode:
                 failed.append(name)
-            else:
+            if out.is_file():
                 rows += json.loads(out.read_text())
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
@@ -46,13 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _known(name: str, common: list[str]) -> list[str]:
-    """The loader runs on the CPU and in one thread, whatever the others do."""
-    if name != "data":
-        return common
+    """Without what a benchmark does not leave open."""
     kept, words = [], iter(common)
     for word in words:
         option = word.split("=")[0]
-        if option in ("--device", "--dtype", "--threads"):
+        if option in FIXED.get(name, ()):
             if "=" not in word:
                 next(words, None)
             continue

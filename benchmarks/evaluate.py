@@ -78,16 +78,19 @@ def different_ranks(options: Options) -> int:
 
 def main(arguments: list[str] | None = None) -> list[dict]:
     parser = harness.parser(__doc__)
-    parser.set_defaults(repeats=1, warmups=0, device="cpu")
+    parser.set_defaults(repeats=3, device="cpu")
     parser.add_argument("--pictures", type=int, default=5000)
     parser.add_argument("--captions", type=int, default=25010)
     parser.add_argument("--terms", type=int, default=128)
     parser.add_argument("--vocab", type=int, default=30522)
     parser.add_argument("--skew", type=float, default=0.8, help="exponent of the words' frequencies; 0: all alike")
     options = harness.options(parser, arguments)
+    if options.cuda or options.dtype != "float32":
+        parser.error("recall runs on the CPU, in float32")
     row = harness.compare("recall, both directions", build, options, resident=True)
     sizes = {name: options.more[name] for name in ("pictures", "captions", "terms", "vocab", "skew")}
     row |= sizes | {"different_ranks_of_a_tenth": different_ranks(options)}
+    row["agrees"] = row["different_ranks_of_a_tenth"] == 0
     row["notes"] = [f"{row['different_ranks_of_a_tenth']} other ranks than float64 in a tenth"]
     harness.report([row], options)
     return [row]

@@ -261,6 +261,8 @@ def report(rows: list[dict], options: Options) -> None:
         print(f"{rows[0]['device']}, torch {rows[0]['torch']}; ratios are textbook over fast")
     if options.json:
         Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
+    if differ := [row["name"] for row in rows if not row.get("agrees", True)]:
+        raise SystemExit(f"the two paths' results differ: {', '.join(differ)}")
 
 
 def _time(seconds: float) -> str:

@@ -240,6 +240,7 @@ def measure(phase: int, options: Options) -> dict:
     row |= {f"{which}_pairs_per_second": sizes["batch"] / row[which] for which in ("fast", "textbook")}
     row |= {"batch": sizes["batch"], "image_size": sizes["image_size"], "queue": sizes["queue"]}
     row |= {"loss_difference": difference, "operations": operations}
+    row["agrees"] = difference < (1e-4 if options.dtype == "float32" else 1e-2)
     row |= {"product_rate": rate, "share_of_product_rate": operations / row["fast"] / rate}
     row["notes"] = [f"{row['fast_pairs_per_second']:.1f} pairs/s, loss differs by {difference:.0e}"]
     print(

@@ -22,7 +22,19 @@ START_SCALE = math.log(1 / 0.07)  # of the learned temperature, as in CLIP
 MAX_SCALE = math.log(100)  # beyond it CLIP's training was unstable
 
 
-class DenseLIP(TwoTowers):
+MODEL_CARD = """---
+{{ card_data }}
+---
+
+The dense counterpart of a LexLIP model: pictures and captions as vectors of one space.
+
+    from lexlip import DenseLIP
+    model = DenseLIP.from_pretrained("this folder or name")
+    model.encode_text(["a dog on the beach"])
+"""
+
+
+class DenseLIP(TwoTowers, model_card_template=MODEL_CARD):
     """Image tower, text tower, and linear projections of their [CLS] states.
 
     A picture tower without [CLS], such as a convolutional one, gives the mean of its tokens.

@@ -21,24 +21,8 @@ from lexlip.model_config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, folder_c
 
 PREPROCESSING_FILE = "preprocessor_config.json"
 
-MODEL_CARD = """---
-{{ card_data }}
----
 
-A LexLIP model: pictures and captions as weighted bags of words over one vocabulary.
-
-    from lexlip import LexLIP
-    model = LexLIP.from_pretrained("this folder or name")
-    model.lexicon(model.encode_text(["a dog on the beach"]))
-"""
-
-
-class FolderModel(
-    PyTorchModelHubMixin,
-    library_name="lexlip",
-    tags=["sparse-retrieval", "image-text-retrieval"],
-    model_card_template=MODEL_CARD,
-):
+class FolderModel(PyTorchModelHubMixin, library_name="lexlip", tags=["image-text-retrieval"]):
     """A module with a `head`, a `config` and a `tokenizer` that can be saved to a folder and loaded from one."""
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -72,10 +56,8 @@ class FolderModel(
             folder_config(Path(pretrained_model_name_or_path))  # the mixin's own reading of it would say less
         try:
             return super().from_pretrained(pretrained_model_name_or_path, **options)
-        except (OSError, HFValidationError) as error:  # hub errors are OSErrors
-            raise CheckpointError(
-                f"{pretrained_model_name_or_path} is neither a model folder nor could it be fetched: {error}"
-            ) from error
+        except (OSError, HFValidationError) as error:
+            raise _not_fetched(pretrained_model_name_or_path, error) from error
 
     @classmethod
     def _from_pretrained(
@@ -84,15 +66,30 @@ class FolderModel(
     ) -> FolderModel:  # fmt: skip
         if unknown:
             raise TypeError(f"from_pretrained() takes no {', '.join(sorted(unknown))}")
-        folder = Path(model_id)
-        if not folder.is_dir():
-            download = {"revision": revision, "cache_dir": cache_dir, "token": token}
-            folder = Path(
-                snapshot_download(
-                    str(model_id), force_download=force_download, local_files_only=local_files_only, **download
-                )
-            )
-        return load_folder(cls, folder, drop_rate)
+        download = {"revision": revision, "cache_dir": cache_dir, "token": token}
+        download |= {"force_download": force_download, "local_files_only": local_files_only}
+        return load_folder(cls, local_folder(model_id, **download), drop_rate)
+
+
+def local_folder(name: str | Path, **download) -> Path:
+    """A folder as it is, or where the files of a name on the hub were fetched to.
+
+    Args:
+        download: of `huggingface_hub.snapshot_download`.
+
+    Raises:
+        CheckpointError: neither a folder nor to be fetched.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(str(name), **download))
+    except (OSError, HFValidationError) as error:  # hub errors are OSErrors
+        raise _not_fetched(name, error) from error
+
+
+def _not_fetched(name: str | Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{name} is neither a model folder nor could it be fetched: {error}")
 
 
 def load_folder(cls: type[FolderModel], folder: Path, drop_rate: float | None = None) -> FolderModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lexlip.dense import DenseLIP
+from lexlip.folders import local_folder
 from lexlip.model import LexLIP
 from lexlip.model_config import ModelConfig, folder_config
 from lexlip.towers import TwoTowers
@@ -17,10 +18,11 @@ def model_class(config: ModelConfig) -> type[TwoTowers]:
     return MODELS[config.head]
 
 
-def load_folder_of_any_head(folder: str | Path) -> TwoTowers:
-    """A model folder, whatever its head, in evaluation mode.
+def load_folder_of_any_head(name: str | Path) -> TwoTowers:
+    """A model folder or a name on the hub, whatever its head, in evaluation mode.
 
     Raises:
-        CheckpointError: no model folder, or weights that do not fit its config.
+        CheckpointError: neither a model folder nor to be fetched, or weights that do not fit its config.
     """
-    return model_class(folder_config(Path(folder))).from_pretrained(folder)
+    folder = local_folder(name)
+    return model_class(folder_config(folder)).from_pretrained(folder)

@@ -14,8 +14,19 @@ from lexlip.lexicon import LexiconHead
 from lexlip.model_config import ModelConfig
 from lexlip.towers import TwoTowers
 
+MODEL_CARD = """---
+{{ card_data }}
+---
 
-class LexLIP(TwoTowers):
+A LexLIP model: pictures and captions as weighted bags of words over one vocabulary.
+
+    from lexlip import LexLIP
+    model = LexLIP.from_pretrained("this folder or name")
+    model.lexicon(model.encode_text(["a dog on the beach"]))
+"""
+
+
+class LexLIP(TwoTowers, tags=["sparse-retrieval"], model_card_template=MODEL_CARD):
     """Image tower, text tower and their lexicon heads.
 
     Args:

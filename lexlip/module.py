@@ -137,7 +137,10 @@ class RetrievalModule(pl.LightningModule):
             check_head(cls.model_class, known, source)
         model = cls.model_class.from_keys(keys, tokenizer, known)
         if keys["load_path"]:
-            fit_text_tables(weights, model.state_dict(), keys["max_text_len"], keys["trained_positions"])
+            # What was trained on such lengths already must not be cut back to `trained_positions`.
+            long_enough = known is not None and known.max_text_len >= keys["max_text_len"]
+            trained = None if long_enough else keys["trained_positions"]
+            fit_text_tables(weights, model.state_dict(), keys["max_text_len"], trained)
             checkpoint.fit(model, weights, keys["load_path"])
         del weights
         module = cls(keys, model)

@@ -13,8 +13,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 options=(--model "$MODEL")
 for name in PRETRAINED DCI IIW IIW_ANNO SHARE4V SHARE4V_ANNO SHARE4V_VAL_NUM URBAN1K; do
   if [ -n "${!name:-}" ]; then
-    option=${name,,}
-    options+=("--${option//_/-}" "${!name}")
+    option=$(printf %s "$name" | tr 'A-Z_' 'a-z-')  # bash 3 has no ${name,,}
+    options+=("--$option" "${!name}")
   fi
 done
 

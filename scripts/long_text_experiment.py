@@ -1,6 +1,6 @@
 """Dense and lexicon heads, trained on short captions only or on long ones too, asked with short and with long texts.
 
-    python scripts/long_text_experiment.py [--out runs/long_text] [--seeds 0,1,2] [--variants short,lotlip] [key=value]
+    python scripts/long_text_experiment.py [--out runs/long_text] [--seeds 0,1,2] [key=value]
 
 Flickr8k with the image tower of configs/flickr8k_small.yaml (docs/RESULTS.md says how its files are made) and a text
 tower 128 wide: the same towers, data in the same order, steps, context of 128 tokens and starting weights for all. A
@@ -61,9 +61,13 @@ def main(arguments: list[str] | None = None) -> int:
             for variant in options.variants:
                 name, run = f"{head}_{variant}", f"{head}_{variant}_seed{seed}"
                 file = options.out / "metrics" / f"{run}.json"
+                keys = {**SHARED, **VARIANTS[variant], "more": options.keys}
                 if not file.is_file():
-                    write_json(_evaluate(_train(head, variant, seed, options), options.out / "models" / run), file)
+                    metrics = _evaluate(_train(head, variant, seed, options), options.out / "models" / run)
+                    write_json({"keys": keys, **metrics}, file)
                 found = json.loads(file.read_text())
+                if found.get("keys") != keys:
+                    raise SystemExit(f"error: {file} is of a run with other keys; remove it or give another --out")
                 for queries in QUERIES:
                     results.setdefault(name, {}).setdefault(queries, []).append(found[queries])
     summary = _summary(results)
@@ -80,7 +84,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/long_text"))
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
-    parser.add_argument("--variants", type=_variants, default=["short", "lotlip"], help=", ".join(VARIANTS))
+    parser.add_argument("--variants", type=_variants, default=["short", "plain", "lotlip"], help=", ".join(VARIANTS))
     parser.add_argument("keys", nargs="*", metavar="key=value", help="for the training")
     return parser.parse_args(arguments)
 

@@ -1,7 +1,7 @@
 """Config -> loaders, for training, validation and test, in one process or many.
 
 The Trainer must be made with use_distributed_sampler=False: the samplers here already know the rank. Costs, per
-training worker, up to prefetch * (batch_size / world_size) pictures of 12 * image_size**2 bytes in shared memory.
+training worker, up to prefetch * (batch_size / world_size) pictures of 3 * image_size**2 bytes in shared memory.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ class CaptionDataModule(pl.LightningDataModule):
             # Else the tokenizer's own threads, used before the fork, make it print a warning per worker.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
             per_step = how.get("batch_size") or self.config["batch_size"] // self.world_size
-            large = per_step * 12 * self.config["image_size"] ** 2 > _LARGE_BATCH
+            large = per_step * 3 * self.config["image_size"] ** 2 > _LARGE_BATCH
             how.update(persistent_workers=keep, prefetch_factor=1 if large else 2, worker_init_fn=_start_worker)
         return DataLoader(
             dataset,

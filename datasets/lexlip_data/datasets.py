@@ -177,10 +177,11 @@ class EvalTexts(Dataset):
     def __len__(self) -> int:
         return self.mixture.n_pairs
 
-    def by_length(self, orders: Sequence[int]) -> list[int]:
+    def by_length(self, orders: Sequence[int]) -> np.ndarray:
         """These captions, the longest first, so that a batch pads little and memory that lasts is taken at once."""
-        lengths = [len(self._caption(*self.mixture.pair(order))) for order in orders]
-        return [orders[k] for k in sorted(range(len(orders)), key=lambda k: -lengths[k])]
+        lengths = (len(self._caption(*self.mixture.pair(order))) for order in orders)
+        longest_first = np.argsort(-np.fromiter(lengths, np.int64, len(orders)), kind="stable")
+        return np.asarray(orders, dtype=np.int64)[longest_first]
 
     def _caption(self, source: Source, i: int, number: int) -> str:
         try:
@@ -189,6 +190,7 @@ class EvalTexts(Dataset):
             raise _named(error, source, i) from error
 
     def __getitem__(self, order: int) -> dict:
+        order = int(order)
         source, i, number = self.mixture.pair(order)
         image_id = _image_id(source, i)
         return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from lexlip.errors import UserError
@@ -35,6 +34,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from lexlip.devices import usable_device
     from lexlip.encode.run import encode, process_of, show_progress
     from lexlip.launch import leave_with_launcher
     from lexlip.model import LexLIP
@@ -48,7 +48,7 @@ def _run(options: argparse.Namespace) -> None:
     try:
         rules = Rules(options.max_bad_share)
         corpus = _corpus(options, rules)
-        model = LexLIP.from_pretrained(options.model).to(_device(options.device))
+        model = LexLIP.from_pretrained(options.model).to(usable_device(options.device))
         done = encode(
             model, corpus, options.out, top_k=options.top_k, batch_size=options.batch_size,
             shard_documents=options.shard_documents, workers=options.workers, rules=rules, process=process,
@@ -72,15 +72,3 @@ def _corpus(options: argparse.Namespace, rules):
     if options.tsv:
         return read_tsv(options.tsv, options.what, rules)
     return FolderPictures(options.images) if options.images else LineTexts(options.texts)
-
-
-def _device(name: str | None):
-    import torch
-
-    if name is None:
-        count = torch.cuda.device_count()
-        name = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % count}" if count else "cpu"
-    try:
-        return torch.zeros(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error

@@ -34,6 +34,8 @@ def _run(options: argparse.Namespace) -> None:
     from lexlip.files import write_json
     from lexlip.long_text.evaluate import evaluate, refuse_missing, table
 
+    if options.workers < 0:
+        raise UserError(f"--workers {options.workers}: 0 or more")
     sets = _sets(options)
     if not options.allow_missing:
         refuse_missing(sets)
@@ -72,12 +74,10 @@ def _sets(options: argparse.Namespace) -> list:
 
 
 def _encoder(options: argparse.Namespace):
-    import torch
-
+    from lexlip.devices import usable_device
     from lexlip.long_text.encoders import load_encoder
 
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return load_encoder(options.model, options.pretrained, device)
+    return load_encoder(options.model, options.pretrained, str(usable_device(options.device)))
 
 
 def _positive(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Protocol
 
 import torch
@@ -76,6 +77,12 @@ class FolderEncoder:
         return self.model.encode_text(texts), self.model.cut_texts(texts)
 
 
+def _quick_gelu(open_clip: ModuleType, name: str, pretrained: str | None) -> bool:
+    """Whether the weights were trained with QuickGELU, as OpenAI's were: the architecture's name does not say."""
+    known = open_clip.get_pretrained_cfg(name.replace("/", "-"), pretrained) if pretrained else None
+    return bool((known or {}).get("quick_gelu"))
+
+
 class OpenClipEncoder:
     """A model of open_clip, by its name and the name or file of its weights.
 
@@ -92,10 +99,10 @@ class OpenClipEncoder:
             raise UserError(f"open_clip:{name} without --pretrained would be random; name its weights, such as openai")
         try:
             self.model, _, self.transform = open_clip.create_model_and_transforms(
-                name, pretrained=pretrained, device=device
+                name, pretrained=pretrained, device=device, force_quick_gelu=_quick_gelu(open_clip, name, pretrained)
             )
             self.tokenizer = open_clip.get_tokenizer(name)
-        except (RuntimeError, OSError, ValueError, AssertionError) as error:
+        except Exception as error:  # pickle, zip, safetensors and torch each raise their own kinds
             raise UserError(f"open_clip cannot load {name} with --pretrained {pretrained}: {error}") from error
         self.name = f"{OPEN_CLIP}{name}, {pretrained}" if pretrained else OPEN_CLIP + name
         self.device, self.context = device, self.tokenizer.context_length

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 ROW = {"name", "device", "fast", "textbook", "ratio"}
 
@@ -38,11 +40,26 @@ def test_step(tmp_path):
 
 def test_data_and_evaluation(tmp_path):
     data = rows_of(tmp_path, "data.py", "--pictures", "30", "--size", "32", "--batch", "8")
-    assert [row["name"] for row in data] == ["made, loader of bare loop", "made, loader of usual loader"]
+    against = ("of bare loop", "of bare loop, simplejpeg", "of usual loader")
+    assert [row["name"] for row in data] == [f"made, {what}" for what in against]
     assert len(data[0]["pictures_per_second"]) == len(data[0]["memory_bytes"]) == 3
     sizes = ["--pictures", "60", "--captions", "300", "--terms", "8", "--vocab", "500"]
     (row,) = rows_of(tmp_path, "evaluate.py", *sizes, "--no-memory")
     assert row["different_ranks_of_a_tenth"] == 0
+
+
+def test_results_that_differ_are_an_error(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import harness
+    import head
+    import torch
+
+    right = head.max_logits
+    monkeypatch.setattr(head, "max_logits", lambda *args, **named: right(*args, **named) + 0.01)
+    sizes = ["--batch", "2", "--length", "5", "--width", "8", "--vocab", "100", "--cases", "every word"]
+    with pytest.raises(SystemExit, match="results differ: head, every word"):
+        head.main([*sizes, "--no-memory", "--repeats", "1", "--threads", str(torch.get_num_threads())])
+    assert harness.ROOT == BENCHMARKS.parent
 
 
 def test_all_runs_what_it_is_asked_for(tmp_path):

@@ -212,6 +212,19 @@ def test_a_tower_trained_without_corners_on_short_texts_goes_on_with_both(saved,
     assert torch.equal(table[12:], old.position_embeddings.weight[12:])
 
 
+def test_what_was_stretched_and_trained_is_not_cut_back_by_the_same_keys(saved, make_keys, tmp_path):
+    from Phase1.module import Phase1Module
+
+    _, folder = saved
+    longer = {"trained_positions": 8, "max_text_len": 20}
+    model = Phase1Module.from_keys(make_keys(load_path=folder, **longer)).model
+    table = model.text_encoder.bert.embeddings.position_embeddings.weight
+    table.data.normal_()  # as training would change it
+    model.save_pretrained(tmp_path / "longer")
+    again = Phase1Module.from_keys(make_keys(load_path=str(tmp_path / "longer"), **longer)).model
+    assert torch.equal(again.text_encoder.bert.embeddings.position_embeddings.weight, table)
+
+
 def test_another_number_of_corners_is_refused_by_name(make_keys, tmp_path):
     from Phase1.module import Phase1Module
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer
 
-from lexlip import DenseLIP, LexLIP
+from lexlip import DenseLIP, LexLIP, folders
 from lexlip.checkpoint import CheckpointError
 from lexlip.config import ConfigError
 from lexlip.heads import load_folder_of_any_head
@@ -108,3 +108,18 @@ def test_an_unknown_head_is_refused(make_keys, tmp_path):
     (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "head": "square"}))
     with pytest.raises(CheckpointError, match="config.json.*square.*lexicon, dense"):
         load_folder_of_any_head(tmp_path / "m")
+
+
+def test_a_saved_folder_says_how_to_load_this_head(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "DenseLIP.from_pretrained" in card and "sparse-retrieval" not in card and ".lexicon(" not in card
+
+
+def test_a_name_on_the_hub_is_fetched_whatever_its_head(model, tmp_path, monkeypatch):
+    model.save_pretrained(tmp_path)
+    monkeypatch.setattr(folders, "snapshot_download", lambda name: {"owner/name": str(tmp_path)}[name])
+    assert isinstance(load_folder_of_any_head("owner/name"), DenseLIP)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="no/such/name is neither a model folder nor could it be fetched"):
+        load_folder_of_any_head("no/such/name")

@@ -1,4 +1,4 @@
-"""The experiment's command at toy scale: four real trainings of two steps, and what it makes of their numbers."""
+"""The experiment's command at toy scale: six real trainings of two steps, and what it makes of their numbers."""
 
 import importlib.util
 import json
@@ -30,7 +30,8 @@ def test_it_trains_evaluates_and_does_nothing_twice(experiment, tiny_data, tmp_p
     words = ["--out", str(tmp_path / "out"), "--seeds", "3", *(f"{key}={value!r}" for key, value in keys.items())]
     assert experiment.main(words) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert set(results["runs"]) == {"dense_short", "dense_lotlip", "lexicon_short", "lexicon_lotlip"}
+    variants = ("short", "plain", "lotlip")
+    assert set(results["runs"]) == {f"{head}_{variant}" for head in ("dense", "lexicon") for variant in variants}
     for row in results["runs"].values():
         assert [(row[kind][0]["pictures"], row[kind][0]["captions"]) for kind in ("short", "long")] == [(4, 8), (4, 4)]
     models = tmp_path / "out" / "models"
@@ -38,11 +39,13 @@ def test_it_trains_evaluates_and_does_nothing_twice(experiment, tiny_data, tmp_p
     assert [configs[name]["corner_tokens"] for name in ("dense_short", "dense_lotlip")] == [0, 2]
     assert {config["head"] for config in configs.values()} == {"dense", "lexicon"}
     assert all(config["sentence_sep"] and config["max_text_len"] == 128 for config in configs.values())
-    assert set(results["gains"]) == {"dense_lotlip", "lexicon_lotlip"}
+    assert set(results["gains"]) == {"dense_plain", "dense_lotlip", "lexicon_plain", "lexicon_lotlip"}
     assert capsys.readouterr().out.count("lexicon_lotlip  long") == 2
 
     monkeypatch.setattr(experiment.subprocess, "run", None)  # nothing is trained again
     assert experiment.main(words) == 0
+    with pytest.raises(SystemExit, match="of a run with other keys"):
+        experiment.main([*words, "max_steps=3"])
 
 
 def test_mean_and_spread_by_hand(experiment):

@@ -200,10 +200,19 @@ def test_texts_that_open_clip_cuts_are_counted_whatever_ends_them(end, padding):
     ("words", "told"),
     [
         ([], "no set was named"), (["--share4v", "x"], "--share4v-anno"), (["--iiw-anno", "x"], "--iiw,"),
-        (["--pretrained", "openai"], "belongs to open_clip"),
+        (["--pretrained", "openai"], "belongs to open_clip"), (["--workers", "-1"], "--workers -1: 0 or more"),
+        (["--device", "abacus"], "--device abacus cannot be used"),
     ],
 )  # fmt: skip
 def test_options_that_do_not_fit_are_told(words, told, urban1k, capsys):
-    more = ["--urban1k", str(urban1k)] if words[:1] == ["--pretrained"] else []
+    more = ["--urban1k", str(urban1k)] if words[:1] in (["--pretrained"], ["--device"]) else []
     assert main(["eval-long-text", "--model", "m", *words, *more]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_open_ai_weights_are_read_with_their_own_activation():
+    open_clip = pytest.importorskip("open_clip")
+    known = encoders._quick_gelu
+    assert known(open_clip, "ViT-B-16", "openai") and known(open_clip, "ViT-B/16", "openai")
+    assert not known(open_clip, "ViT-B-16", "laion2b_s34b_b88k")
+    assert not known(open_clip, "ViT-B-16", "weights.pt") and not known(open_clip, "hf-hub:a/b", None)
