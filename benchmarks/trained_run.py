@@ -110,9 +110,12 @@ def _rows(
         contenders += _flat_contenders(own, "dense model, ")
     for contender in contenders:
         measure_recall(contender, task.right, options)
-    others = sum(count for _, count in data.sources["captions"])
-    if "bm25" in options.engines and task.gallery == "pictures" and task.distractors <= others and BM25.is_installed():
-        contenders.append(_bm25(data, task, folder, options))
+    if "bm25" in options.engines and task.gallery == "pictures" and BM25.is_installed():
+        others = sum(count for _, count in data.sources["captions"])
+        if task.distractors <= others:
+            contenders.append(_bm25(data, task, folder, options))
+        else:
+            say(f"bm25s left out: pictures have {task.distractors:,} others, and {others:,} captions are there")
     race(contenders, options.rounds, len(task.bags))
     for contender in contenders:
         contender.close()
