@@ -209,14 +209,16 @@ def pooled(
         return (triton.cdiv(vocab, sizes["BLOCK_V"]) * triton.cdiv(batch * length, sizes["BLOCK_T"]),)
 
     kernel = _tuned_best_kernel if blocks is None else _best_kernel
-    kernel[grid](
-        states, words, bias, mask, best, batch * length, length, vocab,
-        WIDTH=width, LONG=batch * length >= 8192, HAS_MASK=mask is not None, DESCRIPTORS=descriptors, **(blocks or {}),
-    )  # fmt: skip
-    _unpack_kernel[(triton.cdiv(vocab, 1024), batch)](
-        best, mask, value, token, length, vocab,
-        HAS_MASK=mask is not None, SATURATED=saturated, BLOCK=1024,
-    )  # fmt: skip
+    with torch.cuda.device_of(hidden):  # kernels are launched on the current device
+        kernel[grid](
+            states, words, bias, mask, best, batch * length, length, vocab,
+            WIDTH=width, LONG=batch * length >= 8192, HAS_MASK=mask is not None, DESCRIPTORS=descriptors,
+            **(blocks or {}),
+        )  # fmt: skip
+        _unpack_kernel[(triton.cdiv(vocab, 1024), batch)](
+            best, mask, value, token, length, vocab,
+            HAS_MASK=mask is not None, SATURATED=saturated, BLOCK=1024,
+        )  # fmt: skip
     return value, token
 
 
@@ -238,9 +240,10 @@ def pooled_backward(
     if wanted[1]:
         hidden = hidden.contiguous()
         total = torch.empty((vocab, width), dtype=torch.float32, device=hidden.device)
-        _weight_kernel[(triton.cdiv(vocab, 64), triton.cdiv(width, 128))](
-            grad, token, hidden, total, batch, length, vocab, WIDTH=width, BLOCK_V=64, BLOCK_D=128, AT_ONCE=4
-        )
+        with torch.cuda.device_of(hidden):
+            _weight_kernel[(triton.cdiv(vocab, 64), triton.cdiv(width, 128))](
+                grad, token, hidden, total, batch, length, vocab, WIDTH=width, BLOCK_V=64, BLOCK_D=128, AT_ONCE=4
+            )
         grad_weight = total.to(weight.dtype)
     if wanted[0]:
         tokens = batch * length
@@ -250,8 +253,9 @@ def pooled_backward(
         state, pairs = state.sort(stable=True)
         starts = torch.searchsorted(state, torch.arange(tokens + 1, dtype=kind, device=grad.device))
         grad_hidden = torch.empty_like(hidden, memory_format=torch.contiguous_format)
-        _state_kernel[(tokens, triton.cdiv(width, 256))](
-            pairs, starts, grad, weight.to(hidden.dtype).contiguous(), grad_hidden, vocab,
-            WIDTH=width, BLOCK_N=16, BLOCK_D=256,
-        )  # fmt: skip
+        with torch.cuda.device_of(hidden):
+            _state_kernel[(tokens, triton.cdiv(width, 256))](
+                pairs, starts, grad, weight.to(hidden.dtype).contiguous(), grad_hidden, vocab,
+                WIDTH=width, BLOCK_N=16, BLOCK_D=256,
+            )  # fmt: skip
     return grad_hidden, grad_weight

@@ -170,6 +170,54 @@ def test_equal_inputs_give_equal_gradients(device):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@inside
+def test_every_kernel_is_launched_on_the_tensors_device(device, monkeypatch):
+    """Triton itself takes the current one; that is another where a process holds several."""
+    from lexlip import lexicon_triton
+
+    under, launched = [], {}
+
+    class DeviceOf(torch.cuda.device_of):
+        def __init__(self, tensor):
+            super().__init__(tensor)
+            self.tensor = tensor
+
+        def __enter__(self):
+            under.append(self.tensor.device)
+            super().__enter__()
+
+        def __exit__(self, *error):
+            under.pop()
+            super().__exit__(*error)
+
+    class Launches:
+        def __init__(self, name):
+            self.name, self.kernel = name, getattr(lexicon_triton, name)
+
+        def __getitem__(self, grid):
+            launched[self.name] = list(under)
+            return self.kernel[grid]
+
+    monkeypatch.setattr(torch.cuda, "device_of", DeviceOf)
+    best = "_best_kernel" if INTERPRETED else "_tuned_best_kernel"
+    names = [best, "_unpack_kernel", "_weight_kernel", "_state_kernel"]
+    for name in names:
+        monkeypatch.setattr(lexicon_triton, name, Launches(name))
+    tensors, mask = inputs(2, 5, 8, 11, torch.float16, True, device)
+    max_logits(*tensors, mask).sum().backward()
+    assert launched == {name: [tensors[0].device] for name in names}
+
+
+@inside
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_tensors_of_a_device_that_is_not_the_current_one(device):
+    tensors, mask = inputs(2, 5, 8, 11, torch.float16, True, device)
+    wanted = torch.autograd.grad(max_logits(*tensors, mask).sum(), tensors)
+    away = [tensor.detach().to("cuda:1").requires_grad_() for tensor in tensors]
+    grads = torch.autograd.grad(max_logits(*away, mask.to("cuda:1")).sum(), away)
+    assert all(torch.equal(grad.cpu(), want.cpu()) for grad, want in zip(grads, wanted, strict=True))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="compiling is the parent's")
 @pytest.mark.parametrize("capability", [80, 90])
