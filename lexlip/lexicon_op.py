@@ -115,7 +115,7 @@ def _in_triton(hidden: Tensor) -> bool:
 
 
 def _outputs(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    shape = (len(hidden), len(weight))
+    shape = (hidden.shape[0], weight.shape[0])  # `len` would make a number of a symbolic size
     value = hidden.new_empty(shape, dtype=torch.promote_types(hidden.dtype, torch.float32))
     return value, hidden.new_empty(shape, dtype=torch.int16 if hidden.shape[1] < 2**15 else torch.int32)
 

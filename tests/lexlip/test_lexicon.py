@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 
 from lexlip import config, lexicon_op
@@ -236,6 +237,18 @@ def test_compiles_without_a_break(autocast):
         weights.square().sum().backward()
         results.append([weights.detach(), *(parameter.grad.clone() for parameter in head.parameters())])
     assert_same(*results)
+
+
+def test_one_compiled_graph_serves_every_size():
+    counter = CompileCounterWithBackend("aot_eager")
+    run = torch.compile(max_logits, backend=counter, fullgraph=True, dynamic=True)
+    for batch, length, width, vocab in [(7, 13, 6, 101), (3, 9, 5, 40), (4, 8, 7, 23)]:
+        tensors, mask = inputs(batch, length, width, vocab)
+        upstream = torch.randn(batch, vocab, generator=torch.Generator().manual_seed(5))
+        wanted, wanted_grads = gradients(max_logits, tensors, upstream, mask)
+        value, grads = gradients(run, tensors, upstream, mask)
+        assert_same([value, *grads], [wanted, *wanted_grads])
+    assert counter.frame_count == 1
 
 
 def test_head_pools_what_it_would_give():
