@@ -1,9 +1,8 @@
 """Recall@K by ids, both directions, from vectors of any number of processes.
 
 Vectors are kept sparse (their words and weights), so a COCO-sized test of 5,000 pictures and 25,010 captions takes
-tens of megabytes. Captions stay sparse in the product too, a few dense pictures at a time; only vectors that
-are nearly dense are multiplied as such. One product serves both directions, and its
-pictures are shared out among the processes.
+tens of megabytes. Captions stay sparse in the product too, a few dense pictures at a time; only vectors that are nearly
+dense are multiplied as such. One product serves both directions, and its pictures are shared out among the processes.
 
 Ranks are exact. A product in float32 decides every comparison that lies outside its rounding error; captions with a
 comparison inside it are multiplied again in float64, where products of float32 numbers add up to about 1e-16. Scores
