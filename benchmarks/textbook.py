@@ -50,7 +50,12 @@ def written_out(module: nn.Module) -> Iterator[None]:
 def logits(head: LexiconHead, states: Tensor, mask: Tensor | None = None) -> Tensor:
     """(B, L, V), padding pushed down."""
     every = head(states)
-    return every if mask is None else every + (1 - mask[:, :, None]) * PADDING_LOGIT
+    return every if mask is None else every + padding(mask, every.dtype)
+
+
+def padding(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, L, 1) to add to logits of `dtype`, which a sum with numbers of 32 bits would widen."""
+    return (mask[:, :, None] == 0).to(dtype) * max(PADDING_LOGIT, torch.finfo(dtype).min)
 
 
 def term_weights(every: Tensor) -> Tensor:
@@ -70,7 +75,7 @@ def phase1_losses(module: RetrievalModule, batch: dict) -> dict[str, Tensor]:
     image = logits(model.image_head, model.image_encoder(batch["image"]))
     masked = model.text_head(model.text_encoder(batch["encoder_ids"], mask))
     text = logits(model.text_head, model.text_encoder(batch["text_ids"], mask), mask)
-    padded = masked + (1 - mask[:, :, None]) * PADDING_LOGIT
+    padded = masked + padding(mask, masked.dtype)
     losses = {"self_t_mlm_loss": every_word_loss(masked, batch["encoder_labels"])}
     embeddings = model.text_encoder.embed(batch["decoder_ids"])
     for part, every in (("i2t", image), ("t2t", padded)):
