@@ -5,9 +5,10 @@
 A folder holds NAME_train.tsv or COCO's annotations/captions_train2017.json, and the pictures; without one the
 pictures are made. Each is converted first, with datasets/convert.py.
 
-bare loop: Pillow opens each JPEG, decodes it in draft mode to RGB, resizes and crops it, and hands it over as an 8-bit
-array, one picture after the other; no captions, no batches. The ratio is the share of its rate that the loader
-reaches with all that training needs: pictures out of Arrow files, captions, tokens, both masks, ids, whole batches.
+bare loop, the yardstick: Pillow opens each JPEG, decodes it in draft mode to RGB, resizes and crops it, and hands it
+over as an 8-bit array, one picture after the other; no captions, no batches. The ratio is the share of its rate that
+the loader reaches with all that training needs: pictures out of Arrow files, captions, tokens, both masks, ids, whole
+batches.
 simplejpeg: the same, but photos that have the wanted size already are decoded by simplejpeg, as the loader does too.
 usual loader: what ViLT's and METER's data sets do: whole decode, floats in the worker, one caption tokenised at a time.
 
@@ -187,15 +188,21 @@ def rows_of(folder: Path, options: Options) -> list[dict]:
         )
         found = with_workers(data_module(out, name, options, options.more["workers"]))
     about = {"device": harness.device_name(options), "pictures": len(source), "size": size, **harness.versions(options)}
-    against = {"of bare loop": "bare", "of bare loop, simplejpeg": "simplejpeg", "of usual loader": "usual"}
+    against = {
+        "bare": ("of bare loop, Pillow", "Pillow, draft mode"),
+        "simplejpeg": ("of bare loop, simplejpeg", f"simplejpeg for {size} x {size}, else Pillow, draft mode"),
+        "usual": ("of usual loader", "Pillow"),
+    }
     rows = [
         {"name": f"{folder.name if folder else 'made'}, {what}", "fast": times["loader"], "textbook": times[key],
-         "ratio": times[key] / times["loader"], **about}
-        for what, key in against.items()
+         "ratio": times[key] / times["loader"], "decoder": decoder, "yardstick": key == "bare", **about}
+        for key, (what, decoder) in against.items()
     ]  # fmt: skip
     grown = (found["memory_bytes"][-1] - found["memory_bytes"][0]) / 2**20
     rates = ", ".join(f"{rate:.0f}" for rate in found["pictures_per_second"])
-    note = f"{options.more['workers']} workers: {rates} pictures/s, {grown:+.1f} MiB over {EPOCHS} epochs"
+    note = (
+        f"the yardstick; {options.more['workers']} workers: {rates} pictures/s, {grown:+.1f} MiB over {EPOCHS} epochs"
+    )
     rows[0] |= {**found, "notes": [note]}
     return rows
 
