@@ -238,7 +238,8 @@ def versions(options: Options) -> dict[str, str]:
 
 def product_rate(options: Options) -> float:
     """FLOP/s of a large matrix product in the benchmark's dtype: the roof over everything else."""
-    side = 8192 if options.cuda else 2048
+    # Without a kernel for float16, as on many CPUs, a product takes a thousand times as long as in float32.
+    side = 8192 if options.cuda else 2048 if options.dtype == "float32" else 256
     one, two = (torch.randn(side, side, device=options.device).to(options.torch_dtype) for _ in range(2))
     for _ in range(3):
         one @ two
@@ -259,10 +260,15 @@ def report(rows: list[dict], options: Options) -> None:
         print(line + "".join(f"  {note}" for note in row.get("notes", ())))
     if rows:
         print(f"{rows[0]['device']}, torch {rows[0]['torch']}; ratios are textbook over fast")
-    if options.json:
-        Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
+    write(rows, options)
     if differ := [row["name"] for row in rows if not row.get("agrees", True)]:
         raise SystemExit(f"the two paths' results differ: {', '.join(differ)}")
+
+
+def write(rows: list[dict], options: Options) -> None:
+    """Write the JSON file, if one was asked for; `report` does so too."""
+    if options.json:
+        Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def _time(seconds: float) -> str:

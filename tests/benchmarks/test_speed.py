@@ -35,13 +35,15 @@ def test_step(tmp_path):
     rows = rows_of(tmp_path, "step.py", "--towers", "tiny", "--batch", "4", "--image-size", "32", "--queue", "8")
     assert [row["name"].split(",")[1] for row in rows] == [" phase 1", " phase 2"]
     for row in rows:
-        assert row["loss_difference"] < 1e-5 and 0 < row["share_of_product_rate"] < 1
+        assert row["loss_difference"] < 1e-5 and row["gradient_difference"] < 1e-4
+        assert 0 < row["share_of_product_rate"] < 1
 
 
 def test_data_and_evaluation(tmp_path):
     data = rows_of(tmp_path, "data.py", "--pictures", "30", "--size", "32", "--batch", "8")
-    against = ("of bare loop", "of bare loop, simplejpeg", "of usual loader")
+    against = ("of bare loop, Pillow", "of bare loop, simplejpeg", "of usual loader")
     assert [row["name"] for row in data] == [f"made, {what}" for what in against]
+    assert [row["decoder"] for row in data if row["yardstick"]] == ["Pillow, draft mode"]
     assert len(data[0]["pictures_per_second"]) == len(data[0]["memory_bytes"]) == 3
     sizes = ["--pictures", "60", "--captions", "300", "--terms", "8", "--vocab", "500"]
     (row,) = rows_of(tmp_path, "evaluate.py", *sizes, "--no-memory")
