@@ -248,18 +248,22 @@ def mixtures(folders: list[Path], count: int, vocabulary: int) -> Iterator[Spars
     lengths = np.concatenate([np.diff(rows.offsets) for rows in everything])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     for begin, pairs, shares in mixed_pairs(int(bases[-1]), count):
-        size = len(pairs)
-        dense = np.zeros((size, vocabulary), np.float32)
-        for row, (pair, share) in enumerate(zip(pairs.tolist(), shares)):
-            for document, part in zip(pair, (share, 1 - share)):
-                place = slice(offsets[document], offsets[document + 1])
-                dense[row, terms[place]] += part * weights[place].astype(np.float32)
-        keep = lengths[pairs[:, 0]]
-        ordered = -np.sort(-dense, axis=1)
-        least = ordered[np.arange(size), np.maximum(keep - 1, 0)]
-        dense[(dense < least[:, None]) | (keep[:, None] == 0)] = 0
-        dense /= np.maximum(np.linalg.norm(dense, axis=1, keepdims=True), 1e-12)
-        yield SparseRows.from_dense(dense, np.arange(begin, begin + size))
+        documents, parts = pairs.ravel(), np.stack([shares, 1 - shares], axis=1).ravel()
+        sizes = lengths[documents]
+        place = np.arange(sizes.sum()) + np.repeat(offsets[documents] - (np.cumsum(sizes) - sizes), sizes)
+        row = np.repeat(np.arange(len(documents)) // 2, sizes)
+        cells, where = np.unique(row * vocabulary + terms[place], return_inverse=True)
+        summed = np.bincount(where, np.repeat(parts, sizes) * weights[place], len(cells))
+        row = cells // vocabulary
+        lightness = np.uint32(0xFFFFFFFF) - summed.astype(np.float32).view(np.uint32)  # see `cut`
+        heaviest = np.argsort(row << 32 | lightness.astype(np.int64))
+        first = np.searchsorted(row, np.arange(len(pairs)))
+        kept = np.sort(heaviest[np.arange(len(row)) - first[row] < lengths[pairs[row, 0]]])
+        row, summed = row[kept], summed[kept]
+        norms = np.sqrt(np.bincount(row, summed**2, len(pairs)))
+        ends = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(pairs)))])
+        ids = np.arange(begin, begin + len(pairs))
+        yield SparseRows.from_arrays(ids, ends, cells[kept] % vocabulary, summed / norms[row])
 
 
 def mixed_pairs(vectors: int, count: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
