@@ -17,6 +17,7 @@ _BLOCK = 1 << 16  # vectors multiplied at once: a batch's scores stay in the cac
 _TRAINED_ON = 50_000  # vectors that a quantiser learns from
 RANDOM_BLOCK = 50_000
 SUBVECTORS = 64  # bytes of a vector in IVF-PQ
+_EFFORTS = (16, 64, 256)  # lists that IVF searches, candidates that HNSW keeps
 
 
 class FlatVectors:
@@ -69,39 +70,45 @@ class FaissEngine:
     """Another of Faiss's indexes over the same vectors.
 
     Args:
-        name: of what it is, one of KINDS.
+        kind: of what it is, one of KINDS.
         flat: the vectors.
-        probes: of IVF, lists searched; of HNSW, candidates kept.
 
     Attributes:
         build_s: seconds.
+        efforts: how much a search may do, to be tried each: of IVF, lists searched; of HNSW, candidates kept; else 0.
     """
 
     KINDS = ("int8 flat", "IVF-PQ", "HNSW")
 
-    def __init__(self, name: str, flat: FlatVectors, probes: int = 64):
+    def __init__(self, kind: str, flat: FlatVectors):
         faiss = _faiss()
         count, width = flat.index.ntotal, flat.width
         lists = 1 << max(2, round(math.log2(4 * math.sqrt(count))))
         subvectors = max(part for part in range(1, SUBVECTORS + 1) if width % part == 0)
-        factory = {"int8 flat": "SQ8", "IVF-PQ": f"IVF{lists},PQ{subvectors}", "HNSW": "HNSW32,Flat"}[name]
+        self.factory = {"int8 flat": "SQ8", "IVF-PQ": f"IVF{lists},PQ{subvectors}", "HNSW": "HNSW32,Flat"}[kind]
         begin = time.perf_counter()
-        self.index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+        self.index = faiss.index_factory(width, self.factory, faiss.METRIC_INNER_PRODUCT)
         sample = np.random.default_rng(0).permutation(count)[:_TRAINED_ON]
         self.index.train(flat.vectors[np.sort(sample)])
         self.index.add(flat.vectors)
-        if name == "IVF-PQ":
-            self.index.nprobe = min(probes, lists)
-        if name == "HNSW":
-            self.index.hnsw.efSearch = probes
         self.build_s = time.perf_counter() - begin
-        at = f", {probes} probes" if name == "IVF-PQ" else f", efSearch {probes}" if name == "HNSW" else ""
-        self.name, self._flat = f"faiss {factory}{at}, {width}-d", flat
+        self.kind, self._flat = kind, flat
+        self.efforts = {
+            "int8 flat": [0], "IVF-PQ": sorted({min(lists, probes) for probes in _EFFORTS}), "HNSW": list(_EFFORTS),
+        }[kind]  # fmt: skip
 
-    def search(self, query: int, k: int) -> list[int]:
-        return self.index.search(self._flat.queries[query : query + 1], k)[1][0].tolist()
+    def name(self, effort: int) -> str:
+        at = {"int8 flat": "", "IVF-PQ": f", {effort} probes", "HNSW": f", efSearch {effort}"}[self.kind]
+        return f"faiss {self.factory}{at}, {self._flat.width}-d"
 
-    def search_batch(self, queries: Sequence[int], k: int) -> list[list[int]]:
+    def search(self, query: int, k: int, effort: int) -> list[int]:
+        return self.search_batch([query], k, effort)[0]
+
+    def search_batch(self, queries: Sequence[int], k: int, effort: int) -> list[list[int]]:
+        if self.kind == "IVF-PQ":
+            self.index.nprobe = effort
+        if self.kind == "HNSW":
+            self.index.hnsw.efSearch = effort
         return self.index.search(self._flat.queries[queries], k)[1].tolist()
 
     def bytes(self, folder: Path) -> int:

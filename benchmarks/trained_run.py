@@ -115,7 +115,7 @@ def _rows(
         if task.distractors <= others:
             contenders.append(_bm25(data, task, folder, options))
         else:
-            say(f"bm25s left out: pictures have {task.distractors:,} others, and {others:,} captions are there")
+            say(f"bm25s left out: {task.distractors:,} distractors, but {others:,} captions were encoded")
     race(contenders, options.rounds, len(task.bags))
     for contender in contenders:
         contender.close()
@@ -224,11 +224,14 @@ def _faiss_contenders(flat: FlatVectors, options: argparse.Namespace, folder: Pa
         if kind in options.engines and not few and (kind != "HNSW" or task.documents <= options.hnsw_documents):
             say(kind)
             engine = FaissEngine(kind, flat)
-            yield Contender(
-                engine.name, lambda query, engine=engine: engine.search(query, K),
-                lambda queries, engine=engine: engine.search_batch(queries, K), engine.bytes(folder),
-                facts={"build_s": engine.build_s},
-            )  # fmt: skip
+            size = engine.bytes(folder)
+            for effort in engine.efforts:
+                yield Contender(
+                    engine.name(effort),
+                    lambda query, engine=engine, effort=effort: engine.search(query, K, effort),
+                    lambda queries, engine=engine, effort=effort: engine.search_batch(queries, K, effort),
+                    size, facts={"build_s": engine.build_s},
+                )  # fmt: skip
 
 
 def _bm25(data: TrainedSet, task: Task, folder: Path, options: argparse.Namespace) -> Contender:
