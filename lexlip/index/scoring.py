@@ -19,7 +19,7 @@ import numpy as np
 
 from lexlip.index.codec import NO_DOCUMENT, find, posting, unary_begin
 from lexlip.index.compiled import compiled
-from lexlip.index.layout import BEGIN, COUNT, END, LOW, MAX_QUERY_TERMS, TOP
+from lexlip.index.layout import BEGIN, COUNT, END, LOW, MAX_QUERY_TERMS, SKIP_EVERY, TOP
 
 BLOCK = 1 << 14  # documents whose accumulators, 64 KiB, are worked on at a time
 LIMIT = 1 << 24  # the largest sum of a query, up to rounding
@@ -153,7 +153,8 @@ def _search(
         document = kept[n, 0]
         score = 0.0
         for j in range(len(lists)):
-            if used[j]:
+            # From the block's begin, unless a skip is likely to stand nearer.
+            if used[j] and lists[j, COUNT] <= SKIP_EVERY * blocks:
                 code = _code(data, lists, j, bits, cursors, document)
             else:
                 code = find(data, skips, lists[j], bits, document)
