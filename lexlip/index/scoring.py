@@ -180,7 +180,7 @@ def _open(data, lists, j, bits, used, cursors):
 def _accumulate(data, lists, bits, impacts, weights, scale, block, until, cursors, sums, floor, threshold, over):
     """Add a block's postings to the sums; returns how many of its documents reach the threshold.
 
-    A document is noted once, by the addend that takes it over. Indices are unsigned where the loop is hot: signed
+    A document is noted once, by the addend that takes it over; never more than `over` has room for. Indices are unsigned where the loop is hot: signed
     ones are tested for counting from the end.
     """
     begin = block * BLOCK
@@ -188,6 +188,7 @@ def _accumulate(data, lists, bits, impacts, weights, scale, block, until, cursor
     passed = 0
     for j in range(len(lists)):
         first, end, count, low = lists[j, BEGIN], lists[j, END], lists[j, COUNT], lists[j, LOW]
+        top = lists[j, TOP]
         unary = unary_begin(first, count, low, bits)
         i, document, code = cursors[block, j, _AT], cursors[block, j, _DOCUMENT], cursors[block, j, _CODE]
         word, base, lows = np.uint64(cursors[block, j, _WORD]), cursors[block, j, _BASE], cursors[block, j, _LOWS]
@@ -195,9 +196,10 @@ def _accumulate(data, lists, bits, impacts, weights, scale, block, until, cursor
         while document < until:
             at = np.uint64(document - begin)
             before = max(sums[at], floor)
-            after = before + (np.int32(weight * impacts[np.uint64(code)]) + np.int32(1))
+            # The scale holds for codes up to the list's highest; damaged bytes may hold others, and would overflow.
+            after = before + (np.int32(weight * impacts[np.uint64(min(code, top))]) + np.int32(1))
             sums[at] = after
-            if after >= threshold and before < threshold:
+            if after >= threshold and before < threshold and passed < len(over):
                 over[passed] = np.int64(at)
                 passed += 1
             i += 1

@@ -253,6 +253,50 @@ def test_postings_of_noise_are_harmless(tmp_path, rows, queries):
             index.search(bag, 10, drop=0.4, candidates=100)
 
 
+def light_and_heavy(folder, documents=1 << 14):
+    """Three light terms in every document; a heavy one takes the impacts far above theirs."""
+    rng = np.random.default_rng(0)
+    heavy = {number: {3: float(rng.uniform(0.3, 1))} for number in range(0, documents, 16)}
+    build(folder, [SparseRows.from_bags([{0: 1e-3, 1: 1e-3, 2: 1e-3, **heavy.get(n, {})} for n in range(documents)])])
+    return Index.open(folder)
+
+
+def test_codes_above_the_highest_of_a_list_overflow_nothing(tmp_path):
+    """Damaged bytes of a light list that stand for heavy weights: sums stay in their range, later searches are right."""
+    from lexlip.index import index as module
+    from lexlip.index.layout import BEGIN, MAX_QUERY_TERMS, TOP
+    from lexlip.index.scoring import LIMIT
+
+    good, bad = light_and_heavy(tmp_path / "good"), light_and_heavy(tmp_path / "bad")
+    segment = bad.segments[0]
+    assert segment.impacts[-1] > 100 * segment.impacts[segment.table[1, TOP]]
+    segment.data = segment.data.copy()
+    begin = int(segment.table[1, BEGIN]) + 2000
+    segment.data[begin : begin + 4000] ^= 0xFF
+    wanted = good.search({3: 1.0}, 2000, threads=1)
+    for query in ({0: 1e-4, 1: 1.0, 2: 1e-4}, {1: 1.0, 3: 0.1}, {1: 1.0}):
+        found = [hit.id for hit in bad.search(query, 10, threads=1)]
+        assert len(set(found)) == len(found) == 10
+        above = module._scratch.sums.astype(np.int64) - module._scratch.floor[0]
+        assert above.max() <= LIMIT + MAX_QUERY_TERMS and module._scratch.sums.min() >= 0
+        assert good.search({3: 1.0}, 2000, threads=1) == wanted
+
+
+def test_no_more_documents_of_a_block_are_noted_than_there_is_room_for(tmp_path):
+    from lexlip.index.scoring import _accumulate, _open
+
+    segment = light_and_heavy(tmp_path, 200).segments[0]
+    lists = segment.table[:1]
+    cursors, sums = np.zeros((2, 1, 6), np.int64), np.zeros(200, np.int32)
+    _open(segment.data, lists, 0, segment.bits, True, cursors)
+    room = np.full(200, -7)
+    noted = _accumulate(
+        segment.data, lists, segment.bits, segment.impacts, np.ones(1), 1e6, 0, 200, cursors, sums, np.int32(0), 1,
+        room[:10],
+    )  # fmt: skip
+    assert noted == 10 and (room[10:] == -7).all() and (sums > 0).all()
+
+
 @pytest.mark.parametrize("change", ["cut", "longer", "gone", "swapped"])
 def test_other_files_are_refused(tmp_path, change):
     build(tmp_path, [bags_of(range(100))], segment_documents=60)
