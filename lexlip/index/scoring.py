@@ -180,8 +180,8 @@ def _open(data, lists, j, bits, used, cursors):
 def _accumulate(data, lists, bits, impacts, weights, scale, block, until, cursors, sums, floor, threshold, over):
     """Add a block's postings to the sums; returns how many of its documents reach the threshold.
 
-    A document is noted once, by the addend that takes it over; never more than `over` has room for. Indices are unsigned where the loop is hot: signed
-    ones are tested for counting from the end.
+    A document is noted once, by the addend that takes it over, and never more of them than `over` has room for.
+    Indices are unsigned where the loop is hot: signed ones are tested for counting from the end.
     """
     begin = block * BLOCK
     threshold += floor
