@@ -25,7 +25,8 @@ from lexlip.index.segment import FileEntry
 
 MANIFEST = "manifest"
 LOCK = "write.lock"
-_SUFFIXES = (".seg", ".del", ".runs", ".tmp")  # what a writer may leave behind, and only that is ever removed
+# Names as `Transaction.new_path` makes them: what a writer may leave behind, and only that is ever removed.
+_WRITERS_OWN = re.compile(r"[0-9a-f]{12}\.(seg|del|runs|tmp)")
 _FIRST_LINE = re.compile(rb"lexlip-index 1 crc32=([0-9a-f]{8})\n")
 
 
@@ -155,9 +156,9 @@ def transaction(folder: Path, create: bool = False) -> Iterator[Transaction]:
     if create:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / MANIFEST).exists():
-            others = [path.name for path in folder.iterdir() if path.name != LOCK and path.suffix not in _SUFFIXES]
+            others = [path.name for path in folder.iterdir() if path.name != LOCK and not _is_writers(path)]
             if others:
-                raise IndexingError(f"{folder} is no index and holds {others[0]}: name a new or an empty folder")
+                raise IndexingError(f"{folder} is no index and holds {min(others)}: name a new or an empty folder")
     else:
         read_manifest(folder)
     lock = FileLock(folder / LOCK)
@@ -179,9 +180,13 @@ def transaction(folder: Path, create: bool = False) -> Iterator[Transaction]:
 def _remove_unused(folder: Path, manifest: Manifest | None) -> None:
     used = {file.name for file in manifest.files()} if manifest else set()
     for path in folder.iterdir():
-        if path.suffix in _SUFFIXES and path.name not in used:
+        if _is_writers(path) and path.name not in used:
             with suppress(OSError):  # a system that keeps mapped files from being removed: the next writer will
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _is_writers(path: Path) -> bool:
+    return _WRITERS_OWN.fullmatch(path.name) is not None
 
 
 def _sync_folder(folder: Path) -> None:

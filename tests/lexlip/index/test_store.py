@@ -101,6 +101,23 @@ def test_build_never_takes_what_is_there(tmp_path):
             change(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("name", ["thesis.tmp", "a.del", "0123456789ab.seg.runs", "0123456789AB.seg", "word.runs"])
+def test_only_a_writers_own_files_are_removed(tmp_path, name):
+    """Others that end alike keep a folder from becoming an index, and stay where they are in one that is."""
+    folder, left_over = tmp_path / "index", "0123456789ab.tmp"
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    with pytest.raises(IndexingError, match=f"holds {name}"):
+        build(folder, [bags_of(range(3))])
+    (folder / name).unlink()
+    (folder / left_over).write_text("a killed writer's")
+    build(folder, [bags_of(range(3))])
+    assert not (folder / left_over).exists()
+    (folder / name).write_text("mine")
+    add(folder, [bags_of(range(3, 5))])
+    assert (folder / name).read_text() == "mine"
+
+
 def test_a_failed_change_leaves_the_state_and_no_files(tmp_path):
     build(tmp_path, [bags_of(range(3))])
     files = sorted(tmp_path.iterdir())
@@ -262,7 +279,7 @@ def light_and_heavy(folder, documents=1 << 14):
 
 
 def test_codes_above_the_highest_of_a_list_overflow_nothing(tmp_path):
-    """Damaged bytes of a light list that stand for heavy weights: sums stay in their range, later searches are right."""
+    """Damaged bytes of a light list stand for heavy weights: sums stay in their range, later searches are right."""
     from lexlip.index import index as module
     from lexlip.index.layout import BEGIN, MAX_QUERY_TERMS, TOP
     from lexlip.index.scoring import LIMIT
