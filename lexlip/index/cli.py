@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from lexlip.index.errors import IndexingError
+from lexlip.index.errors import DamagedIndex, IndexingError
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -132,10 +132,13 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from lexlip.index.index import Index
+    from lexlip.index.index import Index, damage_of
 
-    index = Index.open(options.index)
-    damage = index.verify()
+    try:
+        index = Index.open(options.index)
+        damage = index.verify()
+    except DamagedIndex as error:
+        damage = damage_of(options.index) or [str(error)]
     print("\n".join(damage) if damage else f"{options.index}: {len(index):,} documents, every checksum is right")
     return 1 if damage else 0
 

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -270,3 +270,27 @@ class Index:
             return (0.0,)  # scores are above 0: after all of them, and equal to each other
         id = self.segments[segment].ids[int(found.documents[row, place])]
         return (-found.scores[row, place], id.encode() if isinstance(id, str) else id)
+
+
+def damage_of(path: str | Path) -> list[str]:
+    """As `Index.verify`, also for an index that is too damaged to be opened: each segment is looked at by itself.
+
+    Raises:
+        IndexingError: no index there.
+    """
+    folder = Path(path)
+    try:
+        manifest = read_manifest(folder)
+    except DamagedIndex as error:
+        return [str(error)]
+    damage = []
+    for entry in manifest.segments:
+        try:
+            segment = open_segment(folder, entry)
+        except DamagedIndex as error:
+            damage.append(str(error))
+        except FileNotFoundError as error:
+            damage.append(f"{error.filename} is missing, but {folder / MANIFEST} names it")
+        else:
+            damage += Index(folder, replace(manifest, segments=(entry,)), [segment]).verify()
+    return damage

@@ -59,6 +59,24 @@ def test_verify_says_what_is_damaged(tmp_path, shards, capsys):
     assert "section postings is damaged" in run(capsys, "index", "verify", tmp_path / "index", status=1)
 
 
+def test_verify_lists_all_damage_of_an_index_that_does_not_open(tmp_path, shards, capsys):
+    folder = tmp_path / "index"
+    run(capsys, "index", "build", folder, shards, "--segment-documents", 100)
+    first, second, third = (folder / file.name for file in lexlip.Index.open(folder).manifest.files())
+    first.write_bytes(first.read_bytes()[:-1])
+    second.unlink()
+    content = bytearray(third.read_bytes())
+    content[100] ^= 1
+    third.write_bytes(content)
+    lines = run(capsys, "index", "verify", folder, status=1).splitlines()
+    assert [line.startswith(str(path)) for line, path in zip(lines, (first, second, third))] == [True] * 3
+    assert "bytes instead of" in lines[0] and "is missing" in lines[1] and "section postings" in lines[2]
+    manifest = bytearray((folder / "manifest").read_bytes())
+    manifest[60] ^= 1
+    (folder / "manifest").write_bytes(manifest)
+    assert "manifest is damaged" in run(capsys, "index", "verify", folder, status=1)
+
+
 def test_search_by_text_picture_and_words(tmp_path, make_keys, livelier, tiny_data, capsys):
     from transformers import AutoTokenizer
 
