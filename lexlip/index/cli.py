@@ -153,18 +153,20 @@ def _export(options: argparse.Namespace) -> None:
 
 def _search(options: argparse.Namespace) -> None:
     from lexlip.index.index import Index
+    from lexlip.index.queries import bag_of
 
     given = [name for name in ("text", "image", "bag") if getattr(options, name) is not None]
     if len(given) != 1:
         raise IndexingError(f"a search takes one of a text, --image and --bag, not {' and '.join(given) or 'none'}")
     index = Index.open(options.index, options.model)
     query = {"text": _text, "image": _image, "bag": _bag}[given[0]](options)
-    hits = index.search(query, options.k, drop=options.drop)
+    bag = bag_of(query, index.model)  # once: encoding takes longer than all the rest
+    hits = index.search(bag, options.k, drop=options.drop)
     results = []
     for hit in hits:
         result = {"id": hit.id, "score": hit.score}
         if options.explain:
-            result["terms"] = [share._asdict() for share in index.explain(query, hit.id)]
+            result["terms"] = [share._asdict() for share in index.explain(bag, hit.id)]
         results.append(result)
     if options.json:
         _print(results)

@@ -77,7 +77,7 @@ def test_verify_lists_all_damage_of_an_index_that_does_not_open(tmp_path, shards
     assert "manifest is damaged" in run(capsys, "index", "verify", folder, status=1)
 
 
-def test_search_by_text_picture_and_words(tmp_path, make_keys, livelier, tiny_data, capsys):
+def test_search_by_text_picture_and_words(tmp_path, make_keys, livelier, tiny_data, capsys, monkeypatch):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
@@ -92,7 +92,10 @@ def test_search_by_text_picture_and_words(tmp_path, make_keys, livelier, tiny_da
     lexlip.index.build(tmp_path / "index", [SparseRows.from_dense(model.encode_image(pictures), names)])
     search = ("search", "--index", tmp_path / "index", "--model", tmp_path / "model", "-k", 2, "--json")
     assert json.loads(run(capsys, *search, "--image", tmp_path / "four.png"))[0]["id"] == "picture 4"
+    encoded, encode = [], LexLIP.encode_text
+    monkeypatch.setattr(LexLIP, "encode_text", lambda self, texts: encoded.append(texts) or encode(self, texts))
     by_text = json.loads(run(capsys, *search, "a red dot", "--explain"))
+    assert encoded == [["a red dot"]] and len(by_text) == 2  # once for the search and for what explains each hit
     scores = (model.encode_text(["a red dot"]) @ model.encode_image(pictures).T)[0]
     assert by_text[0]["id"] == names[int(scores.argmax())]
     assert by_text[0]["score"] == pytest.approx(float(scores.max()), abs=2e-3)
