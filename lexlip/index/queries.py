@@ -45,29 +45,45 @@ def bag_of(query: Query, model: LexLIP | None = None) -> tuple[np.ndarray, np.nd
         model: its towers and its vocabulary.
 
     Returns:
-        (T,) uint32 ascending and (T,) float64 above 0; weights of a term that comes twice are added up.
+        (T,) uint32 ascending and (T,) float64 above 0; weights of a term that comes twice are added up. T is at most
+        MAX_QUERY_TERMS: of an encoded text or picture the heaviest terms are kept.
 
     Raises:
-        IndexingError: no such query, negative weights or weights that are no numbers, a text without a model.
+        IndexingError: no such query, negative weights or weights that are no numbers, a text without a model, a bag or
+            a vector of more terms.
     """
     if isinstance(query, Mapping):
         terms, weights = _terms(list(query), model), list(query.values())
     elif isinstance(query, tuple) and len(query) == 2:
         terms, weights = query
     elif isinstance(query, str):
-        return bag_of(_needed(model, "a text").encode_text([query])[0])
+        return bag_of_encoded(_needed(model, "a text").encode_text([query])[0])
     elif hasattr(query, "convert"):  # a PIL picture, without importing PIL
-        return bag_of(_needed(model, "a picture").encode_image([query])[0])
+        return bag_of_encoded(_needed(model, "a picture").encode_image([query])[0])
     else:
-        dense = np.asarray(query.detach().float().cpu() if hasattr(query, "detach") else query)
-        if dense.ndim != 1 or dense.dtype.kind not in "fiu":
-            raise IndexingError(
-                f"a query is a mapping of terms to weights, (terms, weights), a vector, a text or a picture, not "
-                f"{type(query).__name__}" + (f" of shape {dense.shape}" if dense.ndim else "")
-            )
-        terms = np.flatnonzero(dense)
-        weights = dense[terms]
-    return _checked(np.asarray(terms), np.asarray(weights))
+        terms, weights = _not_zero(query)
+    return _limited(*_checked(np.asarray(terms), np.asarray(weights)))
+
+
+def bag_of_encoded(vector: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Terms and weights of a model's vector: the heaviest MAX_QUERY_TERMS, of equal weights the lower term.
+
+    Who writes a query can be told to keep it shorter; of a text or a picture nobody chose the terms.
+
+    Args:
+        vector: (V,), numpy or torch.
+
+    Returns:
+        As `bag_of`.
+
+    Raises:
+        IndexingError: negative weights or weights that are no numbers.
+    """
+    terms, weights = _checked(*_not_zero(vector))
+    if len(terms) > MAX_QUERY_TERMS:
+        heaviest = np.sort(np.argsort(-weights, kind="stable")[:MAX_QUERY_TERMS])
+        terms, weights = terms[heaviest], weights[heaviest]
+    return terms, weights
 
 
 def pack(bags: Sequence[tuple[np.ndarray, np.ndarray]]) -> Queries:
@@ -104,11 +120,27 @@ def _checked(terms: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.nda
     if (terms[1:] == terms[:-1]).any():
         terms, place = np.unique(terms, return_inverse=True)
         weights = np.bincount(place, weights)
+    return terms, weights
+
+
+def _limited(terms: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if len(terms) > MAX_QUERY_TERMS:
         raise IndexingError(
             f"a query of {len(terms):,} terms; at most {MAX_QUERY_TERMS:,} are taken: keep the heaviest"
         )
     return terms, weights
+
+
+def _not_zero(vector: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Terms and weights of a (V,) vector, numpy or torch."""
+    dense = np.asarray(vector.detach().float().cpu() if hasattr(vector, "detach") else vector)
+    if dense.ndim != 1 or dense.dtype.kind not in "fiu":
+        raise IndexingError(
+            f"a query is a mapping of terms to weights, (terms, weights), a vector, a text or a picture, not "
+            f"{type(vector).__name__}" + (f" of shape {dense.shape}" if dense.ndim else "")
+        )
+    terms = np.flatnonzero(dense)
+    return terms, dense[terms]
 
 
 def _terms(keys: list, model: LexLIP | None) -> list[int]:

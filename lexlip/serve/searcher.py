@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from lexlip.index import Hit, Index, IndexingError, Share
-from lexlip.index.queries import bag_of
+from lexlip.index.queries import bag_of, bag_of_encoded
 from lexlip.model import LexLIP
 from lexlip.serve.bodies import Asked
 from lexlip.serve.errors import Refusal
@@ -96,10 +96,10 @@ class Searcher:
             self._metrics.stages.labels(stage).observe(time.perf_counter() - begin)
 
     def _encode_text(self, text: str) -> Bag:
-        return bag_of(self._model.encode_text([text])[0])
+        return bag_of_encoded(self._model.encode_text([text])[0])
 
     def _encode_pixels(self, pixels: Tensor) -> Bag:
-        return bag_of(self._model.encode_image(pixels[None])[0])
+        return bag_of_encoded(self._model.encode_image(pixels[None])[0])
 
     def _pixels(self, data: bytes) -> Tensor:
         """(3, H, W), as the model takes it."""

@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lexlip.index import Index, IndexingError, SparseRows, add, build, delete, merge
+from lexlip.index.layout import MAX_QUERY_TERMS
+from lexlip.index.queries import bag_of
 
 
 def check(index, brute_force, queries, k, **options):
@@ -175,6 +178,31 @@ def test_bad_numbers_are_named(tmp_path, rows, options, message):
     build(tmp_path, [rows(5, 40, 8)])
     with pytest.raises(IndexingError, match=message):
         Index.open(tmp_path).search({1: 1.0}, **options)
+
+
+@pytest.mark.parametrize("seed, distinct", [(0, 30_522), (1, 5)])
+def test_of_an_encoded_query_the_heaviest_terms_are_kept(tmp_path, rows, seed, distinct):
+    """Of equal weights the lower terms; the same vector as a user's own query is refused."""
+    import torch
+
+    class Model:
+        def encode_text(self, texts):
+            return vector[None]
+
+        encode_image = encode_text
+        tokenizer = None
+
+    vector = torch.from_numpy(np.random.default_rng(seed).integers(1, distinct + 1, 30_522) / distinct)
+    heaviest = sorted(range(30_522), key=lambda term: (-vector[term].item(), term))[:MAX_QUERY_TERMS]
+    wanted = {term: float(vector[term].float()) for term in sorted(heaviest)}
+    for query in ("a dog", Image.new("RGB", (4, 4))):
+        terms, weights = bag_of(query, Model())
+        assert dict(zip(terms.tolist(), weights.tolist())) == wanted and terms.tolist() == list(wanted)
+    build(tmp_path, [rows(50, 40, 8)])
+    assert len(Index.open(tmp_path, Model()).search("a dog", 5)) == 5
+    for query in (vector, (np.arange(30_522), vector.numpy()), dict(enumerate(vector.tolist()))):
+        with pytest.raises(IndexingError, match="30,522 terms; at most 16,384 are taken"):
+            Index.open(tmp_path).search(query)
 
 
 def test_explain_adds_up_to_the_score(tmp_path, rows, queries):

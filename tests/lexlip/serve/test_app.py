@@ -7,6 +7,7 @@ import time
 import zlib
 
 import pytest
+import torch
 
 for module in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
     pytest.importorskip(module, reason="needs the extra serve")
@@ -55,6 +56,17 @@ def test_an_explanation_adds_up(client, model):
     assert why["score"] == best["score"] == pytest.approx(sum(term["score"] for term in why["terms"]))
     assert all(term["word"] == model.tokenizer.convert_ids_to_tokens(term["term"]) for term in why["terms"])
     assert [term["score"] for term in why["terms"]] == sorted((t["score"] for t in why["terms"]), reverse=True)
+
+
+def test_a_model_that_gives_more_terms_than_a_query_has(index_folder, model, picture, monkeypatch):
+    """The service starts, and its answers are those to the heaviest terms."""
+    vector = torch.linspace(2.0, 1.0, 20_000)
+    monkeypatch.setattr(model, "encode_text", lambda texts: vector[None])
+    monkeypatch.setattr(model, "encode_image", lambda pictures: vector[None])
+    with TestClient(create_app(index_folder, model)) as client:
+        wanted = Index.open(index_folder).search(vector[:16_384])
+        assert pairs(client.post("/search", json={"text": "a dog"})) == wanted
+        assert pairs(client.post("/search", files={"image": picture()})) == wanted
 
 
 def test_number_ids_in_forms(tmp_path, model, picture):
