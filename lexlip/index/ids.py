@@ -49,8 +49,11 @@ def normalise(ids: Sequence[int] | Sequence[str] | Ids, source: str = "ids") -> 
         IndexingError: anything else, a missing id, or numbers that do not fit.
     """
     if not isinstance(ids, (pa.Array, pa.ChunkedArray, np.ndarray)):
+        ids = list(ids)
         try:
-            ids = pa.array(list(ids))
+            ids = pa.array(ids)
+        except UnicodeEncodeError as error:
+            raise IndexingError(f"{source}: id {error.object!r} is no text that UTF-8 can hold") from error
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise IndexingError(f"{source}: ids must all be whole numbers of 64 bits or all be strings") from error
     if isinstance(ids, np.ndarray):
@@ -180,7 +183,7 @@ class _Strings:
         return self._strings(group, place + 1)[-1].decode(errors="replace")
 
     def find(self, id: str) -> int | None:
-        wanted = id.encode()
+        wanted = id.encode(errors="surrogatepass")  # equal to no stored id where it is no text
         low, high = 0, len(self._groups) - 1  # groups; the last entry is the end of the last one
         while high - low > 1:
             middle = (low + high) // 2

@@ -98,7 +98,7 @@ def pack(bags: Sequence[tuple[np.ndarray, np.ndarray]]) -> Queries:
 
 
 def _checked(terms: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if len(terms) != len(weights) or terms.ndim != 1 or weights.ndim != 1:
+    if terms.ndim != 1 or weights.ndim != 1 or len(terms) != len(weights):
         raise IndexingError(f"a query needs as many weights as terms, not terms {terms.shape}, weights {weights.shape}")
     if not len(terms):
         return np.empty(0, np.uint32), np.empty(0)

@@ -8,6 +8,7 @@ run of `lexlip encode` wrote say so in their schema: a folder that lacks some of
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -106,12 +107,26 @@ class SparseRows:
 
     @classmethod
     def from_bags(cls, bags: Iterable[Mapping[int, float]], ids: Sequence | Ids | None = None) -> SparseRows:
-        """Mappings of term to weight as rows; ids count from 0 if not given."""
+        """Mappings of term to weight as rows; ids count from 0 if not given.
+
+        Raises:
+            IndexingError: as `from_arrays`, and terms that are no whole numbers, whatever their value.
+        """
         bags = list(bags)
         offsets = np.concatenate([[0], np.cumsum([len(bag) for bag in bags], dtype=np.int64)])
-        terms = np.array([term for bag in bags for term in bag], np.int64)
+        terms = np.array([_term(term) for bag in bags for term in bag], np.int64)
         weights = np.array([weight for bag in bags for weight in bag.values()], np.float64)
         return cls.from_arrays(np.arange(len(bags)) if ids is None else ids, offsets, terms, weights)
+
+
+def _term(term: int) -> int:
+    try:
+        number = operator.index(term)
+    except TypeError as error:
+        raise IndexingError(f"a bag holds the term {term!r}; a term must be a whole number") from error
+    if not -(2**63) <= number < 2**63:  # nearer ones are refused with the id of their document
+        raise IndexingError(f"a bag holds the term {number}; a term must be 0 to {MAX_TERM}")
+    return number
 
 
 def write_shard(path: str | Path, batches: Iterable[SparseRows]) -> None:

@@ -74,3 +74,9 @@ def test_arrow_types(arrow):
 def test_other_ids_are_refused(ids, message):
     with pytest.raises(IndexingError, match=message):
         id_columns.normalise(ids)
+
+
+@pytest.mark.parametrize("ids", [["a", "\ud800"], np.array(["\udcff"])])
+def test_half_a_surrogate_pair_is_no_id(ids):
+    with pytest.raises(IndexingError, match=r"mine: id '\\ud.*' is no text"):
+        SparseRows.from_arrays(ids, np.arange(len(ids) + 1), [1] * len(ids), [0.5] * len(ids), "mine")

@@ -90,3 +90,18 @@ def test_an_id_in_two_segments_of_one_build_is_named(tmp_path):
     bags = SparseRows.from_bags([{1: 1.0}] * 10, [0, 1, 2, 3, 4, 5, 6, 7, 8, 2])
     with pytest.raises(IndexingError, match="id 2 comes twice"):
         build(tmp_path, [bags], segment_documents=4)
+
+
+@pytest.mark.parametrize(
+    "bag, message",
+    [
+        ({1.9: 0.5}, "the term 1.9; a term must be a whole number"),
+        ({"a": 0.5}, "the term 'a'; a term must be a whole number"),
+        ({10**30: 0.5}, "a term must be 0 to 4194303"),
+        ({-1: 0.5}, "id 0 holds -1; a term must be 0"),
+    ],
+)
+def test_bags_of_other_terms_are_refused(bag, message):
+    assert SparseRows.from_bags([{np.uint64(7): 0.5, 3: 0.5}]).terms.tolist() == [7, 3]
+    with pytest.raises(IndexingError, match=message):
+        SparseRows.from_bags([bag])
