@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lexlip.model import LexLIP
 
 CANDIDATES = 200
-# Below these a thread costs more than it saves: of a batch, and of an index that one query is searched in.
+# Below these a thread costs more than it saves: queries of a batch, and documents that they are searched in.
 _QUERIES_PER_THREAD = 16
 _DOCUMENTS_PER_THREAD = 1 << 22
 _scratch = threading.local()
@@ -148,31 +148,25 @@ class Index:
         self, queries: Queries, k: int, *, drop: float = 0.0, candidates: int = CANDIDATES, threads: int | None = None
     ) -> Found:
         """As `search_batch`, for rows of terms, and without the documents' ids. For benchmarks and adapters."""
-        if not isinstance(k, int) or k < 1:
-            raise IndexingError(f"k={k}: at least one document must be asked for")
+        k = min(_count("k", k), max(len(self), 1))
         if not 0 <= drop < 1:
             raise IndexingError(f"drop={drop}: a share from 0, which is exact, to below 1")
-        if candidates < 1:
-            raise IndexingError(f"candidates={candidates}: at least 1")
-        k = min(k, max(len(self), 1))
-        threads = threads or os.cpu_count() or 1
-        numbers = range(len(self.segments))
-        if len(queries) == 1 and threads > 1 and len(numbers) > 1 and len(self) > _DOCUMENTS_PER_THREAD:
-            with ThreadPoolExecutor(min(threads, len(numbers))) as pool:
-                parts = pool.map(lambda number: self._find([number], queries, 0, 1, k, drop, candidates), numbers)
-                return functools.reduce(self._merged, parts)
-        shares = max(1, min(threads, len(queries) // _QUERIES_PER_THREAD))
-        if shares == 1:
-            return self._find(numbers, queries, 0, len(queries), k, drop, candidates)
-        bounds = np.linspace(0, len(queries), shares + 1).astype(int).tolist()
-        with ThreadPoolExecutor(shares) as pool:
-            parts = list(
-                pool.map(
-                    lambda first, last: self._find(numbers, queries, first, last, k, drop, candidates),
-                    bounds[:-1], bounds[1:],
-                )
-            )  # fmt: skip
-        return Found(*(np.concatenate(column) for column in zip(*parts)))
+        candidates = _count("candidates", candidates)
+        threads = _count("threads", threads or os.cpu_count() or 1)
+        rows = max(1, min(threads, len(queries) // _QUERIES_PER_THREAD))
+        bounds = np.linspace(0, len(queries), rows + 1).astype(int).tolist()
+        groups = [range(len(self.segments))]
+        if threads >= 2 * rows and len(self) * len(queries) > _DOCUMENTS_PER_THREAD * rows:
+            groups = [[number] for number in groups[0]] or groups
+        if rows == len(groups) == 1:
+            return self._find(groups[0], queries, 0, len(queries), k, drop, candidates)
+        with ThreadPoolExecutor(min(threads, rows * len(groups))) as pool:
+            parts = [
+                [pool.submit(self._find, group, queries, first, last, k, drop, candidates) for group in groups]
+                for first, last in zip(bounds, bounds[1:])
+            ]
+            found = [functools.reduce(self._merged, (part.result() for part in share)) for share in parts]
+        return Found(*(np.concatenate(column) for column in zip(*found)))
 
     def explain(self, query: Query, id: int | str) -> list[Share]:
         """What each shared term adds to a document's score, most first.
@@ -220,7 +214,7 @@ class Index:
 
     def _place(self, id: int | str) -> tuple[int, int]:
         """Segment and document number of an id that is alive."""
-        if isinstance(id, str) == (self.manifest.settings.ids == "string"):
+        if isinstance(id, str if self.manifest.settings.ids == "string" else (int, np.integer)):
             for number, segment in enumerate(self.segments):
                 document = segment.ids.find(id)
                 if document is not None and segment.is_alive(document):
@@ -270,6 +264,13 @@ class Index:
             return (0.0,)  # scores are above 0: after all of them, and equal to each other
         id = self.segments[segment].ids[int(found.documents[row, place])]
         return (-found.scores[row, place], id.encode() if isinstance(id, str) else id)
+
+
+def _count(name: str, value: int) -> int:
+    """A whole number of at least 1, numpy's too."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise IndexingError(f"{name}={value}: a whole number of at least 1")
+    return int(value)
 
 
 def damage_of(path: str | Path) -> list[str]:

@@ -102,6 +102,24 @@ def test_one_query_on_several_threads(tmp_path, rows, queries, monkeypatch):
     assert [index.search(bag, 10, threads=2) for bag in bags] == alone
 
 
+@pytest.mark.parametrize("options", [{}, {"drop": 0.3, "candidates": 50}])
+def test_small_batches_on_several_threads(tmp_path, rows, queries, monkeypatch, options):
+    """Shared out by queries and by segments: who is asked to search what differs, the result does not."""
+    build(tmp_path, [rows(10_000, 300, 16)], segment_documents=3000)
+    index = Index.open(tmp_path)
+    bags = queries(70, 300)
+    alone = [index.search(bag, 10, threads=1, **options) for bag in bags]
+    monkeypatch.setattr("lexlip.index.index._DOCUMENTS_PER_THREAD", 0)
+    shares, find = [], Index._find
+    monkeypatch.setattr(Index, "_find", lambda self, *share: shares.append(share[0]) or find(self, *share))
+    for size in (0, 1, 2, 15, 31, 32, 70):
+        for threads in (1, 2, 3, 8):
+            shares.clear()
+            assert index.search_batch(bags[:size], 10, threads=threads, **options) == alone[:size]
+            by_segment = size and threads >= 2 * max(1, min(threads, size // 16))
+            assert {len(numbers) for numbers in shares} == {1 if by_segment else 4}
+
+
 def test_dropped_terms_still_count_for_the_candidates(tmp_path, rows, queries, brute_force):
     """With as many candidates as documents nothing that the terms left reach is lost, and scores are whole."""
     build(tmp_path, [rows(5000, 200, 16)])
@@ -161,6 +179,7 @@ def test_queries_of_every_kind_are_one(tmp_path, rows):
         (([1.5], [1.0]), "terms are whole numbers"),
         ("a dog", "needs a model"),
         ({"dog": 1.0}, "needs a model"),
+        (("a", "b"), "as many weights as terms"),
         (np.zeros((2, 3)), "of shape"),
         (None, "not NoneType"),
     ],
@@ -172,7 +191,16 @@ def test_bad_queries_are_named(tmp_path, rows, query, message):
 
 
 @pytest.mark.parametrize(
-    "options, message", [({"k": 0}, "k=0"), ({"drop": 1.0}, "drop=1"), ({"candidates": 0}, "cand")]
+    "options, message",
+    [
+        ({"k": 0}, "k=0"),
+        ({"k": True}, "k=True"),
+        ({"k": 2.0}, "k=2.0"),
+        ({"drop": 1.0}, "drop=1"),
+        ({"candidates": 0}, "candidates=0"),
+        ({"candidates": np.True_}, "candidates=True"),
+        ({"threads": 1.5}, "threads=1.5"),
+    ],
 )
 def test_bad_numbers_are_named(tmp_path, rows, options, message):
     build(tmp_path, [rows(5, 40, 8)])
@@ -203,6 +231,21 @@ def test_of_an_encoded_query_the_heaviest_terms_are_kept(tmp_path, rows, seed, d
     for query in (vector, (np.arange(30_522), vector.numpy()), dict(enumerate(vector.tolist()))):
         with pytest.raises(IndexingError, match="30,522 terms; at most 16,384 are taken"):
             Index.open(tmp_path).search(query)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path, rows):
+    build(tmp_path, [rows(50, 40, 8)])
+    index = Index.open(tmp_path)
+    assert index.search({3: 1.0}, np.int64(3), candidates=np.int32(5), threads=np.uint8(1)) == index.search({3: 1.0}, 3)
+    assert index.explain({3: 1.0}, np.int64(index.search({3: 1.0})[0].id))
+
+
+@pytest.mark.parametrize("ids, unknown", [(None, [None, 0.0, "0", [0]]), (list("abc"), [None, 0, b"a", "\udcff"])])
+def test_an_id_of_another_kind_is_no_documents(tmp_path, ids, unknown):
+    build(tmp_path, [SparseRows.from_bags([{1: 0.5}] * 3, ids)])
+    for id in unknown:
+        with pytest.raises(IndexingError, match="no document has the id"):
+            Index.open(tmp_path).explain({1: 1.0}, id)
 
 
 def test_explain_adds_up_to_the_score(tmp_path, rows, queries):
