@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from trained_set import TrainedSet
 
+_MARKERS = "s^vD"  # a colour comes again every ten rows
+
 
 def frequencies(data: TrainedSet, distractors: dict[str, int]) -> dict[str, np.ndarray]:
     """Of pictures and captions, the share of documents that each word is in, most common first."""
@@ -50,7 +52,7 @@ def _scatter(rows: list[dict], key: str, label: str, stem: Path, distractors: in
     import matplotlib.pyplot as plt
 
     directions = sorted({row["direction"] for row in rows}, reverse=True)
-    figure, axes = plt.subplots(1, len(directions), figsize=(6.4 * len(directions), 4.8), squeeze=False)
+    figure, axes = plt.subplots(1, len(directions), figsize=(6.4 * len(directions), 6.4), squeeze=False)
     for axis, direction in zip(axes[0], directions):
         group = [row for row in rows if row["direction"] == direction]
         ours = [row for row in group if row["engine"].startswith("lexlip") and "drop" not in row]
@@ -59,13 +61,13 @@ def _scatter(rows: list[dict], key: str, label: str, stem: Path, distractors: in
         for row in ours:
             text = str(row["top_k"] or "all")
             axis.annotate(text, (row[key], row["R@1"]), textcoords="offset points", xytext=(4, 4), fontsize=8)
-        for row in group:
-            if row not in ours:
-                axis.plot(row[key], row["R@1"], "s", label=row["engine"])
+        others = [row for row in group if row not in ours and not row["engine"].startswith("bm25s")]  # it has captions
+        for number, row in enumerate(others):
+            axis.plot(row[key], row["R@1"], _MARKERS[number // 10 % len(_MARKERS)], label=row["engine"])
         axis.set(xscale="log", xlabel=label, ylabel="R@1, %", title=f"{direction}, {distractors:,} distractors")
         axis.set_ylim(bottom=0)
         axis.grid(True, which="both", alpha=0.3)
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     return _save(figure, stem)
 
 
