@@ -88,5 +88,5 @@ class Phase1Module(RetrievalModule):
         text_flops = sum(flops(text) for text in texts) / len(texts)
         return {
             "contrastive_loss": self.contrastive(vectors, batch, self.keys["temperature"]),
-            "flops_loss": self.keys["flops_weight"] * (text_flops + flops(vectors["image"])),
+            "flops_loss": self.flops_weight() * (text_flops + flops(vectors["image"])),
         }

@@ -104,7 +104,7 @@ class Phase2Module(RetrievalModule):
             losses.append(each.sum() / rows)
         return {
             "contrastive_loss": (losses[0] + losses[1]) / 2,
-            "flops_loss": self.keys["flops_weight"] * (flops(vectors["text"]) + flops(vectors["image"])),
+            "flops_loss": self.flops_weight() * (flops(vectors["text"]) + flops(vectors["image"])),
         }
 
     def after_step(self, batch: dict) -> None:

@@ -28,6 +28,7 @@ NULLABLE = {  # keys whose default says nothing of their type, or that take seve
     "patch_size": (int, type(None)),
     "decay_power": (int, float, str),
     "warmup_steps": (int, float),
+    "flops_warmup": (int, float),
     "max_steps": (int, type(None)),
     "val_check_interval": (int, float),
     "eval_batch_size": (int, type(None)),
@@ -45,7 +46,7 @@ AT_LEAST_ONE = (
 )
 NOT_NEGATIVE = (
     "num_gpus num_workers decoder_layers warmup_steps clip_grad learning_rate end_lr queue_size text_layers "
-    "corner_tokens long_captions eval_folds flops_weight weight_decay seed checkpoint_minutes"
+    "corner_tokens long_captions eval_folds flops_weight flops_warmup weight_decay seed checkpoint_minutes"
 )
 
 
@@ -165,8 +166,9 @@ def _check_numbers(keys: dict) -> None:
             raise ConfigError(f"{key}={keys[key]}; it must lie between 0 and 1")
     if keys["temperature"] <= 0:
         raise ConfigError(f"temperature={keys['temperature']}; it must be positive")
-    if isinstance(keys["warmup_steps"], float) and keys["warmup_steps"] > 1:
-        raise ConfigError(f"warmup_steps={keys['warmup_steps']}: as a float it is a share of all steps, at most 1.0")
+    for key in ("warmup_steps", "flops_warmup"):
+        if isinstance(keys[key], float) and keys[key] > 1:
+            raise ConfigError(f"{key}={keys[key]}: as a float it is a share of all steps, at most 1.0")
     if keys["max_text_len"] < 3 + keys["corner_tokens"]:
         corners = f", with corner_tokens={keys['corner_tokens']}," if keys["corner_tokens"] else ""
         raise ConfigError(

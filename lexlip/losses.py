@@ -33,6 +33,14 @@ def flops(vectors: Tensor) -> Tensor:
     return (sum_over_ranks(vectors.abs().sum(0)) / rows).square().sum()
 
 
+def ramp(step: int, warmup: int) -> float:
+    """Share of the weight of FLOPS at a step: its square over `warmup` steps, then 1 (Paria et al., 2020; SPLADE, 2021).
+
+    Vectors that are pulled to zero before they mean something learn little: first come good ones, then sparse ones.
+    """
+    return min(1.0, (step + 1) / warmup) ** 2 if warmup else 1.0
+
+
 def in_batch_contrastive(text: Tensor, image: Tensor, temperature: float, ids: Tensor | None = None) -> Tensor:
     """Symmetric InfoNCE over the global batch (LexLIP, contrastive part of Phase 1).
 

@@ -29,10 +29,10 @@ from lexlip.faults import SkippedSamples, TrainingError, report_not_finite
 from lexlip.files import write_json
 from lexlip.folders import check_head
 from lexlip.lexicon import saturate
-from lexlip.losses import in_batch_contrastive
+from lexlip.losses import in_batch_contrastive, ramp
 from lexlip.model import LexLIP
 from lexlip.model_config import known_config
-from lexlip.optim import make_optimizer, make_schedule
+from lexlip.optim import in_steps, make_optimizer, make_schedule
 from lexlip.text_tables import fit_text_tables
 from lexlip.towers import TwoTowers
 
@@ -75,6 +75,7 @@ class RetrievalModule(pl.LightningModule):
         self.loaded_step = 0
         self.validated_step = -1
         self.batches_seen = 0
+        self.flops_warmup = 0  # steps, known once a Trainer says how many there are in all
         # What this process would like to do after the step, and what all agreed on before it.
         self.wishes = {"stop": False, "save": False}
         self.agreed = dict(self.wishes)
@@ -210,6 +211,10 @@ class RetrievalModule(pl.LightningModule):
             if weight:
                 weighted[name] = value * weight
         return weighted
+
+    def flops_weight(self) -> float:
+        """Weight of FLOPS at this step, see `lexlip.losses.ramp`."""
+        return self.keys["flops_weight"] * ramp(self.step_now, self.flops_warmup)
 
     # --- the step ---
 
@@ -466,8 +471,10 @@ class RetrievalModule(pl.LightningModule):
     # --- optimiser and checkpoints ---
 
     def configure_optimizers(self):
+        steps = int(self.trainer.estimated_stepping_batches)
+        self.flops_warmup = in_steps(self.keys["flops_warmup"], steps)
         optimizer = make_optimizer(self, self.keys)
-        schedule = make_schedule(optimizer, self.keys, int(self.trainer.estimated_stepping_batches))
+        schedule = make_schedule(optimizer, self.keys, steps)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def on_save_checkpoint(self, content: dict) -> None:

@@ -33,14 +33,18 @@ def make_optimizer(module: nn.Module, keys: dict) -> torch.optim.Optimizer:
     )
 
 
+def in_steps(length: int | float, steps: int) -> int:
+    """A length that is a share of all `steps` if a float, and steps if an int."""
+    return int(steps * length) if isinstance(length, float) else length
+
+
 def make_schedule(optimizer: torch.optim.Optimizer, keys: dict, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
     """Linear warm-up, then a decay to `end_lr` that ends at `steps`.
 
     Args:
         steps: optimiser steps of the whole run.
     """
-    warmup = keys["warmup_steps"]
-    warmup = int(steps * warmup) if isinstance(warmup, float) else warmup
+    warmup = in_steps(keys["warmup_steps"], steps)
     floor = keys["end_lr"] / keys["learning_rate"] if keys["learning_rate"] else 0.0
     power = keys["decay_power"]
 

@@ -124,6 +124,14 @@ def test_each_part_alone_is_as_among_the_others(build, make_batch, left):
         assert value.item() == pytest.approx(plain[name].item(), rel=1e-5)
 
 
+def test_the_weight_of_flops_grows_with_the_square_of_the_step(build, make_batch):
+    module, whole = build(flops_warmup=4), build().compute_losses(make_batch())["flops_loss"].item()
+    module.flops_warmup = 4  # as the Trainer sets it
+    for step, share in ((0, 1 / 16), (1, 1 / 4), (3, 1), (9, 1)):
+        module.loaded_step = step
+        assert module.compute_losses(make_batch())["flops_loss"].item() == pytest.approx(share * whole, rel=1e-5)
+
+
 def test_keys_of_the_contrastive_part(build, make_batch):
     plain = build().compute_losses(make_batch())
     other = build(temperature=0.5, flops_weight=0.004).compute_losses(make_batch())
