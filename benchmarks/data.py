@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import runpy
 import statistics
 import tempfile
@@ -216,8 +217,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes of the three epochs")
     parser.set_defaults(threads=1, device="cpu")
     options = harness.options(parser, arguments)
-    # As in a loader's workers, and for all paths alike.
+    # As in a loader's workers, and for all paths alike: freed memory is kept, and the tokenizer has no threads.
     keep_freed_memory()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     rows = [row for folder in options.more["folders"] or [None] for row in rows_of(folder, options)]
     harness.report(rows, options)
 

@@ -83,7 +83,7 @@ def differences(case: str, options: Options) -> dict[str, float]:
     value, grads = results[0], results[1:]
     hidden, weight, bias = (tensor.detach() for tensor in tensors)
     compute = hidden.dtype  # 16-bit operands are the operands: the reference multiplies the same numbers
-    _, token = lexicon_op.pooled(hidden, weight, bias, mask, True)
+    _, token = lexicon_op.pooled(hidden, weight, bias, mask, True, True)
     weight64, bias64 = weight.to(compute).double(), bias.double()
     wanted, gap = torch.empty_like(value, dtype=torch.float64), 0.0
     dense = [torch.zeros_like(t, dtype=torch.float64) for t in (hidden, weight, bias)]

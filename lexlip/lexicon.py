@@ -100,7 +100,8 @@ def max_logits(
         hidden = hidden.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
         if method == "fused" or (method == "auto" and device in ("cpu", "cuda")):
-            return pooled(hidden, weight, bias, mask, saturated)[0]
+            with_tokens = torch.is_grad_enabled() and any(t.requires_grad for t in (hidden, weight, bias))
+            return pooled(hidden, weight, bias, mask, saturated, with_tokens)[0]
         return _textbook(hidden, weight.to(hidden.dtype), bias.to(hidden.dtype), mask, saturated)
 
 

@@ -30,9 +30,10 @@ TILE_NUMBERS = {"cpu": 2**21, "cuda": 2**26}  # of a tile: on the CPU so many as
 @torch.library.custom_op(
     "lexlip::max_logits",
     mutates_args=(),
-    schema="(Tensor hidden, Tensor weight, Tensor bias, Tensor? mask, bool saturated) -> (Tensor, Tensor)",
+    schema="(Tensor hidden, Tensor weight, Tensor bias, Tensor? mask, bool saturated, bool with_tokens)"
+    " -> (Tensor, Tensor)",
 )
-def pooled(hidden, weight, bias, mask, saturated):
+def pooled(hidden, weight, bias, mask, saturated, with_tokens):
     """max over L of (hidden @ weight.T + bias) and its token.
 
     Args:
@@ -41,21 +42,24 @@ def pooled(hidden, weight, bias, mask, saturated):
         bias: (V,).
         mask: (B, L) with 0 at padding, or None.
         saturated: give log(1 + relu(maximum)) instead of the maximum.
+        with_tokens: backward needs them; without, the CPU takes the maximum alone, which is much faster.
 
     Returns:
         (B, V) values, at least float32, and (B, V) tokens, int16 or int32: the lowest one among equals, `NO_TOKEN`
-        where padding is largest. Where a logit is no number the value is none either, and the token is any.
+        where padding is largest. Where a logit is no number the value is none either, and the token is any. Without
+        `with_tokens` the second is empty.
     """
     if _in_triton(hidden):
         from lexlip import lexicon_triton
 
-        return lexicon_triton.pooled(hidden, weight, bias, mask, saturated)
-    return _pooled(hidden, weight, bias, mask, saturated)
+        value, token = lexicon_triton.pooled(hidden, weight, bias, mask, saturated)
+        return value, token if with_tokens else token.new_empty(0)
+    return _pooled(hidden, weight, bias, mask, saturated, with_tokens)
 
 
 @pooled.register_fake
-def _(hidden, weight, bias, mask, saturated):
-    return _outputs(hidden, weight)
+def _(hidden, weight, bias, mask, saturated, with_tokens):
+    return _outputs(hidden, weight, with_tokens)
 
 
 @torch.library.custom_op(
@@ -93,7 +97,7 @@ def _(grad, saturated, token, hidden, weight, bias, wanted):
 
 
 def _keep_for_backward(ctx, inputs, output):
-    hidden, weight, bias, _, saturated = inputs
+    hidden, weight, bias, _, saturated, _ = inputs
     value, token = output
     ctx.mark_non_differentiable(token)
     ctx.save_for_backward(value if saturated else None, token, hidden, weight, bias)
@@ -102,7 +106,7 @@ def _keep_for_backward(ctx, inputs, output):
 def _backward(ctx, grad, _):
     wanted = [bool(need) for need in ctx.needs_input_grad[:2]]
     hidden, weight, bias = pooled_backward(grad, *ctx.saved_tensors, wanted)
-    return hidden if wanted[0] else None, weight if wanted[1] else None, bias, None, None
+    return hidden if wanted[0] else None, weight if wanted[1] else None, bias, None, None, None
 
 
 pooled.register_autograd(_backward, setup_context=_keep_for_backward)
@@ -114,15 +118,18 @@ def _in_triton(hidden: Tensor) -> bool:
     return _TRITON and torch.cuda.get_device_capability(hidden.device) >= (8, 0)
 
 
-def _outputs(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def _outputs(hidden: Tensor, weight: Tensor, with_tokens: bool = True) -> tuple[Tensor, Tensor]:
     shape = (hidden.shape[0], weight.shape[0])  # `len` would make a number of a symbolic size
     value = hidden.new_empty(shape, dtype=torch.promote_types(hidden.dtype, torch.float32))
-    return value, hidden.new_empty(shape, dtype=torch.int16 if hidden.shape[1] < 2**15 else torch.int32)
+    numbers = torch.int16 if hidden.shape[1] < 2**15 else torch.int32
+    return value, hidden.new_empty(shape if with_tokens else 0, dtype=numbers)
 
 
-def _pooled(hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, saturated: bool):
+def _pooled(hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, saturated: bool, with_tokens: bool):
     batch, length, width = hidden.shape
-    value, token = _outputs(hidden, weight)
+    value, token = _outputs(hidden, weight, with_tokens)
+    if mask is not None and not mask.is_cuda and bool(mask.all()):  # texts come sorted by length: often so
+        mask = None
     rows = min(batch, max(1, TILE_TOKENS // length))
     words = min(len(weight), max(1, TILE_NUMBERS.get(hidden.device.type, 2**26) // (rows * length)))
     scratch = hidden.new_empty(rows * length * words)
@@ -137,10 +144,13 @@ def _pooled(hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, s
             logits = logits.view(-1, length, len(shift))  # (b, L, v)
             if mask is not None:
                 logits.masked_fill_(mask[b : b + rows, :, None] == 0, padding)
-            best, where = logits.max(1)
+            if with_tokens:
+                best, where = logits.max(1)
+                token[b : b + rows, v : v + words] = where
+            else:
+                best = logits.amax(1)
             value[b : b + rows, v : v + words] = torch.log1p(F.relu(best.to(value.dtype))) if saturated else best
-            token[b : b + rows, v : v + words] = where
-    if mask is not None:
+    if with_tokens and mask is not None:
         token.masked_fill_(mask.gather(1, token.long()) == 0, NO_TOKEN)
     return value, token
 

@@ -34,7 +34,7 @@ def flops(vectors: Tensor) -> Tensor:
 
 
 def ramp(step: int, warmup: int) -> float:
-    """Share of the weight of FLOPS at a step: its square over `warmup` steps, then 1 (Paria et al., 2020; SPLADE, 2021).
+    """Share of the weight of FLOPS at a step: it grows with the square over `warmup` steps (Paria et al., ICLR 2020).
 
     Vectors that are pulled to zero before they mean something learn little: first come good ones, then sparse ones.
     """

@@ -85,7 +85,7 @@ class ArrowSource:
 
     def _open(self) -> None:
         self._readers = [open_arrow(path) for path in self.paths]
-        self._kept: dict[int, pa.RecordBatch] = {}
+        self._kept: dict[int, dict[str, pa.Array]] = {}  # columns by name: to ask a batch for one takes longer
         self._copied = False
         batch_of, rows, counts = [], [], []
         for shard, reader in enumerate(self._readers):
@@ -131,14 +131,15 @@ class ArrowSource:
 
     def _cell(self, column: str, i: int) -> pa.Scalar:
         k, row = self._locate(i)
-        batch = self._kept.get(k)
-        if batch is None:
+        columns = self._kept.get(k)
+        if columns is None:
             batch = self._batch(*self._batch_of[k])
+            columns = dict(zip(batch.schema.names, batch.columns, strict=True))
             # What is kept is pointers into the map, some kilobytes a batch; of a compressed file it is the rows.
             if len(self._kept) >= (1 if self._copied else _KEPT_BATCHES):
                 self._kept.clear()
-            self._kept[k] = batch
-        return batch.column(column)[row]
+            self._kept[k] = columns
+        return columns[column][row]
 
     def image_id(self, i: int) -> str:
         cell = self._cell("image_id", i)

@@ -68,20 +68,25 @@ def _pixels(picture: Image.Image | np.ndarray, augment: Callable | None, size: i
         picture = picture if augment is None else augment(picture)
     if isinstance(picture, Image.Image):
         picture = np.array(square_of(picture, size))
-    return torch.from_numpy(picture).permute(2, 0, 1)  # a view: rows of pixels stay together
+    return torch.from_numpy(picture.transpose(2, 0, 1))  # a view: rows of pixels stay together
 
 
 def square_of(picture: Image.Image, size: int) -> Image.Image:
-    """Shorter side to `size` (bicubic), then the middle square: torchvision's Resize and CenterCrop, without their
-    40 microseconds of looking at their arguments.
+    """Shorter side to `size` (bicubic), then the middle square: torchvision's Resize and CenterCrop, bit for bit, but
+    without their 40 microseconds of looking at their arguments, and faster where a picture is wider than high.
+
+    Pillow resizes in two passes, of such pictures the rows first: what is cropped away is spared the second.
     """
     width, height = picture.size
     short = min(width, height)
+    wide, high = (size if side == short else int(size * side / short) for side in (width, height))
+    left, top = round((wide - size) / 2.0), round((high - size) / 2.0)
+    if short != size and width > height:
+        rows = picture.resize((wide, height), Image.Resampling.BICUBIC).crop((left, 0, left + size, height))
+        return rows.resize((size, size), Image.Resampling.BICUBIC)
     if short != size:
-        width, height = (size if side == short else int(size * side / short) for side in (width, height))
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = round((width - size) / 2.0), round((height - size) / 2.0)
-    return picture.crop((left, top, left + size, top + size)) if (width, height) != (size, size) else picture
+        picture = picture.resize((wide, high), Image.Resampling.BICUBIC)
+    return picture.crop((left, top, left + size, top + size)) if (wide, high) != (size, size) else picture
 
 
 def is_random(keys: str | list[str]) -> bool:

@@ -85,6 +85,20 @@ def test_no_size_of_tile_changes_anything(monkeypatch, tokens, numbers):
     assert_same([value, *grads], [wanted, *wanted_grads], 1e-6)
 
 
+@pytest.mark.parametrize("saturated", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_a_gradient_no_token_is_looked_for_and_the_values_are_the_same(small_tiles, padded, saturated, dtype):
+    tensors, mask = inputs(7, 13, 6, 101, dtype, padded)
+    wanted = max_logits(*tensors, mask, saturated)
+    with torch.no_grad():
+        assert torch.equal(max_logits(*tensors, mask, saturated), wanted)
+    fixed = [tensor.detach() for tensor in tensors]
+    assert torch.equal(max_logits(*fixed, mask, saturated), wanted)
+    value, token = lexicon_op.pooled(*fixed, mask, saturated, False)
+    assert torch.equal(value, wanted) and token.numel() == 0
+
+
 def test_double_precision_stays_double():
     tensors, mask = inputs(2, 3, 4, 5, torch.float64)
     upstream = torch.randn(2, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)

@@ -114,7 +114,8 @@ def test_a_tie_goes_to_the_lowest_token(device, length):
     hidden = torch.zeros(2, length, 8, dtype=torch.float16, device=device)
     hidden[1] = 1
     hidden[0, 0] = -0.0
-    _, token = lexicon_op.pooled(hidden, torch.ones(5, 8, device=device), torch.zeros(5, device=device), None, False)
+    weight, bias = torch.ones(5, 8, device=device), torch.zeros(5, device=device)
+    _, token = lexicon_op.pooled(hidden, weight, bias, None, False, True)
     assert token.tolist() == [[0] * 5] * 2
 
 
@@ -124,7 +125,7 @@ def test_where_padding_is_largest_there_is_no_token(device, kind):
     hidden = torch.full((2, 3, 8), 1.0, dtype=torch.bfloat16, device=device)
     weight, bias = torch.full((4, 8), -1e6, device=device), torch.zeros(4, device=device)
     mask = torch.tensor([[0, 0, 0], [1, 0, 0]], device=device).to(kind)
-    value, token = lexicon_op.pooled(hidden, weight, bias, mask, False)
+    value, token = lexicon_op.pooled(hidden, weight, bias, mask, False, True)
     assert value.tolist() == [[-1e6] * 4] * 2
     assert token[0].tolist() == [lexicon_op.NO_TOKEN] * 4
     hidden.requires_grad_()
