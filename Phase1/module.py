@@ -8,10 +8,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from lexlip.config import TRAINING_MODES
+from lexlip.exact_step import global_count
 from lexlip.lexicon import lexicon_bottleneck
 from lexlip.losses import flops, masked_lm
 from lexlip.model import LexLIP
-from lexlip.module import RetrievalModule, global_count
+from lexlip.module import RetrievalModule
 from Phase1.decoder import WeakenedDecoder
 
 

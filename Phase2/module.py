@@ -14,9 +14,10 @@ from torch import Tensor
 
 from lexlip.config import ConfigError
 from lexlip.distributed import gather_pair, gather_rows, sum_over_ranks, world_size
+from lexlip.exact_step import split_batch
 from lexlip.losses import flops, queue_contrastive
 from lexlip.model import LexLIP
-from lexlip.module import RetrievalModule, split_batch
+from lexlip.module import RetrievalModule
 from Phase2.negatives import KeyRing
 
 

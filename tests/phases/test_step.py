@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from lexlip.dense_module import DenseModule
+from lexlip.exact_step import global_count, split_batch
 from lexlip.files import write_json
-from lexlip.module import global_count, split_batch
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
 
