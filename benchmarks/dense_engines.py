@@ -14,7 +14,8 @@ import torch
 
 WIDTH = 512
 _BLOCK = 1 << 16  # vectors multiplied at once: a batch's scores stay in the cache
-_TRAINED_ON = 50_000  # vectors that a quantiser learns from
+_TRAINED_ON = 50_000  # vectors that a quantiser learns from at least
+_PER_LIST = 40  # of an inverted list; Faiss asks for 39
 RANDOM_BLOCK = 50_000
 SUBVECTORS = 64  # bytes of a vector in IVF-PQ
 _EFFORTS = (16, 64, 256)  # lists that IVF searches, candidates that HNSW keeps
@@ -88,7 +89,7 @@ class FaissEngine:
         self.factory = {"int8 flat": "SQ8", "IVF-PQ": f"IVF{lists},PQ{subvectors}", "HNSW": "HNSW32,Flat"}[kind]
         begin = time.perf_counter()
         self.index = faiss.index_factory(width, self.factory, faiss.METRIC_INNER_PRODUCT)
-        sample = np.random.default_rng(0).permutation(count)[:_TRAINED_ON]
+        sample = np.random.default_rng(0).permutation(count)[: max(_TRAINED_ON, _PER_LIST * lists)]
         self.index.train(flat.vectors[np.sort(sample)])
         self.index.add(flat.vectors)
         self.build_s = time.perf_counter() - begin

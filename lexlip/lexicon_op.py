@@ -42,7 +42,7 @@ def pooled(hidden, weight, bias, mask, saturated, with_tokens):
         bias: (V,).
         mask: (B, L) with 0 at padding, or None.
         saturated: give log(1 + relu(maximum)) instead of the maximum.
-        with_tokens: backward needs them; without, the CPU takes the maximum alone, which is much faster.
+        with_tokens: must be True if a gradient is to follow; without, torch takes the maximum alone, much faster.
 
     Returns:
         (B, V) values, at least float32, and (B, V) tokens, int16 or int32: the lowest one among equals, `NO_TOKEN`
@@ -128,7 +128,8 @@ def _outputs(hidden: Tensor, weight: Tensor, with_tokens: bool = True) -> tuple[
 def _pooled(hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, saturated: bool, with_tokens: bool):
     batch, length, width = hidden.shape
     value, token = _outputs(hidden, weight, with_tokens)
-    if mask is not None and not mask.is_cuda and bool(mask.all()):  # texts come sorted by length: often so
+    # Texts come sorted by length, so often none is padded. Asking an accelerator would wait for it.
+    if mask is not None and mask.device.type == "cpu" and bool(mask.all()):
         mask = None
     rows = min(batch, max(1, TILE_TOKENS // length))
     words = min(len(weight), max(1, TILE_NUMBERS.get(hidden.device.type, 2**26) // (rows * length)))

@@ -163,8 +163,9 @@ class RetrievalModule(ExactStep):
         return weighted
 
     def flops_weight(self) -> float:
-        """Weight of FLOPS at this step, see `lexlip.losses.ramp`."""
-        return self.keys["flops_weight"] * ramp(self.step_now, self.flops_warmup)
+        """Weight of FLOPS at this step, see `lexlip.losses.ramp`; in validation the whole, so that losses compare."""
+        share = ramp(self.step_now, self.flops_warmup) if self.training else 1.0
+        return self.keys["flops_weight"] * share
 
     def train(self, mode: bool = True) -> RetrievalModule:
         super().train(mode)

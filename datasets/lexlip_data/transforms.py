@@ -75,7 +75,8 @@ def square_of(picture: Image.Image, size: int) -> Image.Image:
     """Shorter side to `size` (bicubic), then the middle square: torchvision's Resize and CenterCrop, bit for bit, but
     without their 40 microseconds of looking at their arguments, and faster where a picture is wider than high.
 
-    Pillow resizes in two passes, of such pictures the rows first: what is cropped away is spared the second.
+    Pillow resizes such a picture along its rows first, then along its columns: cropped in between, what is cut off is
+    spared the second pass. RGB only: of a mode with alpha each pass would multiply the colours by it.
     """
     width, height = picture.size
     short = min(width, height)

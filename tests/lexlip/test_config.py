@@ -95,7 +95,7 @@ def test_whole_numbers_and_tuples_are_taken_where_floats_and_lists_are_meant(mak
     assert type(keys["learning_rate"]) is float
     assert (keys["end_lr"], keys["mlp_ratio"]) == (1e-6, 2.5)
     # An integer and a float mean different things here.
-    for key in ("warmup_steps", "val_check_interval"):
+    for key in ("warmup_steps", "flops_warmup", "val_check_interval"):
         assert type(check(make_keys(**{key: 1}))[key]) is int
         assert type(check(make_keys(**{key: 1.0}))[key]) is float
 

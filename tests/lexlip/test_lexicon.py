@@ -99,6 +99,23 @@ def test_without_a_gradient_no_token_is_looked_for_and_the_values_are_the_same(s
     assert torch.equal(value, wanted) and token.numel() == 0
 
 
+def test_a_mask_of_ones_is_no_mask():
+    tensors, _ = inputs(7, 13, 6, 101)
+    upstream = torch.randn(7, 101, generator=torch.Generator().manual_seed(2))
+    wanted, wanted_grads = gradients(max_logits, tensors, upstream)
+    value, grads = gradients(max_logits, tensors, upstream, torch.ones(7, 13))
+    assert all(torch.equal(a, b) for a, b in zip([value, *grads], [wanted, *wanted_grads], strict=True))
+
+
+def test_a_text_of_padding_alone_needs_no_token_either():
+    tensors, mask = inputs(3, 4, 5, 6)
+    mask[1] = 0
+    with torch.no_grad():
+        value = max_logits(*tensors, mask)
+    assert torch.equal(value[1], torch.full((6,), lexicon_op.PADDING_LOGIT))
+    assert torch.equal(value, max_logits(*tensors, mask))
+
+
 def test_double_precision_stays_double():
     tensors, mask = inputs(2, 3, 4, 5, torch.float64)
     upstream = torch.randn(2, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -249,6 +266,8 @@ def test_compiles_without_a_break(autocast):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             weights = run(states, mask)
         weights.square().sum().backward()
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            assert torch.equal(run(states, mask), weights)
         results.append([weights.detach(), *(parameter.grad.clone() for parameter in head.parameters())])
     assert_same(*results)
 

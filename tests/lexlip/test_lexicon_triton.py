@@ -134,6 +134,16 @@ def test_where_padding_is_largest_there_is_no_token(device, kind):
 
 
 @inside
+def test_without_tokens_the_values_are_the_same(device):
+    g = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, 5, 8, generator=g).to(device, torch.bfloat16)
+    weight, bias = torch.randn(7, 8, generator=g).to(device), torch.randn(7, generator=g).to(device)
+    wanted, _ = lexicon_op.pooled(hidden, weight, bias, None, True, True)
+    value, token = lexicon_op.pooled(hidden, weight, bias, None, True, False)
+    assert torch.equal(value, wanted) and token.numel() == 0
+
+
+@inside
 @pytest.mark.parametrize("saturated", [False, True])
 def test_infinity_wins_and_not_a_number_is_not_hidden(device, saturated):
     """Over 20 tokens, so that a tile without the number meets one with it."""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lexlip.model import LexLIP
-from lexlip.optim import make_optimizer, make_schedule, parameter_groups
+from lexlip.optim import in_steps, make_optimizer, make_schedule, parameter_groups
 
 
 def rates(keys, steps):
@@ -18,6 +18,10 @@ def rates(keys, steps):
         optimizer.step()
         schedule.step()
     return values
+
+
+def test_a_length_is_a_share_or_steps():
+    assert [in_steps(length, 10) for length in (0.5, 1.0, 1, 0, 25)] == [5, 10, 1, 0, 25]
 
 
 def test_warm_up_then_a_straight_line_to_zero(make_keys):

@@ -1,5 +1,7 @@
 """Phase 1's losses against the equations written out, its modes and its weights."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -125,11 +127,15 @@ def test_each_part_alone_is_as_among_the_others(build, make_batch, left):
 
 
 def test_the_weight_of_flops_grows_with_the_square_of_the_step(build, make_batch):
-    module, whole = build(flops_warmup=4), build().compute_losses(make_batch())["flops_loss"].item()
-    module.flops_warmup = 4  # as the Trainer sets it
+    module, whole = build(flops_warmup=0.4), build().compute_losses(make_batch())["flops_loss"].item()
+    module._trainer = SimpleNamespace(estimated_stepping_batches=10)
+    module.configure_optimizers()
+    module._trainer = None
     for step, share in ((0, 1 / 16), (1, 1 / 4), (3, 1), (9, 1)):
         module.loaded_step = step
         assert module.compute_losses(make_batch())["flops_loss"].item() == pytest.approx(share * whole, rel=1e-5)
+    module.loaded_step = 0
+    assert module.eval().compute_losses(make_batch())["flops_loss"].item() == pytest.approx(whole, rel=1e-5)
 
 
 def test_keys_of_the_contrastive_part(build, make_batch):

@@ -83,7 +83,10 @@ def recorder(monkeypatch, phase, crash_after=None):
 )
 def test_from_every_step_a_run_goes_on_bit_for_bit(start, monkeypatch, phase, named, workers):
     """4 steps an epoch, validation after each epoch, dropout on; all checkpoints of a whole run are kept."""
-    how = {"max_steps": 9, "drop_rate": 0.1, "num_workers": workers, "warmup_steps": 2, "keep_checkpoints": 9}
+    how = {
+        "max_steps": 9, "drop_rate": 0.1, "num_workers": workers, "warmup_steps": 2, "keep_checkpoints": 9,
+        "flops_warmup": 0.7,
+    }  # fmt: skip
     with monkeypatch.context() as patch:
         whole_samples = recorder(patch, phase)
         whole = start(phase, named, version=0, checkpoint_steps=1, **how)
