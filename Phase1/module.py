@@ -87,7 +87,8 @@ class Phase1Module(RetrievalModule):
             return {}
         texts = [vectors["text"], *(vectors["long"].unbind(1) if "long" in vectors else ())]
         text_flops = sum(flops(text) for text in texts) / len(texts)
+        whole = self.contrastive(vectors, batch, self.keys["temperature"])
         return {
-            "contrastive_loss": self.contrastive(vectors, batch, self.keys["temperature"]),
+            "contrastive_loss": self.with_cuts(whole, vectors, batch),
             "flops_loss": self.flops_weight() * (text_flops + flops(vectors["image"])),
         }

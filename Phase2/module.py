@@ -104,7 +104,7 @@ class Phase2Module(RetrievalModule):
             each = queue_contrastive(vectors[query], batch[f"{other}_key"], negatives, self.keys["temperature"], same)
             losses.append(each.sum() / rows)
         return {
-            "contrastive_loss": (losses[0] + losses[1]) / 2,
+            "contrastive_loss": self.with_cuts((losses[0] + losses[1]) / 2, vectors, batch),
             "flops_loss": self.flops_weight() * (flops(vectors["text"]) + flops(vectors["image"])),
         }
 

@@ -159,8 +159,9 @@ def _check_numbers(keys: dict) -> None:
         raise ConfigError(f"adam_betas={keys['adam_betas']}; it must be two numbers from 0 up to, but not including, 1")
     if not all(_number(value) and value >= 0 for value in keys["loss_names"].values()):
         raise ConfigError(f"loss_names={keys['loss_names']}; every weight must be a number that is not negative")
-    if not all(isinstance(k, int) and k >= 1 for k in keys["eval_top_k"]):
-        raise ConfigError(f"eval_top_k={keys['eval_top_k']}; it must list whole numbers of terms, such as [32]")
+    for key in ("train_top_k", "eval_top_k"):
+        if not all(isinstance(k, int) and k >= 1 for k in keys[key]):
+            raise ConfigError(f"{key}={keys[key]}; it must list whole numbers of terms, such as [32]")
     for key in ("mlm_prob", "decoder_mlm_prob", "drop_rate", "momentum", "max_bad_share"):
         if not 0 <= keys[key] <= 1:
             raise ConfigError(f"{key}={keys[key]}; it must lie between 0 and 1")

@@ -27,8 +27,9 @@ class DenseModule(RetrievalModule):
                 f"training_mode={keys['training_mode']}: the dense head has the contrastive loss alone; add "
                 "task_dense_contrastive_train, or set training_mode=con"
             )
-        if keys["eval_top_k"]:
-            raise ConfigError(f"eval_top_k={keys['eval_top_k']}: dense vectors have no terms to cut; set eval_top_k=[]")
+        for key in ("train_top_k", "eval_top_k"):
+            if keys[key]:
+                raise ConfigError(f"{key}={keys[key]}: dense vectors have no terms to cut; set {key}=[]")
         if keys["DR"]:
             raise ConfigError("DR=True belongs to Phase 2 with the lexicon head; set DR=False")
 

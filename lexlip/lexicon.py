@@ -142,10 +142,10 @@ def keep_heaviest(vectors: Tensor, k: int) -> Tensor:
     """Each row's k heaviest terms, the others set to 0; weights unchanged.
 
     Args:
-        vectors: (B, V) non-negative.
+        vectors: (..., V) non-negative.
         k: terms to keep.
     """
-    if k >= vectors.shape[1]:
+    if k >= vectors.shape[-1]:
         return vectors
-    top = vectors.topk(k, dim=1)
-    return torch.zeros_like(vectors).scatter_(1, top.indices, top.values)
+    top = vectors.topk(k, dim=-1)
+    return torch.zeros_like(vectors).scatter(-1, top.indices, top.values)

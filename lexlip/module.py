@@ -19,7 +19,7 @@ from lexlip.encoders import ImageEncoder, TextEncoder
 from lexlip.exact_step import ExactStep
 from lexlip.files import write_json
 from lexlip.folders import check_head
-from lexlip.lexicon import saturate
+from lexlip.lexicon import keep_heaviest, saturate
 from lexlip.losses import in_batch_contrastive, ramp
 from lexlip.model import LexLIP
 from lexlip.model_config import known_config
@@ -151,6 +151,18 @@ class RetrievalModule(ExactStep):
         image, *texts = gather_many([vectors["image"], vectors["text"], *long], rows)
         ids = gather_rows(batch["image_id"], rows) if self.keys["mask_same_image"] else None
         return sum(in_batch_contrastive(text, image, temperature, ids) for text in texts) / len(texts)
+
+    def with_cuts(self, whole: Tensor, vectors: dict[str, Tensor], batch: dict) -> Tensor:
+        """Mean of a contrastive loss and, for each k of `train_top_k`, of that in the batch of vectors cut to k terms.
+
+        So the heaviest terms alone learn to find the pair, as vectors that are cut for an index must (after Matryoshka
+        representations, Kusupati et al., 2022, whose prefixes are heaviest terms here).
+        """
+        losses = [whole]
+        for k in self.keys["train_top_k"]:
+            cut = {name: keep_heaviest(vector, k) for name, vector in vectors.items()}
+            losses.append(self.contrastive(cut, batch, self.keys["temperature"]))
+        return sum(losses) / len(losses)
 
     def weigh(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Multiply by `loss_names`; parts of weight 0 are left out. FLOPS belongs to the contrastive part."""

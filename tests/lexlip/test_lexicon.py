@@ -328,3 +328,4 @@ def test_keep_heaviest():
     torch.testing.assert_close(keep_heaviest(vectors, 2), torch.tensor([[0.0, 0.5, 0.0, 0.3], [0.0, 0.0, 0.2, 0.0]]))
     assert torch.equal(keep_heaviest(vectors, 4), vectors)
     assert torch.equal(keep_heaviest(vectors, 9), vectors)
+    assert torch.equal(keep_heaviest(vectors[None], 2)[0], keep_heaviest(vectors, 2))

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lexlip.losses import in_batch_contrastive
 from lexlip.model import LexLIP
 from Phase1.decoder import WeakenedDecoder
 from Phase1.module import Phase1Module
@@ -136,6 +137,21 @@ def test_the_weight_of_flops_grows_with_the_square_of_the_step(build, make_batch
         assert module.compute_losses(make_batch())["flops_loss"].item() == pytest.approx(share * whole, rel=1e-5)
     module.loaded_step = 0
     assert module.eval().compute_losses(make_batch())["flops_loss"].item() == pytest.approx(whole, rel=1e-5)
+
+
+def cut(vector, k):
+    """All but the k largest numbers set to zero, one by one."""
+    return torch.stack([value * (sum(other > value for other in vector) < k) for value in vector])
+
+
+def test_cut_vectors_are_contrasted_as_the_whole_ones_are(build, make_batch):
+    module, batch = build(train_top_k=[3, 10**6], training_mode="con"), make_batch(ids=[1, 1, 2, 3, 2, 1])
+    vectors, _ = module.encode(batch)
+    text, image = (torch.stack([cut(row, 3) for row in vectors[side]]) for side in ("text", "image"))
+    assert ((text > 0).sum(1) == 3).all() and ((vectors["text"] > 0).sum(1) > 3).all()
+    whole = build(training_mode="con").compute_losses(batch)["contrastive_loss"]
+    wanted = (2 * whole.item() + in_batch_contrastive(text, image, 0.05, batch["image_id"])) / 3
+    torch.testing.assert_close(module.compute_losses(batch)["contrastive_loss"], wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_keys_of_the_contrastive_part(build, make_batch):

@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lexlip.lexicon import keep_heaviest
+from lexlip.losses import in_batch_contrastive
 from lexlip.model import LexLIP
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
@@ -60,6 +62,15 @@ def test_losses_are_the_equations_as_the_rings_fill_and_wrap(build, make_batch):
         module.training_step(batch, step)
         assert int(module.text_ring.filled) == min(8, 6 * (step + 1))
         assert int(module.text_ring.position) == 6 * (step + 1) % 8
+
+
+def test_the_mean_is_taken_with_cut_vectors_in_the_batch(build, make_batch):
+    module, plain, batch = build(train_top_k=[2]), build(), make_batch(ids=[1, 1, 2, 3, 2, 1])
+    vectors = {name: keep_heaviest(rows, 2) for name, rows in plain.encode(batch)[0].items()}
+    cut = in_batch_contrastive(vectors["text"], vectors["image"], 0.05, batch["image_id"])
+    losses, whole = module.compute_losses(batch), plain.compute_losses(batch)
+    torch.testing.assert_close(losses["contrastive_loss"], (whole["contrastive_loss"] + cut) / 2, rtol=1e-5, atol=1e-6)
+    assert losses["flops_loss"].item() == whole["flops_loss"].item()
 
 
 def test_the_first_step_has_no_negatives(build, make_batch):
