@@ -92,11 +92,12 @@ def test_flops_takes_the_mean_over_both(in_two_processes):
 @pytest.mark.parametrize("per_pass", [6, 1])
 @pytest.mark.parametrize("first", [3, 4], ids=["equal", "a_sample_was_skipped"])
 @pytest.mark.parametrize("phase", [Phase1Module, Phase2Module])
+@pytest.mark.parametrize("cuts", [[], [4]])
 def test_loss_gradient_and_rings_are_those_of_one_process(
-    phase, first, per_pass, make_keys, make_batch, livelier, in_two_processes
+    phase, cuts, first, per_pass, make_keys, make_batch, livelier, in_two_processes
 ):
     mode = "both" if phase is Phase1Module else "con"
-    keys = make_keys(training_mode=mode, per_gpu_batchsize=per_pass, queue_size=12)
+    keys = make_keys(training_mode=mode, per_gpu_batchsize=per_pass, queue_size=12, train_top_k=cuts)
     batch = make_batch(ids=[1, 1, 2, 3, 2, 1])
 
     def build():
