@@ -73,14 +73,20 @@ class ExactStep(pl.LightningModule):
         """Losses over the vectors of this process's whole batch."""
         raise NotImplementedError
 
-    def weigh(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The losses, each multiplied by its weight; those of weight 0 are left out."""
-        raise NotImplementedError
-
     def after_step(self, batch: dict) -> None:
         """After the optimiser has moved the weights."""
 
     # --- the step ---
+
+    def weigh(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Multiply by `loss_names`; parts of weight 0 are left out. FLOPS belongs to the contrastive part."""
+        weights = self.keys["loss_names"]
+        weighted = {}
+        for name, value in losses.items():
+            weight = weights.get(name.removesuffix("_loss").removesuffix("_mlm").replace("flops", "contrastive"), 0)
+            if weight:
+                weighted[name] = value * weight
+        return weighted
 
     def compute_losses(self, batch: dict) -> dict[str, Tensor]:
         """All weighted parts of the loss of one batch in one pass, by name; their sum is what is trained."""

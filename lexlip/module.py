@@ -164,16 +164,6 @@ class RetrievalModule(ExactStep):
             losses.append(self.contrastive(cut, batch, self.keys["temperature"]))
         return sum(losses) / len(losses)
 
-    def weigh(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Multiply by `loss_names`; parts of weight 0 are left out. FLOPS belongs to the contrastive part."""
-        weights = self.keys["loss_names"]
-        weighted = {}
-        for name, value in losses.items():
-            weight = weights.get(name.removesuffix("_loss").removesuffix("_mlm").replace("flops", "contrastive"), 0)
-            if weight:
-                weighted[name] = value * weight
-        return weighted
-
     def flops_weight(self) -> float:
         """Weight of FLOPS at this step, see `lexlip.losses.ramp`; in validation the whole, so that losses compare."""
         share = ramp(self.step_now, self.flops_warmup) if self.training else 1.0
