@@ -95,3 +95,11 @@ def convert():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def mine(make_folder):
+    """A data set `mine` with all three splits; gives its folder."""
+    for split, pictures in (("train", 7), ("val", 5), ("test", 3)):
+        folder = make_folder("mine", f"mine_{split}.tsv", pictures=pictures).parent
+    return folder
