@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from lexlip.index import read_shards
 from lexlip.index.engine import Bag, Engine, LexLIPEngine
 
@@ -36,6 +38,7 @@ class Contender:
         facts: further columns.
         role: "flat" or "product", which ratios are to; "" for others.
         pass_by: finds the same as `one`, faster, for a pass over all queries; None: `many` does.
+        first: of each query, whether the first document found is a right one; None where nobody knows.
         close: lets go of what it holds, when nothing is asked any more.
         times: seconds of each single query.
         rates: queries per second of each round, single and batched.
@@ -50,6 +53,7 @@ class Contender:
     facts: dict = field(default_factory=dict)
     role: str = ""
     pass_by: Callable[[list[int]], list[list]] | None = None
+    first: np.ndarray | None = None
     close: Callable[[], None] = lambda: None
     times: list[float] = field(default_factory=list)
     rates: dict[str, list[float]] = field(default_factory=lambda: {"single": [], "batch": []})

@@ -28,6 +28,46 @@ def print_trained(rows: list[dict]) -> None:
             found = [_cell(row[name], 2) for name in recalls]
             print(_line(row["engine"], [*_speed(row), *found, *_ratios(row)]))
         _print_builds(group)
+        _print_fewest(group)
+
+
+def fewest_terms(rows: list[dict], most_lost: float = 1.0) -> tuple[dict, dict] | None:
+    """Our rows of uncut vectors and of the fewest terms whose R@1 lies at most so many points below, by exact search.
+
+    Args:
+        rows: of one direction and collection.
+        most_lost: points.
+
+    Returns:
+        Both rows, the same one twice where every cut loses more; None without a row of uncut vectors.
+    """
+    ours = [row for row in rows if "top_k" in row and row["engine"].startswith("lexlip") and "drop" not in row]
+    uncut = next((row for row in ours if row["top_k"] is None), None)
+    if uncut is None:
+        return None
+    enough = [row for row in ours if row["top_k"] and row["R@1 lost"] <= most_lost]
+    return uncut, min(enough, key=lambda row: row["top_k"], default=uncut)
+
+
+def _print_fewest(rows: list[dict]) -> None:
+    found = fewest_terms(rows)
+    if found is None:
+        return
+    uncut, row = found
+    ratios = [
+        f"{row[name]:,.1f} times {what}"
+        for name, what in (
+            ("faster_than_flat", "faster than single flat queries"),
+            ("batch_faster_than_product", "faster than batched products"),
+            ("smaller_than_flat", "smaller"),
+        )
+        if row.get(name) is not None
+    ]
+    lost = f" ({row['R@1 lost']:.1f} ± {row['R@1 lost, error']:.1f} lost)" if row is not uncut else ""
+    print(
+        f"fewest terms within one point of R@1: {row['engine'].removeprefix('lexlip, ')}, R@1 {row['R@1']:.1f} of "
+        f"{uncut['R@1']:.1f}{lost}; {', '.join(ratios)}"
+    )
 
 
 def _speed(row: dict) -> list[str]:

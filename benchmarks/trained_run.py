@@ -110,6 +110,10 @@ def _rows(
         contenders += _flat_contenders(own, "dense model, ")
     for contender in contenders:
         measure_recall(contender, task.right, options)
+    uncut = contenders[0]
+    for contender in contenders:
+        if contender is not uncut and "top_k" in contender.facts:
+            measure_loss(contender, uncut)
     if "bm25" in options.engines and task.gallery == "pictures" and BM25.is_installed():
         others = sum(count for _, count in data.sources["captions"])
         if task.distractors <= others:
@@ -259,8 +263,10 @@ def measure_recall(contender: Contender, right: list[set[int]], options: argpars
         found += many(list(range(first, min(first + BATCH, count))))
     each = (time.perf_counter() - begin) / count
     for cutoff in CUTOFFS:
-        hits = [bool(wanted & set(ids[:cutoff])) for wanted, ids in zip(right, found)]
-        contender.facts[f"R@{cutoff}"] = round(100 * float(np.mean(hits)), 2)
+        hits = np.array([bool(wanted & set(ids[:cutoff])) for wanted, ids in zip(right, found)])
+        contender.facts[f"R@{cutoff}"] = round(100 * float(hits.mean()), 2)
+        if cutoff == 1:
+            contender.first = hits
     contender.facts["queries"] = count
     if contender.one is not None:
         begin = time.perf_counter()
@@ -270,3 +276,10 @@ def measure_recall(contender: Contender, right: list[set[int]], options: argpars
         contender.single = max(5, min(count, 1000, int(options.round_seconds / alone)))
     if contender.many is not None:
         contender.batch = max(BATCH, min(count, 1000, int(options.round_seconds / each)) // BATCH * BATCH)
+
+
+def measure_loss(contender: Contender, uncut: Contender) -> None:
+    """Points of R@1 that it loses against uncut vectors, and their standard error: the same queries are compared."""
+    lost = 100 * (uncut.first.astype(float) - contender.first)
+    contender.facts["R@1 lost"] = round(float(lost.mean()), 2)
+    contender.facts["R@1 lost, error"] = round(float(lost.std() / np.sqrt(len(lost))), 2)

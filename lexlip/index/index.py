@@ -154,12 +154,12 @@ class Index:
         candidates = _count("candidates", candidates)
         threads = _count("threads", threads or os.cpu_count() or 1)
         rows = max(1, min(threads, len(queries) // _QUERIES_PER_THREAD))
-        bounds = np.linspace(0, len(queries), rows + 1).astype(int).tolist()
         groups = [range(len(self.segments))]
         if threads >= 2 * rows and len(self) * len(queries) > _DOCUMENTS_PER_THREAD * rows:
             groups = [[number] for number in groups[0]] or groups
         if rows == len(groups) == 1:
             return self._find(groups[0], queries, 0, len(queries), k, drop, candidates)
+        bounds = np.linspace(0, len(queries), rows + 1).astype(int).tolist()
         with ThreadPoolExecutor(min(threads, rows * len(groups))) as pool:
             parts = [
                 [pool.submit(self._find, group, queries, first, last, k, drop, candidates) for group in groups]

@@ -160,7 +160,7 @@ def test_cut_keeps_the_heaviest():
 
 def test_recall_is_counted_by_place():
     from contenders import Contender
-    from trained_run import measure_recall
+    from trained_run import measure_loss, measure_recall
 
     class Options:
         round_seconds = 0.01
@@ -170,6 +170,9 @@ def test_recall_is_counted_by_place():
     contender = Contender("x", lambda query: found[query], lambda queries: [found[query] for query in queries], 1)
     measure_recall(contender, right, Options)
     assert contender.facts == {"R@1": 25, "R@5": 25, "R@10": 50, "queries": 4}
+    uncut = Contender("y", None, None, 1, first=np.array([True, True, False, True]))
+    measure_loss(contender, uncut)  # the first document is right of queries 0, and 0, 1, 3: two of four are lost
+    assert (contender.facts["R@1 lost"], contender.facts["R@1 lost, error"]) == (50, 25)
 
 
 def test_rows(inputs, monkeypatch, capsys):
@@ -189,10 +192,15 @@ def test_rows(inputs, monkeypatch, capsys):
     rows = json.loads((folder / "rows.json").read_text())
     groups = {(row["direction"], row["distractors"]) for row in rows}
     assert groups == {(way, count) for way in ("text to image", "image to text") for count in (0, 30)}
+    same_task = lambda one, two: (one["direction"], one["distractors"]) == (two["direction"], two["distractors"])
     for row in rows:
         assert row["documents"] == row["distractors"] + (4 if row["direction"] == "text to image" else 8)
         assert 0 <= row["R@1"] <= row["R@5"] <= row["R@10"] <= 100 and row["qps"] > 0 and row["bytes"] > 0
         assert row["queries"] == 3
+        uncut = next(other for other in rows if other["engine"] == "lexlip, all terms" and same_task(other, row))
+        if "R@1 lost" in row:
+            assert row["R@1 lost"] == pytest.approx(uncut["R@1"] - row["R@1"], abs=0.02)
+        assert ("R@1 lost" in row) == ("top_k" in row and row is not uncut)
     names = [row["engine"] for row in rows if row["direction"] == "text to image" and row["distractors"] == 30]
     ours = ["lexlip, all terms", "lexlip, all terms, drop 0.1", "lexlip, 8 terms", "lexlip, 4 terms"]
     assert names.pop(3) == "lexlip, 8 terms"  # as an adapter
