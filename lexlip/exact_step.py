@@ -19,11 +19,19 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from lexlip.batch_norm import average_statistics, statistics_kept
 from lexlip.distributed import gather_objects, gather_rows, rank, sum_over_ranks, world_size
 from lexlip.faults import SkippedSamples, TrainingError, report_not_finite
 
 log = logging.getLogger(__name__)
 
+PART_OF = {  # each loss's part of `loss_names`
+    "contrastive_loss": "contrastive",
+    "flops_loss": "contrastive",
+    "self_t_mlm_loss": "self_t",
+    "i2t_mlm_loss": "i2t",
+    "t2t_mlm_loss": "t2t",
+}
 MOST_OVERFLOWS = 20  # in a row; a loss scale of 65,536 has then fallen below 1
 
 
@@ -79,14 +87,9 @@ class ExactStep(pl.LightningModule):
     # --- the step ---
 
     def weigh(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Multiply by `loss_names`; parts of weight 0 are left out. FLOPS belongs to the contrastive part."""
-        weights = self.keys["loss_names"]
-        weighted = {}
-        for name, value in losses.items():
-            weight = weights.get(name.removesuffix("_loss").removesuffix("_mlm").replace("flops", "contrastive"), 0)
-            if weight:
-                weighted[name] = value * weight
-        return weighted
+        """Multiply by `loss_names`; parts of weight 0 are left out."""
+        weights = {name: self.keys["loss_names"].get(PART_OF[name], 0) for name in losses}
+        return {name: value * weights[name] for name, value in losses.items() if weights[name]}
 
     def compute_losses(self, batch: dict) -> dict[str, Tensor]:
         """All weighted parts of the loss of one batch in one pass, by name; their sum is what is trained."""
@@ -115,6 +118,7 @@ class ExactStep(pl.LightningModule):
         else:
             losses = self._cached_backward(batch)
         losses = self._mean_over_ranks(losses)
+        average_statistics(self)
         self._total = sum(losses.values())
         before = self._loss_scale()
         optimizer.step()
@@ -196,7 +200,7 @@ class ExactStep(pl.LightningModule):
     def _cached_backward(self, batch: dict) -> dict[str, Tensor]:
         passes = list(split_batch(batch, self.rows_per_pass))
         states, parts = [], []
-        with torch.no_grad():
+        with torch.no_grad(), statistics_kept(self):  # the second encoding moves them
             for part in passes:
                 states.append(_random_state(self.device))
                 parts.append(self.encode(part, vectors_only=True)[0])

@@ -6,7 +6,8 @@ B batch, L tokens.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -20,9 +21,14 @@ from lexlip.encoders import ImageEncoder, TextEncoder, pretrained_bert
 from lexlip.folders import FolderModel
 from lexlip.model_config import ModelConfig
 from lexlip.text_tables import fit_text_tables
-from lexlip_data.pictures import to_rgb, upright
+from lexlip_data.errors import BrokenImage
+from lexlip_data.pictures import open_image, to_rgb, upright
 from lexlip_data.sentences import mark_sentences
 from lexlip_data.transforms import build_transform
+
+BATCH_SIZE = 256  # rows that pass the towers at once, if a user says nothing
+PICTURE = (Image.Image, str, Path)
+Picture = Image.Image | str | Path
 
 
 class TwoTowers(nn.Module, FolderModel):
@@ -201,32 +207,51 @@ class TwoTowers(nn.Module, FolderModel):
 
     @torch.no_grad()
     def encode_text(
-        self, texts: Sequence[str] | Tensor, attention_mask: Tensor | None = None, normalize: bool = True
+        self,
+        texts: str | Sequence[str] | Tensor,
+        attention_mask: Tensor | None = None,
+        normalize: bool = True,
+        batch_size: int = BATCH_SIZE,
     ) -> Tensor:
         """Captions to retrieval vectors.
 
         Args:
-            texts: strings, or (B, L) word ids with their `attention_mask`.
+            texts: B strings, or (B, L) word ids with their `attention_mask`. B may be 0; one string alone is B = 1.
             normalize: divide by the L2 norm, so that dot products are cosines.
+            batch_size: how many of them pass the towers at once.
 
         Returns:
             (B, width of the vectors) float32, on the model's device.
+
+        Raises:
+            TypeError: something else among the strings.
+            ValueError: strings without a tokenizer, word ids without a mask, or batch_size below 1.
         """
-        if not isinstance(texts, Tensor):
+        if isinstance(texts, Tensor):
+            if attention_mask is None:
+                raise ValueError("word ids need their attention_mask")
+            encode = lambda rows: self.vectors_text(texts[rows].to(self.device), attention_mask[rows].to(self.device))
+        else:
             if self.tokenizer is None:
                 raise ValueError("this model has no tokenizer: pass word ids and their mask, or set model.tokenizer")
-            batch = self.tokenizer(
-                self._marked(texts),
-                padding=True,
-                truncation=True,
-                max_length=self.config.max_words,
-                return_tensors="pt",
-            )
-            texts, attention_mask = batch["input_ids"], batch["attention_mask"]
-        if attention_mask is None:
-            raise ValueError("word ids need their attention_mask")
+            texts = [texts] if isinstance(texts, str) else list(texts)
+            _all_are(str, texts, "a string")
+            encode = lambda rows: self.vectors_text(*self._tokenized(texts[rows]))
+        return self._encoded(encode, len(texts), batch_size, normalize)
+
+    def _tokenized(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        batch = self.tokenizer(
+            self._marked(texts), padding=True, truncation=True, max_length=self.config.max_words, return_tensors="pt"
+        )
+        return batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)
+
+    def _encoded(self, encode: Callable[[slice], Tensor], count: int, batch_size: int, normalize: bool) -> Tensor:
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: at least 1")
+        width = self.config.vocab_size if self.config.embed_dim is None else self.config.embed_dim
         with _evaluating(self):
-            vectors = self.vectors_text(texts.to(self.device), attention_mask.to(self.device))
+            parts = [encode(slice(begin, begin + batch_size)) for begin in range(0, count, batch_size)]
+        vectors = torch.cat(parts) if parts else torch.zeros(0, width, device=self.device)
         return F.normalize(vectors, dim=-1) if normalize else vectors
 
     def cut_texts(self, texts: Sequence[str]) -> int:
@@ -234,30 +259,42 @@ class TwoTowers(nn.Module, FolderModel):
         lengths = [len(ids) for ids in self.tokenizer(self._marked(texts), verbose=False)["input_ids"]]
         return sum(length > self.config.max_words for length in lengths)
 
-    def _marked(self, texts: str | Sequence[str]) -> list[str]:
-        texts = [texts] if isinstance(texts, str) else list(texts)
+    def _marked(self, texts: Sequence[str]) -> list[str]:
         if self.config.sentence_sep:
-            texts = [mark_sentences(text, self.tokenizer.sep_token) for text in texts]
-        return texts
+            return [mark_sentences(text, self.tokenizer.sep_token) for text in texts]
+        return list(texts)
 
     @torch.no_grad()
-    def encode_image(self, images: Sequence[Image.Image] | Tensor, normalize: bool = True) -> Tensor:
+    def encode_image(
+        self, images: Picture | Sequence[Picture] | Tensor, normalize: bool = True, batch_size: int = BATCH_SIZE
+    ) -> Tensor:
         """Pictures to retrieval vectors.
 
         Args:
-            images: PIL pictures, or (B, 3, H, W) normalised pixels.
+            images: B PIL pictures or paths of files, or (B, 3, H, W) normalised pixels. B may be 0; one picture or path
+                alone is B = 1.
             normalize: divide by the L2 norm, so that dot products are cosines.
+            batch_size: how many of them pass the towers at once; so many decoded pictures are held.
 
         Returns:
             (B, width of the vectors) float32, on the model's device.
+
+        Raises:
+            TypeError: something else among the pictures.
+            ValueError: batch_size below 1.
+            OSError: a file that cannot be read.
+            BrokenImage: a file that is no picture; the message names it.
         """
-        if not isinstance(images, Tensor):
+        if isinstance(images, Tensor):
+            encode = lambda rows: self.vectors_image(images[rows].to(self.device))
+        else:
+            images = [images] if isinstance(images, PICTURE) else list(images)
+            _all_are(PICTURE, images, "a PIL picture or the path of one")
             transform = build_transform("vit", self.config.image_size)
-            images = [images] if isinstance(images, Image.Image) else images
-            images = torch.stack([transform(to_rgb(upright(image))) for image in images])
-        with _evaluating(self):
-            vectors = self.vectors_image(images.to(self.device))
-        return F.normalize(vectors, dim=-1) if normalize else vectors
+            encode = lambda rows: self.vectors_image(
+                torch.stack([transform(_opened(image)) for image in images[rows]]).to(self.device)
+            )
+        return self._encoded(encode, len(images), batch_size, normalize)
 
     @property
     def device(self) -> torch.device:
@@ -277,6 +314,21 @@ class _evaluating:
 
     def __exit__(self, *error) -> None:
         self.module.train(self.was)
+
+
+def _all_are(kind: type | tuple[type, ...], values: Sequence, name: str) -> None:
+    for number, value in enumerate(values):
+        if not isinstance(value, kind):
+            raise TypeError(f"item {number} is of type {type(value).__name__}, not {name}")
+
+
+def _opened(image: Picture) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return to_rgb(upright(image))
+    try:
+        return open_image(Path(image).read_bytes())
+    except BrokenImage as error:
+        raise BrokenImage(f"{image}: {error}") from error
 
 
 def _plain(config: BertConfig) -> dict:

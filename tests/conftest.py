@@ -25,11 +25,16 @@ def _clean_environment(monkeypatch):
 
 @pytest.fixture(scope="session")
 def shared():
-    """Data beside the checkout, or where LEXLIP_SHARED says; skips the test where there is none."""
+    """Finds a file or folder of reference data beside the checkout, or where LEXLIP_SHARED says; skips without it."""
     folder = Path(os.environ.get("LEXLIP_SHARED") or Path(__file__).resolve().parents[2] / "shared")
-    if not folder.is_dir():
-        pytest.skip("no shared folder beside the checkout; LEXLIP_SHARED names another place")
-    return folder
+
+    def find(*parts: str) -> Path:
+        place = folder.joinpath(*parts)
+        if not place.exists():
+            pytest.skip(f"needs {'/'.join(parts)} of the reference data; LEXLIP_SHARED names their folder")
+        return place
+
+    return find
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +18,6 @@ CAPTIONS = [
     "the cat sleeps",
     "mountain climbers resting on snowy rocks above the clouds",
 ]
-
-
-@pytest.fixture
-def shared() -> Path:
-    """The folder of real research data, where there is one."""
-    folder = Path(os.environ.get("LEXLIP_SHARED", REPOSITORY.parent / "shared")) / "data"
-    if not folder.is_dir():
-        pytest.skip(f"no research data at {folder}; set LEXLIP_SHARED to the folder that holds data/")
-    return folder
 
 
 def make_jpeg(seed: int, size: tuple[int, int] = (40, 32)) -> bytes:

@@ -337,23 +337,24 @@ def test_the_command_runs_by_path_without_installation(tmp_path, make_folder):
 
 
 def test_flickr8k_tsv_and_json_hold_the_same_pairs(shared):
-    folder = shared / "flickr8k"
+    folder = shared("data", "flickr8k")
     from_json = {table.split: table for table in read_karpathy(folder / "dataset_flickr8k.json")}
-    for table in read_tsv(shared, "flickr8k"):
+    for table in read_tsv(folder.parent, "flickr8k"):
         assert pairs(table) == pairs(from_json[table.split])
         assert table.path(0).is_file() and from_json[table.split].path(0).is_file()
     assert set(from_json) == {"train", "val"} and len(from_json["train"]) == 6000
 
 
 def test_coco_mini(shared, tmp_path, run):
-    run("coco-captions", "--root", shared / "coco_mini", "--out", tmp_path)
+    root = shared("data", "coco_mini")
+    run("coco-captions", "--root", root, "--out", tmp_path)
     rows = content(tmp_path, "coco2017_train") + content(tmp_path, "coco2017_val")
     assert len(rows) == 101 and sum(len(row[1]) for row in rows) >= 505
-    file = next((shared / "coco_mini").glob(f"*2017/{rows[0][0]}"))
+    file = next(root.glob(f"*2017/{rows[0][0]}"))
     assert rows[0][2] == file.read_bytes()
 
 
 def test_folder_reads_captions_of_a_table_with_splits(shared):
-    table = shared / "flickr8k" / "flickr8k_val.tsv"
+    table = shared("data", "flickr8k", "flickr8k_val.tsv")
     (val,) = read_folder(table, "f8", "val", max_images=10)
     assert len(val) == 10 and val.path(9).is_file() and val.caption_counts.tolist() == [5] * 10

@@ -18,12 +18,10 @@ PHASES = {1: Phase1Module, 2: Phase2Module}
 @pytest.fixture(params=[1, 2], ids=["phase1", "phase2"])
 def official(request, shared, tmp_path):
     """A golden checkpoint imported through the command line, with its inputs and outputs."""
-    golden = shared / "golden" / f"Phase{request.param}_tiny_11"
-    if not golden.with_suffix(".npz").is_file():
-        pytest.skip(f"{golden}.npz is not there")
+    checkpoint, outputs = (shared("golden", f"Phase{request.param}_tiny_11.{end}") for end in ("ckpt", "npz"))
     out = tmp_path / "imported"
-    assert main(["import-official", f"{golden}.ckpt", str(out), "--text-heads", "4"]) == 0
-    with np.load(golden.with_suffix(".npz")) as arrays:
+    assert main(["import-official", str(checkpoint), str(out), "--text-heads", "4"]) == 0
+    with np.load(outputs) as arrays:
         values = {name: torch.from_numpy(arrays[name]) for name in arrays.files if arrays[name].dtype.kind in "fi"}
     return request.param, out, values
 
@@ -57,7 +55,7 @@ def test_an_imported_folder_gives_the_official_losses(official):
 
 def test_every_official_parameter_is_used_or_named(official, shared, tmp_path, capsys):
     phase, _, _ = official
-    path = shared / "golden" / f"Phase{phase}_tiny_11.ckpt"
+    path = shared("golden", f"Phase{phase}_tiny_11.ckpt")
     content = torch.load(path, weights_only=True)
     capsys.readouterr()
     main(["import-official", str(path), str(tmp_path / "again"), "--text-heads", "4"])
@@ -77,7 +75,7 @@ def test_every_official_parameter_is_used_or_named(official, shared, tmp_path, c
 
 @pytest.mark.parametrize("heads", ["3", "0"])
 def test_text_heads_must_divide_the_width(shared, tmp_path, capsys, heads):
-    path = shared / "golden" / "Phase1_tiny_11.ckpt"
+    path = shared("golden", "Phase1_tiny_11.ckpt")
     assert main(["import-official", str(path), str(tmp_path / "no"), "--text-heads", heads]) == 2
     assert f"--text-heads {heads}" in capsys.readouterr().err
 

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from lexlip import recall
+from lexlip.batch_norm import average_statistics
 from lexlip.distributed import gather_objects, gather_rows, gather_with_grad, rank, sum_over_ranks, world_size
 from lexlip.losses import flops
 from lexlip.model import LexLIP
@@ -81,6 +82,21 @@ def test_collectives_with_different_numbers_of_rows(in_two_processes):
     assert one[2] == two[2] == [2 * 5 * 2]
     assert one[3] == two[3] == [0, 1]
     assert (one[4], two[4]) == ((2, 0), (2, 1))
+
+
+def test_running_statistics_become_their_mean(in_two_processes):
+    def work(number):
+        tower = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)).train()
+        frozen, moving = tower[2].eval(), tower[0]
+        moving.running_mean += torch.tensor([1.0, 2.0]) * (number + 1)
+        moving.running_var += number
+        frozen.running_mean += number
+        average_statistics(tower)
+        return moving.running_mean.tolist(), moving.running_var.tolist(), frozen.running_mean.tolist()
+
+    one, two = in_two_processes(work)
+    assert one[:2] == two[:2] == ([1.5, 3.0], [1.5, 1.5])
+    assert one[2] == [0, 0, 0] and two[2] == [1, 1, 1]
 
 
 def test_flops_takes_the_mean_over_both(in_two_processes):

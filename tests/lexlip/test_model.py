@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 from lexlip.checkpoint import CheckpointError
 from lexlip.config import ConfigError
 from lexlip.model import LexLIP
+from lexlip_data.errors import BrokenImage
 
 
 @pytest.fixture
@@ -68,6 +69,39 @@ def test_strings_pictures_and_words(make_keys, livelier, tiny_data):
     light, heavy = tokenizer.convert_ids_to_tokens([7, 9])
     assert model.lexicon(row) == [[(heavy, 0.75), (light, 0.25)], []]
     assert len(model.lexicon(row, top_k=1)[0]) == 1
+
+
+def test_batches_files_and_nothing_at_all(make_keys, livelier, tiny_data, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
+    model = livelier(LexLIP.from_keys(make_keys(vocab_size=tiny_data["words"]), tokenizer))
+    texts = ["red dot", "the green box on a ring", "blue", "a small box"]
+    torch.testing.assert_close(model.encode_text(texts, batch_size=3), model.encode_text(texts))
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 40, 32, 3), dtype=np.uint8)
+    pictures = [Image.fromarray(picture) for picture in pixels]
+    together = model.encode_image(pictures)
+    torch.testing.assert_close(model.encode_image(pictures, batch_size=2), together)
+    pictures[3].save(tmp_path / "a.png")
+    mixed = model.encode_image([tmp_path / "a.png", pictures[0], str(tmp_path / "a.png")])
+    torch.testing.assert_close(mixed, together[[3, 0, 3]])
+    torch.testing.assert_close(model.encode_image(str(tmp_path / "a.png")), together[3:4])
+    for empty in (model.encode_text([]), model.encode_image([]), model.encode_image(torch.zeros(0, 3, 32, 32))):
+        assert empty.shape == (0, tiny_data["words"])
+
+
+def test_what_cannot_be_encoded_is_named(make_keys, tiny_data, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
+    model = LexLIP.from_keys(make_keys(vocab_size=tiny_data["words"]), tokenizer)
+    with pytest.raises(TypeError, match="item 1 is of type NoneType, not a string"):
+        model.encode_text(["red dot", None])
+    with pytest.raises(TypeError, match="item 0 is of type ndarray, not a PIL picture or the path of one"):
+        model.encode_image([np.zeros((4, 4, 3), dtype=np.uint8)])
+    with pytest.raises(ValueError, match="batch_size=0"):
+        model.encode_text(["red dot"], batch_size=0)
+    (tmp_path / "no.jpg").write_text("no picture")
+    with pytest.raises(BrokenImage, match="no.jpg"):
+        model.encode_image([tmp_path / "no.jpg"])
+    with pytest.raises(FileNotFoundError, match="none.jpg"):
+        model.encode_image(tmp_path / "none.jpg")
 
 
 def test_without_tokenizer_or_mask_the_message_says_so(model):

@@ -102,11 +102,9 @@ def golden(request, shared):
     """Module with the released weights, its batch, and the released code's numbers, after one step."""
     from lexlip import config
 
-    number, folder = request.param, shared / "golden"
-    if not folder.is_dir():
-        pytest.skip("no golden folder in the shared data")
-    arrays = np.load(folder / f"Phase{number}_tiny_11.npz")
-    theirs = torch.load(folder / f"Phase{number}_tiny_11.ckpt", weights_only=True)["state_dict"]
+    number = request.param
+    arrays = np.load(shared("golden", f"Phase{number}_tiny_11.npz"))
+    theirs = torch.load(shared("golden", f"Phase{number}_tiny_11.ckpt"), weights_only=True)["state_dict"]
     keys = config.base()
     keys.update(
         training_mode="both" if number == 1 else "con", image_size=64, hidden_size=64, input_text_embed_size=64,

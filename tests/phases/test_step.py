@@ -126,6 +126,15 @@ def test_with_dropout_the_cached_step_is_all_passes_with_graph(build, make_batch
     assert_same(gradients_of(cached), gradients_of(obvious))
 
 
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_cached_step_moves_running_statistics_once_per_pass(build, make_batch, phase):
+    tower = {"vit": "resnet10t", "vit_kwargs": {}, "patch_size": None, "input_image_embed_size": 512}
+    module = build(phase, per_gpu_batchsize=2, **tower)
+    module.training_step(make_batch(), 0)
+    norms = [part for part in module.model.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    assert norms and all(part.num_batches_tracked == 3 and part.track_running_stats for part in norms)
+
+
 def test_dropout_differs_between_steps_and_passes(build, make_batch):
     module = build("phase1", per_gpu_batchsize=3, drop_rate=0.5)
     seen = []
