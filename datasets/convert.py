@@ -259,7 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = layout("demo", _demo, "OpenMoji drawings with their names: a small real data set, no download")
     sub.add_argument("--size", type=arguments.count, default=96, help="pixels per side (default: %(default)s)")
     sub.add_argument("--vocab", type=Path, help="also train a tokenizer on the training captions and save it here")
-    sub.add_argument("--vocab-size", type=arguments.count, default=3000, help="pieces at most (default: %(default)s)")
+    sub.add_argument("--vocab-size", type=arguments.count, default=2000, help="pieces at most (default: %(default)s)")
 
     text = "read converted files to their end: all shards there, whole, of one conversion, what they lack listed"
     sub = layouts.add_parser("check", parents=[judging], help=text, description=text)

@@ -46,7 +46,8 @@ AT_LEAST_ONE = (
 )
 NOT_NEGATIVE = (
     "num_gpus num_workers decoder_layers warmup_steps clip_grad learning_rate end_lr queue_size text_layers "
-    "corner_tokens long_captions eval_folds flops_weight flops_warmup weight_decay seed checkpoint_minutes"
+    "corner_tokens long_captions eval_folds flops_weight flops_warmup weight_decay seed checkpoint_minutes "
+    "adam_eps image_norm_eps"
 )
 
 
@@ -129,8 +130,9 @@ def _check_choices(keys: dict) -> None:
     for key in ("train_transform_keys", "val_transform_keys"):
         if len(keys[key]) != 1 or keys[key][0] not in TRANSFORM_KEYS:
             raise ConfigError(f"{key}={keys[key]}; it must hold one of {', '.join(TRANSFORM_KEYS)}")
-    if isinstance(keys["decay_power"], str) and keys["decay_power"] != "cosine":
-        raise ConfigError(f"decay_power={keys['decay_power']!r}; it must be a number or 'cosine'")
+    power = keys["decay_power"]
+    if power != "cosine" and (isinstance(power, str) or power < 0):
+        raise ConfigError(f"decay_power={power!r}; it must be a number that is not negative, or 'cosine'")
     wrong = sorted(set(keys["loss_names"]) - set(LOSSES))
     if wrong:
         raise ConfigError(f"loss_names has {wrong[0]!r}; known are {', '.join(LOSSES)}")

@@ -1,6 +1,6 @@
 """Both towers, up to the pooled vector, as ONNX files for serving.
 
-Needs the extra packages onnx, onnxscript and onnxruntime: `pip install lexlip[onnx]`.
+Needs the extra packages onnx, onnxscript and onnxruntime: `pip install -e '.[onnx]'`.
 """
 
 from __future__ import annotations

@@ -253,13 +253,14 @@ def describe(keys: dict, module: RetrievalModule, data: CaptionDataModule) -> st
     processes = launch.processes(keys)
     per_process = keys["batch_size"] // processes
     rows = keys["grad_cache_chunk"] or keys["per_gpu_batchsize"]
+    most = "at most " if per_process % rows else ""
     steps = data.n_pairs // keys["batch_size"]
     length = f"{keys['max_steps']} steps" if keys["max_steps"] is not None else f"{keys['max_epoch']} epochs"
     millions = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
     return (
         f"{type(module).__name__}: {millions:.1f}M trained parameters; {data.n_pairs} pairs, {steps} steps per epoch, "
         f"{length}; batch {keys['batch_size']} = {processes} processes x "
-        f"{-(-per_process // rows)} passes x {rows}"
+        f"{-(-per_process // rows)} passes x {most}{rows}"
     )
 
 

@@ -94,7 +94,7 @@ class OpenClipEncoder:
         try:
             import open_clip
         except ImportError as error:
-            raise UserError(f'open_clip:{name} needs open_clip: pip install "lexlip[open_clip]"') from error
+            raise UserError(f"open_clip:{name} needs open_clip: pip install -e '.[open_clip]'") from error
         if pretrained is None and not name.startswith(WITH_WEIGHTS):
             raise UserError(f"open_clip:{name} without --pretrained would be random; name its weights, such as openai")
         try:

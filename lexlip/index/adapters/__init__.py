@@ -7,7 +7,7 @@
 | qdrant | a folder (Qdrant Edge, in this process), or the URL of a server | qdrant-edge-py, qdrant-client |
 | seismic | a folder; approximate | pyseismic-lsr |
 
-Each is an extra of the same name: pip install 'lexlip[milvus]'. Only what is used is imported.
+Each is an extra of the same name: pip install -e '.[milvus]'. Only what is used is imported.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def needed(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise IndexingError(
-            f"the {extra} engine needs the package {module}: pip install 'lexlip[{extra}]' ({error})"
+            f"the {extra} engine needs the package {module}: pip install -e '.[{extra}]' ({error})"
         ) from error
 
 

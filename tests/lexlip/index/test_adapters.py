@@ -58,7 +58,7 @@ def same_up_to_ties(theirs, ours, all_ours):
 @pytest.mark.parametrize("name", list(EXACT))
 def test_exact_engines(name, kind, collections, bags, tmp_path):
     if name not in installed():
-        pytest.skip(f"the {name} engine is not installed: pip install 'lexlip[{name}]'")
+        pytest.skip(f"the {name} engine is not installed: pip install -e '.[{name}]'")
     index = collections[kind]
     check(open_engine(name, str(tmp_path / EXACT[name]), **OPTIONS.get(name, {})), index, bags)
 
@@ -75,14 +75,14 @@ def check(engine, index, bags):
 
 
 def test_a_qdrant_server(collections, bags):
-    pytest.importorskip("qdrant_client", reason="the qdrant engine is not installed: pip install 'lexlip[qdrant]'")
+    pytest.importorskip("qdrant_client", reason="the qdrant engine is not installed: pip install -e '.[qdrant]'")
     check(open_engine("qdrant", ":memory:"), collections["string"], bags[:10])
 
 
 @pytest.mark.parametrize("name", ["milvus", "qdrant"])
 def test_an_index_is_there_when_it_is_opened_again(name, collections, bags, tmp_path):
     if name not in installed():
-        pytest.skip(f"the {name} engine is not installed: pip install 'lexlip[{name}]'")
+        pytest.skip(f"the {name} engine is not installed: pip install -e '.[{name}]'")
     place = str(tmp_path / EXACT[name])
     engine = open_engine(name, place)
     engine.build(stored_rows(collections["int"]))
@@ -96,7 +96,7 @@ def test_an_index_is_there_when_it_is_opened_again(name, collections, bags, tmp_
 
 def test_seismic_finds_most(collections, bags, tmp_path):
     if "seismic" not in installed():
-        pytest.skip("the seismic engine is not installed: pip install 'lexlip[seismic]'")
+        pytest.skip("the seismic engine is not installed: pip install -e '.[seismic]'")
     for kind, index in collections.items():
         engine = open_engine("seismic", str(tmp_path / kind), heap_factor=0.0)
         engine.build(stored_rows(index))
@@ -110,7 +110,7 @@ def test_seismic_finds_most(collections, bags, tmp_path):
 @pytest.mark.parametrize("name", ["lexlip", "milvus", "qdrant", "seismic"])
 def test_documents_without_terms_are_never_found(name, bags, tmp_path):
     if name not in installed():
-        pytest.skip(f"the {name} engine is not installed: pip install 'lexlip[{name}]'")
+        pytest.skip(f"the {name} engine is not installed: pip install -e '.[{name}]'")
     engine = open_engine(name, str(tmp_path / "new.db"))
     engine.build([SparseRows.from_bags([{}, {}])])
     assert engine.search_batch(bags[:5], 3) == [[]] * 5
@@ -118,7 +118,7 @@ def test_documents_without_terms_are_never_found(name, bags, tmp_path):
 
 def test_a_k_that_milvus_refuses(tmp_path):
     if "milvus" not in installed():
-        pytest.skip("the milvus engine is not installed: pip install 'lexlip[milvus]'")
+        pytest.skip("the milvus engine is not installed: pip install -e '.[milvus]'")
     engine = open_engine("milvus", str(tmp_path / "new.db"))
     with pytest.raises(IndexingError, match="k=100000: Milvus finds 1 to 16,384"):
         engine.search(([1], [1.0]), 100_000)
@@ -126,7 +126,7 @@ def test_a_k_that_milvus_refuses(tmp_path):
 
 def test_qdrant_removes_nothing_but_its_own(tmp_path):
     if "qdrant" not in installed():
-        pytest.skip("the qdrant engine is not installed: pip install 'lexlip[qdrant]'")
+        pytest.skip("the qdrant engine is not installed: pip install -e '.[qdrant]'")
     file = tmp_path / "mine" / "segments" / "file"
     file.parent.mkdir(parents=True)
     file.touch()
@@ -150,7 +150,7 @@ def test_stored_rows_make_the_same_index(batch, rows, queries, tmp_path):
 )
 def test_an_absent_package_is_named(name, package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)  # an import of it fails
-    with pytest.raises(IndexingError, match=rf"pip install 'lexlip\[{name}\]'"):
+    with pytest.raises(IndexingError, match=rf"pip install -e '\.\[{name}\]'"):
         open_engine(name, str(tmp_path / "x.db"))
 
 

@@ -175,4 +175,4 @@ def test_without_the_extra(module, index_folder, model_folder, monkeypatch, caps
         monkeypatch.delitem(sys.modules, name)
     assert main(["serve", "--index", str(index_folder), "--model", str(model_folder)]) == 2
     error = capsys.readouterr().err
-    assert "pip install 'lexlip[serve]'" in error and error.count("\n") == 1
+    assert "pip install -e '.[serve]'" in error and error.count("\n") == 1
