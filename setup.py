@@ -35,6 +35,16 @@ setup(
     long_description=read("README.md"),
     long_description_content_type="text/markdown",
     license="MIT",
+    project_urls={"Paper": "https://arxiv.org/abs/2302.02908"},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Topic :: Text Processing :: Indexing",
+    ],
     python_requires=">=3.10",
     packages=[
         *find_packages(include=["lexlip*", "Phase1*", "Phase2*"]),
