@@ -26,11 +26,17 @@ MODEL_CARD = """---
 {{ card_data }}
 ---
 
-The dense counterpart of a LexLIP model: pictures and captions as vectors of one space.
+The dense counterpart of a LexLIP model: pictures and captions as vectors of one space. `config.json` names the towers
+and the picture size.
 
-    from lexlip import DenseLIP
-    model = DenseLIP.from_pretrained("this folder or name")
-    model.encode_text(["a dog on the beach"])
+```python
+from lexlip import DenseLIP
+
+model = DenseLIP.from_pretrained("this folder or name")
+print(model.encode_text(["a dog on the beach"]) @ model.encode_image(["dog.jpg"]).T)
+```
+
+Training data, recall and limits: to be filled in by whoever publishes the weights.
 """
 
 

@@ -18,11 +18,25 @@ MODEL_CARD = """---
 {{ card_data }}
 ---
 
-A LexLIP model: pictures and captions as weighted bags of words over one vocabulary.
+A LexLIP model ([Luo et al., ICCV 2023](https://arxiv.org/abs/2302.02908)): pictures and captions as weighted bags of
+words over one vocabulary, for search with an inverted index. `config.json` names the towers and the picture size.
 
-    from lexlip import LexLIP
-    model = LexLIP.from_pretrained("this folder or name")
-    model.lexicon(model.encode_text(["a dog on the beach"]))
+```python
+from lexlip import LexLIP
+
+model = LexLIP.from_pretrained("this folder or name")
+texts = model.encode_text(["a dog on the beach"])   # (1, words of the vocabulary), of length 1
+pictures = model.encode_image(["dog.jpg"])
+print(texts @ pictures.T, model.lexicon(pictures, top_k=10))
+```
+
+```bash
+lexlip encode --model FOLDER --images PICTURES --out vectors
+lexlip index build pictures.index vectors
+lexlip search --index pictures.index --model FOLDER "a dog on the beach" --explain
+```
+
+Training data, recall and limits: to be filled in by whoever publishes the weights.
 """
 
 
