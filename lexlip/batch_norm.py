@@ -20,6 +20,19 @@ def _in_training(module: nn.Module) -> list[_BatchNorm]:
     return [part for part in module.modules() if isinstance(part, _BatchNorm) and part.training]
 
 
+def statistics_of(module: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Every running table and count in training, each with a copy of its values, for `restore_statistics`."""
+    names = ("running_mean", "running_var", "num_batches_tracked")
+    tables = [getattr(part, name) for part in _in_training(module) for name in names]
+    return [(table, table.clone()) for table in tables if table is not None]
+
+
+def restore_statistics(kept: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Undo what forward passes did since `statistics_of`: a step that is left out leaves nothing behind."""
+    for table, before in kept:
+        table.copy_(before)
+
+
 @contextmanager
 def statistics_kept(module: nn.Module) -> Iterator[None]:
     """Forward passes of training meanwhile leave the running statistics as they are."""

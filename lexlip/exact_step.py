@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from lexlip.batch_norm import average_statistics, statistics_kept
+from lexlip.batch_norm import average_statistics, restore_statistics, statistics_kept, statistics_of
 from lexlip.distributed import gather_objects, gather_rows, rank, sum_over_ranks, world_size
 from lexlip.faults import SkippedSamples, TrainingError, report_not_finite
 
@@ -109,6 +109,7 @@ class ExactStep(pl.LightningModule):
         self.seed_step()
         optimizer = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
+        statistics = statistics_of(self)
         batch = self.prepare(batch)
         rows = len(batch["image_id"])
         if rows <= self.rows_per_pass:
@@ -118,17 +119,19 @@ class ExactStep(pl.LightningModule):
         else:
             losses = self._cached_backward(batch)
         losses = self._mean_over_ranks(losses)
-        average_statistics(self)
         self._total = sum(losses.values())
         before = self._loss_scale()
         optimizer.step()
         if not self._finite:
+            restore_statistics(statistics)
             self._left_out(losses, batch)
         elif self._loss_scale() < before:  # a scaler that just shrank has left the step out
+            restore_statistics(statistics)
             self._overflow()
         else:
             self.not_finite = self.overflowed = 0
             self.lr_schedulers().step()
+            average_statistics(self)
             self.after_step(batch)
         self._log_losses("train", losses, rows)
 

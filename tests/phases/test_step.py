@@ -135,6 +135,19 @@ def test_a_cached_step_moves_running_statistics_once_per_pass(build, make_batch,
     assert norms and all(part.num_batches_tracked == 3 and part.track_running_stats for part in norms)
 
 
+def test_a_step_that_is_not_finite_leaves_no_running_statistics(build, make_batch):
+    tower = {"vit": "resnet10t", "vit_kwargs": {}, "patch_size": None, "input_image_embed_size": 512}
+    module, batch = build("phase1", **tower), make_batch()
+    module.training_step(batch, 0)
+    before = {name: value.clone() for name, value in module.model.named_buffers()}
+    batch["image"] = batch["image"].float()
+    batch["image"][0, 0, 0, 0] = float("nan")
+    module._finite = False
+    module.training_step(batch, 0)
+    assert module.not_finite == 1
+    assert all(torch.equal(value, before[name]) for name, value in module.model.named_buffers())
+
+
 def test_dropout_differs_between_steps_and_passes(build, make_batch):
     module = build("phase1", per_gpu_batchsize=3, drop_rate=0.5)
     seen = []
