@@ -108,7 +108,9 @@ def _delete(options: argparse.Namespace) -> None:
     ids: list = list(options.ids)
     if options.file is not None:
         try:
-            ids += options.file.read_text(encoding="utf-8").splitlines()
+            # By line ends alone: `splitlines` also splits at characters that ids may hold.
+            ids += [line.removesuffix("\r") for line in options.file.read_text(encoding="utf-8-sig").split("\n")]
+            ids = ids[:-1] if ids and not ids[-1] else ids
         except (OSError, UnicodeDecodeError) as error:
             raise IndexingError(f"{options.file} cannot be read as text: {error}") from error
     if read_manifest(options.index).settings.ids == "int":

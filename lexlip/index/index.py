@@ -252,7 +252,7 @@ class Index:
         for row in range(len(merged.scores)):
             order = np.argsort(-merged.scores[row], kind="stable")
             scores = merged.scores[row, order]
-            if (scores[1:] == scores[:-1]).any():
+            if ((scores[1:] == scores[:-1]) & (scores[1:] > 0)).any():  # 0: a place that is not filled
                 order = np.array(sorted(order.tolist(), key=lambda place: self._rank(merged, row, place)))
             for column in merged:
                 column[row] = column[row, order]

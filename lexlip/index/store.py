@@ -172,7 +172,9 @@ def transaction(folder: Path, create: bool = False) -> Iterator[Transaction]:
         try:
             yield work
         finally:
-            _remove_unused(folder, work.manifest)
+            # By what the disk says: an interruption may come after the rename and before `publish` returns.
+            with suppress(IndexingError, OSError):
+                _remove_unused(folder, read_manifest(folder) if (folder / MANIFEST).exists() else None)
     finally:
         lock.release()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lexlip.index import DamagedIndex, Index, IndexBusy, IndexingError, SparseRows, add, build, delete, merge
+from lexlip.index import DamagedIndex, Index, IndexBusy, IndexingError, SparseRows, add, build, delete, merge, store
 from lexlip.index.store import transaction
 
 
@@ -157,6 +157,29 @@ while True:
         delete(folder, rng.integers(0, 40_000, 100))
         merge(folder)
 """
+
+
+@pytest.mark.parametrize("call", [1, 2], ids=["before_the_rename", "after_it"])
+def test_interrupted_while_publishing(tmp_path, monkeypatch, call):
+    folder = tmp_path / "index"
+    build(folder, [SparseRows.from_bags([{1: 0.5}] * 3, ids=["a", "b", "c"])])
+    add(folder, [SparseRows.from_bags([{1: 0.5}], ids=["d"])])
+    real, calls = store._sync_folder, []
+
+    def sync(place):
+        calls.append(place)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        real(place)
+
+    monkeypatch.setattr(store, "_sync_folder", sync)
+    with pytest.raises(KeyboardInterrupt):
+        merge(folder)
+    monkeypatch.undo()
+    assert len(Index.open(folder)) == 4
+    assert len(list(folder.glob("*.seg"))) == (2 if call == 1 else 1)
+    delete(folder, ["a"])
+    assert len(Index.open(folder)) == 3
 
 
 @pytest.mark.slow
