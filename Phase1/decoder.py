@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lexlip.encoders import BertStack, TextEncoder
+from lexlip.models.encoders import BertStack, TextEncoder
 
 
 class WeakenedDecoder(nn.Module):

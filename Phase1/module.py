@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lexlip.config import TRAINING_MODES
-from lexlip.exact_step import global_count
-from lexlip.lexicon import lexicon_bottleneck
-from lexlip.losses import flops, masked_lm
-from lexlip.model import LexLIP
-from lexlip.module import RetrievalModule
+from lexlip.models.lexicon_head import lexicon_bottleneck
+from lexlip.models.lexlip import LexLIP
+from lexlip.train.config import TRAINING_MODES
+from lexlip.train.losses import flops, masked_lm
+from lexlip.train.module import RetrievalModule
+from lexlip.train.step import global_count
 from Phase1.decoder import WeakenedDecoder
 
 

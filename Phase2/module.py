@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
-from lexlip.config import ConfigError
-from lexlip.distributed import gather_pair, gather_rows, sum_over_ranks, world_size
-from lexlip.exact_step import split_batch
-from lexlip.losses import flops, queue_contrastive
-from lexlip.model import LexLIP
-from lexlip.module import RetrievalModule
+from lexlip.errors import ConfigError
+from lexlip.models.lexlip import LexLIP
+from lexlip.train.losses import flops, queue_contrastive
+from lexlip.train.module import RetrievalModule
+from lexlip.train.step import split_batch
+from lexlip.utils.distributed import gather_pair, gather_rows, sum_over_ranks, world_size
 from Phase2.negatives import KeyRing
 
 

@@ -7,7 +7,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if (ROOT / "datasets" / "lexlip_data").is_dir():  # a plain checkout runs without installation
     sys.path[:0] = [str(ROOT), str(ROOT / "datasets")]
 
-from lexlip.runner import command_line, make_experiment  # noqa: E402
+from lexlip.train.main import command_line, make_experiment  # noqa: E402
 from Phase2.module import Phase2Module  # noqa: E402
 
 ex = make_experiment("LexLIP-Phase2", Phase2Module)

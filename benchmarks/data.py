@@ -37,9 +37,9 @@ from PIL import Image
 from torchvision import transforms as tv
 from transformers import AutoTokenizer
 
-from lexlip_data.arrow import ArrowSource
-from lexlip_data.datamodule import CaptionDataModule
-from lexlip_data.memory import keep_freed_memory
+from lexlip_data.loading.datamodule import CaptionDataModule
+from lexlip_data.loading.memory import keep_freed_memory
+from lexlip_data.sources.arrow import ArrowSource
 
 EPOCHS = 3
 

@@ -15,12 +15,12 @@ import numpy as np
 from tqdm import tqdm
 from trained_set import TrainedSet, mixed_pairs
 
-from lexlip.dense import DenseLIP
 from lexlip.encode.corpus import Pictures, Texts
 from lexlip.encode.run import fingerprint
+from lexlip.models.dense import DenseLIP
 from lexlip_data.errors import BrokenSample, one_line
-from lexlip_data.pictures import open_image
-from lexlip_data.skipped import Skipped
+from lexlip_data.sources.images import open_image
+from lexlip_data.sources.skipped import Skipped
 
 BLOCK = 50_000  # vectors handed on at once
 _BATCH = 64

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from harness import Options, Subject
 
-from lexlip.recall import SparseVectors, best_ranks
+from lexlip.evaluate.recall import SparseVectors, best_ranks
 
 
 def vectors(rng: np.random.Generator, ids: np.ndarray, topics: np.ndarray, sizes: dict) -> SparseVectors:

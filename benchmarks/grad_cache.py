@@ -29,7 +29,7 @@ NAMED = {
 
 def make_keys(phase: str, batch: int, chunk: int) -> dict:
     """The demo's keys; chunk 0: the plain step."""
-    from lexlip import config
+    from lexlip.train import config
 
     keys = config.base()
     for name in NAMED[phase]:

@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from harness import Options, Subject
 
-from lexlip import lexicon_op
-from lexlip.lexicon import PADDING_LOGIT, max_logits
+from lexlip.ops import fused
+from lexlip.ops.fused import PADDING_LOGIT
+from lexlip.ops.max_logits import max_logits
 
 CASES = ("every word", "1% of the words", "captions", "without gradient")
 
@@ -83,7 +84,7 @@ def differences(case: str, options: Options) -> dict[str, float]:
     value, grads = results[0], results[1:]
     hidden, weight, bias = (tensor.detach() for tensor in tensors)
     compute = hidden.dtype  # 16-bit operands are the operands: the reference multiplies the same numbers
-    _, token = lexicon_op.pooled(hidden, weight, bias, mask, True, True)
+    _, token = fused.pooled(hidden, weight, bias, mask, True, True)
     weight64, bias64 = weight.to(compute).double(), bias.double()
     wanted, gap = torch.empty_like(value, dtype=torch.float64), 0.0
     dense = [torch.zeros_like(t, dtype=torch.float64) for t in (hidden, weight, bias)]

@@ -78,8 +78,8 @@ def _trained(options: argparse.Namespace, folder: Path) -> list[dict]:
     from dense_set import DenseSet
     from trained_set import TrainedSet
 
-    from lexlip.dense import DenseLIP
-    from lexlip.model import LexLIP
+    from lexlip.models.dense import DenseLIP
+    from lexlip.models.lexlip import LexLIP
 
     model = LexLIP.from_pretrained(options.model)
     dense_model = DenseLIP.from_pretrained(options.dense_model) if options.dense_model else None

@@ -14,8 +14,8 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
-import lexlip.attention
-import lexlip.lexicon_op  # noqa: F401  both register their operators
+import lexlip.ops.attention
+import lexlip.ops.fused  # noqa: F401  both register their operators
 
 
 def products(run: Callable[[], object]) -> int:

@@ -21,9 +21,9 @@ import torch
 from harness import Options, Subject
 from torch import Tensor
 
-from lexlip import config
-from lexlip.module import RetrievalModule
-from lexlip.optim import make_optimizer, parameter_groups
+from lexlip.train import config
+from lexlip.train.module import RetrievalModule
+from lexlip.train.optim import make_optimizer, parameter_groups
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lexlip.recall import CUTOFFS
+from lexlip.evaluate.recall import CUTOFFS
 
 
 def print_synthetic(rows: list[dict]) -> None:

@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lexlip.lexicon import PADDING_LOGIT, LexiconHead, lexicon_bottleneck
-from lexlip.losses import flops, in_batch_contrastive
-from lexlip.module import RetrievalModule
+from lexlip.models.lexicon_head import LexiconHead, lexicon_bottleneck
+from lexlip.ops.fused import PADDING_LOGIT
+from lexlip.train.losses import flops, in_batch_contrastive
+from lexlip.train.module import RetrievalModule
 
 
 @contextmanager

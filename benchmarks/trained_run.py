@@ -27,11 +27,11 @@ from dense_set import DenseSet
 from text_engines import BM25, right_captions
 from trained_set import SEED, TrainedSet, cut, numbered
 
-from lexlip.files import write_json
+from lexlip.evaluate.recall import CUTOFFS
 from lexlip.index import SparseRows, read_shards, write_shard
 from lexlip.index.adapters import open_engine
 from lexlip.index.engine import Bag, LexLIPEngine
-from lexlip.recall import CUTOFFS
+from lexlip.utils.files import write_json
 
 DIRECTIONS = {"text to image": ("captions", "pictures"), "image to text": ("pictures", "captions")}
 TOP_K = (8, 16, 32, 64, 128)

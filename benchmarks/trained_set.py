@@ -33,8 +33,8 @@ from lexlip.encode.files import LineTexts
 from lexlip.encode.run import encode
 from lexlip.encode.tables import SourcePictures, read_tsv
 from lexlip.index import SparseRows, read_shards, write_shard
-from lexlip.model import LexLIP
-from lexlip_data.pictures import open_image
+from lexlip.models.lexlip import LexLIP
+from lexlip_data.sources.images import open_image
 
 CROPS_PER_PHOTO = 4
 MIXED_AT_ONCE = 1000

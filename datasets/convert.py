@@ -25,17 +25,17 @@ try:
 except ImportError:  # run by path in a checkout that is not installed; the worker processes inherit the path
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from lexlip_data import annotations, arguments, demo, readers
-from lexlip_data.arrow import find_shards
-from lexlip_data.check import check_folder
+from lexlip_data.convert import annotations, arguments, demo, readers
+from lexlip_data.convert.check import check_folder
+from lexlip_data.convert.reading import PictureReader
+from lexlip_data.convert.vocabulary import build_tokenizer, read_captions
+from lexlip_data.convert.writer import Report, write_split
 from lexlip_data.errors import DataError, one_line
-from lexlip_data.files import read_picture
-from lexlip_data.reading import PictureReader
-from lexlip_data.registry import always_numbered, arrow_prefix, open_split
-from lexlip_data.skipped import Rules
-from lexlip_data.table import CaptionTable
-from lexlip_data.vocabulary import build_tokenizer, read_captions
-from lexlip_data.writer import Report, write_split
+from lexlip_data.sources.arrow import find_shards
+from lexlip_data.sources.files import read_picture
+from lexlip_data.sources.registry import always_numbered, arrow_prefix, open_split
+from lexlip_data.sources.skipped import Rules
+from lexlip_data.sources.table import CaptionTable
 
 # ViLT reads COCO and Flickr30k from one file per split, and cuts GCC and SBU at 100,000.
 _SHARD_IMAGES = {"coco": 0, "f30k": 0, "gcc": 100_000, "sbu": 100_000}

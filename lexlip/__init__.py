@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lexlip.dense import DenseLIP
     from lexlip.index import Index
-    from lexlip.model import LexLIP, ModelConfig
+    from lexlip.models.dense import DenseLIP
+    from lexlip.models.lexlip import LexLIP, ModelConfig
 
 __version__ = "0.1.0"
 
@@ -19,11 +19,11 @@ def __getattr__(name: str) -> object:
 
         return Index
     if name == "DenseLIP":
-        from lexlip.dense import DenseLIP
+        from lexlip.models.dense import DenseLIP
 
         return DenseLIP
     if name in ("LexLIP", "ModelConfig"):
-        from lexlip import model
+        from lexlip.models import lexlip
 
-        return getattr(model, name)
+        return getattr(lexlip, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from lexlip.encode.cli import add_commands as add_encode
 from lexlip.errors import UserError
+from lexlip.evaluate.long_text.cli import add_commands as add_long_text
 from lexlip.index.cli import add_commands
-from lexlip.long_text.cli import add_commands as add_long_text
 from lexlip.serve.cli import add_commands as add_serve
 
 
@@ -76,8 +76,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _import_official(options: argparse.Namespace) -> None:
-    from lexlip.export import write_folder
-    from lexlip.official import import_official
+    from lexlip.convert.export import write_folder
+    from lexlip.convert.official import import_official
 
     found = import_official(
         options.checkpoint, options.text_heads, options.image_heads, options.tokenizer, options.rel_pos
@@ -93,7 +93,7 @@ def _import_official(options: argparse.Namespace) -> None:
 
 
 def _import_lotlip(options: argparse.Namespace) -> None:
-    from lexlip.lotlip import import_lotlip
+    from lexlip.convert.lotlip import import_lotlip
 
     model = import_lotlip(options.checkpoint, options.corner_tokens, options.tokenizer)
     model.save_pretrained(options.out)
@@ -106,14 +106,14 @@ def _import_lotlip(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from lexlip.export import export_checkpoint
+    from lexlip.convert.export import export_checkpoint
 
     export_checkpoint(options.checkpoint, options.out, options.tokenizer, options.phase_state)
     print(f"{options.checkpoint} -> {options.out}")
 
 
 def _export_onnx(options: argparse.Namespace) -> None:
-    from lexlip.onnx import export_onnx
+    from lexlip.convert.onnx import export_onnx
 
     for file, difference in export_onnx(options.folder, options.out).items():
         print(f"{file}: largest difference from torch {difference:.1e}")

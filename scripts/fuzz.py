@@ -84,7 +84,7 @@ def run(numbers: Iterable[int], seed: int, time_limit: float, memory_limit: floa
     from tqdm import tqdm
     from transformers import AutoTokenizer
 
-    from lexlip_data.vocabulary import build_tokenizer
+    from lexlip_data.convert.vocabulary import build_tokenizer
 
     with tempfile.TemporaryDirectory(prefix="fuzz") as scratch:
         build_tokenizer([" ".join(WORDS)], Path(scratch) / "vocab", 200)

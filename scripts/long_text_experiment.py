@@ -25,16 +25,16 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "datasets")]
 
-from lexlip import checkpoint  # noqa: E402
-from lexlip.export import export_checkpoint  # noqa: E402
-from lexlip.files import write_json  # noqa: E402
-from lexlip.heads import load_folder_of_any_head  # noqa: E402
-from lexlip.recall import CUTOFFS, SparseVectors, retrieval_metrics  # noqa: E402
-from lexlip.towers import TwoTowers  # noqa: E402
-from lexlip_data.datamodule import CaptionDataModule  # noqa: E402
-from lexlip_data.long_captions import long_texts  # noqa: E402
-from lexlip_data.source import hash_id  # noqa: E402
-from lexlip_data.transforms import normalise  # noqa: E402
+from lexlip.convert.export import export_checkpoint  # noqa: E402
+from lexlip.evaluate.recall import CUTOFFS, SparseVectors, retrieval_metrics  # noqa: E402
+from lexlip.models.auto import load_folder_of_any_head  # noqa: E402
+from lexlip.models.two_tower import TwoTowers  # noqa: E402
+from lexlip.models.weights import read  # noqa: E402
+from lexlip.utils.files import write_json  # noqa: E402
+from lexlip_data.loading.datamodule import CaptionDataModule  # noqa: E402
+from lexlip_data.loading.long_captions import long_texts  # noqa: E402
+from lexlip_data.loading.transforms import normalise  # noqa: E402
+from lexlip_data.sources.source import hash_id  # noqa: E402
 
 HEADS = ("dense", "lexicon")
 VARIANTS = {
@@ -112,7 +112,7 @@ def _evaluate(path: Path, folder: Path) -> dict[str, dict]:
     """Recall on val with both kinds of queries."""
     export_checkpoint(path, folder)
     model = load_folder_of_any_head(folder)
-    keys = checkpoint.read(path)["hyper_parameters"]["config"]
+    keys = read(path)["hyper_parameters"]["config"]
     words = {"max_text_len": model.config.max_words, "num_workers": 0, "get_recall_metric": True}
     data = CaptionDataModule({**keys, **words}, model.tokenizer)
     data.setup("validate")

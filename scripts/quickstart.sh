@@ -45,7 +45,7 @@ data=data/openmoji
 arrow="$data/openmoji_train.arrow $data/openmoji_val.arrow $data/openmoji_test.arrow"
 tower="configs/base.yaml configs/demo.yaml"
 
-stage data "$arrow $data/vocab/tokenizer.json" "datasets/lexlip_data/demo.py datasets/lexlip_data/vocabulary.py" \
+stage data "$arrow $data/vocab/tokenizer.json" "datasets/lexlip_data/convert/demo.py datasets/lexlip_data/convert/vocabulary.py" \
   "$python" datasets/convert.py demo --out "$data" --vocab "$data/vocab" --vocab-size 2000 --size 96 --workers 2 --overwrite
 stage phase1 "$phase1" "$tower configs/task_Text_MAE_Contrastive_train.yaml configs/demo_phase1.yaml" \
   train phase1 Phase1/run.py task_Text_MAE_Contrastive_train demo demo_phase1 "${common[@]}"

@@ -41,7 +41,7 @@ def main() -> None:
 
 def collect(runs: Path) -> dict:
     """metrics.json: what each stage's evaluation wrote, and chance."""
-    from lexlip.files import write_json
+    from lexlip.utils.files import write_json
 
     stages = {}
     for stage in STAGES:
@@ -55,7 +55,7 @@ def collect(runs: Path) -> dict:
 
 def print_table(metrics: dict) -> None:
     """The stages' recall beside chance."""
-    from lexlip.recall import table
+    from lexlip.evaluate.recall import table
 
     print(table({title: metrics[stage] for stage, title in STAGES.items()}))
     chance = "".join(f"{metrics['chance'][f'R@{k}']:8.2f}" for k in (1, 5, 10))
@@ -81,8 +81,8 @@ def search(folder: Path, data_root: Path) -> list[dict]:
     import torch
 
     from lexlip import LexLIP
-    from lexlip_data.pictures import open_image
-    from lexlip_data.registry import open_split
+    from lexlip_data.sources.images import open_image
+    from lexlip_data.sources.registry import open_split
 
     model = LexLIP.from_pretrained(folder)
     source = open_split(data_root, "openmoji", "test")[0]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lexlip import config
+from lexlip.train import config
 
 torch.set_num_threads(1)
 
@@ -103,7 +103,7 @@ def make_batch():
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
     """A folder with a tokenizer and a data set `tiny` as tables: 8, 4 and 4 pictures with 2 captions each."""
-    from lexlip_data.vocabulary import build_tokenizer
+    from lexlip_data.convert.vocabulary import build_tokenizer
 
     root = tmp_path_factory.mktemp("tiny_data")
     rng = np.random.default_rng(0)

@@ -1,4 +1,5 @@
 """What gets installed, under which names, and that no folder here hides a library. Offline; a few seconds."""
+
 import importlib.metadata
 import os
 import shutil

@@ -34,12 +34,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from lexlip.devices import usable_device
     from lexlip.encode.run import encode, process_of, show_progress
-    from lexlip.launch import leave_with_launcher
-    from lexlip.model import LexLIP
+    from lexlip.launch.environment import leave_with_launcher
+    from lexlip.models.lexlip import LexLIP
+    from lexlip.utils.devices import usable_device
     from lexlip_data.errors import DataError
-    from lexlip_data.skipped import Rules
+    from lexlip_data.sources.skipped import Rules
 
     leave_with_launcher()
     process = process_of()

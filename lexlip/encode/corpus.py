@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Protocol
 
-from lexlip_data.skipped import Skipped
+from lexlip_data.sources.skipped import Skipped
 
 
 class Corpus(Protocol):

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from lexlip_data.errors import BrokenSample, DataError, one_line
-from lexlip_data.files import read_picture, real_roots, require_file
-from lexlip_data.skipped import Skipped
-from lexlip_data.source import MAX_CAPTION, usable_caption
+from lexlip_data.sources.files import read_picture, real_roots, require_file
+from lexlip_data.sources.skipped import Skipped
+from lexlip_data.sources.source import MAX_CAPTION, usable_caption
 
 SUFFIXES = frozenset(".jpg .jpeg .png .gif .webp .tif .tiff .bmp .ppm .jp2 .avif".split())
 _LISTED = 1 << 16  # names held as Python strings at a time

@@ -16,11 +16,12 @@ import torch
 from tqdm import tqdm
 
 from lexlip.encode.corpus import Pictures, Texts
-from lexlip.encode.shards import EncodingError, Folder, Plan
+from lexlip.encode.shards import Folder, Plan
 from lexlip.encode.vectors import Encoder
-from lexlip.model import LexLIP
-from lexlip.towers import TwoTowers
-from lexlip_data.skipped import USUAL_RULES, Rules
+from lexlip.errors import EncodingError
+from lexlip.models.lexlip import LexLIP
+from lexlip.models.two_tower import TwoTowers
+from lexlip_data.sources.skipped import USUAL_RULES, Rules
 
 BATCH_SIZE = 64
 SHARD_DOCUMENTS = 8192  # some minutes of work on a CPU, seconds on a GPU: what a killed process loses

@@ -23,21 +23,17 @@ import pyarrow.ipc
 from filelock import FileLock
 
 from lexlip.encode.vectors import Window
-from lexlip.errors import UserError
-from lexlip.files import give_usual_rights, write_json
+from lexlip.errors import EncodingError
 from lexlip.index import SparseRows
 from lexlip.index.vectors import RUN_KEY, Run
-from lexlip_data.files import sync_folder
-from lexlip_data.skipped import Rules, Skipped, read_lists, write_list
+from lexlip.utils.files import give_usual_rights, write_json
+from lexlip_data.sources.files import sync_folder
+from lexlip_data.sources.skipped import Rules, Skipped, read_lists, write_list
 
 FACTS = "encoding.json"
 SKIPPED = "skipped_samples.tsv"
 _LOCK = ".encode.lock"
 _DRAFT = ".shard-*.tmp"
-
-
-class EncodingError(UserError):
-    """A corpus, a folder or an argument that cannot be used; the message names it and says what would do."""
 
 
 @dataclass(frozen=True)

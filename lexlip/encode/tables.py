@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from lexlip.encode.corpus import Pictures, Texts
-from lexlip_data.arrow import ArrowSource
 from lexlip_data.errors import BrokenSample, DataError, one_line
-from lexlip_data.skipped import USUAL_RULES, Rules, Skipped
-from lexlip_data.source import Source, hash_id
-from lexlip_data.table import TsvSource
+from lexlip_data.sources.arrow import ArrowSource
+from lexlip_data.sources.skipped import USUAL_RULES, Rules, Skipped
+from lexlip_data.sources.source import Source, hash_id
+from lexlip_data.sources.table import TsvSource
 
 WHAT = ("images", "texts")
 

@@ -19,13 +19,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from lexlip.encode.corpus import Pictures, Texts
 from lexlip.index import SparseRows
-from lexlip.lexicon import keep_heaviest
-from lexlip.model import LexLIP
+from lexlip.models.lexicon_head import keep_heaviest
+from lexlip.models.lexlip import LexLIP
 from lexlip_data.errors import BrokenSample, one_line
-from lexlip_data.faults import explain_loader_failure
-from lexlip_data.pictures import open_image
-from lexlip_data.skipped import Skipped
-from lexlip_data.transforms import build_pixels, normalise
+from lexlip_data.loading.faults import explain_loader_failure
+from lexlip_data.loading.transforms import build_pixels, normalise
+from lexlip_data.sources.images import open_image
+from lexlip_data.sources.skipped import Skipped
 
 Window = tuple[int, int]  # first document, and the one after the last
 

@@ -8,7 +8,7 @@
 numba is imported by what encodes or scores postings, not by importing this package or by opening an index.
 """
 
-from lexlip.index.errors import DamagedIndex, IndexBusy, IndexingError
+from lexlip.errors import DamagedIndex, IndexBusy, IndexingError
 from lexlip.index.index import Hit, Index, Share
 from lexlip.index.vectors import SparseRows, read_shards, write_shard
 from lexlip.index.writer import Change, add, build, delete, merge

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from lexlip.index.errors import DamagedIndex, IndexingError
+from lexlip.errors import DamagedIndex, IndexingError
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -186,7 +186,7 @@ def _text(options: argparse.Namespace) -> str:
 
 def _image(options: argparse.Namespace):
     from lexlip_data.errors import BrokenImage
-    from lexlip_data.pictures import open_image
+    from lexlip_data.sources.images import open_image
 
     try:
         return open_image(options.image.read_bytes())

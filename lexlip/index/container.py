@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from lexlip.index.errors import DamagedIndex, IndexingError
+from lexlip.errors import DamagedIndex, IndexingError
 
 MAGIC = b"LEXLIPIX"
 VERSION = 1

@@ -1,4 +1,4 @@
-"""Front coding of sorted strings, compiled; the layout is described in `lexlip.index.ids`."""
+"""Front coding of sorted strings, compiled; the layout is described in `lexlip.index.id_column`."""
 
 from __future__ import annotations
 

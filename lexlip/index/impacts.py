@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lexlip.index.errors import IndexingError
+from lexlip.errors import IndexingError
 
 SCALES = ("fitted", "linear")
 MIN_BITS, MAX_BITS = 1, 12  # a float16 has 11 significant bits

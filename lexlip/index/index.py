@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lexlip.index.errors import DamagedIndex, IndexingError
+from lexlip.errors import DamagedIndex, IndexingError
 from lexlip.index.queries import Queries, Query, bag_of, pack
 from lexlip.index.segment import Segment
 from lexlip.index.store import MANIFEST, Manifest, read_manifest
 from lexlip.index.writer import open_segment
 
 if TYPE_CHECKING:
-    from lexlip.model import LexLIP
+    from lexlip.models.lexlip import LexLIP
 
 CANDIDATES = 200
 # Below these a thread costs more than it saves: queries of a batch, and documents that they are searched in.
@@ -93,7 +93,7 @@ class Index:
         """
         folder = Path(path)
         if isinstance(model, (str, Path)):
-            from lexlip.model import LexLIP
+            from lexlip.models.lexlip import LexLIP
 
             model = LexLIP.from_pretrained(model)
         while True:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lexlip.index.errors import IndexingError
+from lexlip.errors import IndexingError
 from lexlip.index.layout import MAX_QUERY_TERMS
 
 if TYPE_CHECKING:
-    from lexlip.model import LexLIP
+    from lexlip.models.lexlip import LexLIP
 
 # A bag of words by term or by word, or (terms, weights), or a (V,) vector, or a text, or a PIL picture.
 Query = Mapping[int, float] | Mapping[str, float] | tuple[Sequence[int], Sequence[float]] | np.ndarray | str | Any

@@ -15,9 +15,9 @@ from typing import Protocol
 
 import numpy as np
 
+from lexlip.errors import IndexingError
 from lexlip.index import impacts
 from lexlip.index.compiled import compiled
-from lexlip.index.errors import IndexingError
 from lexlip.index.vectors import SparseRows
 
 RUN_POSTINGS = 1 << 22  # 4.2 million: 140 MB while a run is sorted, 34 MB on disk

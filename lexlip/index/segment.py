@@ -7,7 +7,7 @@ Sections of the container (`lexlip.index.container`; docs/INDEX.md has them in f
     skips             per 256 postings of a list after its first 256: document and place of its one, uint32
     impacts           the weight that each impact code stands for, float16
     occurrences       how often each impact code was given, uint64
-    ids, id_groups    `lexlip.index.ids`
+    ids, id_groups    `lexlip.index.id_column`
 
 Everything but postings and ids is checked when a segment is opened: checksums, that each list lies within the postings,
 and that none claims more than fits. What is read without a check can then be any bytes: decoding stays in bounds.
@@ -21,11 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lexlip.index import ids as id_columns
-from lexlip.index import impacts
+from lexlip.errors import DamagedIndex
+from lexlip.index import id_column, impacts
 from lexlip.index.container import Reader, Writer
-from lexlip.index.errors import DamagedIndex
-from lexlip.index.ids import Ids
+from lexlip.index.id_column import Ids
 from lexlip.index.impacts import Codebook
 from lexlip.index.layout import BEGIN, COLUMNS, COUNT, END, LOW, MAX_LOW_BITS, PADDING, SKIP_EVERY, SKIPS, TOP
 
@@ -75,7 +74,7 @@ class Segment:
         self.terms, self.table = self._lists(facts["lists"])
         self.skips = self.file.section("skips", "<u4").reshape(-1, 2)
         self.impacts = self.file.section("impacts", "<f2").astype(np.float64)
-        self.ids = id_columns.read(self.file, self.documents)
+        self.ids = id_column.read(self.file, self.documents)
         self.deletions: Reader | None = None
         self.deleted = np.empty(0, np.uint8)
         if deletions is not None:
@@ -209,7 +208,7 @@ def write_segment(path: Path, ids: Ids, sources: list, codebook: Codebook, histo
     out.write(codebook.values.astype("<f2"))
     out.begin("occurrences")
     out.write(np.bincount(codebook.code_of, histogram, 1 << codebook.bits).astype("<u8"))
-    facts = id_columns.write(ids, out)
+    facts = id_column.write(ids, out)
     out.close(
         documents=len(ids), postings=int(table[:, COUNT].sum()), lists=len(table), ids=facts,
         impact_bits=codebook.bits, impact_error=codebook.fitted_error,

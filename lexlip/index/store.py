@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from lexlip.index.errors import DamagedIndex, IndexBusy, IndexingError
+from lexlip.errors import DamagedIndex, IndexBusy, IndexingError
 from lexlip.index.segment import FileEntry
 
 MANIFEST = "manifest"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lexlip.index import ids as id_columns
+from lexlip.index import id_column
 from lexlip.index.codec import decode
 from lexlip.index.compiled import compiled
 from lexlip.index.index import Index
@@ -40,7 +40,7 @@ def stored_rows(index: Index, documents: int = DOCUMENTS) -> Iterator[SparseRows
             counts = np.diff(offsets)
             used = np.repeat(keep, counts)
             kept = np.concatenate([[0], counts[keep].cumsum()])
-            chosen = id_columns.take(ids, np.flatnonzero(keep) + first)
+            chosen = id_column.take(ids, np.flatnonzero(keep) + first)
             yield SparseRows(chosen, kept, terms[used], weights[used], str(segment.file.path))
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
-from lexlip.index import ids as id_columns
-from lexlip.index.errors import IndexingError
-from lexlip.index.ids import Ids
+from lexlip.errors import IndexingError
+from lexlip.index import id_column
+from lexlip.index.id_column import Ids
 
 MAX_TERM = 2**22 - 1  # arrays with a place for every term are held while an index is built
 _HEAVIEST = float(np.finfo(np.float16).max)
@@ -80,7 +80,7 @@ class SparseRows:
             IndexingError: lengths that do not fit, terms out of range, weights that are negative, no numbers or above
                 65,504; the message names the row.
         """
-        ids = id_columns.normalise(ids, source)
+        ids = id_column.normalise(ids, source)
         offsets, terms, weights = np.asarray(offsets, np.int64), np.asarray(terms), np.asarray(weights)
         if len(offsets) != len(ids) + 1 or len(terms) != len(weights):
             raise IndexingError(

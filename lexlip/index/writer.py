@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lexlip.index import ids as id_columns
-from lexlip.index import impacts
-from lexlip.index.errors import DamagedIndex, IndexingError
-from lexlip.index.ids import Ids
+from lexlip.errors import DamagedIndex, IndexingError
+from lexlip.index import id_column, impacts
+from lexlip.index.id_column import Ids
 from lexlip.index.segment import MAX_DOCUMENTS, Segment, write_deletions, write_segment
 from lexlip.index.store import SegmentEntry, Settings, Transaction, transaction
 from lexlip.index.vectors import SparseRows
@@ -102,7 +101,7 @@ def add(folder: str | Path, batches: Iterable[SparseRows]) -> Change:
             added_ids = _open(work, entry).all_ids()
             for number, target in enumerate(old):
                 segment = _open(work, target)
-                places = id_columns.locate(added_ids, segment.all_ids())
+                places = id_column.locate(added_ids, segment.all_ids())
                 old[number], count = _delete_in(work, target, segment, places[places >= 0])
                 replaced += count
         old = [entry for entry in old if entry.deleted < entry.documents]
@@ -118,13 +117,13 @@ def delete(folder: str | Path, ids: Sequence[int] | Sequence[str] | Ids) -> Chan
     """
     with transaction(Path(folder)) as work:
         settings, entries = work.manifest.settings, list(work.manifest.segments)
-        ids = id_columns.normalise(ids)
-        if len(ids) and settings.ids and id_columns.kind_of(ids) != settings.ids:
-            raise IndexingError(f"the ids of this index are {settings.ids}, not {id_columns.kind_of(ids)}")
+        ids = id_column.normalise(ids)
+        if len(ids) and settings.ids and id_column.kind_of(ids) != settings.ids:
+            raise IndexingError(f"the ids of this index are {settings.ids}, not {id_column.kind_of(ids)}")
         deleted = 0
         for number, entry in enumerate(entries):
             segment = _open(work, entry)
-            places = id_columns.locate(ids, segment.all_ids()) if len(ids) else np.empty(0, np.int64)
+            places = id_column.locate(ids, segment.all_ids()) if len(ids) else np.empty(0, np.int64)
             entries[number], count = _delete_in(work, entry, segment, places[places >= 0])
             deleted += count
         entries = [entry for entry in entries if entry.deleted < entry.documents]
@@ -172,9 +171,9 @@ def _merge(work: Transaction, settings: Settings, share: list[SegmentEntry]) -> 
         if damage:
             raise DamagedIndex(damage[0])
     alive = [segment.alive() for segment in segments]
-    ids = [id_columns.take(segment.ids.all(), np.flatnonzero(mask)) for segment, mask in zip(segments, alive)]
-    together = id_columns.concatenate(ids)
-    order = id_columns.order(together)
+    ids = [id_column.take(segment.ids.all(), np.flatnonzero(mask)) for segment, mask in zip(segments, alive)]
+    together = id_column.concatenate(ids)
+    order = id_column.order(together)
     documents = np.empty(len(order), np.int64)
     documents[order] = np.arange(len(order))
     histogram = sum(segment.histogram() for segment in segments)
@@ -186,7 +185,7 @@ def _merge(work: Transaction, settings: Settings, share: list[SegmentEntry]) -> 
         sources.append(DecodedSegment(segment, numbers))
     largest = max(segments, key=lambda segment: segment.postings)
     codebook = impacts.choose(histogram, settings.impact_bits, settings.impact_scale, largest.codebook())
-    file = write_segment(work.new_path(".seg"), id_columns.take(together, order), sources, codebook, histogram)
+    file = write_segment(work.new_path(".seg"), id_column.take(together, order), sources, codebook, histogram)
     return SegmentEntry(file, len(order))
 
 
@@ -202,7 +201,7 @@ def _write_rows(
     for batch in batches:
         if not len(batch):
             continue
-        kind = id_columns.kind_of(batch.ids)
+        kind = id_column.kind_of(batch.ids)
         if settings.ids and kind != settings.ids:
             raise IndexingError(f"{batch.source}: ids are {kind}, those before were {settings.ids}")
         settings = replace(settings, ids=kind)
@@ -241,10 +240,10 @@ def _finish(
 ) -> SegmentEntry:
     from lexlip.index.runs import TwiceError
 
-    ids = id_columns.concatenate(held)
-    order = id_columns.order(ids)
-    ids = id_columns.take(ids, order)
-    repeated = id_columns.repeated(ids)
+    ids = id_column.concatenate(held)
+    order = id_column.order(ids)
+    ids = id_column.take(ids, order)
+    repeated = id_column.repeated(ids)
     if len(repeated):
         raise IndexingError(f"id {ids[int(repeated[0])]} comes twice: every document needs an id of its own")
     documents = np.empty(len(order), np.int64)
@@ -265,7 +264,7 @@ def _refuse_repeated(work: Transaction, entries: list[SegmentEntry]) -> None:
         ids = _open(work, entry).ids.all()
         for earlier in entries[:number]:
             others = _open(work, earlier).ids
-            found = np.flatnonzero(id_columns.locate(ids, others.all()) >= 0)
+            found = np.flatnonzero(id_column.locate(ids, others.all()) >= 0)
             if len(found):
                 raise IndexingError(f"id {ids[int(found[0])]} comes twice: every document needs an id of its own")
 

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 import lexlip
 from lexlip.index import DamagedIndex, IndexingError
-from lexlip.model import LexLIP
+from lexlip.models.lexlip import LexLIP
 from lexlip.serve import schemas
 from lexlip.serve.admission import Admission
 from lexlip.serve.bodies import Reader

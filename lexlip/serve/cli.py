@@ -39,7 +39,7 @@ def _serve(options: argparse.Namespace) -> None:
         from lexlip.serve.app import create_app
     except ImportError as error:
         raise UserError(f"lexlip serve needs the extra: pip install -e '.[serve]' ({error})") from error
-    from lexlip.model import LexLIP
+    from lexlip.models.lexlip import LexLIP
     from lexlip.serve.limits import Limits
 
     limits = Limits(**{name: getattr(options, name) for name in Limits.__dataclass_fields__})

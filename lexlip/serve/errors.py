@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from lexlip.index.errors import DamagedIndex, IndexingError
+from lexlip.errors import DamagedIndex, IndexingError
 from lexlip_data.errors import one_line
 
 _log = logging.getLogger("uvicorn.error")

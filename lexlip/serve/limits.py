@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from lexlip.errors import ConfigError
-from lexlip_data.pictures import MAX_PIXELS
+from lexlip_data.sources.images import MAX_PIXELS
 
 MAX_JSON = 1 << 20  # bytes; the largest bag of words that an index takes needs less than half
 

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from lexlip.index import Hit, Index, IndexingError, Share
 from lexlip.index.queries import bag_of, bag_of_encoded
-from lexlip.model import LexLIP
+from lexlip.models.lexlip import LexLIP
 from lexlip.serve.bodies import Asked
 from lexlip.serve.errors import Refusal
 from lexlip.serve.limits import Limits
 from lexlip.serve.metrics import Metrics
 from lexlip_data.errors import BrokenImage
-from lexlip_data.pictures import open_image
-from lexlip_data.transforms import build_transform
+from lexlip_data.loading.transforms import build_transform
+from lexlip_data.sources.images import open_image
 
 Bag = tuple[np.ndarray, np.ndarray]
 

@@ -11,12 +11,12 @@ import io
 from pathlib import Path
 from types import ModuleType
 
-from lexlip_data.arrow import ArrowSource, find_shards
-from lexlip_data.check import check_folder
-from lexlip_data.datamodule import CaptionDataModule
+from lexlip_data.convert.check import check_folder
 from lexlip_data.errors import DataError
-from lexlip_data.pictures import open_image
-from lexlip_data.skipped import read_lists
+from lexlip_data.loading.datamodule import CaptionDataModule
+from lexlip_data.sources.arrow import ArrowSource, find_shards
+from lexlip_data.sources.images import open_image
+from lexlip_data.sources.skipped import read_lists
 
 CONFIG = {
     "datasets": ["mine"], "image_size": 32, "batch_size": 2, "per_gpu_batchsize": 2,

@@ -109,8 +109,8 @@ def test_rows_are_there_when_the_search_for_the_largest_batch_is_cut_off(step, t
 def test_products_are_counted_as_by_hand(step):
     import operations
 
-    from lexlip.attention import biased_attention
-    from lexlip.lexicon import max_logits
+    from lexlip.ops.attention import biased_attention
+    from lexlip.ops.max_logits import max_logits
 
     q, k, v = (torch.randn(2, 3, 5, 4, requires_grad=True) for _ in range(3))
     bias = torch.randn(1, 3, 5, 5, requires_grad=True)

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from lexlip import DenseLIP, LexLIP
 from lexlip.index import SparseRows, write_shard
 from lexlip.index.adapters import installed
-from lexlip_data.pictures import open_image
+from lexlip_data.sources.images import open_image
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 

@@ -60,7 +60,7 @@ def tokenizer(tmp_path_factory):
     """A small WordPiece tokenizer whose rarer words are in pieces."""
     from transformers import AutoTokenizer
 
-    from lexlip_data.vocabulary import build_tokenizer
+    from lexlip_data.convert.vocabulary import build_tokenizer
 
     folder = tmp_path_factory.mktemp("vocab")
     build_tokenizer([f"{caption} 0 1 2 3 4 5 6 7 8 9" for caption in CAPTIONS], folder, vocab_size=110)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lexlip import config
+from lexlip.train import config
 
 
 class _Schedule:
@@ -47,7 +47,7 @@ def gradients_of():
 def start(make_keys, tiny_data, tmp_path):
     """Runs a phase on the tiny data set; gives its result, its keys and its folder."""
     pytest.importorskip("sacred")
-    from lexlip.runner import make_experiment, plain
+    from lexlip.train.main import make_experiment, plain
 
     def run(phase, named, **changes):
         keys = make_keys(

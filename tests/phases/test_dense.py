@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from lexlip import DenseLIP
-from lexlip.dense_module import DenseModule
+from lexlip.train.dense_module import DenseModule
 
 NAMED = ["task_dense_contrastive_train", "text_bert"]
 
@@ -76,7 +76,7 @@ def _restore_torch():
 
 def test_a_run_is_exported_evaluated_and_refused_by_the_other_head(start, tmp_path, _restore_torch):
     from lexlip.cli import main
-    from lexlip.runner import Refused
+    from lexlip.train.main import Refused
     from Phase1.module import Phase1Module
     from Phase2.module import Phase2Module
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lexlip.model import LexLIP, ModelConfig
+from lexlip.models.lexlip import LexLIP, ModelConfig
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
 
@@ -100,7 +100,7 @@ def our_state(theirs):
 @pytest.fixture(scope="module", params=[1, 2], ids=["phase1", "phase2"])
 def golden(request, shared):
     """Module with the released weights, its batch, and the released code's numbers, after one step."""
-    from lexlip import config
+    from lexlip.train import config
 
     number = request.param
     arrays = np.load(shared("golden", f"Phase{number}_tiny_11.npz"))
@@ -158,7 +158,7 @@ def test_vectors(golden):
 
 def test_bottlenecks(golden):
     only(golden, 1)
-    from lexlip.lexicon import lexicon_bottleneck
+    from lexlip.models.lexicon_head import lexicon_bottleneck
 
     batch, model = golden.batch, golden.module.model
     text = model.text_head.max_logits(model.text_encoder(batch["encoder_ids"], batch["text_mask"]), batch["text_mask"])

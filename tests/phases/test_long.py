@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lexlip.config import ConfigError
-from lexlip.dense_module import DenseModule
+from lexlip.errors import ConfigError
+from lexlip.train.dense_module import DenseModule
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
 

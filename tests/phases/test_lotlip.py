@@ -9,8 +9,8 @@ from transformers import BertConfig, BertModel
 
 from lexlip import DenseLIP
 from lexlip.cli import main
-from lexlip.dense_module import DenseModule
-from lexlip.lotlip import import_lotlip
+from lexlip.convert.lotlip import import_lotlip
+from lexlip.train.dense_module import DenseModule
 from Phase1.module import Phase1Module
 
 
@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_refused_by_name(small, tmp_path, capsys):
 
 @pytest.mark.parametrize("patch", [16, 32])
 def test_the_named_configs_are_the_releases_towers(patch):
-    from lexlip import config
+    from lexlip.train import config
 
     keys = {**config.base(), **config.named()[f"lotlip{patch}_base224"], "training_mode": "con"}
     assert config.check(keys)["corner_tokens"] == 2

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lexlip.losses import in_batch_contrastive
-from lexlip.model import LexLIP
+from lexlip.models.lexlip import LexLIP
+from lexlip.train.losses import in_batch_contrastive
 from Phase1.decoder import WeakenedDecoder
 from Phase1.module import Phase1Module
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lexlip.lexicon import keep_heaviest
-from lexlip.losses import in_batch_contrastive
-from lexlip.model import LexLIP
+from lexlip.models.lexicon_head import keep_heaviest
+from lexlip.models.lexlip import LexLIP
+from lexlip.train.losses import in_batch_contrastive
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
 

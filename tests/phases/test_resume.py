@@ -14,10 +14,11 @@ import torch
 
 sacred = pytest.importorskip("sacred")
 
-from lexlip import files, runs  # noqa: E402
-from lexlip.dense_module import DenseModule  # noqa: E402
-from lexlip.interruption import REQUEUE, Stopped  # noqa: E402
-from lexlip.runner import Refused  # noqa: E402
+from lexlip.train import run_dir  # noqa: E402
+from lexlip.train.callbacks.interruption import REQUEUE, Stopped  # noqa: E402
+from lexlip.train.dense_module import DenseModule  # noqa: E402
+from lexlip.train.main import Refused  # noqa: E402
+from lexlip.utils import files  # noqa: E402
 from Phase1.module import Phase1Module  # noqa: E402
 from Phase2.module import Phase2Module  # noqa: E402
 
@@ -35,7 +36,7 @@ def _as_before():
     yield
     torch.set_float32_matmul_precision(precision)
     torch.set_rng_state(state)
-    runs.forget()
+    run_dir.forget()
     assert handlers == {signum: signal.getsignal(signum) for signum in handlers}
 
 
@@ -213,7 +214,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(start, monkeypatch, capl
             raise OSError(errno.ENOSPC, "No space left on device")
         save(content, file)
 
-    monkeypatch.setattr("lexlip.saving.torch.save", failing)
+    monkeypatch.setattr("lexlip.train.checkpoint.torch.save", failing)
     done = start(Phase1Module, PHASE1, version=0, max_steps=4, checkpoint_steps=1, keep_checkpoints=9)
     assert [name for name in names(done.folder) if "step" in name] == [f"step_{n:08d}.ckpt" for n in (1, 3, 4)]
     (line,) = [line for line in caplog.messages if "could not be written" in line]
@@ -228,7 +229,7 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error_and_leaves_the_old
             raise RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")
         save(content, file)
 
-    monkeypatch.setattr("lexlip.saving.torch.save", failing)
+    monkeypatch.setattr("lexlip.train.checkpoint.torch.save", failing)
     with pytest.raises(Refused, match="last checkpoint could not be written"):
         start(Phase1Module, PHASE1, version="full", max_steps=2, checkpoint_steps=1)
     monkeypatch.undo()
@@ -261,7 +262,7 @@ def test_a_disk_that_fills_during_a_checkpoint_leaves_the_older_one(start, small
         save(content, file)
 
     with monkeypatch.context() as patch:
-        patch.setattr("lexlip.saving.torch.save", filling)
+        patch.setattr("lexlip.train.checkpoint.torch.save", filling)
         with pytest.raises(Refused, match="could not be written|no space left"):
             start(Phase2Module, PHASE2, **how)
     assert [name for name in names(folder) if name.startswith("step_")] == [f"step_0000000{n}.ckpt" for n in (2, 3)]
@@ -344,7 +345,7 @@ def test_write_whole_leaves_the_old_file_if_writing_fails(tmp_path):
 
 def test_a_loader_process_that_the_system_kills_is_named(start, monkeypatch):
     """As the memory killer does it; the launcher may start again, so not status 2."""
-    from lexlip_data.datasets import CaptionPairs
+    from lexlip_data.loading.datasets import CaptionPairs
 
     main, read = os.getpid(), CaptionPairs.__getitem__
 

@@ -10,17 +10,17 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer
 
-from lexlip import recall
-from lexlip.checkpoint import load_model
-from lexlip.model import LexLIP
+from lexlip.evaluate import recall
+from lexlip.models.lexlip import LexLIP
+from lexlip.models.weights import load_model
 
 sacred = pytest.importorskip("sacred")
 
-from lexlip import runs  # noqa: E402
-from lexlip.runner import Refused  # noqa: E402
-from lexlip.trainer import trainer_precision  # noqa: E402
-from lexlip_data.source import hash_id  # noqa: E402
-from lexlip_data.transforms import build_transform  # noqa: E402
+from lexlip.train import run_dir  # noqa: E402
+from lexlip.train.main import Refused  # noqa: E402
+from lexlip.train.trainer import trainer_precision  # noqa: E402
+from lexlip_data.loading.transforms import build_transform  # noqa: E402
+from lexlip_data.sources.source import hash_id  # noqa: E402
 from Phase1.module import Phase1Module  # noqa: E402
 from Phase2.module import Phase2Module  # noqa: E402
 
@@ -171,7 +171,7 @@ def test_every_run_gets_a_folder_of_its_own(start, tmp_path):
 
 
 def test_run_folder(make_keys, tmp_path, monkeypatch):
-    monkeypatch.delenv(runs.VARIABLE, raising=False)
+    monkeypatch.delenv(run_dir.VARIABLE, raising=False)
     keys = make_keys(log_dir=str(tmp_path), exp_name="e", seed=3)
     parent = tmp_path / "e_seed3"
     (parent / "version_4" / "checkpoints").mkdir(parents=True)
@@ -179,14 +179,14 @@ def test_run_folder(make_keys, tmp_path, monkeypatch):
     (parent / "version_5" / "checkpoints").mkdir(parents=True)  # died before its first checkpoint
     (parent / "version_x").mkdir()
     (parent / "version_6").mkdir()  # an evaluation, say
-    assert runs.settle(keys) == (parent / "version_7", None)
+    assert run_dir.settle(keys) == (parent / "version_7", None)
     (parent / "version_7").mkdir()
-    assert runs.settle(keys)[0] == parent / "version_7"  # the other processes of the same run
-    assert runs.settle({**keys, "version": 9})[0] == parent / "version_9"
-    assert runs.settle({**keys, "version": "final"})[0] == parent / "final"
-    runs.forget()
-    assert runs.settle({**keys, "resume_from": "auto"}) == (parent / "version_4", None)
-    runs.forget()
+    assert run_dir.settle(keys)[0] == parent / "version_7"  # the other processes of the same run
+    assert run_dir.settle({**keys, "version": 9})[0] == parent / "version_9"
+    assert run_dir.settle({**keys, "version": "final"})[0] == parent / "final"
+    run_dir.forget()
+    assert run_dir.settle({**keys, "resume_from": "auto"}) == (parent / "version_4", None)
+    run_dir.forget()
 
 
 @pytest.mark.parametrize(
@@ -291,8 +291,8 @@ def test_compiled_towers_train_to_the_same_weights(start):
 
 
 def test_throughput_is_logged_and_a_slow_loader_is_named(start, monkeypatch, caplog):
-    from lexlip import throughput
-    from lexlip_data.datasets import CaptionPairs
+    from lexlip.train.callbacks import throughput
+    from lexlip_data.loading.datasets import CaptionPairs
 
     read = CaptionPairs.__getitem__
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lexlip.dense_module import DenseModule
-from lexlip.exact_step import global_count, split_batch
-from lexlip.files import write_json
+from lexlip.train.dense_module import DenseModule
+from lexlip.train.step import global_count, split_batch
+from lexlip.utils.files import write_json
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
 

@@ -16,8 +16,8 @@ import importlib
 import importlib.util
 from typing import Any
 
+from lexlip.errors import IndexingError
 from lexlip.index.engine import Engine
-from lexlip.index.errors import IndexingError
 
 # By name: module, class, what must be importable.
 _ENGINES = {

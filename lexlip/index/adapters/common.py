@@ -8,8 +8,8 @@ from types import ModuleType
 
 import numpy as np
 
-from lexlip.index.errors import IndexingError
-from lexlip.index.ids import kind_of
+from lexlip.errors import IndexingError
+from lexlip.index.id_column import kind_of
 from lexlip.index.vectors import SparseRows
 
 _ADDRESSES = ("http://", "https://", "tcp://", "unix:")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from lexlip.errors import IndexingError
 from lexlip.index.adapters.common import in_parts, is_address, needed
 from lexlip.index.engine import Bag, disk_bytes
-from lexlip.index.errors import IndexingError
 from lexlip.index.index import Hit
 from lexlip.index.vectors import SparseRows
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lexlip.errors import IndexingError
 from lexlip.index.adapters.common import in_parts, needed
 from lexlip.index.engine import Bag, disk_bytes
-from lexlip.index.errors import IndexingError
 from lexlip.index.index import Hit
 from lexlip.index.vectors import SparseRows
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lexlip.index.errors import DamagedIndex, IndexingError
+from lexlip.errors import DamagedIndex, IndexingError
 from lexlip.index.export import ciff, integers, lucene
 from lexlip.index.index import Index
 from lexlip.index.queries import bag_of

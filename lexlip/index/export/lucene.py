@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lexlip.index.errors import IndexingError
+from lexlip.errors import IndexingError
 from lexlip.index.export.files import write_lines, write_script
 from lexlip.index.vectors import SparseRows
 

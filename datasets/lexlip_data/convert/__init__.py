@@ -1,0 +1,1 @@
+"""From the layouts that people have to Arrow files."""

@@ -1,0 +1,83 @@
+"""Whole-word masking of WordPiece ids, in numpy, a batch at a time. Costs some microseconds per caption.
+
+A word is a piece together with the `##` pieces after it. Of the chosen words each piece becomes [MASK] (80%), a
+random piece (10%), or stays as it is (10%), BERT's rule; every piece of a chosen word is to be predicted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lexlip_data.errors import DataError
+from lexlip_data.loading.rng import uniforms
+
+IGNORED = -100  # label of a position that is not to be predicted
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What masking needs to know of a tokenizer."""
+
+    mask_id: int
+    continues: np.ndarray  # bool (V,): the piece goes on with the word before it
+    special: np.ndarray  # bool (V,): never masked, never drawn as a replacement
+    ordinary: np.ndarray  # int64: the ids that are not special
+
+
+def read_vocabulary(tokenizer) -> Vocabulary:
+    """From any Hugging Face WordPiece tokenizer. Raises DataError if it has no mask token."""
+    if tokenizer.mask_token_id is None:
+        raise DataError(f"tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has no [MASK] token")
+    pieces = tokenizer.get_vocab()
+    size = max(pieces.values()) + 1
+    continues, special = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
+    for piece, i in pieces.items():
+        continues[i] = piece.startswith("##")
+    special[list(tokenizer.all_special_ids)] = True
+    ordinary = np.array(sorted(set(pieces.values()) - set(tokenizer.all_special_ids)), dtype=np.int64)
+    return Vocabulary(tokenizer.mask_token_id, continues, special, ordinary)
+
+
+def word_numbers(ids: np.ndarray, vocabulary: Vocabulary, whole_words: bool = True) -> np.ndarray:
+    """The word that each position belongs to: int64 (B, L), 0, 1, ... from the left, -1 at special tokens.
+
+    With whole_words=False every piece is a word of its own. A `##` piece that follows a special token starts a word.
+    """
+    ordinary = ~vocabulary.special[ids]
+    starts = ordinary.copy()
+    if whole_words:
+        starts[:, 1:] &= ~(vocabulary.continues[ids[:, 1:]] & ordinary[:, :-1])
+    return np.where(ordinary, np.cumsum(starts, axis=1) - 1, -1)
+
+
+def mask_words(
+    ids: np.ndarray, words: np.ndarray, share: float, vocabulary: Vocabulary, seeds: np.ndarray, part: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mask a share of each caption's words.
+
+    What happens to a caption depends on its ids and its seed, not on the other captions nor on the padding.
+
+    Args:
+        ids: int64 (B, L).
+        words: int64 (B, L) from `word_numbers`.
+        share: of the words, in [0, 1]. The number of words is rounded, but at least one if share > 0.
+        seeds: int64 (B,), >= 0.
+        part: which of several independent maskings of the same captions.
+    Returns:
+        (masked ids, labels), each int64 (B, L); labels are IGNORED where nothing is to be predicted.
+    """
+    n_words = words.max(axis=1, initial=-1) + 1
+    most = int(n_words.max(initial=0))
+    if most == 0 or share <= 0:
+        return ids.copy(), np.full_like(ids, IGNORED)
+    wanted = np.minimum(n_words, np.maximum(1, np.rint(n_words * share)))
+    keys = uniforms(seeds, 3 * part, most)
+    keys[np.arange(most) >= n_words[:, None]] = 2.0  # after the words there are
+    rank = np.argsort(np.argsort(keys, axis=1), axis=1)
+    at = (words >= 0) & np.take_along_axis(rank < wanted[:, None], np.maximum(words, 0), axis=1)
+    draw = uniforms(seeds, 3 * part + 1, ids.shape[1])
+    which = (uniforms(seeds, 3 * part + 2, ids.shape[1]) * len(vocabulary.ordinary)).astype(np.int64)
+    replaced = np.where(draw < 0.8, vocabulary.mask_id, np.where(draw < 0.9, vocabulary.ordinary[which], ids))
+    return np.where(at, replaced, ids), np.where(at, ids, IGNORED)

@@ -1,0 +1,1 @@
+"""What files hold: captioned images in Arrow files or tables, opened and checked. Loads no torch."""

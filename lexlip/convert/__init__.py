@@ -1,0 +1,1 @@
+"""Other people's checkpoints to model folders, and ours to other formats."""

@@ -1,0 +1,28 @@
+"""The models by their head, for what works with any of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lexlip.models.config import ModelConfig, folder_config
+from lexlip.models.dense import DenseLIP
+from lexlip.models.hub import local_folder
+from lexlip.models.lexlip import LexLIP
+from lexlip.models.two_tower import TwoTowers
+
+MODELS: dict[str, type[TwoTowers]] = {model.head: model for model in (LexLIP, DenseLIP)}
+
+
+def model_class(config: ModelConfig) -> type[TwoTowers]:
+    """The class of the models with such a config."""
+    return MODELS[config.head]
+
+
+def load_folder_of_any_head(name: str | Path) -> TwoTowers:
+    """A model folder or a name on the hub, whatever its head, in evaluation mode.
+
+    Raises:
+        CheckpointError: neither a model folder nor to be fetched, or weights that do not fit its config.
+    """
+    folder = local_folder(name)
+    return model_class(folder_config(folder)).from_pretrained(folder)

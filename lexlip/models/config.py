@@ -1,0 +1,80 @@
+"""What a model is built from, and where a folder or a checkpoint says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lexlip.errors import CheckpointError
+from lexlip.models.weights import model_config
+from lexlip.train.config import HEADS
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass
+class ModelConfig:
+    """What is needed to build the same model again without its weights.
+
+    Attributes:
+        vit: timm name of the image tower.
+        vit_kwargs: passed to `timm.create_model`.
+        image_size: side in pixels of the pictures.
+        image_norm_eps: of the image tower's LayerNorms.
+        text: the text tower's `BertConfig` as a dict.
+        max_text_len: tokens per caption, [CLS], corner tokens and [SEP] included.
+        corner_tokens: how many of BERT's words, the last ones, are corners (`lexlip.models.corners`).
+        sentence_sep: whether every ". " of a caption is read as [SEP].
+        head: "lexicon" (`LexLIP`) or "dense" (`DenseLIP`).
+        embed_dim: width of the dense head's vectors.
+        text_pooler: whether the dense head projects BERT's pooler of [CLS] (dense, tanh) rather than [CLS] itself.
+        image_projection: whether the dense head projects the pictures too; without, they are as wide as embed_dim.
+    """
+
+    vit: str
+    image_size: int
+    text: dict
+    vit_kwargs: dict = field(default_factory=dict)
+    image_norm_eps: float = 1e-12
+    max_text_len: int = 40
+    corner_tokens: int = 0
+    sentence_sep: bool = False
+    head: str = "lexicon"
+    embed_dim: int | None = None
+    text_pooler: bool = False
+    image_projection: bool = True
+
+    @property
+    def vocab_size(self) -> int:
+        """V, the tokenizer's words."""
+        return self.text["vocab_size"] - self.corner_tokens
+
+    @property
+    def max_words(self) -> int:
+        """Tokens per caption that the tokenizer may give: the corners take their places among `max_text_len`."""
+        return self.max_text_len - self.corner_tokens
+
+
+def known_config(path: str | Path) -> ModelConfig | None:
+    """How the model of a folder or checkpoint is built; None for a checkpoint that does not say.
+
+    Raises:
+        CheckpointError: it says something else.
+    """
+    saved = model_config(path)
+    where = path / CONFIG_FILE if (path := Path(path)).is_dir() else path
+    try:
+        config = ModelConfig(**saved) if saved is not None else None
+    except TypeError as error:
+        raise CheckpointError(f"{where} holds the config of another kind of model: {error}") from error
+    if config is not None and config.head not in HEADS:
+        raise CheckpointError(f"{where} says head={config.head!r}; it must be one of {', '.join(HEADS)}")
+    return config
+
+
+def folder_config(folder: Path) -> ModelConfig:
+    """`known_config` of a folder that must hold a whole model."""
+    if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
+        raise CheckpointError(f"{folder} is no model folder: {CONFIG_FILE} and {WEIGHTS_FILE} are needed")
+    return known_config(folder)

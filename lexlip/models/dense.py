@@ -1,0 +1,129 @@
+"""The dense model: the same towers as LexLIP's, but one vector of `embed_dim` numbers per picture and caption.
+
+It is what every sparse result is compared with: same towers, same data, same steps (CLIP, Radford et al., 2021).
+
+B batch, L tokens, E embed_dim.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from transformers import BertForMaskedLM, PreTrainedTokenizerBase
+
+from lexlip.errors import ConfigError
+from lexlip.models.config import ModelConfig
+from lexlip.models.two_tower import TwoTowers
+
+START_SCALE = math.log(1 / 0.07)  # of the learned temperature, as in CLIP
+MAX_SCALE = math.log(100)  # beyond it CLIP's training was unstable
+
+
+MODEL_CARD = """---
+{{ card_data }}
+---
+
+The dense counterpart of a LexLIP model: pictures and captions as vectors of one space. `config.json` names the towers
+and the picture size.
+
+```python
+from lexlip import DenseLIP
+
+model = DenseLIP.from_pretrained("this folder or name")
+print(model.encode_text(["a dog on the beach"]) @ model.encode_image(["dog.jpg"]).T)
+```
+
+Training data, recall and limits: to be filled in by whoever publishes the weights.
+"""
+
+
+class DenseLIP(TwoTowers, model_card_template=MODEL_CARD):
+    """Image tower, text tower, and linear projections of their [CLS] states.
+
+    A picture tower without [CLS], such as a convolutional one, gives the mean of its tokens.
+
+    Args:
+        config: shapes of everything, `embed_dim` among them; weights start random.
+        tokenizer: for `encode_text` with strings; may be set later.
+        vit_pretrained: True: the image tower's weights from the hub; a path: from that file.
+
+    Attributes:
+        logit_scale: () logarithm of what multiplies the cosines in the loss, learned.
+
+    Raises:
+        ConfigError: no image projection, and an image tower that is not `embed_dim` wide.
+    """
+
+    head = "dense"
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        vit_pretrained: bool | str = False,
+    ):
+        super().__init__(config, tokenizer, vit_pretrained)
+        text, image = self.text_encoder.width, self.image_encoder.width
+        if not config.image_projection and image != config.embed_dim:
+            raise ConfigError(
+                f"image_projection=False with embed_dim={config.embed_dim}, but the image tower is {image} wide; "
+                f"set embed_dim={image} or image_projection=True"
+            )
+        self.text_pooler = nn.Linear(text, text) if config.text_pooler else None
+        self.text_projection = nn.Linear(text, config.embed_dim, bias=False)
+        self.image_projection = nn.Linear(image, config.embed_dim, bias=False) if config.image_projection else None
+        for layer in (self.text_pooler, self.text_projection, self.image_projection):
+            if layer is not None:
+                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+        if self.text_pooler is not None:
+            nn.init.zeros_(self.text_pooler.bias)
+        self.logit_scale = nn.Parameter(torch.tensor(START_SCALE))
+
+    @classmethod
+    def head_config(cls, keys: Mapping) -> dict:
+        return {name: keys[name] for name in ("embed_dim", "text_pooler", "image_projection")}
+
+    def start_head(self, bert: BertForMaskedLM | None) -> None:
+        """Nothing: BERT's masked-word head has no place here, and the projections are new."""
+
+    def keys(self) -> dict:
+        return {**super().keys(), **self.head_config(vars(self.config)), "training_mode": "con"}
+
+    def vectors_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Captions to dense vectors, not normalised.
+
+        Args:
+            input_ids, attention_mask: (B, L) word ids and their mask, 0 at padding.
+
+        Returns:
+            (B, E) float32.
+        """
+        return self.project_text(self.text_encoder(input_ids, attention_mask)[:, 0])
+
+    def vectors_long(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Long texts to (B, 1 + C, E) float32: [CLS] and the corner tokens, each projected alike."""
+        count = self.config.corner_tokens
+        if not count:
+            return self.vectors_text(input_ids, attention_mask)[:, None]
+        return self.project_text(self.text_encoder.with_corners(input_ids, attention_mask)[:, : count + 1])
+
+    def project_text(self, states: Tensor) -> Tensor:
+        """(..., width) states of [CLS] to (..., E) float32."""
+        if self.text_pooler is not None:
+            states = torch.tanh(self.text_pooler(states))
+        return self.text_projection(states).float()
+
+    def vectors_image(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised pixels to (B, E) float32 dense vectors, not normalised."""
+        states = self.image_encoder(pixel_values)
+        has_cls = getattr(self.image_encoder.backbone, "cls_token", None) is not None
+        states = states[:, 0] if has_cls else states.mean(1)
+        return (states if self.image_projection is None else self.image_projection(states)).float()
+
+
+def temperature(logit_scale: Tensor) -> Tensor:
+    """() temperature of a learned `logit_scale`."""
+    return (-logit_scale).exp()

@@ -1,0 +1,267 @@
+"""The two towers: any timm picture model and any Hugging Face BERT, each giving token states (B, L, D).
+
+The picture tower keeps every token, CLS too, and ends in a LayerNorm of its own. It reads any
+size that the patch divides.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+import timm
+import torch
+from einops import rearrange
+from timm.models import load_state_dict
+from timm.models.beit import Beit
+from torch import Tensor, nn
+from transformers import BertConfig, BertForMaskedLM, BertModel
+from transformers.models.bert.modeling_bert import BertEncoder
+
+from lexlip.errors import ConfigError
+from lexlip.models.corners import corner_mask, insert_corners, word_positions
+from lexlip.models.positions import GridBias
+
+# The official named configs' towers, under the names that timm gives the same weights.
+OFFICIAL_NAMES = {
+    "microsoft/beit-base-patch16-224-pt22k-ft22k": "beit_base_patch16_224.in22k_ft_in22k",
+    "google/vit-base-patch32-224-in21k": "vit_base_patch32_224.orig_in21k",
+    "google/vit-base-patch16-224-in21k": "vit_base_patch16_224.orig_in21k",
+    "google/vit-base-patch16-384": "vit_base_patch16_384.orig_in21k_ft_in1k",
+}
+
+
+class ImageEncoder(nn.Module):
+    """A timm model cut before its pooling.
+
+    Args:
+        name: timm name, "hf-hub:owner/name", "local-dir:PATH", or one of the official configs' names.
+        image_size: side in pixels of the pictures that positions are made for.
+        kwargs: passed to `timm.create_model`.
+        pretrained: True: weights from the hub; False: none; a path: that weights file.
+        norm_eps: of every LayerNorm.
+
+    Raises:
+        ConfigError: the model has no token or map features, or the weights file is missing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        image_size: int,
+        kwargs: dict | None = None,
+        pretrained: bool | str = False,
+        norm_eps: float = 1e-12,
+    ):
+        super().__init__()
+        self.backbone = _create(OFFICIAL_NAMES.get(name, name), image_size, dict(kwargs or {}), pretrained)
+        self.width: int = self.backbone.num_features
+        self.norm = nn.LayerNorm(self.width)
+        head = getattr(self.backbone, "head", None)
+        for owner in (self.backbone, head):
+            own = getattr(owner, "norm", None)
+            if isinstance(own, nn.LayerNorm) and own.normalized_shape == (self.width,):
+                # The tower's own last norm goes on as ours, so that pretrained features are normalised once.
+                self.norm.load_state_dict(own.state_dict())
+                owner.norm = nn.Identity()
+                break
+        for unused in ("head", "fc_norm"):  # parts after the features: weights that no gradient would reach
+            if isinstance(getattr(self.backbone, unused, None), nn.Module):
+                setattr(self.backbone, unused, nn.Identity())
+        for module in self.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = norm_eps
+        if isinstance(self.backbone, Beit):
+            self.backbone.patch_embed.strict_img_size = False
+            if self.backbone.rel_pos_bias is None and self.backbone.blocks[0].attn.window_size is not None:
+                self.backbone.rel_pos_bias = GridBias([block.attn for block in self.backbone.blocks])
+        self.patch: int | None = _patch(self.backbone)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised pixels to (B, L, width) token states."""
+        # The patches' convolution then gives its map token by token, which is how the blocks read it.
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        bias = getattr(self.backbone, "rel_pos_bias", None)
+        if isinstance(bias, GridBias):
+            bias.grid = (pixels.shape[-2] // self.patch, pixels.shape[-1] // self.patch)
+        states = self.backbone.forward_features(pixels)
+        if states.ndim == 4:
+            last = states.shape[-1] == self.width and states.shape[1] != self.width
+            states = rearrange(states, "b h w d -> b (h w) d" if last else "b d h w -> b (h w) d")
+        return self.norm(states)
+
+    def set_gradient_checkpointing(self, enable: bool) -> None:
+        """Trade a second forward pass for activation memory."""
+        self.backbone.set_grad_checkpointing(enable)
+
+
+def _create(name: str, image_size: int, kwargs: dict, pretrained: bool | str) -> nn.Module:
+    file = pretrained if isinstance(pretrained, str) else None
+    extra = {"num_classes": 0, "global_pool": "", "pretrained": bool(pretrained) and file is None}
+    if file and not Path(file).is_file():
+        raise ConfigError(f"vit_pretrained={file}: no such weights file")
+    # ViT takes any size when asked to, BEiT is taught by GridAttention, convolutional models ask for none.
+    choices = ({"img_size": image_size, "dynamic_img_size": True}, {"img_size": image_size}, {})
+    for sizes in choices:
+        try:
+            model = timm.create_model(name, **{**extra, **sizes, **kwargs})
+            break
+        except TypeError as error:
+            if sizes and "unexpected keyword argument" in str(error):
+                continue
+            raise ConfigError(f"timm cannot build vit={name} with vit_kwargs={kwargs}: {error}") from error
+        except (RuntimeError, OSError, ValueError, KeyError, AssertionError) as error:
+            wanted = f"vit={name}, vit_pretrained={pretrained}, image_size={image_size}, vit_kwargs={kwargs}"
+            raise ConfigError(f"timm cannot build or load {wanted}: {error}") from error
+    if not hasattr(model, "forward_features"):
+        raise ConfigError(f"vit={name}: this timm model gives no token or map features")
+    if file:
+        _load_file(model, file)
+    return model
+
+
+def _load_file(model: nn.Module, file: str) -> None:
+    """Load a timm weights file strictly, its classifier aside; positions are resampled by timm."""
+    head = model.pretrained_cfg.get("classifier") or ()
+    unused = ("fc_norm.", *(f"{name}." for name in ((head,) if isinstance(head, str) else head)))
+    try:
+        state = load_state_dict(file, weights_only=True)
+        fit = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+        result = model.load_state_dict(fit(state, model) if fit else state, strict=False)
+    except Exception as error:  # pickle, zip, safetensors and torch each raise their own kinds
+        raise ConfigError(f"vit_pretrained={file} does not load into this tower: {error}") from error
+    # A tower that pooled before its last norm has none here; ours then starts fresh.
+    missing = [name for name in result.missing_keys if not name.startswith("norm.")]
+    extra = [name for name in result.unexpected_keys if not name.startswith(unused)]
+    if missing or extra:
+        raise ConfigError(
+            f"vit_pretrained={file} does not fit this tower; not in the file: {missing[:3]}, "
+            f"not in the tower: {extra[:3]}"
+        )
+
+
+def _patch(backbone: nn.Module) -> int | None:
+    patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", None)
+    return patch[0] if isinstance(patch, tuple) else patch
+
+
+class TextEncoder(nn.Module):
+    """BERT without its pooler.
+
+    Args:
+        config: of the BERT; `attention_probs_dropout_prob` and `hidden_dropout_prob` hold the dropout.
+        bert: take this one instead of a fresh one.
+        corner_tokens: C; the last C of the config's words are corners, see `lexlip.models.corners`.
+    """
+
+    def __init__(self, config: BertConfig, bert: BertModel | None = None, corner_tokens: int = 0):
+        super().__init__()
+        self.corner_tokens = corner_tokens
+        self.bert = bert if bert is not None else _fresh_bert(config, corner_tokens)
+        self.width: int = config.hidden_size
+
+    @property
+    def config(self) -> BertConfig:
+        return self.bert.config
+
+    @property
+    def word_embeddings(self) -> Tensor:
+        """(V, D) table E, without the corner tokens."""
+        table = self.bert.embeddings.word_embeddings.weight
+        return table[: -self.corner_tokens] if self.corner_tokens else table
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(B, L) word ids to (B, L, D) input embeddings, positions and LayerNorm included."""
+        if not self.corner_tokens:
+            return self.bert.embeddings(input_ids=ids)
+        positions = word_positions(ids.shape[1], self.corner_tokens, ids.device)
+        return self.bert.embeddings(input_ids=ids, position_ids=positions)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, L) word ids and their mask, 0 at padding, to (B, L, D) token states; no corner has a part in them."""
+        return _run_layers(self.bert.encoder, self.embed(ids), mask)
+
+    def with_corners(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, L) word ids and their mask, 0 at padding, to (B, L + C, D) states of [CLS], the corners and the words."""
+        first = self.config.vocab_size - self.corner_tokens
+        states = self.bert.embeddings(input_ids=insert_corners(ids, first, self.corner_tokens))
+        return _run_layers(self.bert.encoder, states, corner_mask(mask, self.corner_tokens))
+
+    def set_gradient_checkpointing(self, enable: bool) -> None:
+        """Trade a second forward pass for activation memory."""
+        if enable:
+            self.bert.gradient_checkpointing_enable()
+        else:
+            self.bert.gradient_checkpointing_disable()
+
+
+def _fresh_bert(config: BertConfig, corner_tokens: int) -> BertModel:
+    """A BERT whose last words are corners.
+
+    All else starts with the numbers that it would have without them, so that models with and without can be compared.
+    """
+    config = copy.deepcopy(config)
+    config.vocab_size -= corner_tokens
+    bert = BertModel(config, add_pooling_layer=False)
+    if corner_tokens:
+        with torch.random.fork_rng(devices=()), torch.no_grad():
+            words = bert.embeddings.word_embeddings.weight
+            corners = torch.empty(corner_tokens, config.hidden_size).normal_(std=config.initializer_range)
+            bert.embeddings.word_embeddings = nn.Embedding.from_pretrained(
+                torch.cat([words, corners.to(words)]), freeze=False, padding_idx=config.pad_token_id
+            )
+        bert.config.vocab_size += corner_tokens
+    return bert
+
+
+def pretrained_bert(name: str, drop_rate: float) -> BertForMaskedLM:
+    """A BERT and its masked-language-model head, by hub name or folder.
+
+    Raises:
+        ConfigError: it cannot be loaded, or it is no BERT.
+    """
+    try:
+        return BertForMaskedLM.from_pretrained(
+            name, hidden_dropout_prob=drop_rate, attention_probs_dropout_prob=drop_rate
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"no BERT weights could be loaded from {name!r}: {error}\n"
+            "Give text_model=FOLDER with config.json and weights, or text_pretrained=False for a fresh one."
+        ) from error
+
+
+class BertStack(nn.Module):
+    """Fresh BERT layers over given input embeddings.
+
+    Args:
+        config: of the text tower; its layers' shape is taken over.
+        layers: depth.
+    """
+
+    def __init__(self, config: BertConfig, layers: int):
+        super().__init__()
+        config = copy.deepcopy(config)
+        config.num_hidden_layers = layers
+        config._attn_implementation = "sdpa"  # a whole BertModel would choose it itself
+        self.encoder = BertEncoder(config)
+        for module in self.encoder.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=config.initializer_range)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """(B, L, D) embeddings and their (B, L) mask, 0 at padding, to (B, L, D)."""
+        return _run_layers(self.encoder, states, mask)
+
+
+def _run_layers(encoder: BertEncoder, states: Tensor, mask: Tensor) -> Tensor:
+    """BERT layers over (B, L, D) embeddings and their (B, L) mask, 0 at padding, or (B, L, L) of who sees whom.
+
+    The mask is made once, in the attention's own dtype, and without asking the GPU whether anything is padded.
+    """
+    device = states.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+    bias = torch.zeros_like(mask, dtype=dtype).masked_fill_(mask == 0, torch.finfo(dtype).min)
+    return encoder(states, attention_mask=bias[:, None] if mask.ndim == 3 else bias[:, None, None, :]).last_hidden_state

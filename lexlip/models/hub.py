@@ -1,0 +1,137 @@
+"""Model folders and the hub: `save_pretrained`, `from_pretrained` and `push_to_hub` are huggingface_hub's.
+
+A folder holds config.json, model.safetensors, the tokenizer's files and the pictures' preprocessing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from huggingface_hub.errors import HFValidationError
+from PIL import Image
+from safetensors.torch import save_model
+from transformers import AutoTokenizer
+
+from lexlip.errors import CheckpointError
+from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, folder_config
+from lexlip.models.weights import load_model
+from lexlip.utils.files import give_usual_rights, write_json
+
+PREPROCESSING_FILE = "preprocessor_config.json"
+
+
+class FolderModel(PyTorchModelHubMixin, library_name="lexlip", tags=["image-text-retrieval"]):
+    """A module with a `head`, a `config` and a `tokenizer` that can be saved to a folder and loaded from one."""
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """config.json, model.safetensors, the tokenizer's files and the pictures' preprocessing."""
+        draft = save_directory / f"{WEIGHTS_FILE}.tmp"
+        save_model(self, str(draft))
+        give_usual_rights(draft)
+        # What an older model left must not pass for this one's: its phase's own parts, its words.
+        for pattern in ("phase*.safetensors", "tokenizer*.json", "special_tokens_map.json", "vocab.txt", CONFIG_FILE):
+            for stale in save_directory.glob(pattern):
+                stale.unlink()
+        draft.replace(save_directory / WEIGHTS_FILE)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(save_directory)
+        write_json(_preprocessing(self.config.image_size), save_directory / PREPROCESSING_FILE)
+        write_json(dataclasses.asdict(self.config), save_directory / CONFIG_FILE)  # last: without it there is no model
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options) -> FolderModel:
+        """Load a model folder or a name on the hub, in evaluation mode.
+
+        Args:
+            pretrained_model_name_or_path: folder, or "owner/name".
+            options: huggingface_hub's (`revision`, `token`, `cache_dir`, ...), and `drop_rate`, another dropout of
+                the text tower for training on.
+
+        Raises:
+            CheckpointError: neither a folder nor to be fetched, no model in it, or weights that do not fit its config.
+        """
+        if Path(pretrained_model_name_or_path).is_dir():
+            folder_config(Path(pretrained_model_name_or_path))  # the mixin's own reading of it would say less
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **options)
+        except (OSError, HFValidationError) as error:
+            raise _not_fetched(pretrained_model_name_or_path, error) from error
+
+    @classmethod
+    def _from_pretrained(
+        cls, *, model_id, revision, cache_dir, force_download, local_files_only, token,
+        drop_rate=None, config=None, **unknown,
+    ) -> FolderModel:  # fmt: skip
+        if unknown:
+            raise TypeError(f"from_pretrained() takes no {', '.join(sorted(unknown))}")
+        download = {"revision": revision, "cache_dir": cache_dir, "token": token}
+        download |= {"force_download": force_download, "local_files_only": local_files_only}
+        return load_folder(cls, local_folder(model_id, **download), drop_rate)
+
+
+def local_folder(name: str | Path, **download) -> Path:
+    """A folder as it is, or where the files of a name on the hub were fetched to.
+
+    Args:
+        download: of `huggingface_hub.snapshot_download`.
+
+    Raises:
+        CheckpointError: neither a folder nor to be fetched.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(str(name), **download))
+    except (OSError, HFValidationError) as error:  # hub errors are OSErrors
+        raise _not_fetched(name, error) from error
+
+
+def _not_fetched(name: str | Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{name} is neither a model folder nor could it be fetched: {error}")
+
+
+def load_folder(cls: type[FolderModel], folder: Path, drop_rate: float | None = None) -> FolderModel:
+    """What `save_pretrained` wrote, in evaluation mode; see `FolderModel.from_pretrained`."""
+    config = folder_config(folder)
+    check_head(cls, config, folder)
+    if drop_rate is not None:
+        config.text.update(hidden_dropout_prob=drop_rate, attention_probs_dropout_prob=drop_rate)
+    tokenizer = None
+    if any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt")):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = cls(config, tokenizer)
+    load_model(model, folder)
+    return model.eval()
+
+
+def check_head(cls: type[FolderModel], config: ModelConfig, path: str | Path) -> None:
+    """Refuse the weights of a model with another head.
+
+    Raises:
+        CheckpointError: naming the file or folder and what it holds.
+    """
+    if config.head != cls.head:
+        raise CheckpointError(
+            f"{path} holds a model with the {config.head} head, and {cls.__name__} has the {cls.head} head; "
+            f"load it with {'DenseLIP' if config.head == 'dense' else 'LexLIP'}, or train with head={config.head}"
+        )
+
+
+def _preprocessing(size: int) -> dict:
+    """What `encode_image` does to a picture, in the words of transformers' image processors."""
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": int(Image.Resampling.BICUBIC),
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }

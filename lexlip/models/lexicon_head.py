@@ -1,0 +1,93 @@
+"""From token states to lexicon vectors: the head, the max pool, the saturation, the bottleneck.
+
+B batch, L tokens, D width, V vocabulary. The head multiplies every token with every word and keeps the largest logit
+of each word; both poolings of LexLIP follow from that one maximum. `lexlip.ops.fused` takes it without ever
+holding the (B, L, V) logits.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lexlip.ops.max_logits import max_logits
+
+
+class LexiconHead(nn.Module):
+    """BERT's masked-language-model head: dense, GELU, LayerNorm, decoder to the vocabulary.
+
+    Args:
+        in_features: width of the token states.
+        hidden_size: width after the dense layer; the decoder is (V, hidden_size).
+        vocab_size: V.
+        eps: of the LayerNorm.
+
+    Attributes:
+        method: how the maximum is taken, see `max_logits`.
+    """
+
+    method: str = "auto"
+
+    def __init__(self, in_features: int, hidden_size: int, vocab_size: int, eps: float = 1e-12):
+        super().__init__()
+        self.dense = nn.Linear(in_features, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, eps=eps)
+        self.decoder = nn.Linear(hidden_size, vocab_size)
+        for layer in (self.dense, self.decoder):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def transform(self, states: Tensor) -> Tensor:
+        """(..., in_features) token states to (..., hidden_size) decoder inputs."""
+        return self.norm(F.gelu(self.dense(states)))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., in_features) token states to (..., V) logits."""
+        return self.decoder(self.transform(states))
+
+    def max_logits(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Largest logit of each word over the tokens.
+
+        Args:
+            states: (B, L, in_features) token states.
+            mask: (B, L) with 0 at padding, or None.
+
+        Returns:
+            (B, V), at least float32.
+        """
+        return self.pool(self.transform(states), mask)
+
+    def term_weights(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`saturate(max_logits(states, mask))`, in one pass."""
+        return self.pool(self.transform(states), mask, saturated=True)
+
+    def pool(self, hidden: Tensor, mask: Tensor | None = None, saturated: bool = False) -> Tensor:
+        """`max_logits` of (B, L, hidden_size) decoder inputs, as `method` says."""
+        return max_logits(hidden, self.decoder.weight, self.decoder.bias, mask, saturated, self.method)
+
+
+def lexicon_bottleneck(pooled: Tensor, word_embeddings: Tensor) -> Tensor:
+    """Continuous bag of words b = softmax(m) E, with E's gradient stopped (LexLIP's lexicon bottleneck).
+
+    Args:
+        pooled: (B, V) largest logit of each word.
+        word_embeddings: (V, D) table E of the text tower.
+
+    Returns:
+        (B, D).
+    """
+    return F.softmax(pooled, dim=-1) @ word_embeddings.detach()
+
+
+def keep_heaviest(vectors: Tensor, k: int) -> Tensor:
+    """Each row's k heaviest terms, the others set to 0; weights unchanged.
+
+    Args:
+        vectors: (..., V) non-negative.
+        k: terms to keep.
+    """
+    if k >= vectors.shape[-1]:
+        return vectors
+    top = vectors.topk(k, dim=-1)
+    return torch.zeros_like(vectors).scatter(-1, top.indices, top.values)

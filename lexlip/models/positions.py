@@ -1,0 +1,117 @@
+"""Position tables at other grid sizes, resampled in two dimensions.
+
+A tower trained on a 14 x 14 grid sees 7 x 7 patches at half size and 24 x 24 at 384 px. An offset of d patches on a
+grid of n spans the same part of the picture as d * 14 / n patches on the trained grid, so the table is read there,
+linearly between its entries. Half the grid thus reads every second entry exactly.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.models.beit import Attention, gen_relative_position_index
+from torch import Tensor, nn
+
+from lexlip.ops.attention import biased_attention
+
+CLS_ROWS = 3  # of a BEiT table: CLS to patch, patch to CLS, CLS to CLS
+Grid = tuple[int, int]  # height and width in patches
+
+
+def _offset_weights(new: int, old: int) -> Tensor:
+    """(2 new - 1, 2 old - 1) linear interpolation weights between relative offsets."""
+    offsets = torch.arange(-(new - 1), new, dtype=torch.float64) * old / new
+    place = (offsets + old - 1).clamp(0, 2 * old - 2)
+    low = place.floor().long().clamp(max=max(2 * old - 3, 0))
+    share = (place - low).float()
+    weights = torch.zeros(2 * new - 1, 2 * old - 1)
+    rows = torch.arange(2 * new - 1)
+    weights[rows, low] = 1 - share
+    if old > 1:
+        weights[rows, low + 1] += share
+    return weights
+
+
+def resample_relative_table(table: Tensor, old: Grid, new: Grid) -> Tensor:
+    """A BEiT relative-position table for another grid; differentiable.
+
+    Args:
+        table: ((2H-1)(2W-1) + 3, heads) for the grid `old` = (H, W); the last three rows belong to CLS and are kept.
+        old: trained grid in patches.
+        new: wanted grid in patches.
+
+    Returns:
+        ((2h-1)(2w-1) + 3, heads) for the grid `new` = (h, w).
+    """
+    rows, columns = (_offset_weights(n, o).to(table.device, table.dtype) for n, o in zip(new, old, strict=True))
+    return _resample(table, rows, columns) if old != new else table
+
+
+def _resample(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    grid = table[:-CLS_ROWS].view(rows.shape[1], columns.shape[1], -1)
+    grid = torch.einsum("yr,xc,rch->yxh", rows, columns, grid)
+    return torch.cat([grid.flatten(0, 1), table[-CLS_ROWS:]])
+
+
+class GridBias(nn.Module):
+    """The relative-position biases of all layers of a BEiT at once, for the grid that is being encoded.
+
+    It takes the place of timm's bias that all layers share: timm asks for it once per pass and hands it to every
+    block, also to one whose activations are computed a second time. One gather for all layers, instead of one each,
+    is also one scatter in the backward pass.
+
+    Args:
+        layers: the attention layers, in order; each becomes a `GridAttention`.
+    """
+
+    def __init__(self, layers: list[Attention]):
+        super().__init__()
+        self.layers = layers  # a plain list: the weights stay the layers' own
+        self.trained: Grid = tuple(layers[0].window_size)
+        self.grid = self.trained  # set before each pass
+        self._constants: dict[tuple[Grid, str], tuple[Tensor, Tensor, Tensor]] = {}
+        for number, layer in enumerate(layers):
+            layer.__class__ = GridAttention
+            layer.number = number
+
+    def forward(self) -> tuple[Tensor, ...]:
+        """One (1, heads, L, L) bias per layer, L = grid height x width + 1."""
+        # The layers as further heads of one table.
+        table = torch.cat([layer.relative_position_bias_table for layer in self.layers], dim=1)
+        rows, columns, index = self._of_grid(table.device)
+        if self.grid != self.trained:
+            table = _resample(table, rows.to(table.dtype), columns.to(table.dtype))
+        biases = F.embedding(index, table).T  # (layers * heads, L * L)
+        device = table.device.type
+        if torch.is_autocast_enabled(device):  # once, not in every layer's attention; after the gather, so that the
+            biases = biases.to(torch.get_autocast_dtype(device))  # pairs of one offset add up in the table's precision
+        length = self.grid[0] * self.grid[1] + 1
+        return biases.reshape(len(self.layers), 1, -1, length, length).unbind(0)
+
+    def _of_grid(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Interpolation weights of rows and columns, and the (L * L,) rows of the table, on the device."""
+        key = (self.grid, str(device))
+        if key not in self._constants:
+            with torch.inference_mode(False):  # kept for training, even if an evaluation asks first
+                weights = [_offset_weights(n, o) for n, o in zip(self.grid, self.trained, strict=True)]
+                parts = (*weights, gen_relative_position_index(self.grid).flatten())
+                self._constants[key] = tuple(part.to(device) for part in parts)
+        return self._constants[key]
+
+
+class GridAttention(Attention):
+    """timm's BEiT attention with its layer's part of a `GridBias`; scaled-dot-product attention takes it as mask."""
+
+    number: int
+
+    def forward(self, x: Tensor, shared_rel_pos_bias: tuple[Tensor, ...] | None = None) -> Tensor:
+        """(B, L, width) to the same; without biases, those of the trained grid."""
+        bias = self._get_rel_pos_bias() if shared_rel_pos_bias is None else shared_rel_pos_bias[self.number]
+        qkv_bias = None if self.q_bias is None else torch.cat([self.q_bias, self.k_bias, self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, qkv_bias)
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, L, d)
+        if self.fused_attn:
+            x = biased_attention(q, k, v, bias, self.attn_drop.p if self.training else 0.0)
+        else:
+            x = self.attn_drop((q * self.scale @ k.mT + bias).softmax(dim=-1)) @ v
+        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))

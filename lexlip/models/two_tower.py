@@ -1,0 +1,341 @@
+"""What every model here is built from: a picture tower, a text tower, a tokenizer, and a head that a subclass gives.
+
+B batch, L tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
+
+from lexlip.errors import ConfigError
+from lexlip.models.config import ModelConfig
+from lexlip.models.encoders import ImageEncoder, TextEncoder, pretrained_bert
+from lexlip.models.hub import FolderModel
+from lexlip.models.text_tables import fit_text_tables
+from lexlip_data.errors import BrokenImage
+from lexlip_data.loading.sentences import mark_sentences
+from lexlip_data.loading.transforms import build_transform
+from lexlip_data.sources.images import open_image, to_rgb, upright
+
+BATCH_SIZE = 256  # rows that pass the towers at once, if a user says nothing
+PICTURE = (Image.Image, str, Path)
+Picture = Image.Image | str | Path
+
+
+class TwoTowers(nn.Module, FolderModel):
+    """Image tower and text tower; a subclass adds the head and says which vectors it makes.
+
+    Args:
+        config: shapes of everything; weights start random.
+        tokenizer: for `encode_text` with strings; may be set later.
+        vit_pretrained: True: the image tower's weights from the hub; a path: from that file.
+    """
+
+    head: ClassVar[str]  # of `ModelConfig.head`
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        vit_pretrained: bool | str = False,
+    ):
+        super().__init__()
+        if config.head != self.head:
+            raise ConfigError(f"{type(self).__name__} has the {self.head} head, but its config says {config.head!r}")
+        self.config = config
+        self.tokenizer = tokenizer
+        self.image_encoder = ImageEncoder(
+            config.vit, config.image_size, config.vit_kwargs, vit_pretrained, config.image_norm_eps
+        )
+        self.text_encoder = TextEncoder(BertConfig(**config.text), corner_tokens=config.corner_tokens)
+
+    @classmethod
+    def from_keys(
+        cls, keys: dict, tokenizer: PreTrainedTokenizerBase | None = None, known: ModelConfig | None = None
+    ) -> TwoTowers:
+        """Build from the command line's keys, with the towers' pretrained weights where asked for.
+
+        Args:
+            keys: every key of the command line.
+            tokenizer: for strings.
+            known: the config of weights that will replace all of these, so that nothing pretrained is fetched.
+
+        Raises:
+            ConfigError: a tower cannot be built or loaded, or its width, patch or vocabulary contradicts a key.
+        """
+        bert, corners = None, keys["corner_tokens"]
+        if known is not None:
+            if known.corner_tokens not in (0, corners):
+                raise ConfigError(
+                    f"corner_tokens={corners}, but the weights have {known.corner_tokens}; set "
+                    f"corner_tokens={known.corner_tokens}"
+                )
+            dropout = {name: keys["drop_rate"] for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")}
+            text = BertConfig(**{**known.text, **dropout, "vocab_size": known.vocab_size})
+        elif keys["text_pretrained"]:
+            bert = pretrained_bert(keys["text_model"] or keys["tokenizer"], keys["drop_rate"])
+            text = copy.deepcopy(bert.config)
+        else:
+            text = BertConfig(
+                vocab_size=keys["vocab_size"],
+                hidden_size=keys["input_text_embed_size"],
+                num_hidden_layers=keys["text_layers"],
+                num_attention_heads=keys["num_heads"],
+                intermediate_size=int(keys["input_text_embed_size"] * keys["mlp_ratio"]),
+                max_position_embeddings=keys["text_positions"],
+                hidden_dropout_prob=keys["drop_rate"],
+                attention_probs_dropout_prob=keys["drop_rate"],
+            )
+        text.vocab_size += corners
+        if known is not None or bert is not None:  # what was trained on shorter texts is stretched
+            text.max_position_embeddings = max(text.max_position_embeddings, keys["max_text_len"])
+        config = ModelConfig(
+            head=cls.head,
+            vit=keys["vit"],
+            vit_kwargs=dict(keys["vit_kwargs"]),
+            image_size=keys["image_size"],
+            image_norm_eps=keys["image_norm_eps"],
+            text=_plain(text),
+            max_text_len=keys["max_text_len"],
+            corner_tokens=corners,
+            sentence_sep=keys["sentence_sep"],
+            **cls.head_config(keys),
+        )
+        model = cls(config, tokenizer, keys["vit_pretrained"] if known is None else False)
+        if bert is not None:
+            state = bert.bert.state_dict()
+            fit_text_tables(
+                state, model.text_encoder.bert.state_dict(), keys["max_text_len"], keys["trained_positions"]
+            )
+            model.text_encoder.bert.load_state_dict(state)
+        model.start_head(bert)
+        model.check_keys(keys)
+        return model
+
+    def keys(self) -> dict:
+        """The command line's keys that this model decides."""
+        text = self.config.text
+        return {
+            "head": self.head,
+            "vit": self.config.vit,
+            "vit_kwargs": self.config.vit_kwargs,
+            "vit_pretrained": False,
+            "image_size": self.config.image_size,
+            "image_norm_eps": self.config.image_norm_eps,
+            "patch_size": self.image_encoder.patch,
+            "input_image_embed_size": self.image_encoder.width,
+            "input_text_embed_size": self.text_encoder.width,
+            "hidden_size": self.text_encoder.width,
+            "vocab_size": self.config.vocab_size,
+            "num_heads": text["num_attention_heads"],
+            "text_layers": text["num_hidden_layers"],
+            "drop_rate": text["hidden_dropout_prob"],
+            "text_pretrained": False,
+            "max_text_len": self.config.max_text_len,
+            "corner_tokens": self.config.corner_tokens,
+            "sentence_sep": self.config.sentence_sep,
+        }
+
+    def check_keys(self, keys: dict) -> None:
+        """Refuse keys that contradict the towers, naming the key and the value that fits.
+
+        Raises:
+            ConfigError: as above.
+        """
+        facts = {
+            "input_image_embed_size": self.image_encoder.width,
+            "input_text_embed_size": self.text_encoder.width,
+            "hidden_size": self.text_encoder.width,
+            "vocab_size": self.config.vocab_size,
+            "num_heads": self.text_encoder.config.num_attention_heads,
+        }
+        if self.image_encoder.patch is not None:
+            facts["patch_size"] = self.image_encoder.patch
+        for key, fact in facts.items():
+            if keys[key] != fact:
+                raise ConfigError(f"{key}={keys[key]}, but the towers that were built have {fact}; set {key}={fact}")
+        positions = self.text_encoder.config.max_position_embeddings
+        if keys["max_text_len"] > positions:
+            raise ConfigError(f"max_text_len={keys['max_text_len']}, but the text tower has {positions} positions")
+
+    # --- a head's own ---
+
+    @classmethod
+    def head_config(cls, keys: dict) -> dict:
+        """The fields of `ModelConfig` that the head needs, from the command line's keys."""
+        return {}
+
+    def start_head(self, bert: BertForMaskedLM | None) -> None:
+        """Take over what a pretrained BERT holds for the head; called once, after the towers are loaded."""
+
+    def vectors_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Captions to vectors, not normalised.
+
+        Args:
+            input_ids, attention_mask: (B, L) word ids and their mask, 0 at padding.
+
+        Returns:
+            (B, width of the vectors) float32.
+        """
+        raise NotImplementedError
+
+    def vectors_long(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Long texts to vectors for training, not normalised.
+
+        Args:
+            input_ids, attention_mask: (B, L) word ids and their mask, 0 at padding.
+
+        Returns:
+            (B, 1 + C, width of the vectors) float32: what `vectors_text` gives, and one vector per corner token.
+        """
+        raise NotImplementedError
+
+    def vectors_image(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised pixels to (B, width of the vectors) float32, not normalised."""
+        raise NotImplementedError
+
+    # --- for users ---
+
+    @torch.no_grad()
+    def encode_text(
+        self,
+        texts: str | Sequence[str] | Tensor,
+        attention_mask: Tensor | None = None,
+        normalize: bool = True,
+        batch_size: int = BATCH_SIZE,
+    ) -> Tensor:
+        """Captions to retrieval vectors.
+
+        Args:
+            texts: B strings, or (B, L) word ids with their `attention_mask`. B may be 0; one string alone is B = 1.
+            normalize: divide by the L2 norm, so that dot products are cosines.
+            batch_size: how many of them pass the towers at once.
+
+        Returns:
+            (B, width of the vectors) float32, on the model's device.
+
+        Raises:
+            TypeError: something else among the strings.
+            ValueError: strings without a tokenizer, word ids without a mask, or batch_size below 1.
+        """
+        if isinstance(texts, Tensor):
+            if attention_mask is None:
+                raise ValueError("word ids need their attention_mask")
+            encode = lambda rows: self.vectors_text(texts[rows].to(self.device), attention_mask[rows].to(self.device))
+        else:
+            if self.tokenizer is None:
+                raise ValueError("this model has no tokenizer: pass word ids and their mask, or set model.tokenizer")
+            texts = [texts] if isinstance(texts, str) else list(texts)
+            _all_are(str, texts, "a string")
+            encode = lambda rows: self.vectors_text(*self._tokenized(texts[rows]))
+        return self._encoded(encode, len(texts), batch_size, normalize)
+
+    def _tokenized(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        batch = self.tokenizer(
+            self._marked(texts), padding=True, truncation=True, max_length=self.config.max_words, return_tensors="pt"
+        )
+        return batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)
+
+    def _encoded(self, encode: Callable[[slice], Tensor], count: int, batch_size: int, normalize: bool) -> Tensor:
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: at least 1")
+        width = self.config.vocab_size if self.config.embed_dim is None else self.config.embed_dim
+        with _evaluating(self):
+            parts = [encode(slice(begin, begin + batch_size)) for begin in range(0, count, batch_size)]
+        vectors = torch.cat(parts) if parts else torch.zeros(0, width, device=self.device)
+        return F.normalize(vectors, dim=-1) if normalize else vectors
+
+    def cut_texts(self, texts: Sequence[str]) -> int:
+        """How many of these texts are longer than the model reads."""
+        lengths = [len(ids) for ids in self.tokenizer(self._marked(texts), verbose=False)["input_ids"]]
+        return sum(length > self.config.max_words for length in lengths)
+
+    def _marked(self, texts: Sequence[str]) -> list[str]:
+        if self.config.sentence_sep:
+            return [mark_sentences(text, self.tokenizer.sep_token) for text in texts]
+        return list(texts)
+
+    @torch.no_grad()
+    def encode_image(
+        self, images: Picture | Sequence[Picture] | Tensor, normalize: bool = True, batch_size: int = BATCH_SIZE
+    ) -> Tensor:
+        """Pictures to retrieval vectors.
+
+        Args:
+            images: B PIL pictures or paths of files, or (B, 3, H, W) normalised pixels. B may be 0; one picture or path
+                alone is B = 1.
+            normalize: divide by the L2 norm, so that dot products are cosines.
+            batch_size: how many of them pass the towers at once; so many decoded pictures are held.
+
+        Returns:
+            (B, width of the vectors) float32, on the model's device.
+
+        Raises:
+            TypeError: something else among the pictures.
+            ValueError: batch_size below 1.
+            OSError: a file that cannot be read.
+            BrokenImage: a file that is no picture; the message names it.
+        """
+        if isinstance(images, Tensor):
+            encode = lambda rows: self.vectors_image(images[rows].to(self.device))
+        else:
+            images = [images] if isinstance(images, PICTURE) else list(images)
+            _all_are(PICTURE, images, "a PIL picture or the path of one")
+            transform = build_transform("vit", self.config.image_size)
+            encode = lambda rows: self.vectors_image(
+                torch.stack([transform(_opened(image)) for image in images[rows]]).to(self.device)
+            )
+        return self._encoded(encode, len(images), batch_size, normalize)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.text_encoder.word_embeddings.device
+
+
+class _evaluating:
+    """Evaluation mode for a while."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+
+    def __enter__(self) -> None:
+        self.was = self.module.training
+        self.module.eval()
+
+    def __exit__(self, *error) -> None:
+        self.module.train(self.was)
+
+
+def _all_are(kind: type | tuple[type, ...], values: Sequence, name: str) -> None:
+    for number, value in enumerate(values):
+        if not isinstance(value, kind):
+            raise TypeError(f"item {number} is of type {type(value).__name__}, not {name}")
+
+
+def _opened(image: Picture) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return to_rgb(upright(image))
+    try:
+        return open_image(Path(image).read_bytes())
+    except BrokenImage as error:
+        raise BrokenImage(f"{image}: {error}") from error
+
+
+def _plain(config: BertConfig) -> dict:
+    """The numbers that shape a BERT."""
+    names = (
+        "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
+        "hidden_dropout_prob attention_probs_dropout_prob max_position_embeddings type_vocab_size "
+        "initializer_range layer_norm_eps pad_token_id"
+    )
+    return {name: getattr(config, name) for name in names.split()}

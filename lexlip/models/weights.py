@@ -1,0 +1,167 @@
+"""Weights from files: strictly, with every exception named and logged.
+
+A file is read with `weights_only=True`, so it can hold tensors and plain values and never runs code.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from lexlip.errors import CheckpointError
+from lexlip.models.positions import CLS_ROWS, resample_relative_table
+
+log = logging.getLogger(__name__)
+
+MODEL_PREFIX = "model."
+# What a checkpoint may hold besides the model: a phase's own parts, which the next phase starts afresh.
+PHASE_PREFIXES = ("decoder.", "twin.", "text_ring.", "image_ring.")
+OFFICIAL_MARK = "text_transformer."
+
+
+def read(path: str | Path) -> dict:
+    """The dict that a checkpoint file holds.
+
+    Raises:
+        CheckpointError: no such file, no checkpoint, cut short, or it wants to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # torch raises many kinds, most without the file's name
+        if _is_checkpoint(path):
+            reason = "it holds Python objects that would run code when loaded; only tensors and plain values are read"
+        else:
+            reason = f"it is cut short or no checkpoint ({type(error).__name__})"
+        raise CheckpointError(f"{path} was refused: {reason}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint's dict")
+    return content
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether the file looks whole and like one of torch's, so that only its content can be at fault."""
+    with path.open("rb") as file:
+        start = file.read(1)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("data.pkl") for name in archive.namelist())
+    return start == b"\x80"  # a bare pickle
+
+
+def model_config(path: str | Path) -> dict | None:
+    """The `ModelConfig`, as a dict, of a checkpoint of either phase or of a model folder; None if it holds none.
+
+    Raises:
+        CheckpointError: as `read`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        file = path / "config.json"
+        try:
+            return json.loads(file.read_text()) if file.is_file() else None
+        except ValueError as error:
+            raise CheckpointError(f"{file} is no JSON: {error}") from error
+    saved = read(path).get("hyper_parameters")
+    return saved.get("model") if isinstance(saved, dict) else None
+
+
+def model_weights(path: str | Path) -> dict[str, Tensor]:
+    """The weights of a `LexLIP` in a checkpoint of either phase or in a model folder, by the model's own names.
+
+    Raises:
+        CheckpointError: as `read`, or a file of another model.
+    """
+    path = Path(path)
+    if path.is_dir():
+        try:
+            return load_file(path / "model.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path} is no model folder: {error}") from error
+    content = read(path)
+    state = content.get("state_dict", content)
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise CheckpointError(f"{path} holds no state_dict of named tensors")
+    if any(name.startswith(OFFICIAL_MARK) for name in state):
+        raise CheckpointError(
+            f"{path} is a checkpoint of the official code; convert it once with `lexlip import-official {path} FOLDER`"
+        )
+    weights = {name[len(MODEL_PREFIX) :]: value for name, value in state.items() if name.startswith(MODEL_PREFIX)}
+    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError(f"{path} holds no LexLIP model; its first names are {list(state)[:3]}")
+    others = [name for name in state if not name.startswith(MODEL_PREFIX)]
+    foreign = [name for name in others if not name.startswith(PHASE_PREFIXES)]
+    if foreign:
+        raise CheckpointError(f"{path} holds names that no phase writes: {foreign[:3]}")
+    for prefix in PHASE_PREFIXES:
+        count = sum(name.startswith(prefix) for name in others)
+        if count:
+            log.info("%s: %d entries of %s* belong to its own phase and are not loaded", path, count, prefix)
+    return weights
+
+
+def load_model(model: nn.Module, path: str | Path) -> None:
+    """Load a model's weights strictly; positions of another picture size are resampled in two dimensions.
+
+    Args:
+        model: a `LexLIP`.
+        path: checkpoint of either phase or a model folder.
+
+    Raises:
+        CheckpointError: as `model_weights`, or names or shapes that do not fit.
+    """
+    fit(model, model_weights(path), path)
+
+
+def fit(model: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
+    """`load_model` with the weights already read; `path` is for the messages."""
+    wanted = model.state_dict()
+    resampled = []
+    for name, value in weights.items():
+        if name in wanted and value.shape != wanted[name].shape:
+            fitted = _resample(model, name, value, wanted[name])
+            if fitted is not None:
+                weights[name] = fitted
+                resampled.append(name)
+    wrong = [
+        f"{name}: {tuple(value.shape)} in the file, {tuple(wanted[name].shape)} in the model"
+        for name, value in weights.items()
+        if name in wanted and value.shape != wanted[name].shape
+    ]
+    missing = [f"{name}: not in the file" for name in wanted if name not in weights]
+    extra = [f"{name}: not in the model" for name in weights if name not in wanted]
+    problems = wrong + missing + extra
+    if problems:
+        hint = ""
+        if any("decoder.weight" in line or "word_embeddings" in line for line in wrong):
+            hint = "\nThe vocabularies differ: set tokenizer and vocab_size as in the run that wrote the file."
+        raise CheckpointError(f"{path} does not fit this model:\n  " + "\n  ".join(problems[:5]) + hint)
+    model.load_state_dict(weights)
+    if resampled:
+        log.info("%s: %d position tables resampled to %d px", path, len(resampled), model.config.image_size)
+
+
+def _resample(model: nn.Module, name: str, value: Tensor, wanted: Tensor) -> Tensor | None:
+    grid = getattr(getattr(model.image_encoder.backbone, "patch_embed", None), "grid_size", None)
+    if grid is None:
+        return None
+    if name.endswith("relative_position_bias_table") and value.shape[1] == wanted.shape[1]:
+        side = round((value.shape[0] - CLS_ROWS) ** 0.5)
+        if side % 2 == 0 or side**2 != value.shape[0] - CLS_ROWS:
+            return None
+        old = (side + 1) // 2
+        return resample_relative_table(value.float(), (old, old), tuple(grid)).to(value.dtype)
+    if name.endswith("pos_embed") and value.ndim == 3 and value.shape[2] == wanted.shape[2]:
+        prefix = wanted.shape[1] - grid[0] * grid[1]
+        return resample_abs_pos_embed(value, list(grid), num_prefix_tokens=prefix)
+    return None

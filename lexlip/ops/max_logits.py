@@ -1,0 +1,70 @@
+"""The largest logit of each term over the tokens: the one operation that a lexicon vector is made of.
+
+B batch, L tokens, D width, V vocabulary. `lexlip.ops.fused` never holds the (B, L, V) logits; the reference here does.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lexlip.ops.fused import PADDING_LOGIT, pooled
+
+METHODS = ("auto", "fused", "textbook")
+
+
+def max_logits(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mask: Tensor | None = None,
+    saturated: bool = False,
+    method: str = "auto",
+) -> Tensor:
+    """max over L of (hidden @ weight.T + bias), padded positions counting as -1e6.
+
+    Args:
+        hidden: (B, L, D), L at least 1. Under autocast the product is taken in its dtype.
+        weight: (V, D).
+        bias: (V,).
+        mask: (B, L) with 0 at padding, or None.
+        saturated: give log(1 + relu(maximum)).
+        method: "fused" never holds (B, L, V); "textbook" does; "auto" is fused on CPU and NVIDIA GPU, else textbook.
+
+    Returns:
+        (B, V), at least float32.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"lexicon_head={method!r}; it must be one of {', '.join(METHODS)}")
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        hidden = hidden.to(torch.get_autocast_dtype(device))
+    with torch.autocast(device, enabled=False):
+        if method == "fused" or (method == "auto" and device in ("cpu", "cuda")):
+            with_tokens = torch.is_grad_enabled() and any(t.requires_grad for t in (hidden, weight, bias))
+            return pooled(hidden, weight, bias, mask, saturated, with_tokens)[0]
+        return _textbook(hidden, weight.to(hidden.dtype), bias.to(hidden.dtype), mask, saturated)
+
+
+def _textbook(hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, saturated: bool) -> Tensor:
+    logits = F.linear(hidden, weight, bias)  # (B, L, V)
+    if mask is not None:
+        padding = max(PADDING_LOGIT, torch.finfo(logits.dtype).min)
+        logits = logits.masked_fill(mask[:, :, None] == 0, padding)
+    best = logits.max(1).values
+    best = best.to(torch.promote_types(best.dtype, torch.float32))
+    return saturate(best) if saturated else best
+
+
+def saturate(pooled: Tensor) -> Tensor:
+    """log(1 + relu(m)): the term weights, which grow slower than the logits (LexLIP's lexicon weights; SPLADE-max).
+
+    Args:
+        pooled: (B, V) largest logit of each word. As log1p and relu do not decrease, saturating the maximum is the
+            maximum of the saturated.
+    """
+    return torch.log1p(F.relu(pooled))

@@ -1,0 +1,1 @@
+"""Training: config, the exact step, losses, optimiser, checkpoints, the sacred command line."""

@@ -1,0 +1,133 @@
+"""Checkpoints of a run: when they are written, which are kept, which one to go on from.
+
+    checkpoints/step_00001200.ckpt   the last `keep_checkpoints` of them
+    checkpoints/last.ckpt            the newest
+    checkpoints/best.ckpt            best on val; best.json says how good
+
+last and best are hard links: a second name, no second file. A checkpoint is written under a temporary name, flushed
+and renamed, and the oldest one goes only when the newest is whole; so a crash at any moment leaves a whole one.
+A full disk does not end the training: the failure is logged, the older checkpoints stay, the next one is tried in time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from lexlip.train.checkpoint import WholeFiles, clear_for, step_file, step_files
+from lexlip.utils.files import link_whole, write_json
+
+log = logging.getLogger(__name__)
+
+
+class Saver(pl.Callback):
+    """Writes the checkpoints of a run.
+
+    One is written before each validation, at the end, every so many minutes or steps, and when the run is stopped.
+
+    Args:
+        folder: of the checkpoints.
+        files: the CheckpointIO that the Trainer writes with.
+        minutes: at most so long between two; 0: no clock.
+        steps: also every so many steps; None: not.
+        keep: how many to keep.
+        monitor, mode: the metric whose best checkpoint is kept, "max" or "min"; monitor "" keeps none.
+    """
+
+    def __init__(
+        self, folder: Path, files: WholeFiles, minutes: float, steps: int | None, keep: int, monitor: str, mode: str
+    ):
+        self.folder, self.files, self.keep = folder, files, keep
+        self.minutes, self.steps = minutes, steps
+        self.monitor, self.sign = monitor, 1 if mode == "max" else -1
+        self.written = time.monotonic()
+        self.asked_step = -1  # the same on every process, since all of them enter the writing or none
+        self.best = self._best()
+
+    def _best(self) -> float | None:
+        if not (self.folder / "best.ckpt").is_file():
+            return None
+        try:
+            return self.sign * float(json.loads((self.folder / "best.json").read_text())[self.monitor])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def due(self) -> bool:
+        """Whether the clock asks for a checkpoint; the processes agree on it before the step."""
+        return bool(self.minutes) and time.monotonic() - self.written >= 60 * self.minutes
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.written = time.monotonic()
+        if trainer.is_global_zero:
+            clear_for(trainer.global_step, self.folder)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: dict, index: int) -> None:
+        module.wishes["save"] = self.due()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: object, batch: dict, index: int
+    ) -> None:
+        step = trainer.global_step
+        by_steps = self.steps is not None and step % self.steps == 0 and step > self.asked_step
+        ends = step >= trainer.max_steps or module.agreed["stop"]
+        module.validation_due = validation_follows(trainer, module, index)
+        if by_steps or ends or module.agreed["save"] or module.validation_due:
+            self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> bool:
+        """Write a checkpoint of this step, on every process; False if it could not be written."""
+        path = step_file(self.folder, trainer.global_step)
+        started, self.asked_step = time.monotonic(), trainer.global_step
+        trainer.save_checkpoint(path, weights_only=False)
+        self.written = time.monotonic()
+        if not trainer.is_global_zero:
+            return True
+        if self.files.error is not None:
+            log.error(
+                "%s could not be written (%s); the training goes on, the older checkpoints are untouched. Make room, "
+                "or the work since the last one is lost if the run ends",
+                path, self.files.error,
+            )  # fmt: skip
+            return False
+        size = path.stat().st_size / 2**20
+        try:
+            link_whole(path, self.folder / "last.ckpt")
+            older = sorted(step for step in step_files(self.folder) if step < trainer.global_step)
+            for old in older[: max(0, len(older) + 1 - self.keep)]:
+                step_file(self.folder, old).unlink(missing_ok=True)
+        except OSError as error:
+            log.error("%s was written, but %s could not be moved on (%s)", path, self.folder / "last.ckpt", error)
+        log.info("checkpoint %s, %.0f MiB in %.1f s", path, size, time.monotonic() - started)
+        return True
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        score = trainer.callback_metrics.get(self.monitor)
+        if not trainer.is_global_zero or score is None or trainer.sanity_checking:
+            return
+        step = module.step_now
+        value, path = self.sign * float(score), step_file(self.folder, step)
+        if self.best is not None and not value > self.best or value != value:
+            return
+        if not path.is_file():
+            log.error("step %d is the best so far, but its checkpoint %s is not there", step, path)
+            return
+        try:  # the note first: it needs room on the disk, the link does not
+            write_json({self.monitor: float(score), "step": step}, self.folder / "best.json")
+            link_whole(path, self.folder / "best.ckpt")
+        except OSError as error:
+            log.error("%s could not be written (%s)", self.folder / "best.ckpt", error)
+        else:
+            self.best = value
+
+
+def validation_follows(trainer: pl.Trainer, module: pl.LightningModule, index: int) -> bool:
+    """Whether a validation comes right after this batch, or the epoch ends with it."""
+    if trainer.is_last_batch:
+        return True
+    every = trainer.val_check_batch
+    seen = module.batches_seen if trainer.check_val_every_n_epoch is None else index + 1
+    return trainer.enable_validation and every not in (None, float("inf")) and seen % int(every) == 0

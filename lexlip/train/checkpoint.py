@@ -1,0 +1,131 @@
+"""The checkpoint files of a run: how they are written, which one is whole, what a run may resume from."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+from torch import nn
+
+from lexlip.errors import CheckpointError
+from lexlip.models.weights import read
+from lexlip.utils.files import write_whole
+
+log = logging.getLogger(__name__)
+
+RESUMABLE = ("state_dict", "optimizer_states", "loops", "global_step", "batches_seen")  # what a run goes on from
+ASIDE = ".aside"
+STEP_FILE = re.compile(r"step_(\d+)\.ckpt")
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Lightning's way to a checkpoint file, through `write_whole`.
+
+    A failure is kept in `error` instead of raised: only one process writes, and the others wait for it afterwards.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: Exception | None = None
+
+    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: object = None) -> None:
+        self.error = None
+        try:
+            write_whole(path, lambda file: torch.save(checkpoint, file))
+        except (OSError, RuntimeError) as error:  # torch turns some of a full disk's errors into RuntimeError
+            self.error = error
+
+
+def clear_for(step: int, folder: Path) -> None:
+    """Set aside what a run that goes on from a step must not take for its own, and remove halves of files.
+
+    Later checkpoints are damaged ones that were passed over, or of a run that went another way from here.
+    """
+    for draft in folder.glob("*.tmp"):
+        draft.unlink(missing_ok=True)
+    for later in step_files(folder):
+        if later > step:
+            path = step_file(folder, later)
+            path.replace(path.with_name(path.name + ASIDE))
+            log.warning("%s is later than step %d, from which this run goes on; set aside as *%s", path, step, ASIDE)
+
+
+def step_file(folder: Path, step: int) -> Path:
+    """The checkpoint of a step."""
+    return folder / f"step_{step:08d}.ckpt"
+
+
+def step_files(folder: Path) -> list[int]:
+    """The steps of which there is a file, whole or not."""
+    if not folder.is_dir():
+        return []
+    return [int(match[1]) for path in folder.iterdir() if (match := STEP_FILE.fullmatch(path.name))]
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that can be read to its end; those passed over are logged with the reason."""
+    for step in sorted(step_files(folder), reverse=True):
+        path = step_file(folder, step)
+        try:
+            check_whole(path)
+        except CheckpointError as error:
+            log.warning("passed over: %s", error)
+        else:
+            return path
+    return None
+
+
+def check_whole(path: Path) -> None:
+    """Read a checkpoint to its end and compare its checksums.
+
+    Raises:
+        CheckpointError: it is cut short or damaged, naming the file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise CheckpointError(f"{path} is cut short or damaged ({error})") from error
+    if damaged is not None:
+        raise CheckpointError(f"{path} is damaged: the checksum of {damaged} does not fit")
+    content = read(path)
+    absent = [key for key in RESUMABLE if key not in content]
+    if absent:
+        raise CheckpointError(f"{path} cannot be resumed, it holds no {absent[0]}")
+
+
+def check_resumable(module: nn.Module, path: str | Path) -> None:
+    """Refuse to resume from a file of another phase or shape, or one that holds weights alone.
+
+    Raises:
+        CheckpointError: naming the file and the first names that differ.
+    """
+    content = read(path)
+    state, own = content.get("state_dict", {}), module.state_dict()
+    absent = [key for key in RESUMABLE if key not in content]
+    if absent:
+        raise CheckpointError(f"{path} cannot be resumed, it holds no {absent[0]}; load_path starts from its weights")
+    wrong = [
+        f"{name}: {tuple(own[name].shape) if name in own else 'nothing'} in this run, "
+        f"{tuple(state[name].shape) if name in state else 'nothing'} in the file"
+        for name in sorted(own.keys() | state.keys())
+        if name not in own or name not in state or own[name].shape != state[name].shape
+    ]
+    if wrong:
+        lines = "\n  ".join(wrong[:5])
+        raise CheckpointError(f"{path} is of another phase or model, load_path may start from it:\n  {lines}")
+
+
+def tokenizer_files(tokenizer) -> dict[str, str]:
+    """A tokenizer's files by name, so that a checkpoint can be exported where the tokenizer is gone."""
+    if tokenizer is None:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(folder).iterdir())}

@@ -1,0 +1,81 @@
+"""The equations of LexLIP (Luo et al., ICCV 2023), each once, as pure tensor functions.
+
+B captions and pictures of a batch, V words of the vocabulary, K past keys, N masked positions.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lexlip.utils.distributed import sum_over_ranks
+
+
+def masked_lm(logits: Tensor, labels: Tensor, total: Tensor | float) -> Tensor:
+    """Cross-entropy of the masked words, summed here and divided by the global batch's count.
+
+    Args:
+        logits: (N, V) logits at the masked positions only.
+        labels: (N,) true word ids.
+        total: number of masked positions in the global batch, divided by the number of processes.
+    """
+    return F.cross_entropy(logits.float(), labels, reduction="sum") / total
+
+
+def flops(vectors: Tensor) -> Tensor:
+    """FLOPS regulariser of Paria et al. (ICLR 2020): sum over words of (mean over the batch of |r_v|) squared.
+
+    Args:
+        vectors: (B, V) normalised retrieval vectors of this process; the mean is taken over all processes.
+    """
+    rows = sum_over_ranks(vectors.new_tensor(float(len(vectors))).detach())
+    return (sum_over_ranks(vectors.abs().sum(0)) / rows).square().sum()
+
+
+def ramp(step: int, warmup: int) -> float:
+    """Share of the weight of FLOPS at a step: it grows with the square over `warmup` steps (Paria et al., ICLR 2020).
+
+    Vectors that are pulled to zero before they mean something learn little: first come good ones, then sparse ones.
+    """
+    return min(1.0, (step + 1) / warmup) ** 2 if warmup else 1.0
+
+
+def in_batch_contrastive(text: Tensor, image: Tensor, temperature: float, ids: Tensor | None = None) -> Tensor:
+    """Symmetric InfoNCE over the global batch (LexLIP, contrastive part of Phase 1).
+
+    Args:
+        text, image: (B, V) normalised vectors of the global batch; row i of both belong together.
+        temperature: divides the dot products.
+        ids: (B,) picture ids; other rows with the same id are no negatives. None: all of them are.
+    """
+    scores = text @ image.T / temperature  # (B, B)
+    if ids is not None:
+        same = (ids[:, None] == ids[None, :]).fill_diagonal_(False)
+        scores = scores.masked_fill(same, float("-inf"))
+    target = torch.arange(len(scores), device=scores.device)
+    return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
+
+
+def queue_contrastive(
+    queries: Tensor, positives: Tensor, negatives: Tensor, temperature: float, excluded: Tensor | None = None
+) -> Tensor:
+    """InfoNCE of each query's own key against past keys, one value per query (LexLIP Phase 2; MoCo, eq. 1).
+
+    Args:
+        queries: (B, V) normalised vectors, with gradient.
+        positives: (B, V) key of each query, without gradient.
+        negatives: (K, V) past keys, without gradient; K may be 0.
+        temperature: divides the dot products.
+        excluded: (B, K) true where a past key belongs to the query's own picture.
+
+    Returns:
+        (B,) losses.
+    """
+    positive = (queries * positives).sum(1, keepdim=True)  # (B, 1)
+    # The keys may be stored in 16 bits: the queries come to them, since K is much larger than B.
+    negative = (queries.to(negatives.dtype) @ negatives.T).float()  # (B, K)
+    if excluded is not None:
+        negative = negative.masked_fill(excluded, float("-inf"))
+    scores = torch.cat([positive, negative], dim=1) / temperature
+    return scores.logsumexp(1) - scores[:, 0]

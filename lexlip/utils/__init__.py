@@ -1,0 +1,1 @@
+"""Files, devices and collectives, for every room."""

@@ -1,0 +1,136 @@
+"""The few collectives that training needs, each the identity on one process.
+
+Every rank computes the loss of the global batch and DistributedDataParallel averages the parameter gradients over
+W ranks. A gathered tensor's gradient is therefore the same on every rank: taking the own slice times W gives exactly
+the gradient of one process with the whole batch, without a second collective in the backward pass.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lexlip.errors import LostContact
+
+# What gloo, NCCL and torch's store say when a process is gone, silent or unreachable.
+_LOST = (
+    "timed out", "timeout", "connection closed", "connection reset", "connection refused", "broken pipe", "nccl",
+    "no route to host", "network is unreachable", "socket",
+)  # fmt: skip
+
+
+def explain_lost_contact(error: Exception, processes: int, timeout: int) -> LostContact | None:
+    """An error of the process group in plain words; None if it is of another kind.
+
+    Args:
+        error: from a step of a run.
+        processes: of the run.
+        timeout: seconds that a process waits for the others (`collective_timeout`).
+    """
+    text = str(error)
+    if processes == 1 or not any(word in text.lower() for word in _LOST):
+        return None
+    own = os.environ.get("RANK", rank())
+    first = text.strip().splitlines()[0][:300]
+    return LostContact(
+        f"process {own} of {processes} lost contact with another one, which ended (see its output), hangs, or cannot "
+        f"be reached over the network; waited at most collective_timeout={timeout} s ({first}). The last checkpoint "
+        "is whole; the same command with resume_from=auto goes on from it"
+    )
+
+
+def world_size() -> int:
+    """Number of processes, 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Index of this process, 0 without a process group."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def gather_rows(x: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+    """Rows of all ranks in rank order, without gradient; ranks may hold different numbers of rows.
+
+    Args:
+        x: (n_rank, ...) tensor, same trailing shape and dtype on every rank.
+        rows: n of every rank, where it is known; else it is asked for first.
+
+    Returns:
+        (sum of n_rank, ...) tensor, the same on every rank.
+    """
+    x = x.detach().contiguous()
+    if world_size() == 1:
+        return x
+    if rows is None:
+        ones = [1] * world_size()
+        rows = gather_rows(torch.tensor([len(x)], device=x.device), ones).tolist()
+    most = max(rows)
+    if len(x) < most:
+        x = torch.cat([x, x.new_zeros((most - len(x), *x.shape[1:]))])
+    everything = x.new_empty((most * len(rows), *x.shape[1:]))
+    dist.all_gather_into_tensor(everything, x)
+    if min(rows) == most:
+        return everything
+    return torch.cat([part[:n] for part, n in zip(everything.split(most), rows, strict=True)])
+
+
+def gather_objects(value: object) -> list:
+    """One picklable value per rank, in rank order, on every rank."""
+    if world_size() == 1:
+        return [value]
+    values: list = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, rows: Sequence[int] | None) -> Tensor:
+        if rows is None:
+            rows = gather_rows(torch.tensor([len(x)], device=x.device), [1] * world_size()).tolist()
+        everything = gather_rows(x, rows)
+        ctx.start, ctx.rows = sum(rows[: rank()]), len(x)
+        return everything
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad[ctx.start : ctx.start + ctx.rows] * world_size(), None
+
+
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        total = x.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad * world_size()
+
+
+def gather_with_grad(x: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+    """Like `gather_rows`, with the gradient that the module docstring describes."""
+    return x if world_size() == 1 else _GatherRows.apply(x, rows)
+
+
+def gather_pair(a: Tensor, b: Tensor, rows: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+    """Two (n_rank, V) tensors in one `gather_with_grad`: one exchange instead of two."""
+    return tuple(gather_many([a, b], rows))
+
+
+def gather_many(parts: Sequence[Tensor], rows: Sequence[int] | None = None) -> Sequence[Tensor]:
+    """Several (n_rank, V) tensors in one `gather_with_grad`."""
+    if world_size() == 1:
+        return parts
+    return gather_with_grad(torch.cat(list(parts), dim=1), rows).split(parts[0].shape[1], dim=1)
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Sum over all ranks, same shape, with the gradient that the module docstring describes."""
+    return x if world_size() == 1 else _SumOverRanks.apply(x)

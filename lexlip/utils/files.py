@@ -1,0 +1,65 @@
+"""Files written so that a reader never sees half of one, whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from lexlip_data.sources.files import sync_folder
+
+
+def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write through a temporary name in the same folder: flushed to the disk, then renamed.
+
+    Args:
+        path: the file; its folder is made if need be.
+        write: gets the open file.
+
+    Raises:
+        OSError, or what `write` raises: the temporary file is removed, an older file of the name is as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".tmp")
+    try:
+        with open(draft, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        sync_folder(path.parent)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def write_json(value: object, path: str | Path) -> None:
+    """`write_whole` of a value as JSON."""
+    text = json.dumps(value, indent=2) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def link_whole(source: Path, target: Path) -> None:
+    """Make `target` a second name of `source`, replacing what had it; a copy where the disk knows no hard links."""
+    draft = target.with_name(target.name + ".tmp")
+    draft.unlink(missing_ok=True)
+    try:
+        os.link(source, draft)
+    except OSError:
+        with open(source, "rb") as file:
+            write_whole(target, lambda copy: shutil.copyfileobj(file, copy))
+        return
+    draft.replace(target)
+    draft.unlink(missing_ok=True)  # renaming onto another name of the same file leaves both
+    sync_folder(target.parent)
+
+
+def give_usual_rights(path: Path) -> None:
+    """Readable for whom the user's umask allows; safetensors makes files for the owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)

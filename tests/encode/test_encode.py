@@ -1,0 +1,344 @@
+"""lexlip encode: what the shards hold, that a run goes on where it was stopped, and what is refused."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoTokenizer
+
+from lexlip import LexLIP
+from lexlip.cli import main
+from lexlip.encode.files import FolderPictures, LineTexts
+from lexlip.encode.run import encode, process_of
+from lexlip.encode.tables import read_arrow, read_tsv
+from lexlip.encode.vectors import Encoder
+from lexlip.errors import EncodingError
+from lexlip.index import Index, read_shards
+from lexlip_data.sources.images import open_image
+from lexlip_data.sources.skipped import Skipped
+from lexlip_data.sources.table import TsvSource
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_data):
+    return AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
+
+
+@pytest.fixture
+def model(make_keys, livelier, tiny_data, tokenizer):
+    return livelier(LexLIP.from_keys(make_keys(vocab_size=tiny_data["words"]), tokenizer)).eval()
+
+
+@pytest.fixture
+def table(tiny_data):
+    return tiny_data["root"] / "tiny" / "tiny_train.tsv"
+
+
+@pytest.fixture
+def lines(tmp_path, tiny_data):
+    rng = np.random.default_rng(0)
+    words = "red green blue dot ring cross box beside under".split()
+    texts = [" ".join(rng.choice(words, rng.integers(1, 12))) for _ in range(100)]
+    (tmp_path / "lines.txt").write_text("\n".join(texts) + "\n")
+    return tmp_path / "lines.txt", texts
+
+
+def stored(folder):
+    """Id -> (terms, weights) of all shards, in their order."""
+    found = {}
+    for rows in read_shards([folder]):
+        ids = rows.ids.tolist() if isinstance(rows.ids, np.ndarray) else rows.ids.to_pylist()
+        for row, id in enumerate(ids):
+            part = slice(rows.offsets[row], rows.offsets[row + 1])
+            assert id not in found
+            found[id] = rows.terms[part], rows.weights[part]
+    return found
+
+
+def assert_holds(found, ids, vectors):
+    """The stored rows are these (N, V) vectors, to float16's rounding and that of another batch."""
+    assert list(found) == list(ids)
+    for (terms, weights), vector in zip(found.values(), vectors):
+        dense = torch.zeros_like(vector)
+        dense[torch.from_numpy(terms.astype(np.int64))] = torch.from_numpy(weights.astype(np.float32))
+        torch.testing.assert_close(dense, vector, rtol=1e-3, atol=1e-6)
+        assert len(terms) > 1 and (weights > 0).all()
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.arrow"))}
+
+
+def test_texts_are_what_encode_text_gives(model, lines, tmp_path):
+    path, texts = lines
+    done = encode(model, LineTexts(path), tmp_path / "out", batch_size=2, shard_documents=40)
+    assert (done.documents, done.encoded, done.shards, done.skipped, done.complete) == (100, 100, 3, 0, True)
+    assert_holds(stored(tmp_path / "out"), range(1, 101), model.encode_text(texts))
+    with pa.ipc.open_file(tmp_path / "out" / "shard-00000.arrow") as reader:
+        assert reader.num_record_batches == 2  # windows of 32
+        assert reader.schema.names == ["id", "terms", "weights"]
+        assert reader.schema.types == [pa.int64(), pa.list_(pa.uint16()), pa.list_(pa.float16())]
+
+
+def test_pictures_are_what_encode_image_gives(model, table, tmp_path):
+    pictures = [Image.open(table.parent / f"train_{number}.png") for number in range(8)]
+    vectors = model.encode_image(pictures)
+    for name, corpus, ids in (
+        ("tsv", read_tsv(table), [f"train{number}" for number in range(8)]),
+        ("folder", FolderPictures(table.parent), None),
+    ):
+        encode(model, corpus, tmp_path / name, batch_size=3)
+        found = stored(tmp_path / name)
+        if ids is None:
+            assert list(found) == sorted(path.name for path in table.parent.glob("*.png"))
+            found = {id: row for id, row in found.items() if id.startswith("train")}
+        assert_holds(found, ids or [f"train_{number}.png" for number in range(8)], vectors)
+
+
+def test_decoding_in_other_processes_changes_nothing(model, table, tmp_path):
+    for workers in (0, 2):
+        encode(model, read_tsv(table), tmp_path / str(workers), batch_size=2, shard_documents=5, workers=workers)
+    assert content(tmp_path / "0") == content(tmp_path / "2") != {}
+
+
+def test_captions_have_ids_of_their_own(model, table, tmp_path):
+    source = TsvSource("tiny", "train", table)
+    encode(model, read_tsv(table, "texts"), tmp_path / "out", batch_size=4)
+    ids = [f"train{number}#{caption}" for number in range(8) for caption in range(2)]
+    texts = [text for picture in range(8) for text in source.captions(picture)]
+    assert_holds(stored(tmp_path / "out"), ids, model.encode_text(texts))
+
+
+@pytest.fixture
+def repeating(table, tmp_path):
+    """An Arrow file whose rows 0 and 2 are one picture, with captions of their own."""
+    data = [(table.parent / f"train_{number}.png").read_bytes() for number in range(2)]
+    batch = pa.record_batch(
+        {
+            "image": pa.array([data[0], data[1], data[0]], pa.binary()),
+            "caption": pa.array([["red dot", "green ring"], ["blue box"], ["a small cross"]]),
+            "image_id": ["a", "b", "a"],
+        }
+    )
+    with pa.ipc.new_file(tmp_path / "mine.arrow", batch.schema) as writer:
+        writer.write_batch(batch)
+    return tmp_path / "mine.arrow", data
+
+
+def test_rows_that_repeat_a_picture(model, repeating, tmp_path):
+    path, data = repeating
+    encode(model, read_arrow([path]), tmp_path / "images")
+    assert_holds(stored(tmp_path / "images"), ["a", "b"], model.encode_image([open_image(part) for part in data]))
+    encode(model, read_arrow([path], "texts"), tmp_path / "texts")
+    texts = ["red dot", "green ring", "blue box", "a small cross"]
+    assert_holds(stored(tmp_path / "texts"), ["a#0", "a#1", "b#0", "a#2"], model.encode_text(texts))
+
+
+def test_top_k_keeps_the_heaviest_as_they_were(model, lines, tmp_path):
+    path, texts = lines
+    encode(model, LineTexts(path), tmp_path / "all")
+    encode(model, LineTexts(path), tmp_path / "cut", top_k=5)
+    everything, cut = stored(tmp_path / "all"), stored(tmp_path / "cut")
+    for id, (terms, weights) in cut.items():
+        whole = dict(zip(*map(np.ndarray.tolist, everything[id])))
+        assert len(terms) == 5 and {term: whole[term] for term in terms.tolist()} == dict(zip(terms.tolist(), weights))
+        assert min(weights) >= sorted(whole.values())[-5]
+
+
+def test_many_words_have_wide_terms(make_keys, livelier, tokenizer, lines, tmp_path):
+    model = livelier(LexLIP.from_keys(make_keys(vocab_size=70_000), tokenizer))
+    encode(model, LineTexts(lines[0]), tmp_path / "out", top_k=300)
+    with pa.ipc.open_file(tmp_path / "out" / "shard-00000.arrow") as reader:
+        assert reader.schema.field("terms").type == pa.list_(pa.uint32())
+        assert max(max(row) for row in reader.get_batch(0).column("terms").to_pylist()) >= 1 << 16
+
+
+def test_two_processes_are_one(model, lines, tmp_path):
+    corpus = LineTexts(lines[0])
+    one = encode(model, corpus, tmp_path / "one", shard_documents=15)
+    parts = [encode(model, corpus, tmp_path / "two", shard_documents=15, process=(rank, 2)) for rank in (1, 0)]
+    assert [part.complete for part in parts] == [False, True] and sum(part.encoded for part in parts) == one.encoded
+    assert content(tmp_path / "one") == content(tmp_path / "two") and one.shards == 7
+
+
+@pytest.mark.slow
+def test_the_launcher_starts_several(model, lines, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    command = ["encode", "--model", "model", "--texts", str(lines[0]), "--shard-documents", "20"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NPROC_PER_NODE": "2", "PYTHON": sys.executable}
+    run = ["bash", str(ROOT / "scripts" / "launch.sh"), *command, "--out", "two"]
+    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    encode(model, LineTexts(lines[0]), tmp_path / "one", shard_documents=20)
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_a_killed_run_goes_on(model, lines, tmp_path):
+    """Killed in its second shard: what is there is refused by the index, kept, and completed to the same bytes."""
+    corpus, out = LineTexts(lines[0]), tmp_path / "out"
+    encode(model, corpus, tmp_path / "whole", batch_size=2, shard_documents=40)
+    model.save_pretrained(tmp_path / "model")
+    kill = (
+        "import os, signal, sys\n"
+        "from lexlip.models.lexlip import LexLIP\n"
+        "from lexlip.cli import main\n"
+        "calls, real = [], LexLIP.encode_text\n"
+        "def dying(self, texts):\n"
+        "    calls.append(1)\n"
+        "    return os.kill(os.getpid(), signal.SIGKILL) if len(calls) > 37 else real(self, texts)\n"
+        "LexLIP.encode_text = dying\n"
+        "main(sys.argv[1:])\n"
+    )
+    options = ["encode", "--model", str(tmp_path / "model"), "--texts", str(lines[0]), "--out", str(out)]
+    options += ["--batch-size", "2", "--shard-documents", "40"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'datasets'}"}
+    assert subprocess.run([sys.executable, "-c", kill, *options], env=environment).returncode == -9
+    assert [path.name for path in out.glob("*.arrow")] == ["shard-00000.arrow"] and list(out.glob(".shard-00001*.tmp"))
+    assert main(["index", "build", str(tmp_path / "index"), str(out)]) == 2
+    before = (out / "shard-00000.arrow").stat().st_mtime_ns
+    assert encode(model, corpus, out, batch_size=2, shard_documents=40).encoded == 60
+    assert (out / "shard-00000.arrow").stat().st_mtime_ns == before
+    assert content(out) == content(tmp_path / "whole") and not list(out.glob(".shard*"))
+    assert encode(model, corpus, out, batch_size=2, shard_documents=40).encoded == 0
+
+
+def test_from_the_command_line_to_an_answer(model, table, tmp_path, capsys):
+    model.save_pretrained(tmp_path / "model")
+    out, index = tmp_path / "out", tmp_path / "index"
+    assert main(["encode", "--model", str(tmp_path / "model"), "--tsv", str(table), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == "8 images in 1 shards, 8 encoded now\n"
+    assert main(["index", "build", str(index), str(out)]) == 0
+    picture = Image.open(table.parent / "train_3.png")
+    assert Index.open(index, model=model).search(picture, k=1)[0].id == "train3"
+
+
+def test_a_part_of_a_run_is_no_corpus(model, lines, tmp_path, capsys):
+    encode(model, LineTexts(lines[0]), tmp_path / "out", shard_documents=40)
+    (tmp_path / "out" / "shard-00001.arrow").unlink()
+    assert main(["index", "build", str(tmp_path / "index"), str(tmp_path / "out")]) == 2
+    assert "holds 2 of the 3 shards" in capsys.readouterr().err
+    assert sum(map(len, read_shards([tmp_path / "out" / "shard-00002.arrow"]))) == 20  # named by itself it is wanted
+
+
+def test_another_run_in_the_same_folder_is_refused(model, livelier, lines, tmp_path):
+    path, texts = lines
+    out = tmp_path / "out"
+    encode(model, LineTexts(path), out)
+    for change, name in (({"top_k": 3}, "top k None, not 3"), ({"batch_size": 7}, "batch size 64, not 7"),
+                         ({"shard_documents": 7}, "shard documents 8192, not 7")):  # fmt: skip
+        with pytest.raises(EncodingError, match=name):
+            encode(model, LineTexts(path), out, **change)
+    path.write_text("\n".join([*texts[:-1], "another ring"]) + "\n")
+    with pytest.raises(EncodingError, match="begun with corpus"):
+        encode(model, LineTexts(path), out)
+    path.write_text("\n".join(texts) + "\n")
+    with pytest.raises(EncodingError, match="begun with model"):
+        encode(livelier(model, seed=1), LineTexts(path), out)
+    (out / "encoding.json").unlink()
+    with pytest.raises(EncodingError, match="Arrow files of something else"):
+        encode(model, LineTexts(path), out)
+
+
+def broken_folder(folder, good, bad):
+    folder.mkdir()
+    for number in range(good):
+        Image.new("RGB", (33, 32), (number % 256, 7, 9)).save(folder / f"good{number:03}.png")
+    for number in range(bad):
+        (folder / f"bad{number:03}.jpg").write_bytes(b"no picture")
+    return FolderPictures(folder)
+
+
+def test_a_broken_picture_is_left_out_and_listed(model, tmp_path):
+    done = encode(model, broken_folder(tmp_path / "in", 20, 3), tmp_path / "out", shard_documents=9, batch_size=2)
+    assert done.skipped == 3 and len(stored(tmp_path / "out")) == 20
+    lines = (tmp_path / "out" / "skipped_samples.tsv").read_text().splitlines()
+    assert lines[0] == "image_id\tfilepath\tkind\treason"
+    assert [line.split("\t")[0] for line in lines[1:]] == ["bad000.jpg", "bad001.jpg", "bad002.jpg"]
+    assert all("no picture" in line for line in lines[1:])
+
+
+def test_too_many_broken_pictures_end_the_run(model, tmp_path):
+    """More than a share of 1%, counted over all shards and processes."""
+    corpus, out = broken_folder(tmp_path / "in", 22, 11), tmp_path / "out"  # bad ones come first
+    encode(model, corpus, out, shard_documents=10, batch_size=5, process=(0, 4))
+    with pytest.raises(EncodingError, match="11 of 33 documents cannot be used, more than the 10 .* bad000.jpg"):
+        encode(model, corpus, out, shard_documents=10, batch_size=5, process=(1, 4))
+    assert not (out / "shard-00001.arrow").exists()
+
+
+def test_lines_that_are_no_texts(model, tmp_path):
+    texts = ["red dot", "", "   ", "green ring", "x" * 10_001, "y" * 300_000, "blue box"]
+    (tmp_path / "in.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(texts).encode() + b"\n\xff\xfe\nlast cross")
+    corpus = LineTexts(tmp_path / "in.txt")
+    assert len(corpus) == 9
+    found = list(corpus.read(0, 9))
+    assert [item for item in found if not isinstance(item, Skipped)] == [
+        (1, "red dot"), (4, "green ring"), (7, "blue box"), (9, "last cross"),
+    ]  # fmt: skip
+    reasons = {item.image_id: item.reason for item in found if isinstance(item, Skipped)}
+    assert list(reasons) == ["2", "3", "5", "6", "8"] and "UTF-8" in reasons["8"] and "10,000" in reasons["6"]
+
+
+@pytest.mark.parametrize("count", [1, 1023, 1024, 1025, 3000])
+@pytest.mark.parametrize("block", [7, 1 << 20])
+def test_any_part_of_a_text_file(tmp_path, monkeypatch, count, block):
+    monkeypatch.setattr("lexlip.encode.files._BLOCK", block)
+    (tmp_path / "in.txt").write_text("".join(f"line {number}\n" for number in range(1, count + 1)))
+    corpus = LineTexts(tmp_path / "in.txt")
+    assert len(corpus) == count
+    wanted = [(number, f"line {number}") for number in range(1, count + 1)]
+    assert list(corpus.read(0, count)) == wanted
+    for start in (count // 2, max(0, count - 3), count - 1):
+        assert list(corpus.read(start, min(count, start + 40))) == wanted[start : start + 40]
+
+
+def test_refusals(model, lines, table, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    for options, message in (({"top_k": 0}, "top_k=0"), ({"batch_size": 0}, "batch_size=0"),
+                             ({"shard_documents": -1}, "shard_documents=-1")):  # fmt: skip
+        with pytest.raises(EncodingError, match=message):
+            encode(model, LineTexts(lines[0]), out, **options)
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(EncodingError, match="no texts to encode"):
+        encode(model, LineTexts(tmp_path / "empty.txt"), out)
+    model.tokenizer = None
+    with pytest.raises(EncodingError, match="no tokenizer"):
+        encode(model, LineTexts(lines[0]), out)
+    assert not out.exists()
+    for environment in ({"RANK": "1"}, {"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "x", "WORLD_SIZE": "2"}):
+        with pytest.raises(EncodingError, match="RANK="):
+            process_of(environment)
+    assert process_of({"RANK": "1", "WORLD_SIZE": "2"}) == (1, 2)
+    for source in (["--texts", "absent.txt"], ["--images", "absent"], ["--tsv", "absent.tsv"], ["--arrow", "a.arrow"]):
+        assert main(["encode", "--model", str(tmp_path), *source, "--out", str(out)]) == 2
+        assert source[1] in capsys.readouterr().err
+
+
+def test_weights_that_are_no_numbers_name_the_document(model, lines, tmp_path):
+    with torch.no_grad():
+        model.text_head.decoder.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match="id 1 holds nan"):
+        encode(model, LineTexts(lines[0]), tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.arrow")) and not list((tmp_path / "out").glob(".shard*"))
+
+
+def test_no_more_than_a_window_is_read_ahead(model, tmp_path, monkeypatch):
+    """Memory does not grow with the corpus: lines are read a window at a time, and written before the next."""
+    read = []
+    real = LineTexts.read
+    monkeypatch.setattr(
+        LineTexts, "read", lambda self, start, stop: read.append((start, stop)) or real(self, start, stop)
+    )
+    (tmp_path / "in.txt").write_text("red dot\n" * 150)
+    encoder = Encoder(model, None, 4, 0)
+    windows = encoder.windows(LineTexts(tmp_path / "in.txt"), iter([(0, 64), (64, 128), (128, 150)]))
+    for number in range(3):
+        assert len(read) == number and len(next(windows)[0]) == (64, 64, 22)[number]

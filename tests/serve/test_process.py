@@ -1,0 +1,178 @@
+"""`lexlip serve` as a process: hostile requests in bounded memory, a new index under load, a graceful stop."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lexlip.cli import main
+from lexlip.index import SparseRows, add, delete, merge
+
+for module in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
+    pytest.importorskip(module, reason="needs the extra serve")
+httpx = pytest.importorskip("httpx", reason="needs the extra dev")
+pytestmark = pytest.mark.slow
+MIB = 1 << 20
+
+
+@contextmanager
+def serving(index, model, *options):
+    """The service's process and address."""
+    root = Path(__file__).resolve().parents[2]
+    path = os.pathsep.join([str(root), str(root / "datasets"), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "lexlip.cli", "serve", "--index", index, "--model", model, "--port", "0", *options]
+    process = subprocess.Popen(
+        list(map(str, command)), stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    lines = []
+    try:
+        for line in process.stderr:
+            lines.append(line)
+            if found := re.search(r"running on (http://\S+)", line):
+                break
+        else:
+            raise AssertionError("".join(lines))
+        reader = threading.Thread(target=lambda: lines.extend(process.stderr))
+        reader.start()
+        yield process, found[1], lines
+    finally:
+        process.kill()
+        process.wait()
+    reader.join()
+
+
+def peak(process):
+    """The highest resident memory since the last call, in bytes."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc")
+def test_hostile_requests_in_bounded_memory(index_folder, model_folder):
+    sent = 0
+
+    def gigabyte():
+        nonlocal sent
+        for _ in range(1024):
+            sent += MIB
+            yield bytes(MIB)
+
+    flat = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(flat, "PNG")  # 900 million pixels in 110 kB
+    form = {"content-type": "multipart/form-data; boundary=b"}
+    requests = [
+        (413, {"content": gigabyte(), "headers": {"content-type": "application/json"}}),
+        (413, {"content": gigabyte(), "headers": form}),
+        (413, {"content": gigabyte(), "headers": {**form, "content-length": str(1 << 30)}}),
+        (422, {"files": {"image": ("bomb.png", flat.getvalue())}}),
+        (422, {"files": {"image": ("zip.jpg", b"PK\x03\x04" + bytes(10 * MIB), "image/jpeg")}}),
+        (422, {"json": {"text": "a", "k": 10**9}}),
+        (400, {"content": "[" * 1_000_000, "headers": {"content-type": "application/json"}}),
+        (400, {"content": '{"a":' * 200_000, "headers": {"content-type": "application/json"}}),
+    ]
+    with serving(index_folder, model_folder) as (process, address, lines):
+        httpx.post(f"{address}/search", json={"text": "a"}).raise_for_status()
+        peak(process)
+        before = peak(process)
+        for status, request in requests:
+            sent = 0
+            answer = httpx.post(f"{address}/search", timeout=60, **request)
+            assert answer.status_code == status, answer.text
+            assert answer.json()["error"]["message"]
+            assert sent < 64 * MIB  # not read to its end
+        # A body of 16 MiB, in the connection, in the form and as a file.
+        assert peak(process) - before < 100 * MIB
+        assert httpx.get(f"{address}/healthz").status_code == 200
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_new_states_under_load(index_folder, model_folder, picture):
+    stop, answers, failures = threading.Event(), [], []
+
+    def load(request):
+        with httpx.Client(base_url=address, timeout=30) as client:
+            while not stop.is_set():
+                try:
+                    answer = client.post("/search", **request)
+                    answers.append((answer.status_code, answer.json()["generation"]))
+                except Exception as error:
+                    failures.append(repr(error))
+
+    requests = [{"json": {"text": "red dot"}}, {"json": {"terms": {"3": 1.0}}}, {"files": {"image": picture()}}]
+    with serving(index_folder, model_folder, "--reload-seconds", "0.05") as (_, address, lines):
+        threads = [threading.Thread(target=load, args=(request,)) for request in requests]
+        for thread in threads:
+            thread.start()
+        for number in range(5):
+            time.sleep(0.3)
+            add(index_folder, [SparseRows.from_bags([{3: 1.0}] * 100, ids=[f"{number} {n}" for n in range(100)])])
+        delete(index_folder, ["photo 1"])
+        generation = merge(index_folder).generation
+        end = time.monotonic() + 20
+        while answers[-1][1] != generation and time.monotonic() < end:
+            time.sleep(0.05)
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == [] and {status for status, _ in answers} == {200}
+    served = {number for _, number in answers}
+    assert generation in served and len(served) > 3
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_a_stop_lets_requests_end(index_folder, model_folder):
+    pixels = np.random.default_rng(0).integers(0, 255, (4000, 4000), dtype=np.uint8)  # takes a while to decode
+    large = io.BytesIO()
+    Image.fromarray(pixels).save(large, "PNG", compress_level=0)
+    answers = []
+    with serving(index_folder, model_folder, "--max-body", str(64 * MIB)) as (process, address, lines):
+        thread = threading.Thread(
+            target=lambda: answers.append(
+                httpx.post(f"{address}/search", files={"image": large.getvalue()}, timeout=60)
+            )
+        )
+        thread.start()
+        while "lexlip_active_requests 0.0" in httpx.get(f"{address}/metrics").text:
+            pass
+        process.send_signal(signal.SIGTERM)
+        thread.join()
+        assert process.wait(30) in (0, -signal.SIGTERM)
+    assert answers[0].status_code == 200
+    assert any("Finished server process" in line for line in lines)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{address}/healthz")
+
+
+def test_mistakes_are_told_in_one_line(tmp_path, index_folder, model_folder, capsys):
+    for index, model, option, message in (
+        (tmp_path / "none", model_folder, (), "holds no index"),
+        (index_folder, tmp_path / "none", (), "neither a model folder"),
+        (index_folder, model_folder, ("--max-k", "0"), "max_k=0"),
+        (index_folder, model_folder, ("--device", "warp"), "--device warp"),
+        (index_folder, model_folder, ("--port", "70000"), "--port 70000: 0 to 65535"),
+    ):
+        assert main(["serve", "--index", str(index), "--model", str(model), *option]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", ["uvicorn", "prometheus_client"])
+def test_without_the_extra(module, index_folder, model_folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, module, None)  # an import of it fails
+    for name in [name for name in sys.modules if name.startswith("lexlip.serve.") and name != "lexlip.serve.cli"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert main(["serve", "--index", str(index_folder), "--model", str(model_folder)]) == 2
+    error = capsys.readouterr().err
+    assert "pip install -e '.[serve]'" in error and error.count("\n") == 1

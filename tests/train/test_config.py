@@ -1,0 +1,220 @@
+"""What is refused, by key and value, before anything heavy is loaded."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from lexlip.errors import ConfigError
+from lexlip.models.tokenizer import check_tokenizer
+from lexlip.train import config
+from lexlip.train.config import check
+from Phase1.module import Phase1Module
+from Phase2.module import Phase2Module
+
+
+def check_keys(keys, phase):
+    """As a run does it; the runner itself needs sacred, which not every machine has."""
+    keys = check(keys)
+    phase.check_keys(keys)
+    return keys
+
+
+def test_the_defaults_and_every_named_config_pass():
+    base = config.base()
+    official = {  # the method's table of named configs
+        "task_bottle_pretrain", "task_contrastive_train", "task_Text_MAE_Contrastive_train", "task_IRTR_evaluate",
+        "beit16_base224", "vit32_base224", "vit16_base224", "vit16_base384", "text_bert", "vit_randaug",
+    }  # fmt: skip
+    assert official <= set(config.named())
+    for name, changes in config.named().items():
+        assert set(changes) <= set(base), name
+        check({**base, **changes})
+
+
+OFFICIAL = {
+    "phase1": (Phase1Module, ["task_Text_MAE_Contrastive_train", "beit16_base224", "text_bert", "vit_randaug"], dict(
+        num_gpus=8, num_nodes=1, per_gpu_batchsize=100, image_size=224, batch_size=800, precision=16, max_epoch=20,
+        learning_rate=5e-5,
+    )),
+    "phase2": (Phase2Module, ["task_contrastive_train", "beit16_base224", "text_bert", "vit_randaug"], dict(
+        num_gpus=8, num_nodes=1, per_gpu_batchsize=90, image_size=224, batch_size=2880, queue_size=11520, DR=True,
+        precision=16, max_steps=40000, learning_rate=5e-5, load_path="PHASE1.ckpt",
+    )),
+    "finetune": (Phase2Module, ["task_contrastive_train", "beit16_base224", "text_bert", "vit_randaug"], dict(
+        num_gpus=8, num_nodes=1, per_gpu_batchsize=24, get_recall_metric=True, image_size=384, batch_size=1536,
+        queue_size=11520, DR=False, precision=16, max_epoch=10, learning_rate=5e-5, load_path="PHASE2.ckpt",
+    )),
+    "evaluate": (Phase2Module, ["task_IRTR_evaluate", "beit16_base224", "text_bert"], dict(
+        num_gpus=1, num_nodes=1, test_only=True, image_size=384, queue_size=11520, precision=16, load_path="F.ckpt",
+    )),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_the_official_commands_pass(name):
+    phase, named, changes = OFFICIAL[name]
+    keys = config.base()
+    for part in named:
+        keys.update(config.named()[part])
+    checked = check_keys({**keys, **changes}, phase)
+    assert checked["batch_size"] == changes.get("batch_size", checked["batch_size"])
+
+
+def refused(keys, phase=Phase1Module):
+    with pytest.raises(ConfigError) as caught:
+        check_keys(keys, phase)
+    return str(caught.value)
+
+
+def test_an_unknown_key_is_named(make_keys):
+    assert "'learning_rat'" in refused({**make_keys(), "learning_rat": 1.0})
+
+
+def test_an_absent_key_is_named(make_keys):
+    keys = make_keys()
+    del keys["momentum"]
+    assert "momentum" in refused(keys)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("batch_size", "8"), ("batch_size", 8.0), ("learning_rate", "1e-4"), ("learning_rate", True), ("DR", 1),
+        ("DR", "False"), ("datasets", "coco"), ("loss_names", ["contrastive"]), ("image_size", True), ("seed", None),
+        ("vit", None), ("max_steps", 1.5), ("max_steps", True), ("version", 1.5), ("warmup_steps", "0.1"),
+        ("val_check_interval", None), ("precision", 16.0), ("vit_pretrained", 1), ("max_images", [3]),
+        ("adam_betas", 0.9), ("decay_power", None), ("eval_top_k", 32), ("vit_kwargs", "depth=2"),
+    ],
+)  # fmt: skip
+def test_a_wrong_type_is_refused_with_key_and_value(make_keys, key, value):
+    assert refused(make_keys(**{key: value})).startswith(f"{key}={value!r} is {type(value).__name__}")
+
+
+def test_whole_numbers_and_tuples_are_taken_where_floats_and_lists_are_meant(make_keys):
+    keys = check(make_keys(learning_rate=1, adam_betas=(0.9, 0.98), clip_grad=1, end_lr=1e-6, mlp_ratio=2.5))
+    assert (keys["learning_rate"], keys["adam_betas"], keys["clip_grad"]) == (1.0, [0.9, 0.98], 1.0)
+    assert type(keys["learning_rate"]) is float
+    assert (keys["end_lr"], keys["mlp_ratio"]) == (1e-6, 2.5)
+    # An integer and a float mean different things here.
+    for key in ("warmup_steps", "flops_warmup", "val_check_interval"):
+        assert type(check(make_keys(**{key: 1}))[key]) is int
+        assert type(check(make_keys(**{key: 1.0}))[key]) is float
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"training_mode": "all"}, "training_mode='all'.*bottle, con, both"),
+        ({"optim_type": "lion"}, "optim_type='lion'.*adamw"),
+        ({"precision": 64}, "precision=64"),
+        ({"precision": "fp8"}, "precision='fp8'"),
+        ({"train_transform_keys": ["pixelbert"]}, "train_transform_keys=.*pixelbert.*vit_randaug"),
+        ({"val_transform_keys": ["nope"]}, "val_transform_keys=.*nope"),
+        ({"decay_power": "linear"}, "decay_power='linear'.*cosine"),
+        ({"decay_power": -1}, "decay_power=-1; it must be a number that is not negative"),
+        ({"adam_eps": -1e-8}, "adam_eps=-1e-08; it must not be negative"),
+        ({"image_norm_eps": -1.0}, "image_norm_eps=-1.0; it must not be negative"),
+        ({"loss_names": {"mlm": 1}}, "loss_names has 'mlm'.*self_t"),
+        ({"loss_names": {"contrastive": 0, "i2t": 0}}, "training_mode=both.*weighs all of them 0"),
+        ({"training_mode": "con", "loss_names": {"contrastive": 0, "i2t": 1}}, "training_mode=con.*weighs all"),
+        ({"datasets": []}, "datasets is empty"),
+        ({"image_size": 0}, "image_size=0.*at least 1"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"per_gpu_batchsize": -1}, "per_gpu_batchsize=-1"),
+        ({"num_nodes": 0}, "num_nodes=0"),
+        ({"num_gpus": -1}, "num_gpus=-1.*negative"),
+        ({"num_workers": -1}, "num_workers=-1"),
+        ({"decoder_layers": -1}, "decoder_layers=-1"),
+        ({"warmup_steps": -5}, "warmup_steps=-5"),
+        ({"warmup_steps": 1.5}, "warmup_steps=1.5.*share"),
+        ({"clip_grad": -1.0}, "clip_grad=-1.0"),
+        ({"learning_rate": -1e-3}, "learning_rate=-0.001"),
+        ({"mlm_prob": 1.2}, "mlm_prob=1.2.*between 0 and 1"),
+        ({"decoder_mlm_prob": -0.1}, "decoder_mlm_prob=-0.1"),
+        ({"drop_rate": 2.0}, "drop_rate=2.0"),
+        ({"momentum": 1.1}, "momentum=1.1"),
+        ({"temperature": 0.0}, "temperature=0.0.*positive"),
+        ({"max_text_len": 2}, "max_text_len=2.*no room"),
+        ({"image_size": 30}, "image_size=30 .*patch_size=8; 24 or 32"),
+        ({"hidden_size": 32}, "hidden_size=32.*input_text_embed_size=16"),
+        ({"num_heads": 3}, "hidden_size=16 .*num_heads=3"),
+        ({"batch_size": 10, "per_gpu_batchsize": 4}, "batch_size=10 .*per_gpu_batchsize=4 x 1 processes = 4; 8 or 12"),
+        ({"batch_size": 3, "per_gpu_batchsize": 4}, "batch_size=3 .*= 4; 4 would"),
+        (
+            {"batch_size": 100, "per_gpu_batchsize": 6, "num_gpus": 4, "num_nodes": 2},
+            "batch_size=100 .*6 x 8 processes = 48; 96 or 144",
+        ),
+    ],
+)
+def test_a_value_or_combination_that_cannot_work_is_refused(make_keys, changes, says):
+    assert re.search(says, refused(make_keys(**changes)))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_heads", 0), ("max_epoch", -2), ("max_steps", -3), ("text_layers", -1), ("eval_folds", -1),
+        ("eval_batch_size", -2), ("val_check_interval", 0), ("val_check_interval", 1.5), ("flops_weight", -1.0),
+        ("flops_warmup", -1), ("flops_warmup", 1.5), ("queue_size", -1), ("adam_betas", [0.9]),
+        ("adam_betas", [0.9, 1.0]), ("train_top_k", [0]), ("train_top_k", [1.5]),
+        ("loss_names", {"contrastive": "1"}), ("eval_top_k", ["32"]), ("eval_top_k", [0]), ("input_text_embed_size", 0),
+        ("text_positions", 0), ("end_lr", -1.0), ("weight_decay", -0.1), ("seed", -1), ("mlp_ratio", 0),
+    ],
+)  # fmt: skip
+def test_nonsense_is_refused_before_it_fails_deep_inside(make_keys, key, value):
+    keys = make_keys(**{key: value})
+    if key == "input_text_embed_size":
+        keys["hidden_size"] = value
+    assert key in refused(keys)
+
+
+def test_phase_2_is_contrastive(make_keys):
+    assert "training_mode=both" in refused(make_keys(), Phase2Module)
+    check_keys(make_keys(training_mode="con"), Phase2Module)
+
+
+def test_the_queue_must_hold_a_step(make_keys):
+    assert "queue_size=5 is smaller than batch_size=6" in refused(
+        make_keys(training_mode="con", queue_size=5), Phase2Module
+    )
+    check_keys(make_keys(training_mode="con", queue_size=5, test_only=True), Phase2Module)
+    check_keys(make_keys(queue_size=0), Phase1Module)  # of no meaning there
+
+
+@pytest.mark.parametrize(("size", "near"), [(24, "32|16"), (40, "48|32")])
+def test_dynamic_resolution_needs_half_the_size_to_fit_the_patch(make_keys, size, near):
+    keys = make_keys(training_mode="con", image_size=size, DR=True)
+    message = refused(keys, Phase2Module)
+    assert re.search(rf"image_size={size} .*patch_size=8; ({near}) would do", message)
+    check_keys({**keys, "DR": False}, Phase2Module)
+    check_keys({**keys, "image_size": 32}, Phase2Module)
+
+
+def test_evaluation_needs_no_batch_and_no_loss(make_keys):
+    check(make_keys(test_only=True, batch_size=10, per_gpu_batchsize=4, loss_names={}))
+
+
+def fake_tokenizer(words, **missing):
+    ids = {"cls_token_id": 1, "sep_token_id": 2, "mask_token_id": 3, "pad_token_id": 0, **missing}
+
+    class Tokenizer(SimpleNamespace):
+        def __len__(self):
+            return words
+
+    return Tokenizer(**ids)
+
+
+@pytest.mark.parametrize(("words", "fits"), [(1000, True), (873, True), (872, False), (1001, False)])
+def test_the_tokenizer_must_fit_the_vocabulary(make_keys, words, fits):
+    keys = make_keys(vocab_size=1000, tokenizer="some/words")
+    if fits:
+        check_tokenizer(keys, fake_tokenizer(words))
+        return
+    with pytest.raises(ConfigError, match=f"some/words has {words} words, but vocab_size=1000; set vocab_size={words}"):
+        check_tokenizer(keys, fake_tokenizer(words))
+
+
+def test_the_tokenizer_must_be_a_berts(make_keys):
+    with pytest.raises(ConfigError, match="no mask_token"):
+        check_tokenizer(make_keys(vocab_size=10), fake_tokenizer(10, mask_token_id=None))
