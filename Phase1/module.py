@@ -1,93 +1,127 @@
 """Phase 1, lexicon-bottlenecked pre-training: self_t + i2t + t2t + contrastive, weight 1 each by default.
 
-B pairs, L tokens, V vocabulary.
+B pairs, L tokens, V vocabulary, D width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch.nn.functional as F
 from torch import Tensor
 
 from lexlip.models.lexicon_head import lexicon_bottleneck
 from lexlip.models.lexlip import LexLIP
-from lexlip.train.config import TRAINING_MODES
-from lexlip.train.losses import flops, masked_lm
+from lexlip.ops.max_logits import saturate
+from lexlip.train.config import Config
+from lexlip.train.losses import flops, global_count, masked_lm
 from lexlip.train.module import RetrievalModule
-from lexlip.train.step import global_count
+from lexlip.train.step import Tensors
+from lexlip_data.loading.batch import Batch
 from Phase1.decoder import WeakenedDecoder
+
+BOTTLENECKS = {"i2t", "t2t"}  # the parts that need the weakened decoder
+MASKED_LANGUAGE = {"self_t", *BOTTLENECKS}  # training_mode=bottle; con is all else
+
+
+class MaskedTokens(NamedTuple):
+    """How many tokens of the global batch are masked, per process: () each."""
+
+    encoder: Tensor
+    decoder: Tensor
 
 
 class Phase1Module(RetrievalModule):
     """Model and weakened decoder; `training_mode` bottle, con or both says which losses apply."""
 
-    def __init__(self, keys: dict, model: LexLIP):
-        super().__init__(keys, model)
-        self.parts = self.trained_parts(keys)
-        if self.parts & {"i2t", "t2t"}:  # without them it would only be unused weights
-            self.decoder = WeakenedDecoder(model.text_encoder, keys["decoder_layers"])
+    name = "Phase1"
+    model: LexLIP
+    loss_groups = {
+        "contrastive_loss": "contrastive",
+        "flops_loss": "contrastive",
+        "self_t_mlm_loss": "self_t",
+        "i2t_mlm_loss": "i2t",
+        "t2t_mlm_loss": "t2t",
+    }
 
-    @staticmethod
-    def trained_parts(keys: dict) -> set[str]:
-        """The losses of the mode that have a weight."""
-        return {part for part in TRAINING_MODES[keys["training_mode"]] if keys["loss_names"].get(part)}
+    def __init__(self, config: Config, model: LexLIP):
+        super().__init__(config, model)
+        self.parts = self.trained_groups(config)
+        if self.parts & BOTTLENECKS:  # without them it would only be unused weights
+            self.decoder = WeakenedDecoder(model.text_encoder, config.decoder_layers)
 
     @classmethod
-    def all_used(cls, keys: dict) -> bool:
-        parts = cls.trained_parts(keys)  # without these, the image tower or the text tower's layers do nothing
-        return bool(parts & {"contrastive", "i2t"}) and bool(parts & {"contrastive", "self_t", "t2t"})
+    def trained_groups(cls, config: Config) -> set[str]:
+        """The losses of the training mode that have a weight."""
+        weighted, mode = super().trained_groups(config), config.training_mode
+        if mode == "both":
+            return weighted
+        return weighted & MASKED_LANGUAGE if mode == "bottle" else weighted - MASKED_LANGUAGE
 
     @classmethod
-    def keys_of_state(cls, state: dict[str, Tensor]) -> dict:
+    def all_used(cls, config: Config) -> bool:
+        parts = cls.trained_groups(config)
+        of_pairs = bool(parts - MASKED_LANGUAGE)  # without these, a tower has nothing to do
+        return (of_pairs or "i2t" in parts) and (of_pairs or bool(parts & {"self_t", "t2t"}))
+
+    @classmethod
+    def masks_needed(cls, config: Config) -> bool:
+        return config.training_mode != "con"
+
+    @classmethod
+    def decided_by_state(cls, state: Mapping[str, Tensor]) -> dict:
         layers = {name.split(".")[4] for name in state}  # decoder.layers.encoder.layer.N...
         return {"training_mode": "both", **({"decoder_layers": len(layers)} if layers else {})}
 
-    @classmethod
-    def masks_needed(cls, keys: dict) -> bool:
-        return keys["training_mode"] != "con"
+    def prepare(self, batch: Batch) -> tuple[Batch, MaskedTokens | None]:
+        """Count the masked tokens, which each micro-batch's losses are divided by."""
+        if not self.masks_needed(self.config):
+            return batch, None
+        return batch, MaskedTokens(global_count(batch["encoder_labels"]), global_count(batch["decoder_labels"]))
 
-    def prepare(self, batch: dict) -> dict:
-        if not self.masks_needed(self.keys):
-            return batch
-        counts = {f"{side}_count": global_count(batch[f"{side}_labels"]) for side in ("encoder", "decoder")}
-        return {**batch, **counts}
-
-    def encode(self, batch: dict, vectors_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        vectors, pooled = {}, {}
-        contrastive = "contrastive" in self.parts
-        if contrastive or ("i2t" in self.parts and not vectors_only):
+    def encode(self, batch: Batch, context: MaskedTokens | None, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
+        vectors: Tensors = {}
+        pooled: Tensors = {}  # (B, V) largest logits by the bottleneck that they become
+        of_pairs = bool(self.parts - MASKED_LANGUAGE)
+        if of_pairs or ("i2t" in self.parts and not vectors_only):
             pooled["i2t"] = self.model.image_head.max_logits(self.model.image_encoder(batch["image"]))
-        if contrastive:
+        if of_pairs:
             states = self.model.text_encoder(batch["text_ids"], batch["text_mask"])
             text = self.model.text_head.max_logits(states, batch["text_mask"])
-            vectors = {"text": self.retrieval_vectors(text), "image": self.retrieval_vectors(pooled["i2t"])}
+            vectors = {name: F.normalize(saturate(m), dim=-1) for name, m in (("text", text), ("image", pooled["i2t"]))}
             vectors |= self.long_vectors(batch)
-        if vectors_only or not self.parts - {"contrastive"}:
+        if vectors_only or context is None:
             return vectors, {}
+        return vectors, self._masked_losses(batch, context, pooled)
 
-        losses = {}
+    def _masked_losses(self, batch: Batch, counts: MaskedTokens, pooled: Tensors) -> Tensors:
+        losses: Tensors = {}
         head, mask = self.model.text_head, batch["text_mask"]
         if self.parts & {"self_t", "t2t"}:
-            hidden = head.transform(self.model.text_encoder(batch["encoder_ids"], mask))
+            hidden = head.transform(self.model.text_encoder(batch["encoder_ids"], mask))  # (B, L, D)
             if "self_t" in self.parts:
                 at = batch["encoder_labels"] != -100
-                logits = head.decoder(hidden[at])
-                losses["self_t_mlm_loss"] = masked_lm(logits, batch["encoder_labels"][at], batch["encoder_count"])
+                losses["self_t_mlm_loss"] = masked_lm(
+                    head.decoder(hidden[at]), batch["encoder_labels"][at], counts.encoder
+                )
             if "t2t" in self.parts:
                 pooled["t2t"] = head.pool(hidden, mask)
-        if self.parts & {"i2t", "t2t"}:
+        if self.parts & BOTTLENECKS:
             at = batch["decoder_labels"] != -100
-            embeddings = self.model.text_encoder.embed(batch["decoder_ids"])
-            for part in sorted(self.parts & {"i2t", "t2t"}):
-                bottleneck = lexicon_bottleneck(pooled[part], self.model.text_encoder.word_embeddings)
+            embeddings = self.model.text_encoder.embed(batch["decoder_ids"])  # (B, L, D)
+            for part in sorted(self.parts & BOTTLENECKS):
+                bottleneck = lexicon_bottleneck(pooled[part], self.model.text_encoder.word_embeddings)  # (B, D)
                 logits = head(self.decoder(embeddings, mask, bottleneck)[at])
-                losses[f"{part}_mlm_loss"] = masked_lm(logits, batch["decoder_labels"][at], batch["decoder_count"])
-        return vectors, losses
+                losses[f"{part}_mlm_loss"] = masked_lm(logits, batch["decoder_labels"][at], counts.decoder)
+        return losses
 
-    def global_losses(self, vectors: dict[str, Tensor], batch: dict) -> dict[str, Tensor]:
+    def batch_losses(self, vectors: Tensors, batch: Batch, context: MaskedTokens | None) -> Tensors:
         if not vectors:
             return {}
         texts = [vectors["text"], *(vectors["long"].unbind(1) if "long" in vectors else ())]
         text_flops = sum(flops(text) for text in texts) / len(texts)
-        whole = self.contrastive(vectors, batch, self.keys["temperature"])
+        whole = self.contrastive(vectors, batch, self.config.temperature)
         return {
             "contrastive_loss": self.with_cuts(whole, vectors, batch),
             "flops_loss": self.flops_weight() * (text_flops + flops(vectors["image"])),

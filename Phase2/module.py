@@ -1,10 +1,13 @@
 """Phase 2, momentum lexicon-contrastive pre-training, and fine-tuning: a query against past keys.
 
-B pairs, K past keys, V vocabulary. Keys are the momentum twins' normalised vectors. Twins and rings move once per
-optimiser step, in training only.
+B pairs, K past keys, V vocabulary. Keys are the momentum encoders' normalised vectors (MoCo, He et al., CVPR 2020).
+Momentum encoders and queues move once per optimiser step, in training only.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,104 +17,126 @@ from torch import Tensor
 
 from lexlip.errors import ConfigError
 from lexlip.models.lexlip import LexLIP
+from lexlip.train.config import Config, check_patch
 from lexlip.train.losses import flops, queue_contrastive
 from lexlip.train.module import RetrievalModule
-from lexlip.train.step import split_batch
+from lexlip.train.step import Tensors, split_batch
 from lexlip.utils.distributed import gather_pair, gather_rows, sum_over_ranks, world_size
-from Phase2.negatives import KeyRing
+from lexlip_data.loading.batch import Batch
+from Phase2.key_queue import KeyQueue
+
+
+class StepKeys(NamedTuple):
+    """The momentum encoders' normalised vectors of a batch: (B, V) each, without gradient."""
+
+    text: Tensor
+    image: Tensor
 
 
 class Phase2Module(RetrievalModule):
-    """Model, its momentum twin, and one ring of past keys per modality."""
+    """Model, its momentum encoders, and one queue of past keys per modality.
 
-    def __init__(self, keys: dict, model: LexLIP):
-        super().__init__(keys, model)
+    Attributes:
+        twin: the momentum encoders; text_ring, image_ring: the queues. Checkpoints have them under these names.
+    """
+
+    name = "Phase2"
+    model: LexLIP
+
+    def __init__(self, config: Config, model: LexLIP):
+        super().__init__(config, model)
         tokenizer, model.tokenizer = model.tokenizer, None  # one copy of it is enough
-        self.twin = ModelEmaV3(model, decay=keys["momentum"], foreach=True).requires_grad_(False)
+        self.twin = ModelEmaV3(model, decay=config.momentum, foreach=True).requires_grad_(False)
         model.tokenizer = tokenizer
-        half = keys["num_gpus"] and str(keys["precision"]) not in ("32", "32-true")
+        half = config.num_gpus and config.trainer_precision != "32-true"
         dtype = torch.float16 if half else torch.float32
-        self.text_ring = KeyRing(keys["queue_size"], model.config.vocab_size, dtype)
-        self.image_ring = KeyRing(keys["queue_size"], model.config.vocab_size, dtype)
+        self.text_ring = KeyQueue(config.queue_size, model.config.vocab_size, dtype)
+        self.image_ring = KeyQueue(config.queue_size, model.config.vocab_size, dtype)
+
+    @property
+    def momentum_encoder(self) -> LexLIP:
+        """The model whose weights follow those that are trained."""
+        return self.twin.module
+
+    @property
+    def queues(self) -> dict[str, KeyQueue]:
+        """Past keys by their side, "text" and "image"."""
+        return {"text": self.text_ring, "image": self.image_ring}
 
     @classmethod
-    def keys_of_state(cls, state: dict[str, Tensor]) -> dict:
-        ring = {"queue_size": len(state["text_ring.keys"])} if state else {}
-        return {"training_mode": "con", "loss_names": {"contrastive": 1}, **ring}
+    def decided_by_state(cls, state: Mapping[str, Tensor]) -> dict:
+        queue = {"queue_size": len(state["text_ring.keys"])} if state else {}
+        return {"training_mode": "con", "loss_names": {"contrastive": 1}, **queue}
 
     @classmethod
-    def check_keys(cls, keys: dict) -> None:
-        if keys["training_mode"] != "con":
+    def check_config(cls, config: Config) -> None:
+        super().check_config(config)
+        if config.training_mode != "con":
             raise ConfigError(
-                f"training_mode={keys['training_mode']}: Phase 2 is contrastive; add task_contrastive_train, or run "
+                f"training_mode={config.training_mode}: Phase 2 is contrastive; add task_contrastive_train, or run "
                 "the lexicon bottleneck in Phase1/"
             )
-        if keys["queue_size"] < keys["batch_size"] and not keys["test_only"]:
+        if config.queue_size < config.batch_size and not config.test_only:
             raise ConfigError(
-                f"queue_size={keys['queue_size']} is smaller than batch_size={keys['batch_size']}: a step's keys "
-                f"would push each other out; set queue_size={keys['batch_size']} or more"
+                f"queue_size={config.queue_size} is smaller than batch_size={config.batch_size}: a step's keys "
+                f"would push each other out; set queue_size={config.batch_size} or more"
             )
-        if keys["long_captions"]:
+        if config.long_captions:
             raise ConfigError(
-                f"long_captions={keys['long_captions']}: Phase 2 has no long texts; train them in Phase1/ with "
+                f"long_captions={config.long_captions}: Phase 2 has no long texts; train them in Phase1/ with "
                 "task_long_caption_train, or set long_captions=0"
             )
-        size, patch = keys["image_size"], keys["patch_size"]
-        if keys["DR"] and patch and (size % 2 or size // 2 % patch):
-            raise ConfigError(
-                f"DR=True also needs half of image_size={size} to be a multiple of patch_size={patch}; "
-                f"{2 * patch * max(1, round(size / 2 / patch))} would do, or set DR=False"
-            )
+        check_patch(config.image_size, config.patch_size, dynamic=config.DR)
 
     def train(self, mode: bool = True) -> Phase2Module:
         super().train(mode)
         self.twin.eval()  # keys without dropout
         return self
 
-    def prepare(self, batch: dict) -> dict:
+    def prepare(self, batch: Batch) -> tuple[Batch, StepKeys]:
         """Choose the step's resolution and make its keys."""
-        if self.training and self.keys["DR"] and self._coin():
-            side = self.keys["image_size"] // 2
+        if self.training and self.config.DR and self._coin():
+            side = self.config.image_size // 2
             image = F.interpolate(batch["image"], (side, side), mode="bicubic", antialias=True, align_corners=False)
             batch = {**batch, "image": image}
-        return {**batch, **self._keys(batch)}
+        return batch, self._keys(batch)
 
     def _coin(self) -> bool:
         """Half of the steps, the same on every process and after resuming."""
-        return bool(np.random.default_rng([self.keys["seed"], self.global_step]).integers(2))
+        return bool(np.random.default_rng([self.config.seed, self.global_step]).integers(2))
 
     @torch.no_grad()
-    def _keys(self, batch: dict) -> dict[str, Tensor]:
-        twin, parts = self.twin.module, []
-        for part in split_batch(batch, self.rows_per_pass):
-            text = twin.lexicon_text(part["text_ids"], part["text_mask"])
-            image = twin.lexicon_image(part["image"])
-            parts.append((F.normalize(text, dim=-1), F.normalize(image, dim=-1)))
-        text, image = (torch.cat(side) for side in zip(*parts, strict=True))
-        return {"text_key": text, "image_key": image}
+    def _keys(self, batch: Batch) -> StepKeys:
+        sides = []
+        for part in split_batch(batch, self.config.rows_at_once):
+            text = self.momentum_encoder.lexicon_text(part["text_ids"], part["text_mask"])
+            image = self.momentum_encoder.lexicon_image(part["image"])
+            sides.append((F.normalize(text, dim=-1), F.normalize(image, dim=-1)))
+        return StepKeys(*map(torch.cat, zip(*sides, strict=True)))
 
-    def encode(self, batch: dict, vectors_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def encode(self, batch: Batch, context: StepKeys, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
         image = self.model.lexicon_image(batch["image"])
         text = self.model.lexicon_text(batch["text_ids"], batch["text_mask"])
         return {"text": F.normalize(text, dim=-1), "image": F.normalize(image, dim=-1)}, {}
 
-    def global_losses(self, vectors: dict[str, Tensor], batch: dict) -> dict[str, Tensor]:
+    def batch_losses(self, vectors: Tensors, batch: Batch, context: StepKeys) -> Tensors:
         rows = sum_over_ranks(vectors["text"].new_tensor(float(len(batch["image_id"])))) / world_size()
         losses = []
-        for query, other, ring in (("text", "image", self.image_ring), ("image", "text", self.text_ring)):
-            negatives, ids = ring.negatives()
-            same = batch["image_id"][:, None] == ids[None, :] if self.keys["mask_same_image"] else None
-            each = queue_contrastive(vectors[query], batch[f"{other}_key"], negatives, self.keys["temperature"], same)
+        for side, other in (("text", "image"), ("image", "text")):
+            negatives, ids = self.queues[other].negatives()
+            same = batch["image_id"][:, None] == ids[None, :] if self.config.mask_same_image else None
+            key = getattr(context, other)
+            each = queue_contrastive(vectors[side], key, negatives, self.config.temperature, same)
             losses.append(each.sum() / rows)
         return {
             "contrastive_loss": self.with_cuts((losses[0] + losses[1]) / 2, vectors, batch),
             "flops_loss": self.flops_weight() * (flops(vectors["text"]) + flops(vectors["image"])),
         }
 
-    def after_step(self, batch: dict) -> None:
+    def after_step(self, batch: Batch, context: StepKeys) -> None:
         self.twin.update(self.model)
         rows, dtype = batch.get("rows_of_ranks"), self.text_ring.keys.dtype  # exchanged as they are stored
-        text, image = gather_pair(batch["text_key"].to(dtype), batch["image_key"].to(dtype), rows)
+        text, image = gather_pair(context.text.to(dtype), context.image.to(dtype), rows)
         ids = gather_rows(batch["image_id"], rows)
         self.text_ring.push(text, ids)
         self.image_ring.push(image, ids)

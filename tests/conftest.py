@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lexlip.train import config
+from lexlip.train.config import Config, base
 
 torch.set_num_threads(1)
 
@@ -42,7 +42,7 @@ def make_keys():
     """All keys of a tiny model on the CPU; keyword arguments change some."""
 
     def make(**changes) -> dict:
-        keys = config.base()
+        keys = base()
         keys.update(
             num_gpus=0, num_workers=0, cpu_threads=1, seed=1, batch_size=6, per_gpu_batchsize=6, queue_size=6,
             datasets=["tiny"], image_size=32, max_text_len=8, vocab_size=40, drop_rate=0.0,
@@ -56,6 +56,12 @@ def make_keys():
         return {**keys, **changes}
 
     return make
+
+
+@pytest.fixture
+def make_config(make_keys):
+    """The config of a tiny model on the CPU; keyword arguments change some keys, unchecked."""
+    return lambda **changes: Config.checked(make_keys()).changed(**changes)
 
 
 @pytest.fixture

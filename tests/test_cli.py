@@ -9,6 +9,7 @@ import torch
 from lexlip import LexLIP, ModelConfig
 from lexlip.cli import main
 from lexlip.convert.official import _resample
+from lexlip.train.build import build_model
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
 
@@ -110,12 +111,12 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, capsys, command):
     assert not trace.exists() and not (tmp_path / "out").exists()
 
 
-def test_onnx_files_give_the_model_s_vectors(make_keys, livelier, tmp_path, capsys):
+def test_onnx_files_give_the_model_s_vectors(make_config, livelier, tmp_path, capsys):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
     import onnxruntime
 
-    model = livelier(LexLIP.from_keys(make_keys())).eval()
+    model = livelier(build_model(LexLIP, make_config())).eval()
     model.save_pretrained(tmp_path / "model")
     assert main(["export-onnx", str(tmp_path / "model"), str(tmp_path / "onnx")]) == 0
     ids, mask = torch.randint(5, 40, (5, 6)), torch.ones(5, 6, dtype=torch.int64)
@@ -129,8 +130,8 @@ def test_onnx_files_give_the_model_s_vectors(make_keys, livelier, tmp_path, caps
     np.testing.assert_allclose(found, model.lexicon_image(pixels).detach().numpy(), atol=1e-4)
 
 
-def test_saving_over_another_model_leaves_nothing_of_it(make_keys, tmp_path):
-    model = LexLIP.from_keys(make_keys())
+def test_saving_over_another_model_leaves_nothing_of_it(make_config, tmp_path):
+    model = build_model(LexLIP, make_config())
     model.save_pretrained(tmp_path)
     for stale in ("phase2.safetensors", "tokenizer.json", "vocab.txt"):
         (tmp_path / stale).write_text("old")

@@ -26,19 +26,14 @@ def under_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def local_processes(keys: dict) -> int:
+def local_processes(num_gpus: int) -> int:
     """Processes on this node; on the CPU one, unless torchrun starts more."""
-    return int(os.environ["LOCAL_WORLD_SIZE"]) if under_torchrun() else max(1, keys["num_gpus"])
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if under_torchrun() else max(1, num_gpus)
 
 
-def nodes(keys: dict) -> int:
-    """Nodes of the run."""
-    return processes(keys) // local_processes(keys)
-
-
-def processes(keys: dict) -> int:
+def processes(num_gpus: int, num_nodes: int) -> int:
     """Processes of the run, on all nodes."""
-    return int(os.environ["WORLD_SIZE"]) if under_torchrun() else max(1, keys["num_gpus"]) * keys["num_nodes"]
+    return int(os.environ["WORLD_SIZE"]) if under_torchrun() else max(1, num_gpus) * num_nodes
 
 
 def restarted() -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lexlip.models.config import ModelConfig, folder_config
+from lexlip.models.config import ModelConfig
 from lexlip.models.dense import DenseLIP
 from lexlip.models.hub import local_folder
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.two_tower import TwoTowers
+from lexlip.models.weights import folder_config
 
 MODELS: dict[str, type[TwoTowers]] = {model.head: model for model in (LexLIP, DenseLIP)}
 

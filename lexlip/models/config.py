@@ -1,14 +1,10 @@
-"""What a model is built from, and where a folder or a checkpoint says it."""
+"""What a model is built from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from lexlip.errors import CheckpointError
-from lexlip.models.weights import model_config
-from lexlip.train.config import HEADS
-
+HEADS = ("lexicon", "dense")
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
@@ -54,27 +50,3 @@ class ModelConfig:
     def max_words(self) -> int:
         """Tokens per caption that the tokenizer may give: the corners take their places among `max_text_len`."""
         return self.max_text_len - self.corner_tokens
-
-
-def known_config(path: str | Path) -> ModelConfig | None:
-    """How the model of a folder or checkpoint is built; None for a checkpoint that does not say.
-
-    Raises:
-        CheckpointError: it says something else.
-    """
-    saved = model_config(path)
-    where = path / CONFIG_FILE if (path := Path(path)).is_dir() else path
-    try:
-        config = ModelConfig(**saved) if saved is not None else None
-    except TypeError as error:
-        raise CheckpointError(f"{where} holds the config of another kind of model: {error}") from error
-    if config is not None and config.head not in HEADS:
-        raise CheckpointError(f"{where} says head={config.head!r}; it must be one of {', '.join(HEADS)}")
-    return config
-
-
-def folder_config(folder: Path) -> ModelConfig:
-    """`known_config` of a folder that must hold a whole model."""
-    if not (folder / CONFIG_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
-        raise CheckpointError(f"{folder} is no model folder: {CONFIG_FILE} and {WEIGHTS_FILE} are needed")
-    return known_config(folder)

@@ -8,7 +8,6 @@ B batch, L tokens, E embed_dim.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -82,15 +81,8 @@ class DenseLIP(TwoTowers, model_card_template=MODEL_CARD):
             nn.init.zeros_(self.text_pooler.bias)
         self.logit_scale = nn.Parameter(torch.tensor(START_SCALE))
 
-    @classmethod
-    def head_config(cls, keys: Mapping) -> dict:
-        return {name: keys[name] for name in ("embed_dim", "text_pooler", "image_projection")}
-
     def start_head(self, bert: BertForMaskedLM | None) -> None:
         """Nothing: BERT's masked-word head has no place here, and the projections are new."""
-
-    def keys(self) -> dict:
-        return {**super().keys(), **self.head_config(vars(self.config)), "training_mode": "con"}
 
     def vectors_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Captions to dense vectors, not normalised.

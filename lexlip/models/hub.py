@@ -15,8 +15,8 @@ from safetensors.torch import save_model
 from transformers import AutoTokenizer
 
 from lexlip.errors import CheckpointError
-from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, folder_config
-from lexlip.models.weights import load_model
+from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
+from lexlip.models.weights import folder_config, load_model
 from lexlip.utils.files import give_usual_rights, write_json
 
 PREPROCESSING_FILE = "preprocessor_config.json"

@@ -62,15 +62,6 @@ class LexLIP(TwoTowers, tags=["sparse-retrieval"], model_card_template=MODEL_CAR
         self.text_head = LexiconHead(width, width, config.vocab_size, eps)
         self.image_head = LexiconHead(self.image_encoder.width, width, config.vocab_size, eps)
 
-    @classmethod
-    def from_keys(
-        cls, keys: dict, tokenizer: PreTrainedTokenizerBase | None = None, known: ModelConfig | None = None
-    ) -> LexLIP:
-        """See `TwoTowers.from_keys`."""
-        model = super().from_keys(keys, tokenizer, known)
-        model.set_lexicon_head(keys["lexicon_head"])
-        return model
-
     def start_head(self, bert: BertForMaskedLM | None) -> None:
         """The image head starts as a copy of BERT's; its first layer only where the towers are equally wide."""
         if bert is not None:

@@ -19,12 +19,8 @@ log = logging.getLogger(__name__)
 
 
 def phase_file(folder: str | Path, phase: str) -> Path:
-    """Where a model folder holds a phase's own parts.
-
-    Args:
-        phase: the phase's class name, such as "Phase2Module".
-    """
-    return Path(folder) / f"{phase.removesuffix('Module').lower()}.safetensors"
+    """Where a model folder holds the own parts of a phase, by its name."""
+    return Path(folder) / f"{phase.lower()}.safetensors"
 
 
 def phase_state(folder: str | Path, phase: str) -> dict[str, Tensor]:

@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
 from lexlip.errors import ConfigError
 
+PADDING = 128  # entries by which towers round their vocabulary up
 
-def load_tokenizer(name: str, vocab_size: int):
+
+def load_tokenizer(name: str, vocab_size: int | None = None) -> PreTrainedTokenizerBase:
     """A BERT tokenizer by hub name or folder.
+
+    Args:
+        vocab_size: what it must fit; None: any.
 
     Raises:
         ConfigError: it cannot be loaded, or as `check_tokenizer`.
     """
-    from transformers import AutoTokenizer  # here, because checking keys alone should not load transformers
-
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"tokenizer={name} could not be loaded; give a hub name or a folder with its files ({error})"
         ) from error
-    check_tokenizer({"tokenizer": name, "vocab_size": vocab_size}, tokenizer)
+    check_tokenizer(name, vocab_size or len(tokenizer), tokenizer)
     return tokenizer
 
 
-def check_tokenizer(keys: dict, tokenizer) -> None:
-    """Refuse a tokenizer whose words do not fit `vocab_size`.
+def check_tokenizer(name: str, vocab_size: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that does not fit a vocabulary.
 
     Raises:
-        ConfigError: no BERT specials, more words than `vocab_size`, or over 128 fewer (padding to a round number is
-            fine).
+        ConfigError: no BERT specials, more word pieces than `vocab_size`, or over 128 fewer.
     """
-    words = len(tokenizer)
-    if not words <= keys["vocab_size"] < words + 128:
+    pieces = len(tokenizer)
+    if not pieces <= vocab_size < pieces + PADDING:
         raise ConfigError(
-            f"tokenizer={keys['tokenizer']} has {words} words, but vocab_size={keys['vocab_size']}; "
-            f"set vocab_size={words}"
+            f"tokenizer={name} has {pieces} word pieces, but vocab_size={vocab_size}; set vocab_size={pieces}"
         )
-    for name in ("cls_token_id", "sep_token_id", "mask_token_id", "pad_token_id"):
-        if getattr(tokenizer, name, None) is None:
-            raise ConfigError(f"tokenizer={keys['tokenizer']} has no {name[:-3]}; a BERT tokenizer is needed")
+    for special in ("cls_token", "sep_token", "mask_token", "pad_token"):
+        if getattr(tokenizer, f"{special}_id", None) is None:
+            raise ConfigError(f"tokenizer={name} has no {special}; a BERT tokenizer is needed")

@@ -5,7 +5,6 @@ B batch, L tokens.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -18,9 +17,8 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
 
 from lexlip.errors import ConfigError
 from lexlip.models.config import ModelConfig
-from lexlip.models.encoders import ImageEncoder, TextEncoder, pretrained_bert
+from lexlip.models.encoders import ImageEncoder, TextEncoder
 from lexlip.models.hub import FolderModel
-from lexlip.models.text_tables import fit_text_tables
 from lexlip_data.errors import BrokenImage
 from lexlip_data.loading.sentences import mark_sentences
 from lexlip_data.loading.transforms import build_transform
@@ -58,121 +56,7 @@ class TwoTowers(nn.Module, FolderModel):
         )
         self.text_encoder = TextEncoder(BertConfig(**config.text), corner_tokens=config.corner_tokens)
 
-    @classmethod
-    def from_keys(
-        cls, keys: dict, tokenizer: PreTrainedTokenizerBase | None = None, known: ModelConfig | None = None
-    ) -> TwoTowers:
-        """Build from the command line's keys, with the towers' pretrained weights where asked for.
-
-        Args:
-            keys: every key of the command line.
-            tokenizer: for strings.
-            known: the config of weights that will replace all of these, so that nothing pretrained is fetched.
-
-        Raises:
-            ConfigError: a tower cannot be built or loaded, or its width, patch or vocabulary contradicts a key.
-        """
-        bert, corners = None, keys["corner_tokens"]
-        if known is not None:
-            if known.corner_tokens not in (0, corners):
-                raise ConfigError(
-                    f"corner_tokens={corners}, but the weights have {known.corner_tokens}; set "
-                    f"corner_tokens={known.corner_tokens}"
-                )
-            dropout = {name: keys["drop_rate"] for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")}
-            text = BertConfig(**{**known.text, **dropout, "vocab_size": known.vocab_size})
-        elif keys["text_pretrained"]:
-            bert = pretrained_bert(keys["text_model"] or keys["tokenizer"], keys["drop_rate"])
-            text = copy.deepcopy(bert.config)
-        else:
-            text = BertConfig(
-                vocab_size=keys["vocab_size"],
-                hidden_size=keys["input_text_embed_size"],
-                num_hidden_layers=keys["text_layers"],
-                num_attention_heads=keys["num_heads"],
-                intermediate_size=int(keys["input_text_embed_size"] * keys["mlp_ratio"]),
-                max_position_embeddings=keys["text_positions"],
-                hidden_dropout_prob=keys["drop_rate"],
-                attention_probs_dropout_prob=keys["drop_rate"],
-            )
-        text.vocab_size += corners
-        if known is not None or bert is not None:  # what was trained on shorter texts is stretched
-            text.max_position_embeddings = max(text.max_position_embeddings, keys["max_text_len"])
-        config = ModelConfig(
-            head=cls.head,
-            vit=keys["vit"],
-            vit_kwargs=dict(keys["vit_kwargs"]),
-            image_size=keys["image_size"],
-            image_norm_eps=keys["image_norm_eps"],
-            text=_plain(text),
-            max_text_len=keys["max_text_len"],
-            corner_tokens=corners,
-            sentence_sep=keys["sentence_sep"],
-            **cls.head_config(keys),
-        )
-        model = cls(config, tokenizer, keys["vit_pretrained"] if known is None else False)
-        if bert is not None:
-            state = bert.bert.state_dict()
-            fit_text_tables(
-                state, model.text_encoder.bert.state_dict(), keys["max_text_len"], keys["trained_positions"]
-            )
-            model.text_encoder.bert.load_state_dict(state)
-        model.start_head(bert)
-        model.check_keys(keys)
-        return model
-
-    def keys(self) -> dict:
-        """The command line's keys that this model decides."""
-        text = self.config.text
-        return {
-            "head": self.head,
-            "vit": self.config.vit,
-            "vit_kwargs": self.config.vit_kwargs,
-            "vit_pretrained": False,
-            "image_size": self.config.image_size,
-            "image_norm_eps": self.config.image_norm_eps,
-            "patch_size": self.image_encoder.patch,
-            "input_image_embed_size": self.image_encoder.width,
-            "input_text_embed_size": self.text_encoder.width,
-            "hidden_size": self.text_encoder.width,
-            "vocab_size": self.config.vocab_size,
-            "num_heads": text["num_attention_heads"],
-            "text_layers": text["num_hidden_layers"],
-            "drop_rate": text["hidden_dropout_prob"],
-            "text_pretrained": False,
-            "max_text_len": self.config.max_text_len,
-            "corner_tokens": self.config.corner_tokens,
-            "sentence_sep": self.config.sentence_sep,
-        }
-
-    def check_keys(self, keys: dict) -> None:
-        """Refuse keys that contradict the towers, naming the key and the value that fits.
-
-        Raises:
-            ConfigError: as above.
-        """
-        facts = {
-            "input_image_embed_size": self.image_encoder.width,
-            "input_text_embed_size": self.text_encoder.width,
-            "hidden_size": self.text_encoder.width,
-            "vocab_size": self.config.vocab_size,
-            "num_heads": self.text_encoder.config.num_attention_heads,
-        }
-        if self.image_encoder.patch is not None:
-            facts["patch_size"] = self.image_encoder.patch
-        for key, fact in facts.items():
-            if keys[key] != fact:
-                raise ConfigError(f"{key}={keys[key]}, but the towers that were built have {fact}; set {key}={fact}")
-        positions = self.text_encoder.config.max_position_embeddings
-        if keys["max_text_len"] > positions:
-            raise ConfigError(f"max_text_len={keys['max_text_len']}, but the text tower has {positions} positions")
-
     # --- a head's own ---
-
-    @classmethod
-    def head_config(cls, keys: dict) -> dict:
-        """The fields of `ModelConfig` that the head needs, from the command line's keys."""
-        return {}
 
     def start_head(self, bert: BertForMaskedLM | None) -> None:
         """Take over what a pretrained BERT holds for the head; called once, after the towers are loaded."""
@@ -329,13 +213,3 @@ def _opened(image: Picture) -> Image.Image:
         return open_image(Path(image).read_bytes())
     except BrokenImage as error:
         raise BrokenImage(f"{image}: {error}") from error
-
-
-def _plain(config: BertConfig) -> dict:
-    """The numbers that shape a BERT."""
-    names = (
-        "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
-        "hidden_dropout_prob attention_probs_dropout_prob max_position_embeddings type_vocab_size "
-        "initializer_range layer_norm_eps pad_token_id"
-    )
-    return {name: getattr(config, name) for name in names.split()}

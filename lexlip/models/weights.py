@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -17,13 +18,12 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from lexlip.errors import CheckpointError
+from lexlip.models.config import CONFIG_FILE, HEADS, WEIGHTS_FILE, ModelConfig
 from lexlip.models.positions import CLS_ROWS, resample_relative_table
 
 log = logging.getLogger(__name__)
 
 MODEL_PREFIX = "model."
-# What a checkpoint may hold besides the model: a phase's own parts, which the next phase starts afresh.
-PHASE_PREFIXES = ("decoder.", "twin.", "text_ring.", "image_ring.")
 OFFICIAL_MARK = "text_transformer."
 
 
@@ -59,21 +59,39 @@ def _is_checkpoint(path: Path) -> bool:
     return start == b"\x80"  # a bare pickle
 
 
-def model_config(path: str | Path) -> dict | None:
-    """The `ModelConfig`, as a dict, of a checkpoint of either phase or of a model folder; None if it holds none.
+def known_config(path: str | Path) -> ModelConfig | None:
+    """How the model of a model folder, or of a checkpoint of either phase, is built; None where nothing says it.
 
     Raises:
-        CheckpointError: as `read`.
+        CheckpointError: as `read`, or it says something else.
     """
     path = Path(path)
     if path.is_dir():
-        file = path / "config.json"
+        where = path / CONFIG_FILE
         try:
-            return json.loads(file.read_text()) if file.is_file() else None
+            saved = json.loads(where.read_text()) if where.is_file() else None
         except ValueError as error:
-            raise CheckpointError(f"{file} is no JSON: {error}") from error
-    saved = read(path).get("hyper_parameters")
-    return saved.get("model") if isinstance(saved, dict) else None
+            raise CheckpointError(f"{where} is no JSON: {error}") from error
+    else:
+        where, saved = path, read(path).get("hyper_parameters")
+        saved = saved.get("model") if isinstance(saved, dict) else None
+    if saved is None:
+        return None
+    try:
+        config = ModelConfig(**saved)
+    except TypeError as error:
+        raise CheckpointError(f"{where} holds the config of another kind of model: {error}") from error
+    if config.head not in HEADS:
+        raise CheckpointError(f"{where} says head={config.head!r}; it must be one of {', '.join(HEADS)}")
+    return config
+
+
+def folder_config(folder: Path) -> ModelConfig:
+    """`known_config` of a folder that must hold a whole model."""
+    config = known_config(folder) if (folder / WEIGHTS_FILE).is_file() else None
+    if config is None:
+        raise CheckpointError(f"{folder} is no model folder: {CONFIG_FILE} and {WEIGHTS_FILE} are needed")
+    return config
 
 
 def model_weights(path: str | Path) -> dict[str, Tensor]:
@@ -100,13 +118,13 @@ def model_weights(path: str | Path) -> dict[str, Tensor]:
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise CheckpointError(f"{path} holds no LexLIP model; its first names are {list(state)[:3]}")
     others = [name for name in state if not name.startswith(MODEL_PREFIX)]
-    foreign = [name for name in others if not name.startswith(PHASE_PREFIXES)]
-    if foreign:
-        raise CheckpointError(f"{path} holds names that no phase writes: {foreign[:3]}")
-    for prefix in PHASE_PREFIXES:
-        count = sum(name.startswith(prefix) for name in others)
-        if count:
-            log.info("%s: %d entries of %s* belong to its own phase and are not loaded", path, count, prefix)
+    if others and "hyper_parameters" not in content:  # which every phase writes beside its own parts
+        raise CheckpointError(
+            f"{path} holds names besides the model's, {others[:3]}, but no hyper_parameters: no phase wrote it "
+            "so. Keep them where a checkpoint is cut down, or keep the names model.* alone"
+        )
+    for part, count in sorted(Counter(name.split(".")[0] for name in others).items()):
+        log.info("%s: %d entries of %s.* belong to its own phase and are not loaded", path, count, part)
     return weights
 
 

@@ -1,63 +1,242 @@
-"""Keys of the command line: where they come from and what is refused before anything heavy is loaded."""
+"""The config of a run: every key with its type and range, and what is refused before anything heavy is loaded.
+
+configs/base.yaml holds the defaults and is what people read; a test holds that both
+name the same keys in the same words.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import get_args, get_origin, get_type_hints
 
 import yaml
 
 from lexlip.errors import ConfigError
 from lexlip.launch import environment
+from lexlip.models.config import HEADS
+from lexlip.ops.max_logits import METHODS
 from lexlip_data.loading.transforms import TRANSFORM_KEYS
 
-TRAINING_MODES = {
-    "bottle": ("self_t", "i2t", "t2t"),
-    "con": ("contrastive",),
-    "both": ("self_t", "i2t", "t2t", "contrastive"),
-}
-LOSSES = TRAINING_MODES["both"]
-HEADS = ("lexicon", "dense")
-NULLABLE = {  # keys whose default says nothing of their type, or that take several
-    "version": (str, int, type(None)),
-    "resume_from": (str, type(None)),
-    "fast_dev_run": (bool, int),
-    "precision": (int, str),
-    "cpu_threads": (int, type(None)),
-    "max_images": (int, dict, type(None)),
-    "vit_pretrained": (bool, str),
-    "patch_size": (int, type(None)),
-    "decay_power": (int, float, str),
-    "warmup_steps": (int, float),
-    "flops_warmup": (int, float),
-    "max_steps": (int, type(None)),
-    "val_check_interval": (int, float),
-    "eval_batch_size": (int, type(None)),
-    "grad_cache_chunk": (int, type(None)),
-    "checkpoint_steps": (int, type(None)),
-    "trained_positions": (int, type(None)),
-}
+
+def key(doc: str, *, least: float | None = None, most: float | None = None, above: float | None = None, choices=()):
+    """A field of `Config`: its line of documentation, and which numbers or names it takes."""
+    return dataclasses.field(metadata={"doc": doc, "least": least, "most": most, "above": above, "choices": choices})
 
 
-AT_LEAST_ONE = (
-    "image_size max_text_len vocab_size batch_size per_gpu_batchsize num_nodes num_heads text_positions "
-    "input_text_embed_size hidden_size input_image_embed_size max_steps max_epoch eval_batch_size "
-    "embed_dim trained_positions patch_size cpu_threads grad_cache_chunk checkpoint_steps keep_checkpoints "
-    "max_nonfinite_steps log_every collective_timeout"
-)
-NOT_NEGATIVE = (
-    "num_gpus num_workers decoder_layers warmup_steps clip_grad learning_rate end_lr queue_size text_layers "
-    "corner_tokens long_captions eval_folds flops_weight flops_warmup weight_decay seed checkpoint_minutes "
-    "adam_eps image_norm_eps"
-)
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Every key of a run, checked; made by `Config.checked`. A key of None is derived from the towers or not used."""
+
+    # --- run ---
+    exp_name: str = key("results go to log_dir/exp_name_seed{seed}/version_{n}")
+    seed: int = key("all randomness is a function of (seed, epoch, sample)", least=0)
+    log_dir: str = key("checkpoints, TensorBoard, CSV, sacred's record")
+    version: str | int | None = key("a fixed version number or name; null: the next free number")
+    load_path: str = key("start from these weights: a checkpoint of either phase, or a model folder")
+    resume_from: str | None = key(
+        "go on with this checkpoint: weights, optimiser, schedule, position; auto: with the newest"
+    )
+    fast_dev_run: bool | int = key("true or a number of batches: a smoke test that saves nothing")
+    test_only: bool = key("evaluate on the test split and stop")
+    metrics_file: str = key("test_only: also write the metrics to this JSON file")
+    log_every: int = key("steps between two lines of the logs", least=1)
+
+    # --- machine ---
+    num_gpus: int = key("per node; 0: run on the CPU", least=0)
+    num_nodes: int = key("machines of the run", least=1)
+    num_workers: int = key("loader processes per GPU", least=0)
+    precision: int | str = key(
+        '16, "bf16", 32; 16 on the CPU means bf16',
+        choices=(16, 32, "16", "32", "bf16", "16-mixed", "bf16-mixed", "32-true"),
+    )
+    cpu_threads: int | None = key("torch threads on the CPU; null: torch decides", least=1)
+    collective_timeout: int = key("seconds that a process waits for the others before it gives up", least=1)
+    lexicon_head: str = key(
+        "fused never holds the (B, L, V) logits, textbook does; auto: fused on CPU and NVIDIA GPU", choices=METHODS
+    )
+    compile: bool = key("torch.compile for both towers; the first steps then take minutes")
+    gradient_checkpointing: bool = key("encode twice in the backward pass and keep fewer activations")
+
+    # --- data ---
+    datasets: list[str] = key("any mixture of known names and of your own")
+    data_root: str = key("folder of the Arrow files, or of the official TSV folders")
+    data_sets: dict = key('own names: {"mine": {"train": ["mine_train"], "val": ["mine_val"], "test": ["mine_test"]}}')
+    picture_roots: list[str] = key("folders besides data_root that the tables' paths and links may lead into")
+    max_images: int | dict | None = key('cap on images per data set and split: a number, or {"gcc": 100000}')
+    train_transform_keys: list[str] = key("vit, vit_randaug")
+    val_transform_keys: list[str] = key("vit, vit_randaug")
+    image_size: int = key("side of the images in pixels", least=1)
+    max_text_len: int = key("tokens, [CLS], corner tokens and [SEP] included", least=1)
+    long_captions: int = key(
+        "long texts per pair, from the column long_caption or else an image's captions joined", least=0
+    )
+    sub_captions: bool = key("of a long text, take a random number of its sentences in each step")
+    sentence_sep: bool = key('read every ". " of a caption as [SEP]')
+    tokenizer: str = key("hub name or folder")
+    vocab_size: int | None = key("entries of the vocabulary; null: the tokenizer's", least=1)
+    whole_word_masking: bool = key("mask all word pieces of a word together")
+    mlm_prob: float = key("probability that a word of the text tower's input is masked", least=0, most=1)
+    decoder_mlm_prob: float = key("probability that a word of the weakened decoder's input is masked", least=0, most=1)
+
+    # --- image tower ---
+    vit: str = key('timm name, "hf-hub:owner/name" or "local-dir:PATH"')
+    vit_pretrained: bool | str = key("true: the hub's weights; false: none; a path: that weights file")
+    vit_kwargs: dict = key('passed to timm.create_model, e.g. {"depth": 4, "embed_dim": 192, "num_heads": 3}')
+    patch_size: int | None = key("null: the tower's own; otherwise it must be that", least=1)
+    input_image_embed_size: int | None = key("width of the image tower; null: the tower's own", least=1)
+    image_norm_eps: float = key("of the image tower's LayerNorms", least=0)
+    lock_image: bool = key("keep the image tower as it was loaded; its head is still trained")
+
+    # --- text tower and weakened decoder ---
+    text_model: str = key('hub name or folder; "": the same as tokenizer')
+    text_pretrained: bool = key("false: a fresh BERT from the next keys")
+    text_layers: int = key("depth of a fresh BERT", least=0)
+    text_positions: int = key("positions of a fresh BERT", least=1)
+    input_text_embed_size: int | None = key("width of the text tower; null: the tower's own, 768 if fresh", least=1)
+    hidden_size: int | None = key("width of the weakened decoder; null: the text tower's, which it must equal", least=1)
+    num_heads: int | None = key(
+        "of the text tower and the decoder; null: the tower's own, one per 64 of width if fresh", least=1
+    )
+    mlp_ratio: float = key("of a fresh BERT, and so of the decoder", above=0)
+    corner_tokens: int = key("tokens of their own after [CLS] that read long texts", least=0)
+    trained_positions: int | None = key(
+        "of the text tower loaded; texts longer than that get stretched ones; null: all it has", least=1
+    )
+    drop_rate: float = key("of the text tower and the decoder", least=0, most=1)
+    decoder_layers: int = key("depth of the weakened decoder", least=0)
+
+    # --- head ---
+    head: str = key("lexicon: weighted terms; dense: one vector of embed_dim numbers, the baseline", choices=HEADS)
+    embed_dim: int = key("dense: width of the vectors", least=1)
+    text_pooler: bool = key("dense: project BERT's pooler (dense layer, tanh) of [CLS] rather than [CLS] itself")
+    image_projection: bool = key("dense: false where the image tower is embed_dim wide and gives the vectors as it is")
+
+    # --- losses ---
+    training_mode: str = key(
+        "bottle, con, both: the masked-language parts, the contrastive part, or all", choices=("bottle", "con", "both")
+    )
+    loss_names: dict[str, float] = key("weights; 0 leaves a part out")
+    temperature: float = key("divides the scores of the contrastive losses", above=0)
+    flops_weight: float = key("of FLOPS(text) and of FLOPS(image)", least=0)
+    flops_warmup: int | float = key(
+        "until then it grows with the square of the step: a fraction of all steps if a float, steps if an int", least=0
+    )
+    train_top_k: list[int] = key(
+        "contrast vectors cut to their k heaviest terms too, and take the mean, e.g. [8, 32]", least=1
+    )
+    mask_same_image: bool = key("captions of one image are not negatives of each other")
+    queue_size: int = key("Phase 2: past keys kept per modality", least=0)
+    momentum: float = key("Phase 2: of the momentum encoders", least=0, most=1)
+    DR: bool = key("Phase 2, dynamic resolution: half of the training steps at half the image size")
+
+    # --- optimiser ---
+    optim_type: str = key("adamw, adam, sgd", choices=("adamw", "adam", "sgd"))
+    learning_rate: float = key("at its peak, after the warm-up", least=0)
+    weight_decay: float = key("none on biases and norms", least=0)
+    adam_betas: list[float] = key("decay of Adam's two running means", least=0)
+    adam_eps: float = key("added to the denominator of Adam's step", least=0)
+    decay_power: int | float | str = key('of the polynomial decay; "cosine" for a cosine')
+    end_lr: float = key("where the decay ends", least=0)
+    warmup_steps: int | float = key("a fraction of all steps if a float, steps if an int", least=0)
+    clip_grad: float = key("gradient norm; 0 for none", least=0)
+    batch_size: int = key("global, per optimiser step", least=1)
+    per_gpu_batchsize: int = key(
+        "rows of a micro-batch, per process; the step is exact however often it is split", least=1
+    )
+    grad_cache_chunk: int | None = key(
+        "rows encoded at once, where per_gpu_batchsize does not fit; null: per_gpu_batchsize", least=1
+    )
+    max_epoch: int = key("length of the training in epochs", least=1)
+    max_steps: int | None = key("wins over max_epoch", least=1)
+
+    # --- checkpoints and faults ---
+    checkpoint_minutes: float = key(
+        "at most so long between two; one is also written before each validation; 0: no clock", least=0
+    )
+    checkpoint_steps: int | None = key("also every so many steps", least=1)
+    keep_checkpoints: int = key("the newest ones; the best on val is kept besides", least=1)
+    max_nonfinite_steps: int = key(
+        "stop after so many steps in a row whose loss or gradient is NaN or infinite", least=1
+    )
+    max_bad_share: float = key("stop once more than this fraction of an epoch's pairs is broken", least=0, most=1)
+
+    # --- validation and evaluation ---
+    val_check_interval: int | float = key("a fraction of an epoch if a float, batches if an int", above=0)
+    get_recall_metric: bool = key("recall on val after each check picks the best checkpoint; false: the val loss does")
+    eval_batch_size: int | None = key("null: per_gpu_batchsize", least=1)
+    eval_top_k: list[int] = key("also report recall with every vector cut to its k heaviest terms, e.g. [32]", least=1)
+    eval_folds: int = key("5: also the five-fold 1K protocol of COCO", least=0)
+
+    @classmethod
+    def checked(cls, values: Mapping) -> Config:
+        """The config with these values, numbers in their key's type.
+
+        Args:
+            values: one for every key.
+
+        Raises:
+            ConfigError: an unknown key, a wrong type or a contradiction; names the key, its value and what is allowed.
+        """
+        defaults, hints = base(), _hints()
+        unknown = sorted(set(values) - set(hints))
+        if unknown:
+            raise ConfigError(f"unknown key {unknown[0]!r}; configs/base.yaml lists all of them")
+        typed = {}
+        for field in dataclasses.fields(cls):
+            if field.name not in values:
+                raise ConfigError(f"{field.name} is missing")
+            typed[field.name] = _typed(field.name, values[field.name], hints[field.name], defaults[field.name])
+            _check_range(field, typed[field.name])
+        config = cls(**typed)
+        _check_values(config, defaults)
+        if not config.test_only:
+            _check_batch(config)
+        return config
+
+    def changed(self, **values) -> Config:
+        """A copy with other values; they are not checked again."""
+        return dataclasses.replace(self, **values)
+
+    def as_dict(self) -> dict:
+        """Plain values, as checkpoints hold them."""
+        return dataclasses.asdict(self)
+
+    @property
+    def processes(self) -> int:
+        """Processes of the run, on all nodes."""
+        return environment.processes(self.num_gpus, self.num_nodes)
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of a micro-batch."""
+        return self.grad_cache_chunk or self.per_gpu_batchsize
+
+    @property
+    def trainer_precision(self) -> str:
+        """Lightning's name of `precision`; 16 bits on the CPU are bfloat16."""
+        name = str(self.precision).removesuffix("-mixed").removesuffix("-true")
+        if name == "32":
+            return "32-true"
+        return "bf16-mixed" if name == "bf16" or not self.num_gpus else "16-mixed"
+
+
+@cache
+def _hints() -> dict[str, object]:
+    return get_type_hints(Config)
 
 
 def folder() -> Path:
     """Where the YAML files are: configs/ of the checkout, or the copy inside an installed package."""
-    here = Path(__file__).resolve().parents[1]
-    for place in (here / "configs", here.parent / "configs"):
+    package = Path(__file__).resolve().parents[1]
+    for place in (package / "configs", package.parent / "configs"):
         if (place / "base.yaml").is_file():
             return place
-    raise FileNotFoundError(f"base.yaml is neither in {here / 'configs'} nor in {here.parent / 'configs'}")
+    raise FileNotFoundError(f"base.yaml is neither in {package / 'configs'} nor in {package.parent / 'configs'}")
 
 
 def base() -> dict:
@@ -67,48 +246,20 @@ def base() -> dict:
 
 def named() -> dict[str, dict]:
     """The named configs: each file beside base.yaml, by its name."""
-    return {
-        path.stem: yaml.safe_load(path.read_text()) or {}
-        for path in sorted(folder().glob("*.yaml"))
-        if path.stem != "base"
-    }
+    files = (path for path in sorted(folder().glob("*.yaml")) if path.stem != "base")
+    return {path.stem: yaml.safe_load(path.read_text()) or {} for path in files}
 
 
-def check(keys: dict) -> dict:
-    """Refuse unknown keys, wrong types and contradictions.
-
-    Args:
-        keys: all keys of a run.
-
-    Returns:
-        The keys, with numbers in their key's type.
-
-    Raises:
-        ConfigError: naming the key, its value and what is allowed.
-    """
-    defaults = base()
-    keys = dict(keys)
-    unknown = sorted(set(keys) - set(defaults))
-    if unknown:
-        raise ConfigError(f"unknown key {unknown[0]!r}; configs/base.yaml lists all of them")
-    for key, default in defaults.items():
-        if key not in keys:
-            raise ConfigError(f"{key} is missing")
-        keys[key] = _typed(key, keys[key], default)
-    _check_choices(keys)
-    _check_numbers(keys)
-    return keys
-
-
-def _typed(key: str, value: object, default: object) -> object:
-    allowed = NULLABLE.get(key, (type(default),))
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool) and key not in NULLABLE:
+def _typed(name: str, value: object, hint: object, default: object) -> object:
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    allowed = tuple(get_origin(kind) or kind for kind in kinds)
+    if hint is float and type(value) is int:
         return float(value)
     if isinstance(value, tuple):
         value = list(value)
     if isinstance(value, bool) and bool not in allowed or not isinstance(value, allowed):
-        names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
-        raise ConfigError(f"{key}={value!r} is {type(value).__name__}; it must be {names}, such as {default!r}")
+        names = " or ".join("null" if kind is NoneType else kind.__name__ for kind in allowed)
+        raise ConfigError(f"{name}={value!r} is {type(value).__name__}; it must be {names}, such as {default!r}")
     return value
 
 
@@ -116,91 +267,93 @@ def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _choose(keys: dict, key: str, allowed: tuple) -> None:
-    if keys[key] not in allowed:
-        raise ConfigError(f"{key}={keys[key]!r}; it must be one of {', '.join(map(str, allowed))}")
+def _check_range(field: dataclasses.Field, value: object) -> None:
+    """Refuse numbers outside their key's range, also inside of lists, and names that are no choice."""
+    rule, name = field.metadata, field.name
+    if rule["choices"] and value not in rule["choices"]:
+        raise ConfigError(f"{name}={value!r}; it must be one of {', '.join(map(str, rule['choices']))}")
+    if isinstance(value, list):
+        kind = get_args(_hints()[name])[0]
+        right = _number if kind is float else lambda item: type(item) is kind
+        if not all(right(item) and (rule["least"] is None or item >= rule["least"]) for item in value):
+            least = f" of at least {rule['least']}" if rule["least"] is not None else ""
+            raise ConfigError(f"{name}={value}; every entry must be {kind.__name__}{least}, such as {base()[name]}")
+    if not _number(value):
+        return
+    least, most, above = rule["least"], rule["most"], rule["above"]
+    if most is not None and not least <= value <= most:
+        raise ConfigError(f"{name}={value}; it must lie between {least} and {most}")
+    if least is not None and value < least:
+        raise ConfigError(f"{name}={value}; it must {'not be negative' if least == 0 else f'be at least {least}'}")
+    if above is not None and value <= above:
+        raise ConfigError(f"{name}={value}; it must be {'positive' if above == 0 else f'above {above}'}")
 
 
-def _check_choices(keys: dict) -> None:
-    _choose(keys, "training_mode", tuple(TRAINING_MODES))
-    _choose(keys, "head", HEADS)
-    _choose(keys, "optim_type", ("adamw", "adam", "sgd"))
-    _choose(keys, "lexicon_head", ("auto", "fused", "textbook"))
-    _choose(keys, "precision", (16, 32, "16", "32", "bf16", "16-mixed", "bf16-mixed", "32-true"))
-    for key in ("train_transform_keys", "val_transform_keys"):
-        if len(keys[key]) != 1 or keys[key][0] not in TRANSFORM_KEYS:
-            raise ConfigError(f"{key}={keys[key]}; it must hold one of {', '.join(TRANSFORM_KEYS)}")
-    power = keys["decay_power"]
+def _check_values(config: Config, defaults: dict) -> None:
+    """What a type and a range cannot say."""
+    for name in ("train_transform_keys", "val_transform_keys"):
+        if len(value := getattr(config, name)) != 1 or value[0] not in TRANSFORM_KEYS:
+            raise ConfigError(f"{name}={value}; it must hold one of {', '.join(TRANSFORM_KEYS)}")
+    power = config.decay_power
     if power != "cosine" and (isinstance(power, str) or power < 0):
         raise ConfigError(f"decay_power={power!r}; it must be a number that is not negative, or 'cosine'")
-    wrong = sorted(set(keys["loss_names"]) - set(LOSSES))
+    wrong = sorted(set(config.loss_names) - set(defaults["loss_names"]))
     if wrong:
-        raise ConfigError(f"loss_names has {wrong[0]!r}; known are {', '.join(LOSSES)}")
-    if not keys["datasets"]:
+        raise ConfigError(f"loss_names has {wrong[0]!r}; known are {', '.join(defaults['loss_names'])}")
+    if not all(_number(weight) and weight >= 0 for weight in config.loss_names.values()):
+        raise ConfigError(f"loss_names={config.loss_names}; every weight must be a number that is not negative")
+    if not config.datasets:
         raise ConfigError("datasets is empty; name at least one data set")
-    if not keys["test_only"] and not any(keys["loss_names"].get(n) for n in TRAINING_MODES[keys["training_mode"]]):
+    for name in ("warmup_steps", "flops_warmup", "val_check_interval"):
+        value = getattr(config, name)
+        if isinstance(value, float) and value > 1:
+            whole = "an epoch" if name == "val_check_interval" else "all steps"
+            raise ConfigError(f"{name}={value}: as a float it is a fraction of {whole}, at most 1.0")
+    if len(config.adam_betas) != 2 or not all(beta < 1 for beta in config.adam_betas):
+        raise ConfigError(f"adam_betas={config.adam_betas}; it must be two numbers from 0 up to, but not including, 1")
+    if config.max_text_len < 3 + config.corner_tokens:
+        corners = f", with corner_tokens={config.corner_tokens}," if config.corner_tokens else ""
         raise ConfigError(
-            f"training_mode={keys['training_mode']} trains {TRAINING_MODES[keys['training_mode']]}, "
-            f"but loss_names={keys['loss_names']} weighs all of them 0"
+            f"max_text_len={config.max_text_len}{corners} leaves no room for a word between [CLS] and [SEP]"
+        )
+    check_patch(config.image_size, config.patch_size)
+    width, text_width = config.hidden_size, config.input_text_embed_size
+    if width is not None and text_width is not None and width != text_width:
+        raise ConfigError(
+            f"hidden_size={width} is the weakened decoder's width and must equal input_text_embed_size={text_width}"
+        )
+    width = width or text_width or 0
+    if not config.text_pretrained and config.num_heads and width % config.num_heads:
+        raise ConfigError(f"hidden_size={width} does not divide by num_heads={config.num_heads}")
+
+
+def check_patch(image_size: int, patch: int | None, dynamic: bool = False) -> None:
+    """Refuse an image size that the patch does not divide; with `dynamic` (DR) its half must divide too.
+
+    Raises:
+        ConfigError: as above, with the nearest sizes that do.
+    """
+    if patch and image_size % patch:
+        near = " or ".join(str(patch * n) for n in (image_size // patch, image_size // patch + 1) if n)
+        raise ConfigError(f"image_size={image_size} is not a multiple of patch_size={patch}; {near} would be")
+    if dynamic and patch and (image_size % 2 or image_size // 2 % patch):
+        raise ConfigError(
+            f"DR=True also needs half of image_size={image_size} to be a multiple of patch_size={patch}; "
+            f"{2 * patch * max(1, round(image_size / 2 / patch))} would do, or set DR=False"
         )
 
 
-def _check_numbers(keys: dict) -> None:
-    for key in AT_LEAST_ONE.split():
-        if keys[key] is not None and keys[key] < 1:
-            raise ConfigError(f"{key}={keys[key]}; it must be at least 1")
-    for key in NOT_NEGATIVE.split():
-        if keys[key] < 0:
-            raise ConfigError(f"{key}={keys[key]}; it must not be negative")
-    if keys["mlp_ratio"] <= 0:
-        raise ConfigError(f"mlp_ratio={keys['mlp_ratio']}; it must be positive")
-    interval = keys["val_check_interval"]
-    if interval <= 0 or (isinstance(interval, float) and interval > 1):
-        raise ConfigError(f"val_check_interval={interval}; it must be a share of an epoch (up to 1.0) or batches")
-    if len(keys["adam_betas"]) != 2 or not all(_number(b) and 0 <= b < 1 for b in keys["adam_betas"]):
-        raise ConfigError(f"adam_betas={keys['adam_betas']}; it must be two numbers from 0 up to, but not including, 1")
-    if not all(_number(value) and value >= 0 for value in keys["loss_names"].values()):
-        raise ConfigError(f"loss_names={keys['loss_names']}; every weight must be a number that is not negative")
-    for key in ("train_top_k", "eval_top_k"):
-        if not all(isinstance(k, int) and k >= 1 for k in keys[key]):
-            raise ConfigError(f"{key}={keys[key]}; it must list whole numbers of terms, such as [32]")
-    for key in ("mlm_prob", "decoder_mlm_prob", "drop_rate", "momentum", "max_bad_share"):
-        if not 0 <= keys[key] <= 1:
-            raise ConfigError(f"{key}={keys[key]}; it must lie between 0 and 1")
-    if keys["temperature"] <= 0:
-        raise ConfigError(f"temperature={keys['temperature']}; it must be positive")
-    for key in ("warmup_steps", "flops_warmup"):
-        if isinstance(keys[key], float) and keys[key] > 1:
-            raise ConfigError(f"{key}={keys[key]}: as a float it is a share of all steps, at most 1.0")
-    if keys["max_text_len"] < 3 + keys["corner_tokens"]:
-        corners = f", with corner_tokens={keys['corner_tokens']}," if keys["corner_tokens"] else ""
+def _check_batch(config: Config) -> None:
+    if (config.grad_cache_chunk or 0) > config.per_gpu_batchsize:
         raise ConfigError(
-            f"max_text_len={keys['max_text_len']}{corners} leaves no room for a word between [CLS] and [SEP]"
+            f"grad_cache_chunk={config.grad_cache_chunk} is larger than per_gpu_batchsize={config.per_gpu_batchsize}, "
+            "which it is to cut; raise per_gpu_batchsize instead"
         )
-    size, patch = keys["image_size"], keys["patch_size"]
-    if patch and size % patch:
-        near = " or ".join(str(patch * n) for n in (size // patch, size // patch + 1) if n)
-        raise ConfigError(f"image_size={size} is not a multiple of patch_size={patch}; {near} would be")
-    if keys["hidden_size"] != keys["input_text_embed_size"]:
+    at_once = config.per_gpu_batchsize * config.processes
+    if config.batch_size % at_once:
+        whole = config.batch_size // at_once
+        near = " or ".join(str(at_once * n) for n in (whole, whole + 1) if n)
         raise ConfigError(
-            f"hidden_size={keys['hidden_size']} is the weakened decoder's width and must equal "
-            f"input_text_embed_size={keys['input_text_embed_size']}"
-        )
-    if not keys["text_pretrained"] and keys["hidden_size"] % keys["num_heads"]:
-        raise ConfigError(f"hidden_size={keys['hidden_size']} does not divide by num_heads={keys['num_heads']}")
-    if (keys["grad_cache_chunk"] or 0) > keys["per_gpu_batchsize"]:
-        raise ConfigError(
-            f"grad_cache_chunk={keys['grad_cache_chunk']} is larger than per_gpu_batchsize="
-            f"{keys['per_gpu_batchsize']}, which it is to cut; raise per_gpu_batchsize instead"
-        )
-    if keys["test_only"]:
-        return
-    processes = environment.processes(keys)
-    per_pass = keys["per_gpu_batchsize"] * processes
-    if keys["batch_size"] % per_pass:
-        whole = keys["batch_size"] // per_pass
-        near = " or ".join(str(per_pass * n) for n in (whole, whole + 1) if n)
-        raise ConfigError(
-            f"batch_size={keys['batch_size']} does not divide by per_gpu_batchsize={keys['per_gpu_batchsize']} x "
-            f"{processes} processes = {per_pass}; {near} would"
+            f"batch_size={config.batch_size} does not divide by per_gpu_batchsize={config.per_gpu_batchsize} x "
+            f"{config.processes} processes = {at_once}; {near} would"
         )

@@ -1,6 +1,6 @@
 """The equations of LexLIP (Luo et al., ICCV 2023), each once, as pure tensor functions.
 
-B captions and pictures of a batch, V words of the vocabulary, K past keys, N masked positions.
+B captions and images of a batch, V terms of the vocabulary, K past keys, N masked positions.
 """
 
 from __future__ import annotations
@@ -9,22 +9,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lexlip.utils.distributed import sum_over_ranks
+from lexlip.utils.distributed import sum_over_ranks, world_size
 
 
 def masked_lm(logits: Tensor, labels: Tensor, total: Tensor | float) -> Tensor:
-    """Cross-entropy of the masked words, summed here and divided by the global batch's count.
+    """Cross-entropy of the masked word pieces, summed here and divided by the global batch's count.
 
     Args:
         logits: (N, V) logits at the masked positions only.
-        labels: (N,) true word ids.
+        labels: (N,) true ids.
         total: number of masked positions in the global batch, divided by the number of processes.
     """
     return F.cross_entropy(logits.float(), labels, reduction="sum") / total
 
 
+def global_count(labels: Tensor) -> Tensor:
+    """Masked positions of the global batch, per process: what `masked_lm` divides by; at least 1.
+
+    Args:
+        labels: (B, L), -100 where nothing is masked.
+    """
+    return (sum_over_ranks((labels != -100).sum().float()) / world_size()).clamp(min=1.0)
+
+
 def flops(vectors: Tensor) -> Tensor:
-    """FLOPS regulariser of Paria et al. (ICLR 2020): sum over words of (mean over the batch of |r_v|) squared.
+    """FLOPS regulariser of Paria et al. (ICLR 2020): sum over terms of (mean over the batch of |r_v|) squared.
 
     Args:
         vectors: (B, V) normalised retrieval vectors of this process; the mean is taken over all processes.
@@ -34,7 +43,7 @@ def flops(vectors: Tensor) -> Tensor:
 
 
 def ramp(step: int, warmup: int) -> float:
-    """Share of the weight of FLOPS at a step: it grows with the square over `warmup` steps (Paria et al., ICLR 2020).
+    """Fraction of FLOPS's weight at a step: it grows with the square over `warmup` steps (Paria et al., ICLR 2020).
 
     Vectors that are pulled to zero before they mean something learn little: first come good ones, then sparse ones.
     """
@@ -47,7 +56,7 @@ def in_batch_contrastive(text: Tensor, image: Tensor, temperature: float, ids: T
     Args:
         text, image: (B, V) normalised vectors of the global batch; row i of both belong together.
         temperature: divides the dot products.
-        ids: (B,) picture ids; other rows with the same id are no negatives. None: all of them are.
+        ids: (B,) image ids; other rows with the same id are no negatives. None: all of them are.
     """
     scores = text @ image.T / temperature  # (B, B)
     if ids is not None:
@@ -67,7 +76,7 @@ def queue_contrastive(
         positives: (B, V) key of each query, without gradient.
         negatives: (K, V) past keys, without gradient; K may be 0.
         temperature: divides the dot products.
-        excluded: (B, K) true where a past key belongs to the query's own picture.
+        excluded: (B, K) true where a past key belongs to the query's own image.
 
     Returns:
         (B,) losses.

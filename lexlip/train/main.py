@@ -3,6 +3,7 @@
 `python run.py with key=value named_config ...` inside Phase1/ or Phase2/, or by its path from anywhere.
 """
 
+# ruff: noqa: E402  (the filters below must stand before the imports that they quiet)
 from __future__ import annotations
 
 import errno
@@ -10,7 +11,7 @@ import logging
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,34 +27,29 @@ for _message in (
 ):
     warnings.filterwarnings("ignore", _message)
 
-import pytorch_lightning as pl  # noqa: E402
-import torch  # noqa: E402
-from sacred import SETTINGS, Experiment  # noqa: E402
-from sacred.observers import FileStorageObserver  # noqa: E402
-from sacred.utils import SacredError  # noqa: E402
+import pytorch_lightning as pl
+import torch
+from sacred import SETTINGS, Experiment
+from sacred.observers import FileStorageObserver
+from sacred.utils import SacredError
 
-from lexlip.errors import (  # noqa: E402
-    CheckpointError,  # noqa: E402
-    ConfigError,  # noqa: E402
-    LoaderDied,
-    LostContact,  # noqa: E402
-    TrainingError,
-)
-from lexlip.launch import environment  # noqa: E402
-from lexlip.models.tokenizer import load_tokenizer  # noqa: E402
-from lexlip.models.weights import read  # noqa: E402
-from lexlip.train import config, run_dir  # noqa: E402
-from lexlip.train.callbacks.interruption import Leave, Stopped, Watch  # noqa: E402
-from lexlip.train.callbacks.saver import Saver  # noqa: E402
-from lexlip.train.checkpoint import check_resumable  # noqa: E402
-from lexlip.train.dense_module import DenseModule  # noqa: E402
-from lexlip.train.module import RetrievalModule  # noqa: E402
-from lexlip.train.trainer import make_trainer  # noqa: E402
-from lexlip.utils.distributed import explain_lost_contact  # noqa: E402
-from lexlip_data.errors import DataError  # noqa: E402
-from lexlip_data.loading.datamodule import CaptionDataModule  # noqa: E402
-from lexlip_data.loading.datasets import EvalImages  # noqa: E402
-from lexlip_data.loading.faults import explain_loader_failure  # noqa: E402
+from lexlip.errors import CheckpointError, ConfigError, LoaderDied, LostContact, TrainingError
+from lexlip.launch import environment
+from lexlip.models.tokenizer import load_tokenizer
+from lexlip.models.weights import read
+from lexlip.train import run_dir
+from lexlip.train.callbacks.interruption import Leave, Stopped, Watch
+from lexlip.train.callbacks.saver import Saver
+from lexlip.train.checkpoint import check_resumable
+from lexlip.train.config import Config, base, named
+from lexlip.train.dense import DenseModule
+from lexlip.train.module import RetrievalModule
+from lexlip.train.trainer import make_trainer
+from lexlip.utils.distributed import explain_lost_contact
+from lexlip_data.errors import DataError
+from lexlip_data.loading.datamodule import CaptionDataModule
+from lexlip_data.loading.datasets import EvalImages
+from lexlip_data.loading.faults import explain_loader_failure
 
 SETTINGS.CAPTURE_MODE = "no"  # captured streams garble progress bars
 SETTINGS.CONFIG.READ_ONLY_CONFIG = False
@@ -85,18 +81,17 @@ def make_experiment(name: str, phase: type[RetrievalModule]) -> Experiment:
     """
     experiment = Experiment(name, save_git_info=False)
     experiment.logger = logging.getLogger(name)
-    experiment.add_config(config.base())
-    for key, value in config.named().items():
-        experiment.add_named_config(key, value)
+    experiment.add_config(base())
+    for file, values in named().items():
+        experiment.add_named_config(file, values)
 
     @experiment.config_hook
     def before_anything_heavy(config, command_name, logger):
         if command_name == "main":
-            keys = plain({key: value for key, value in config.items() if key != "__doc__"})
             with _refusing():
-                check_keys(keys, phase)
-                if not keys["fast_dev_run"] and environment.first_rank():
-                    folder, _ = run_dir.settle(keys)
+                checked = check_config({key: value for key, value in config.items() if key != "__doc__"}, phase)
+                if not checked.fast_dev_run and environment.first_rank():
+                    folder, _ = run_dir.settle(checked)
                     experiment.observers.append(FileStorageObserver(str(folder / "sacred")))
         return {}
 
@@ -104,7 +99,7 @@ def make_experiment(name: str, phase: type[RetrievalModule]) -> Experiment:
     @experiment.main
     def main(_config, data_sets, vit_kwargs, max_images):
         with _refusing():
-            return run(plain(_config), phase)
+            return run(check_config(_config, phase), phase)
 
     return experiment
 
@@ -136,27 +131,31 @@ def _refusing() -> Iterator[None]:
         raise Refused(error) from None
 
 
-def check_keys(keys: dict, phase: type[RetrievalModule]) -> dict:
+def check_config(values: Mapping, phase: type[RetrievalModule]) -> Config:
     """Refuse what neither the project nor the phase can do.
+
+    Args:
+        values: one for every key.
+        phase: whose command line was called.
 
     Raises:
         ConfigError: naming key, value and what is allowed.
     """
-    keys = config.check(keys)
-    trained(keys, phase).check_keys(keys)
-    return keys
+    config = Config.checked(plain(values))
+    trained(config, phase).check_config(config)
+    return config
 
 
-def trained(keys: dict, phase: type[RetrievalModule]) -> type[RetrievalModule]:
-    """What the keys train: the dense model has no phases, either command line starts it."""
-    return DenseModule if keys["head"] == "dense" else phase
+def trained(config: Config, phase: type[RetrievalModule]) -> type[RetrievalModule]:
+    """What the config trains: the dense model has no phases, either command line starts it."""
+    return DenseModule if config.head == "dense" else phase
 
 
-def run(keys: dict, phase: type[RetrievalModule]) -> dict:
+def run(config: Config, phase: type[RetrievalModule]) -> dict:
     """Train, or evaluate with `test_only`.
 
     Args:
-        keys: every key.
+        config: of the run.
         phase: what is trained.
 
     Returns:
@@ -171,47 +170,47 @@ def run(keys: dict, phase: type[RetrievalModule]) -> dict:
     """
     try:
         with Watch() as watch:
-            return _run(check_keys(keys, phase), trained(keys, phase), watch)
+            return _run(config, trained(config, phase), watch)
     except Leave as leave:
         raise Stopped(leave.signum) from None
     finally:
         run_dir.forget()  # the next run of this process gets a folder of its own
 
 
-def _run(keys: dict, phase: type[RetrievalModule], watch: Watch) -> dict:
+def _run(config: Config, phase: type[RetrievalModule], watch: Watch) -> dict:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     for name in ("lexlip", "lexlip_data"):
         logging.getLogger(name).setLevel(logging.INFO)
-    tokenizer = load_tokenizer(keys["tokenizer"], keys["vocab_size"])
-    pl.seed_everything(keys["seed"], workers=False)
-    if keys["cpu_threads"]:
-        torch.set_num_threads(keys["cpu_threads"])
+    tokenizer = load_tokenizer(config.tokenizer, config.vocab_size)
+    pl.seed_everything(config.seed, workers=False)
+    if config.cpu_threads:
+        torch.set_num_threads(config.cpu_threads)
     torch.set_float32_matmul_precision("high")
 
-    folder, resume = run_dir.settle(keys)
-    if keys["test_only"]:  # an evaluation takes the weights and goes on with nothing
-        keys, resume = {**keys, "load_path": keys["load_path"] or resume or ""}, None
-    if resume and keys["load_path"]:
-        log.info("going on from %s; load_path=%s was this run's beginning", resume, keys["load_path"])
-    keys = {**keys, "resume_from": resume, **({"load_path": ""} if resume else {})}
-    words = keys["max_text_len"] - keys["corner_tokens"]  # the corners take their places among max_text_len
-    data = CaptionDataModule({**keys, "max_text_len": words}, tokenizer, mlm=phase.masks_needed(keys))
-    data.setup("test" if keys["test_only"] else "fit")  # missing data is known before a tower is built
-    _check_folds(keys, data)
-    steps = keys["max_steps"] or (0 if keys["test_only"] else keys["max_epoch"] * data.steps_per_epoch)
-    validated = not keys["test_only"] and bool(data.sources("val"))
-    trainer = make_trainer(keys, folder, steps, validated, watch, phase.all_used(keys))
-    module = phase.from_keys(keys, tokenizer)
+    folder, resume = run_dir.settle(config)
+    if config.test_only:  # an evaluation takes the weights and goes on with nothing
+        config, resume = config.changed(load_path=config.load_path or resume or ""), None
+    if resume and config.load_path:
+        log.info("going on from %s; load_path=%s was this run's beginning", resume, config.load_path)
+    config = config.changed(resume_from=resume, load_path="" if resume else config.load_path)
+    words = config.max_text_len - config.corner_tokens  # the corners take their places among max_text_len
+    data = CaptionDataModule({**config.as_dict(), "max_text_len": words}, tokenizer, mlm=phase.masks_needed(config))
+    data.setup("test" if config.test_only else "fit")  # missing data is known before a tower is built
+    _check_folds(config, data)
+    steps = config.max_steps or (0 if config.test_only else config.max_epoch * data.steps_per_epoch)
+    validated = not config.test_only and bool(data.sources("val"))
+    trainer = make_trainer(config, folder, steps, validated, watch, phase.all_used(config))
+    module = phase.from_config(config, tokenizer)
     if resume:
         check_resumable(module, resume)
-    with _explained(keys, folder):
-        if keys["test_only"]:
+    with _explained(config, folder):
+        if config.test_only:
             trainer.test(module, datamodule=data, verbose=False)
             return module.test_metrics
         if trainer.is_global_zero:
-            print(describe(keys, module, data))
+            print(describe(config, module, data))
         if trainer.loggers:
-            module.folder = folder
+            module.run_dir = folder
         _fit(trainer, module, data, resume)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
@@ -238,7 +237,7 @@ def _fit(trainer: pl.Trainer, module: RetrievalModule, data: CaptionDataModule, 
 
 
 @contextmanager
-def _explained(keys: dict, folder: Path) -> Iterator[None]:
+def _explained(config: Config, folder: Path) -> Iterator[None]:
     """Errors of libraries that say too little, in words that say what to do."""
     try:
         yield
@@ -250,25 +249,23 @@ def _explained(keys: dict, folder: Path) -> Iterator[None]:
                 f"no space left where {error.filename or folder} is written; the checkpoints in {folder} are whole. "
                 "Make room, then the same command with resume_from=auto goes on"
             ) from error
-        lost = explain_lost_contact(error, environment.processes(keys), keys["collective_timeout"])
+        lost = explain_lost_contact(error, config.processes, config.collective_timeout)
         if lost is None:
             raise
         raise lost from error
 
 
-def describe(keys: dict, module: RetrievalModule, data: CaptionDataModule) -> str:
+def describe(config: Config, module: RetrievalModule, data: CaptionDataModule) -> str:
     """What is about to run, with every derived number."""
-    processes = environment.processes(keys)
-    per_process = keys["batch_size"] // processes
-    rows = keys["grad_cache_chunk"] or keys["per_gpu_batchsize"]
+    per_process, rows = config.batch_size // config.processes, config.rows_at_once
     most = "at most " if per_process % rows else ""
-    steps = data.n_pairs // keys["batch_size"]
-    length = f"{keys['max_steps']} steps" if keys["max_steps"] is not None else f"{keys['max_epoch']} epochs"
+    steps = data.n_pairs // config.batch_size
+    length = f"{config.max_steps} steps" if config.max_steps is not None else f"{config.max_epoch} epochs"
     millions = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
     return (
         f"{type(module).__name__}: {millions:.1f}M trained parameters; {data.n_pairs} pairs, {steps} steps per epoch, "
-        f"{length}; batch {keys['batch_size']} = {processes} processes x "
-        f"{-(-per_process // rows)} passes x {most}{rows}"
+        f"{length}; batch {config.batch_size} = {config.processes} processes x "
+        f"{-(-per_process // rows)} micro-batches x {most}{rows}"
     )
 
 
@@ -281,8 +278,8 @@ def plain(value: object) -> object:
     return value
 
 
-def _check_folds(keys: dict, data: CaptionDataModule) -> None:
-    for name, sources in data.sources("test").items() if keys["test_only"] and keys["eval_folds"] else ():
-        pictures = len(EvalImages(sources, "vit", keys["image_size"]))  # repeated ids count once
-        if pictures % keys["eval_folds"]:
-            raise ConfigError(f"eval_folds={keys['eval_folds']} does not divide the {pictures} test pictures of {name}")
+def _check_folds(config: Config, data: CaptionDataModule) -> None:
+    for name, sources in data.sources("test").items() if config.test_only and config.eval_folds else ():
+        images = len(EvalImages(sources, "vit", config.image_size))  # repeated ids count once
+        if images % config.eval_folds:
+            raise ConfigError(f"eval_folds={config.eval_folds} does not divide the {images} test images of {name}")

@@ -1,20 +1,27 @@
-"""What both phases share as a LightningModule around the exact step: weights and keys, validation recall, optimiser.
+"""What both phases share: a LightningModule around the exact step, with validation, optimiser and checkpoints.
 
-A phase gives `encode` (the parts of a batch that can be computed alone) and `global_losses` (what needs the vectors
-of the whole batch).
+A phase is a subclass. It states `encode`, what can be computed of some rows alone, and `batch_losses`, what needs the
+vectors of the whole batch; docs/ARCHITECTURE.md walks through one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
+import pytorch_lightning as pl
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
+from lexlip.errors import ConfigError
 from lexlip.evaluate import recall
-from lexlip.models.config import known_config
 from lexlip.models.encoders import ImageEncoder, TextEncoder
 from lexlip.models.hub import check_head
 from lexlip.models.lexicon_head import keep_heaviest
@@ -22,66 +29,130 @@ from lexlip.models.lexlip import LexLIP
 from lexlip.models.phase_state import fit_phase, phase_state
 from lexlip.models.text_tables import fit_text_tables
 from lexlip.models.two_tower import TwoTowers
-from lexlip.models.weights import fit, model_weights
-from lexlip.ops.max_logits import saturate
-from lexlip.train import config
+from lexlip.models.weights import fit, known_config, model_weights
+from lexlip.train.agreement import Agreement
+from lexlip.train.batch_norm import average_statistics, restore_statistics, statistics_kept, statistics_of
+from lexlip.train.build import build_model, decided_by
 from lexlip.train.checkpoint import tokenizer_files
+from lexlip.train.config import Config, base
+from lexlip.train.diagnostics import SkippedSamples
+from lexlip.train.guard import StepGuard
 from lexlip.train.losses import in_batch_contrastive, ramp
 from lexlip.train.optim import in_steps, make_optimizer, make_schedule
-from lexlip.train.step import ExactStep
-from lexlip.utils.distributed import gather_many, gather_rows, rank
+from lexlip.train.step import Tensors, cached_backward, split_batch
+from lexlip.utils.distributed import gather_many, gather_objects, gather_rows, rank, sum_over_ranks, world_size
 from lexlip.utils.files import write_json
+from lexlip_data.loading.batch import Batch
 
 log = logging.getLogger(__name__)
 
 
-class RetrievalModule(ExactStep):
+class RetrievalModule(pl.LightningModule):
     """Base of both phases.
 
     Args:
-        keys: every key of configs/base.yaml, checked.
+        config: of the run.
         model: the towers and heads; weights of `load_path` already loaded.
 
     Attributes:
-        model_class: the model that is trained.
+        name: of the phase, in checkpoints and model folders.
+        model_class: what is trained.
+        loss_groups: for every loss of the phase, the entry of `loss_names` that weighs it.
+        agreement: what the processes do after the step.
+        guard: what happens after a step that is not finite.
+        run_dir: where the run writes; None: nowhere.
     """
 
-    model_class: type[TwoTowers] = LexLIP
+    name: ClassVar[str]
+    model_class: ClassVar[type[TwoTowers]] = LexLIP
+    loss_groups: ClassVar[Mapping[str, str]] = {"contrastive_loss": "contrastive", "flops_loss": "contrastive"}
 
-    def __init__(self, keys: dict, model: TwoTowers):
-        super().__init__(keys)
-        self.save_hyperparameters({"config": keys, "model": dataclasses.asdict(model.config)})
-        self.model = model
-        if keys["lock_image"]:
+    def __init__(self, config: Config, model: TwoTowers):
+        super().__init__()
+        self.save_hyperparameters({"config": config.as_dict(), "model": dataclasses.asdict(model.config)})
+        self.automatic_optimization = False
+        self.config, self.model = config, model
+        if config.lock_image:
             model.image_encoder.requires_grad_(False)
-        if keys["gradient_checkpointing"]:
+        if config.gradient_checkpointing:
             model.image_encoder.set_gradient_checkpointing(True)
             model.text_encoder.set_gradient_checkpointing(True)
-        self.test_metrics: dict[str, dict] = {}
-        self.validation_due = False  # after the step that a checkpoint is of
+        self.run_dir: Path | None = None
+        self.skipped = SkippedSamples(config.max_bad_share)
+        self.agreement, self.guard = Agreement(), StepGuard(config.max_nonfinite_steps)
+        self.batches_seen = self.loaded_step = 0
         self.validated_step = -1
         self.flops_warmup = 0  # steps, known once a Trainer says how many there are in all
+        self.test_metrics: dict[str, dict] = {}
         self._collected: dict[tuple[str, str], list[recall.SparseVectors]] = {}
 
-    @classmethod
-    def check_keys(cls, keys: dict) -> None:
-        """Refuse what this phase cannot do; raises `lexlip.train.config.ConfigError`."""
+    # --- a phase's own ---
 
     @classmethod
-    def all_used(cls, keys: dict) -> bool:
+    def check_config(cls, config: Config) -> None:
+        """Refuse what this phase cannot do.
+
+        Raises:
+            ConfigError: naming the key, its value and what would do.
+        """
+        if not config.test_only and not cls.trained_groups(config):
+            raise ConfigError(
+                f"training_mode={config.training_mode} with loss_names={config.loss_names} trains nothing: all losses "
+                "of that mode weigh 0"
+            )
+
+    @classmethod
+    def trained_groups(cls, config: Config) -> set[str]:
+        """The entries of `loss_names` that weigh a loss of this phase."""
+        return {group for group in cls.loss_groups.values() if config.loss_names.get(group)}
+
+    @classmethod
+    def all_used(cls, config: Config) -> bool:
         """Whether every trained parameter gets a gradient in every step."""
         return True
 
     @classmethod
-    def masks_needed(cls, keys: dict) -> bool:
+    def masks_needed(cls, config: Config) -> bool:
         """Whether the phase's batches need masked captions."""
         return False
+
+    @classmethod
+    def decided_by_state(cls, state: Mapping[str, Tensor]) -> dict:
+        """Keys that follow from the phase's own saved parts, or its defaults without any."""
+        return {}
+
+    def prepare(self, batch: Batch) -> tuple[Batch, Any]:
+        """Once per step, before the batch is split: the batch to encode, and what else the step's losses need."""
+        return batch, None
+
+    def encode(self, batch: Batch, context: Any, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
+        """What can be computed of these rows alone.
+
+        Args:
+            batch: rows of a prepared batch.
+            context: of `prepare`.
+            vectors_only: leave the losses out.
+
+        Returns:
+            Vectors for `batch_losses` by name, (rows, V) each, and the losses that need no other row, already divided
+            by the global batch's counts.
+        """
+        raise NotImplementedError
+
+    def batch_losses(self, vectors: Tensors, batch: Batch, context: Any) -> Tensors:
+        """Losses by name of the vectors of this process's whole batch."""
+        raise NotImplementedError
+
+    def after_step(self, batch: Batch, context: Any) -> None:
+        """After the optimiser has moved the weights."""
+
+    # --- making one ---
 
     @classmethod
     def from_model(cls, folder: str | Path, **overrides) -> RetrievalModule:
         """A phase around a model folder, without a Trainer, in evaluation mode.
 
-        The phase's own parts (weakened decoder; twins and rings) are loaded where the folder holds them.
+        The phase's own parts are loaded where the folder holds them.
 
         Args:
             folder: written by `lexlip import-official`, `lexlip export` or `save_pretrained`.
@@ -92,52 +163,42 @@ class RetrievalModule(ExactStep):
         """
         folder = Path(folder)
         model = cls.model_class.from_pretrained(folder, drop_rate=overrides.get("drop_rate"))
-        state = phase_state(folder, cls.__name__)
-        keys = {**config.base(), **model.keys(), **cls.keys_of_state(state), "num_gpus": 0, **overrides}
+        state = phase_state(folder, cls.name)
+        values = {**base(), **decided_by(model), **cls.decided_by_state(state), "num_gpus": 0, **overrides}
         for given, other in (("batch_size", "per_gpu_batchsize"), ("per_gpu_batchsize", "batch_size")):
             if given in overrides and other not in overrides:
-                keys[other] = keys[given]
-        keys = config.check(keys)
-        module = cls(keys, model)
+                values[other] = values[given]
+        module = cls(Config.checked(values), model)
         if state:
             fit_phase(module, state, folder)
         return module.eval()
 
     @classmethod
-    def keys_of_state(cls, state: dict[str, Tensor]) -> dict:
-        """Keys that follow from the phase's own saved parts, or its defaults without any."""
-        return {}
-
-    @classmethod
-    def from_keys(cls, keys: dict, tokenizer=None) -> RetrievalModule:
+    def from_config(cls, config: Config, tokenizer=None) -> RetrievalModule:
         """Build model and phase; `load_path` is loaded before the phase copies anything from the model."""
-        source = keys["load_path"] or keys["resume_from"]
+        source = config.load_path or config.resume_from
         # Read before the towers are built: a wrong file is refused before anything is fetched.
-        weights = model_weights(source) if source else None
+        weights = model_weights(source) if source else {}
         known = known_config(source) if source else None
         if known is not None:
             check_head(cls.model_class, known, source)
-        model = cls.model_class.from_keys(keys, tokenizer, known)
-        if keys["load_path"]:
+        model = build_model(cls.model_class, config, tokenizer, known)
+        if config.load_path:
             # What was trained on such lengths already must not be cut back to `trained_positions`.
-            long_enough = known is not None and known.max_text_len >= keys["max_text_len"]
-            trained = None if long_enough else keys["trained_positions"]
-            fit_text_tables(weights, model.state_dict(), keys["max_text_len"], trained)
-            fit(model, weights, keys["load_path"])
+            long_enough = known is not None and known.max_text_len >= config.max_text_len
+            trained = None if long_enough else config.trained_positions
+            fit_text_tables(weights, model.state_dict(), config.max_text_len, trained)
+            fit(model, weights, config.load_path)
         del weights
-        module = cls(keys, model)
-        state = phase_state(keys["load_path"], cls.__name__) if keys["load_path"] else {}
-        if state and not keys["test_only"]:
-            fit_phase(module, state, keys["load_path"], strict=False)
+        module = cls(config, model)
+        state = phase_state(config.load_path, cls.name) if config.load_path else {}
+        if state and not config.test_only:
+            fit_phase(module, state, config.load_path, strict=False)
         return module
 
     # --- pieces for the phases ---
 
-    def retrieval_vectors(self, pooled: Tensor) -> Tensor:
-        """(B, V) pooled logits to normalised vectors r."""
-        return F.normalize(saturate(pooled), dim=-1)
-
-    def long_vectors(self, batch: dict) -> dict[str, Tensor]:
+    def long_vectors(self, batch: Batch) -> Tensors:
         """{"long": (B, features, V) normalised vectors of the pairs' long texts}; {} for batches without any."""
         if "long_ids" not in batch:
             return {}
@@ -145,8 +206,8 @@ class RetrievalModule(ExactStep):
         vectors = self.model.vectors_long(ids.flatten(0, 1), mask.flatten(0, 1))  # (B * K, 1 + C, V)
         return {"long": F.normalize(vectors, dim=-1).unflatten(0, ids.shape[:2]).flatten(1, 2)}
 
-    def contrastive(self, vectors: dict[str, Tensor], batch: dict, temperature: float | Tensor) -> Tensor:
-        """InfoNCE of each text feature of a pair with its picture, averaged over the features (LoTLIP, sec. 3.4).
+    def contrastive(self, vectors: Tensors, batch: Batch, temperature: float | Tensor) -> Tensor:
+        """InfoNCE of each text feature of a pair with its image, averaged over the features (LoTLIP, sec. 3.4).
 
         Args:
             vectors: "text" and "image" (B, V), and "long" (B, features, V) where pairs have long texts.
@@ -154,53 +215,196 @@ class RetrievalModule(ExactStep):
         rows = batch.get("rows_of_ranks")
         long = vectors["long"].unbind(1) if "long" in vectors else ()
         image, *texts = gather_many([vectors["image"], vectors["text"], *long], rows)
-        ids = gather_rows(batch["image_id"], rows) if self.keys["mask_same_image"] else None
+        ids = gather_rows(batch["image_id"], rows) if self.config.mask_same_image else None
         return sum(in_batch_contrastive(text, image, temperature, ids) for text in texts) / len(texts)
 
-    def with_cuts(self, whole: Tensor, vectors: dict[str, Tensor], batch: dict) -> Tensor:
+    def with_cuts(self, whole: Tensor, vectors: Tensors, batch: Batch) -> Tensor:
         """Mean of a contrastive loss and, for each k of `train_top_k`, of that in the batch of vectors cut to k terms.
 
         So the heaviest terms alone learn to find the pair, as vectors that are cut for an index must (after Matryoshka
         representations, Kusupati et al., 2022, whose prefixes are heaviest terms here).
         """
         losses = [whole]
-        for k in self.keys["train_top_k"]:
+        for k in self.config.train_top_k:
             cut = {name: keep_heaviest(vector, k) for name, vector in vectors.items()}
-            losses.append(self.contrastive(cut, batch, self.keys["temperature"]))
+            losses.append(self.contrastive(cut, batch, self.config.temperature))
         return sum(losses) / len(losses)
 
     def flops_weight(self) -> float:
         """Weight of FLOPS at this step, see `ramp`; in validation the whole, so that losses compare."""
-        share = ramp(self.step_now, self.flops_warmup) if self.training else 1.0
-        return self.keys["flops_weight"] * share
+        return self.config.flops_weight * (ramp(self.step_now, self.flops_warmup) if self.training else 1.0)
+
+    # --- the step ---
+
+    def compute_losses(self, batch: Batch) -> Tensors:
+        """All weighted losses of one batch, encoded at once, by name; their sum is what is trained."""
+        batch, context = self.prepare(batch)
+        vectors, losses = self._encode(batch, context, False)
+        return {**losses, **self._batch_losses(vectors, batch, context)}
+
+    def training_step(self, batch: Batch, batch_index: int) -> None:
+        self.batches_seen += 1
+        rows = self._agree(batch)
+        if min(rows) == 0:
+            log.warning("step left out: a process had no image left in its batch")
+            return
+        self.seed_step()
+        optimizer, statistics = self.optimizers(), statistics_of(self)
+        optimizer.zero_grad(set_to_none=True)
+        batch, context = self.prepare({**batch, "rows_of_ranks": rows})
+        losses = cached_backward(
+            lambda part, vectors_only: self._encode(part, context, vectors_only),
+            lambda vectors: self._batch_losses(vectors, batch, context),
+            list(split_batch(batch, self.config.rows_at_once)),
+            self._backward,
+        )
+        losses = _mean_over_ranks(losses)
+        self.guard.begin(losses)
+        scale = self._loss_scale()
+        optimizer.step()  # asks `on_before_optimizer_step`
+        if not self.guard.finite:
+            restore_statistics(statistics)
+            self.guard.left_out(
+                self.global_step, self.batches_seen, batch.get("sample", ()), self.run_dir, self._save_aside
+            )
+        elif self._loss_scale() < scale:  # a scaler that just shrank has left the step out
+            restore_statistics(statistics)
+            self.guard.overflow(self._loss_scale())
+        else:
+            self.guard.passed()
+            self.lr_schedulers().step()
+            average_statistics(self)
+            self.after_step(batch, context)
+        self._log_losses("train", losses, len(batch["image_id"]))
+        self.log("train/learning_rate", self.lr_schedulers().get_last_lr()[0])
+
+    def _agree(self, batch: Batch) -> list[int]:
+        """The one exchange before a step; gives the rows of every process."""
+        lines = list(batch.get("skipped", ()))
+        rows, skipped = self.agreement.reach(len(batch["image_id"]), len(lines), self.device)
+        if skipped:
+            data = self.trainer.datamodule
+            epoch = (self.batches_seen - 1) // max(1, data.steps_per_epoch)
+            everyone = [line for lines in gather_objects(lines) for line in lines]
+            self.skipped.add(everyone, epoch, data.n_pairs, self.run_dir, first=rank() == 0)
+        self.log("train/skipped_samples", float(self.skipped.total))
+        return rows
+
+    def _encode(self, batch: Batch, context: Any, vectors_only: bool) -> tuple[Tensors, Tensors]:
+        # A micro-batch is encoded twice; the second time moves the running statistics.
+        with statistics_kept(self) if vectors_only else nullcontext():
+            vectors, losses = self.encode(batch, context, vectors_only)
+        return vectors, self._weighed(losses)
+
+    def _batch_losses(self, vectors: Tensors, batch: Batch, context: Any) -> Tensors:
+        with torch.autocast(self.device.type, enabled=False):  # scores are divided by 0.05: 16 bits are too coarse
+            return self._weighed(self.batch_losses(vectors, batch, context))
+
+    def _weighed(self, losses: Tensors) -> Tensors:
+        """Multiplied by `loss_names`; losses of weight 0 are left out."""
+        weights = {name: self.config.loss_names.get(self.loss_groups[name], 0) for name in losses}
+        return {name: value * weights[name] for name, value in losses.items() if weights[name]}
+
+    def _backward(self, loss: Tensor, last: bool) -> None:
+        """Processes average their gradients once per step, after the last micro-batch."""
+        averaging: AbstractContextManager = nullcontext()
+        if not last and world_size() > 1 and isinstance(self.trainer.strategy.model, DistributedDataParallel):
+            averaging = self.trainer.strategy.model.no_sync()
+        # Each gradient in the precision of its forward pass.
+        with averaging, torch.autocast(self.device.type, enabled=False):
+            self.manual_backward(loss)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # Here gradients are unscaled, whatever the precision.
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.config.clip_grad or float("inf"))
+        self.log("train/grad_norm", norm)
+        if not self.guard.inspect(norm, scaled=self._scaler is not None):
+            optimizer.zero_grad(set_to_none=True)  # so the step that follows changes nothing
+
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        return getattr(getattr(self._trainer, "precision_plugin", None), "scaler", None)
+
+    def _loss_scale(self) -> float:
+        return self._scaler.get_scale() if self._scaler is not None else 1.0
+
+    def _save_aside(self, path: Path) -> Exception | None:
+        self.trainer.save_checkpoint(path, weights_only=False)
+        return getattr(self.trainer.strategy.checkpoint_io, "error", None)
+
+    @property
+    def step_now(self) -> int:
+        """Optimiser steps done, also before the Trainer has taken up a checkpoint's count."""
+        return max(self.global_step, self.loaded_step)
+
+    def seed_step(self) -> None:
+        """Make dropout a function of (seed, batch, process): the same after resuming, different between processes."""
+        stream = np.random.SeedSequence([self.config.seed, self.batches_seen, rank()])
+        torch.manual_seed(int(stream.generate_state(1)[0]))
+
+    def _log_losses(self, stage: str, losses: Tensors, rows: int) -> None:
+        values = {f"{stage}/{name}": value.detach() for name, value in losses.items()}
+        how = {"batch_size": rows, "sync_dist": stage != "train", "add_dataloader_idx": False}
+        self.log_dict(values, **how)
+        self.log(f"{stage}/loss", sum(values.values()), prog_bar=True, **how)
+
+    # --- the course of a training ---
 
     def train(self, mode: bool = True) -> RetrievalModule:
         super().train(mode)
-        if self.keys["lock_image"]:
+        if self.config.lock_image:
             self.model.image_encoder.eval()  # statistics of batch norms are weights too
         return self
 
     def on_fit_start(self) -> None:
-        if self.folder is not None and rank() == 0:
-            self.skipped.list_rows(self.trainer.datamodule.left_out(), self.folder)
-        if self.keys["compile"]:
+        if self.run_dir is not None and rank() == 0:
+            self.skipped.list_rows(self.trainer.datamodule.left_out(), self.run_dir)
+        if self.config.compile:
             for tower in self.modules():
-                if isinstance(tower, (ImageEncoder, TextEncoder)):  # the twins' too
+                if isinstance(tower, (ImageEncoder, TextEncoder)):  # the momentum encoders' too
                     tower.compile()
 
     def on_train_epoch_start(self) -> None:
-        self._find_place()
+        self._set_position()
 
-    def _find_place(self) -> None:
-        """The place in the data follows from the batches seen, so a resumed run goes on with the very next one."""
+    def _set_position(self) -> None:
+        """Where in the data the run is follows from the batches seen, so a resumed run takes the very next one."""
         sampler = self.trainer.datamodule.train_sampler
         epoch, step = divmod(self.batches_seen, len(sampler))
         sampler.set_epoch(epoch)
         sampler.set_start(step)
 
+    def configure_optimizers(self):
+        steps = int(self.trainer.estimated_stepping_batches)
+        self.flops_warmup = in_steps(self.config.flops_warmup, steps)
+        optimizer = make_optimizer(self, self.config)
+        return [optimizer], [{"scheduler": make_schedule(optimizer, self.config, steps), "interval": "step"}]
+
+    def on_save_checkpoint(self, content: dict) -> None:
+        content["phase"] = self.name
+        content["batches_seen"] = self.batches_seen
+        content["skipped"] = self.skipped.state()
+        content["tokenizer"] = tokenizer_files(self.model.tokenizer)
+
+    def on_load_checkpoint(self, content: dict) -> None:
+        self.batches_seen, self.loaded_step = content["batches_seen"], content["global_step"]
+        self.skipped.load(content.get("skipped", self.skipped.state()))
+        self._set_position()  # before the first epoch's loader is asked for its batches
+        saved = content.get("hyper_parameters", {}).get("config", {})
+        for key in ("batch_size", "seed", "datasets"):
+            now = getattr(self.config, key)
+            if saved and saved.get(key) != now:
+                log.warning("resuming with %s=%s; the checkpoint was written with %s", key, now, saved[key])
+
     # --- validation and test ---
 
-    def _evaluation_step(self, stage: str, batch: dict, loader: int) -> None:
+    def validation_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> None:
+        self._evaluation_step("val", batch, dataloader_idx)
+
+    def test_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> None:
+        self._evaluation_step("test", batch, dataloader_idx)
+
+    def _evaluation_step(self, stage: str, batch: Batch, loader: int) -> None:
         name, kind = self.trainer.datamodule.eval_names(stage)[loader]
         if kind == "pairs":
             self._log_losses(stage, self.compute_losses(batch), len(batch["image_id"]))
@@ -214,17 +418,14 @@ class RetrievalModule(ExactStep):
 
     def _evaluation_metrics(self) -> dict[str, dict]:
         """Metrics per data set; every process computes the same."""
-        if self.trainer.fast_dev_run:  # a few batches of pictures and captions need not belong together
+        if self.trainer.fast_dev_run:  # a few batches of images and captions need not belong together
             self._collected.clear()
         sets: dict[str, dict[str, recall.SparseVectors]] = {}
         for (name, kind), parts in sorted(self._collected.items()):
             sets.setdefault(name, {})[kind] = recall.SparseVectors.concatenate(parts).gathered()
         self._collected.clear()
-        cuts = (self.keys["eval_top_k"], self.keys["eval_folds"]) if self.trainer.testing else ([], 0)
+        cuts = (self.config.eval_top_k, self.config.eval_folds) if self.trainer.testing else ([], 0)
         return {name: recall.evaluate(kinds["image"], kinds["text"], *cuts) for name, kinds in sets.items()}
-
-    def validation_step(self, batch: dict, batch_index: int, dataloader_idx: int = 0) -> None:
-        self._evaluation_step("val", batch, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
         self.validated_step = self.step_now
@@ -233,43 +434,20 @@ class RetrievalModule(ExactStep):
             return
         for name, row in metrics.items():
             for side in ("t2i", "i2t"):
-                for key, value in row[side].items():
-                    self.log(f"val/{name}/{side}_{key}", value)
-            for side, value in row["active_terms"].items():
-                self.log(f"val/{name}/active_terms_{side}", value)
+                self.log_dict({f"val/{name}/{side}_{key}": value for key, value in row[side].items()})
+            self.log_dict({f"val/{name}/active_terms_{side}": n for side, n in row["active_terms"].items()})
         self.log("val/rsum", sum(row["rsum"] for row in metrics.values()) / len(metrics), prog_bar=True)
-
-    def test_step(self, batch: dict, batch_index: int, dataloader_idx: int = 0) -> None:
-        self._evaluation_step("test", batch, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
         self.test_metrics = self._evaluation_metrics()
         if self.trainer.is_global_zero:
             print(recall.table(self.test_metrics))
-            if self.keys["metrics_file"]:
-                write_json(self.test_metrics, self.keys["metrics_file"])
+            if self.config.metrics_file:
+                write_json(self.test_metrics, self.config.metrics_file)
 
-    # --- optimiser and checkpoints ---
 
-    def configure_optimizers(self):
-        steps = int(self.trainer.estimated_stepping_batches)
-        self.flops_warmup = in_steps(self.keys["flops_warmup"], steps)
-        optimizer = make_optimizer(self, self.keys)
-        schedule = make_schedule(optimizer, self.keys, steps)
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
-
-    def on_save_checkpoint(self, content: dict) -> None:
-        content["batches_seen"] = self.batches_seen
-        content["skipped"] = self.skipped.state()
-        content["validation_due"] = self.validation_due
-        content["tokenizer"] = tokenizer_files(self.model.tokenizer)
-
-    def on_load_checkpoint(self, content: dict) -> None:
-        self.batches_seen = content["batches_seen"]
-        self.validation_due, self.loaded_step = content.get("validation_due", False), content["global_step"]
-        self.skipped.load(content.get("skipped", self.skipped.state()))
-        self._find_place()  # before the first epoch's loader is asked for its batches
-        saved = content.get("hyper_parameters", {}).get("config", {})
-        for key in ("batch_size", "seed", "datasets"):
-            if saved and saved.get(key) != self.keys[key]:
-                log.warning("resuming with %s=%s; the checkpoint was written with %s", key, self.keys[key], saved[key])
+def _mean_over_ranks(losses: Tensors) -> Tensors:
+    """The losses of the global batch: what gradient averaging makes of each process's own."""
+    names = sorted(losses)  # processes with other numbers of micro-batches list them in another order
+    values = torch.stack([losses[name].detach().float() for name in names])
+    return dict(zip(names, sum_over_ranks(values) / world_size(), strict=True))

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import nn
 
+from lexlip.train.config import Config
+
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
     """Trained parameters in two groups: matrices with decay; biases, bias tables, norms and other vectors without."""
@@ -20,39 +22,37 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
-def make_optimizer(module: nn.Module, keys: dict) -> torch.optim.Optimizer:
+def make_optimizer(module: nn.Module, config: Config) -> torch.optim.Optimizer:
     """The optimiser that `optim_type` names, over the module's trained parameters."""
-    groups = parameter_groups(module, keys["weight_decay"])
-    if keys["optim_type"] == "sgd":
-        return torch.optim.SGD(groups, lr=keys["learning_rate"], momentum=0.9)
-    kind = torch.optim.AdamW if keys["optim_type"] == "adamw" else torch.optim.Adam
+    groups = parameter_groups(module, config.weight_decay)
+    if config.optim_type == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9)
+    kind = torch.optim.AdamW if config.optim_type == "adamw" else torch.optim.Adam
     # With loss scaling a fused optimiser unscales by itself, too late for the gradient's norm to be clipped.
-    scaled = keys["num_gpus"] and str(keys["precision"]).startswith("16")
-    return kind(
-        groups, lr=keys["learning_rate"], betas=tuple(keys["adam_betas"]), eps=keys["adam_eps"], fused=not scaled
-    )
+    scaled = config.trainer_precision == "16-mixed"
+    return kind(groups, lr=config.learning_rate, betas=tuple(config.adam_betas), eps=config.adam_eps, fused=not scaled)
 
 
 def in_steps(length: int | float, steps: int) -> int:
-    """A length that is a share of all `steps` if a float, and steps if an int."""
+    """A length that is a fraction of all `steps` if a float, and steps if an int."""
     return int(steps * length) if isinstance(length, float) else length
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, keys: dict, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+def make_schedule(optimizer: torch.optim.Optimizer, config: Config, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
     """Linear warm-up, then a decay to `end_lr` that ends at `steps`.
 
     Args:
         steps: optimiser steps of the whole run.
     """
-    warmup = in_steps(keys["warmup_steps"], steps)
-    floor = keys["end_lr"] / keys["learning_rate"] if keys["learning_rate"] else 0.0
-    power = keys["decay_power"]
+    warmup = in_steps(config.warmup_steps, steps)
+    floor = config.end_lr / config.learning_rate if config.learning_rate else 0.0
+    power = config.decay_power
 
-    def share(step: int) -> float:
+    def ratio(step: int) -> float:
         if step < warmup:
             return step / max(1, warmup)
         left = max(0.0, (steps - step) / max(1, steps - warmup))
         curve = 0.5 * (1 - math.cos(math.pi * left)) if power == "cosine" else left**power
         return floor + (1 - floor) * curve
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, ratio)

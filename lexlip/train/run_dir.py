@@ -16,6 +16,7 @@ from pathlib import Path
 from lexlip.errors import ConfigError
 from lexlip.launch import environment
 from lexlip.train.checkpoint import newest_whole, step_files
+from lexlip.train.config import Config
 
 log = logging.getLogger(__name__)
 
@@ -25,25 +26,21 @@ JOB_FILE = "job.txt"  # which launch took the folder, so that its restarts find 
 VARIABLE = "LEXLIP_RUN"  # keeps the decision for the processes of a run
 
 
-def settle(keys: dict) -> tuple[Path, str | None]:
+def settle(config: Config) -> tuple[Path, str | None]:
     """The run's folder and the checkpoint to go on from, or None; all processes of a run get the same.
 
     Raises:
         ConfigError: processes that torchrun started without a way to agree on a free number.
     """
-    if (
-        keys["version"] is not None
-        and keys["resume_from"] != AUTO
-        and not (environment.job() or environment.restarted())
-    ):
-        folder = named_folder(keys, keys["version"])  # nothing to agree on
-        _refuse_used(folder, keys)
-        return folder, keys["resume_from"]
+    if config.version is not None and config.resume_from != AUTO and not (environment.job() or environment.restarted()):
+        folder = named_folder(config, config.version)  # nothing to agree on
+        _refuse_used(folder, config)
+        return folder, config.resume_from
     try:
-        place = environment.settled(VARIABLE, lambda: _decide(keys))
+        place = environment.settled(VARIABLE, lambda: _decide(config))
     except LookupError as error:
         raise ConfigError(
-            f"version={keys['version']} resume_from={keys['resume_from']}: {error} to agree on a folder through; "
+            f"version={config.version} resume_from={config.resume_from}: {error} to agree on a folder through; "
             "start them with scripts/launch.sh, or give a version and a checkpoint's path"
         ) from error
     return Path(place["folder"]), place["resume_from"]
@@ -54,64 +51,64 @@ def forget() -> None:
     os.environ.pop(VARIABLE, None)
 
 
-def named_folder(keys: dict, version: int | str) -> Path:
+def named_folder(config: Config, version: int | str) -> Path:
     """The folder of a version: of its number, or by its own name."""
     name = f"version_{version}" if str(version).isdigit() else str(version)
-    return _parent(keys) / name
+    return _parent(config) / name
 
 
-def _parent(keys: dict) -> Path:
-    return Path(keys["log_dir"]) / f"{keys['exp_name']}_seed{keys['seed']}"
+def _parent(config: Config) -> Path:
+    return Path(config.log_dir) / f"{config.exp_name}_seed{config.seed}"
 
 
-def _numbered(keys: dict) -> dict[int, Path]:
-    found = (path for path in _parent(keys).glob("version_*") if path.name[8:].isdigit())
+def _numbered(config: Config) -> dict[int, Path]:
+    found = (path for path in _parent(config).glob("version_*") if path.name[8:].isdigit())
     return {int(path.name[8:]): path for path in found}
 
 
-def _decide(keys: dict) -> dict:
-    taken = _taken_by_this_launch(keys)
-    folder, resume = taken or _free_folder(keys), keys["resume_from"]
-    if resume == AUTO or (not keys["test_only"] and (taken or environment.restarted())):
+def _decide(config: Config) -> dict:
+    taken = _taken_by_this_launch(config)
+    folder, resume = taken or _free_folder(config), config.resume_from
+    if resume == AUTO or (not config.test_only and (taken or environment.restarted())):
         newest = newest_whole(folder / CHECKPOINTS)
         # A run that began from a given checkpoint, and has none of its own yet, begins there again.
         resume = str(newest) if newest else None if resume == AUTO else resume
         log.info("%s: %s", folder, f"going on from {newest.name}" if newest else "no checkpoint to go on from")
     else:
-        _refuse_used(folder, keys)
-    if environment.job() and not (keys["test_only"] or keys["fast_dev_run"]):
+        _refuse_used(folder, config)
+    if environment.job() and not (config.test_only or config.fast_dev_run):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / JOB_FILE).write_text(environment.job())
     return {"folder": str(folder), "resume_from": resume}
 
 
-def _taken_by_this_launch(keys: dict) -> Path | None:
+def _taken_by_this_launch(config: Config) -> Path | None:
     """Where this launch trained before it was restarted."""
-    if not environment.job() or keys["test_only"]:
+    if not environment.job() or config.test_only:
         return None
-    version = keys["version"]
-    folders = [named_folder(keys, version)] if version is not None else _numbered(keys).values()
+    version = config.version
+    folders = [named_folder(config, version)] if version is not None else _numbered(config).values()
     return next(
         (f for f in folders if (f / JOB_FILE).is_file() and (f / JOB_FILE).read_text() == environment.job()), None
     )
 
 
-def _free_folder(keys: dict) -> Path:
-    if keys["version"] is not None:
-        return named_folder(keys, keys["version"])
-    numbered = _numbered(keys)
-    going_on = keys["resume_from"] == AUTO or environment.restarted()
+def _free_folder(config: Config) -> Path:
+    if config.version is not None:
+        return named_folder(config, config.version)
+    numbered = _numbered(config)
+    going_on = config.resume_from == AUTO or environment.restarted()
     begun = [n for n, path in numbered.items() if step_files(path / CHECKPOINTS)] if going_on else []
-    return named_folder(keys, max(begun, default=max(numbered, default=-1) + 1))
+    return named_folder(config, max(begun, default=max(numbered, default=-1) + 1))
 
 
-def _refuse_used(folder: Path, keys: dict) -> None:
+def _refuse_used(folder: Path, config: Config) -> None:
     """A run of its own does not write among another's checkpoints."""
-    used, resume = folder / CHECKPOINTS, keys["resume_from"]
+    used, resume = folder / CHECKPOINTS, config.resume_from
     inside = resume is not None and Path(resume).resolve().parent == used.resolve()
-    if step_files(used) and not (inside or keys["test_only"] or keys["fast_dev_run"]):
+    if step_files(used) and not (inside or config.test_only or config.fast_dev_run):
         raise ConfigError(
-            f"version={keys['version']}: {used} holds an earlier run's checkpoints; resume_from=auto goes on with that "
+            f"version={config.version}: {used} holds an earlier run's checkpoints; resume_from=auto goes on with that "
             "run, another version starts a new one"
         )
 

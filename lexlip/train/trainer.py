@@ -17,16 +17,17 @@ from lexlip.train.callbacks.interruption import Watch
 from lexlip.train.callbacks.saver import Saver
 from lexlip.train.callbacks.throughput import Throughput
 from lexlip.train.checkpoint import WholeFiles
+from lexlip.train.config import Config
 from lexlip.train.run_dir import CHECKPOINTS, keep_old_log
 
 
 def make_trainer(
-    keys: dict, folder: Path, steps: int, validated: bool, watch: Watch, all_used: bool = True
+    config: Config, folder: Path, steps: int, validated: bool, watch: Watch, all_used: bool = True
 ) -> pl.Trainer:
     """The Trainer of a run.
 
     Args:
-        keys: every key.
+        config: of the run.
         folder: of the run.
         steps: optimiser steps of the whole training.
         validated: whether there is a val split to pick the best checkpoint by.
@@ -36,10 +37,10 @@ def make_trainer(
     Raises:
         ConfigError: GPUs on a machine that shows none.
     """
-    gpus = keys["num_gpus"]
+    gpus = config.num_gpus
     if gpus and not torch.cuda.is_available():
         raise ConfigError(f"num_gpus={gpus}, but this machine shows no GPU; set num_gpus=0 to run on the CPU")
-    saving = not (keys["test_only"] or keys["fast_dev_run"])
+    saving = not (config.test_only or config.fast_dev_run)
     files = WholeFiles()
     callbacks = [TQDMProgressBar(refresh_rate=10)]
     loggers = []
@@ -49,48 +50,40 @@ def make_trainer(
             keep_old_log(folder)
         place = {"save_dir": str(folder.parent.parent), "name": folder.parent.name, "version": folder.name}
         loggers = [TensorBoardLogger(**place), CSVLogger(**place)]
-        callbacks += [Throughput(keys["log_every"]), _saver(keys, folder, files, validated)]
+        callbacks += [Throughput(config.log_every), _saver(config, folder, files, validated)]
     return pl.Trainer(
         accelerator="gpu" if gpus else "cpu",
-        devices=environment.local_processes(keys),
-        num_nodes=environment.nodes(keys),
-        strategy=_strategy(keys, all_used),
-        precision=trainer_precision(keys),
+        devices=environment.local_processes(config.num_gpus),
+        num_nodes=config.processes // environment.local_processes(config.num_gpus),
+        strategy=_strategy(config, all_used),
+        precision=config.trainer_precision,
         max_steps=steps,
         max_epochs=-1,
-        val_check_interval=keys["val_check_interval"],
-        check_val_every_n_epoch=1 if isinstance(keys["val_check_interval"], float) else None,
+        val_check_interval=config.val_check_interval,
+        check_val_every_n_epoch=1 if isinstance(config.val_check_interval, float) else None,
         logger=loggers,
         callbacks=[*callbacks, watch],
         plugins=[files],
         enable_checkpointing=False,  # Lightning's own; the Saver's are others
         enable_model_summary=False,
-        fast_dev_run=keys["fast_dev_run"],
+        fast_dev_run=config.fast_dev_run,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
-        log_every_n_steps=keys["log_every"],
+        log_every_n_steps=config.log_every,
         deterministic="warn" if not gpus else False,
     )
 
 
-def _strategy(keys: dict, all_used: bool) -> DDPStrategy | str:
-    if environment.processes(keys) == 1:
+def _strategy(config: Config, all_used: bool) -> DDPStrategy | str:
+    if config.processes == 1:
         return "auto"
-    wait = timedelta(seconds=keys["collective_timeout"])
+    wait = timedelta(seconds=config.collective_timeout)
     return DDPStrategy(broadcast_buffers=False, find_unused_parameters=not all_used, timeout=wait)
 
 
-def _saver(keys: dict, folder: Path, files: WholeFiles, validated: bool) -> Saver:
-    monitor, mode = ("val/rsum", "max") if keys["get_recall_metric"] else ("val/loss", "min")
+def _saver(config: Config, folder: Path, files: WholeFiles, validated: bool) -> Saver:
+    monitor, mode = ("val/rsum", "max") if config.get_recall_metric else ("val/loss", "min")
     return Saver(
-        folder / CHECKPOINTS, files, keys["checkpoint_minutes"], keys["checkpoint_steps"], keys["keep_checkpoints"],
+        folder / CHECKPOINTS, files, config.checkpoint_minutes, config.checkpoint_steps, config.keep_checkpoints,
         monitor if validated else "", mode,
     )  # fmt: skip
-
-
-def trainer_precision(keys: dict) -> str:
-    """Lightning's name of `precision`; 16 bits on the CPU are bfloat16."""
-    name = str(keys["precision"]).removesuffix("-mixed").removesuffix("-true")
-    if name == "32":
-        return "32-true"
-    return "bf16-mixed" if name == "bf16" or not keys["num_gpus"] else "16-mixed"

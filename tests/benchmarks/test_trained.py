@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from lexlip import DenseLIP, LexLIP
 from lexlip.index import SparseRows, write_shard
 from lexlip.index.adapters import installed
+from lexlip.train.build import build_model
 from lexlip_data.sources.images import open_image
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -24,13 +25,13 @@ def _importable(monkeypatch):
 
 
 @pytest.fixture
-def inputs(make_keys, livelier, tiny_data, tmp_path):
+def inputs(make_config, livelier, tiny_data, tmp_path):
     """A model folder, a data folder with 4 val and 8 train pictures, and files of other captions and phrases."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
-    model = livelier(LexLIP.from_keys(make_keys(vocab_size=tiny_data["words"]), tokenizer))
+    model = livelier(build_model(LexLIP, make_config(vocab_size=tiny_data["words"]), tokenizer))
     model.save_pretrained(tmp_path / "model")
-    keys = make_keys(vocab_size=tiny_data["words"], embed_dim=6)
-    livelier(DenseLIP.from_keys(keys, tokenizer)).save_pretrained(tmp_path / "dense")
+    config = make_config(vocab_size=tiny_data["words"], embed_dim=6)
+    livelier(build_model(DenseLIP, config, tokenizer)).save_pretrained(tmp_path / "dense")
     with gzip.open(tmp_path / "captions.tsv.gz", "wt", newline="") as file:
         rows = csv.writer(file, delimiter="\t")
         rows.writerow(["title", "image", "split"])

@@ -20,6 +20,7 @@ from lexlip.encode.tables import read_arrow, read_tsv
 from lexlip.encode.vectors import Encoder
 from lexlip.errors import EncodingError
 from lexlip.index import Index, read_shards
+from lexlip.train.build import build_model
 from lexlip_data.sources.images import open_image
 from lexlip_data.sources.skipped import Skipped
 from lexlip_data.sources.table import TsvSource
@@ -33,8 +34,8 @@ def tokenizer(tiny_data):
 
 
 @pytest.fixture
-def model(make_keys, livelier, tiny_data, tokenizer):
-    return livelier(LexLIP.from_keys(make_keys(vocab_size=tiny_data["words"]), tokenizer)).eval()
+def model(make_config, livelier, tiny_data, tokenizer):
+    return livelier(build_model(LexLIP, make_config(vocab_size=tiny_data["words"]), tokenizer)).eval()
 
 
 @pytest.fixture
@@ -153,8 +154,8 @@ def test_top_k_keeps_the_heaviest_as_they_were(model, lines, tmp_path):
         assert min(weights) >= sorted(whole.values())[-5]
 
 
-def test_many_words_have_wide_terms(make_keys, livelier, tokenizer, lines, tmp_path):
-    model = livelier(LexLIP.from_keys(make_keys(vocab_size=70_000), tokenizer))
+def test_many_words_have_wide_terms(make_config, livelier, tokenizer, lines, tmp_path):
+    model = livelier(build_model(LexLIP, make_config(vocab_size=70_000), tokenizer))
     encode(model, LineTexts(lines[0]), tmp_path / "out", top_k=300)
     with pa.ipc.open_file(tmp_path / "out" / "shard-00000.arrow") as reader:
         assert reader.schema.field("terms").type == pa.list_(pa.uint32())

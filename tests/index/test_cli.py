@@ -13,6 +13,7 @@ import lexlip
 from lexlip import LexLIP
 from lexlip.cli import main
 from lexlip.index import SparseRows, write_shard
+from lexlip.train.build import build_model
 
 
 @pytest.fixture
@@ -77,13 +78,13 @@ def test_verify_lists_all_damage_of_an_index_that_does_not_open(tmp_path, shards
     assert "manifest is damaged" in run(capsys, "index", "verify", folder, status=1)
 
 
-def test_search_by_text_picture_and_words(tmp_path, make_keys, livelier, tiny_data, capsys, monkeypatch):
+def test_search_by_text_picture_and_words(tmp_path, make_config, livelier, tiny_data, capsys, monkeypatch):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
-    keys = make_keys(vocab_size=len(tokenizer), text_positions=40, max_text_len=16)
+    config = make_config(vocab_size=len(tokenizer), text_positions=40, max_text_len=16)
     torch.manual_seed(0)
-    model = livelier(LexLIP.from_keys(keys, tokenizer)).eval()
+    model = livelier(build_model(LexLIP, config, tokenizer)).eval()
     model.save_pretrained(tmp_path / "model")
     rng = np.random.default_rng(0)
     pictures = [Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)) for _ in range(6)]

@@ -9,6 +9,8 @@ from lexlip.errors import ConfigError
 from lexlip.models.corners import corner_mask, insert_corners
 from lexlip.models.encoders import TextEncoder
 from lexlip.models.text_tables import KEPT_POSITIONS, stretch_positions
+from lexlip.train.build import build_model, decided_by
+from Phase1.module import Phase1Module
 
 LENGTHS = [pytest.param([6, 6, 6], id="unpadded"), pytest.param([6, 4, 3], id="padded")]
 
@@ -123,11 +125,11 @@ def test_plain_bert_with_the_rule_as_its_mask_agrees(encoder, ids):
 
 
 @pytest.mark.parametrize("head", [LexLIP, DenseLIP])
-def test_a_fresh_model_starts_as_it_would_without_corners(make_keys, head):
+def test_a_fresh_model_starts_as_it_would_without_corners(make_config, head):
     states = []
     for count in (0, 2):
         torch.manual_seed(4)
-        states.append(head.from_keys(make_keys(head=head.head, corner_tokens=count, max_text_len=10)).state_dict())
+        states.append(build_model(head, make_config(head=head.head, corner_tokens=count, max_text_len=10)).state_dict())
     words = states[1].pop("text_encoder.bert.embeddings.word_embeddings.weight")
     assert torch.equal(words[:40], states[0].pop("text_encoder.bert.embeddings.word_embeddings.weight"))
     assert words.shape == (42, 16) and 0.005 < float(words[40:].std()) < 0.05
@@ -136,23 +138,23 @@ def test_a_fresh_model_starts_as_it_would_without_corners(make_keys, head):
 
 
 @pytest.mark.parametrize("head", [LexLIP, DenseLIP])
-def test_features_do_not_change_when_the_corner_embeddings_do(make_keys, livelier, make_batch, head):
-    model = livelier(head.from_keys(make_keys(head=head.head, corner_tokens=2, max_text_len=10)))
+def test_features_do_not_change_when_the_corner_embeddings_do(make_config, livelier, make_batch, head):
+    model = livelier(build_model(head, make_config(head=head.head, corner_tokens=2, max_text_len=10)))
     assert model.config.vocab_size == 40 and len(model.text_encoder.word_embeddings) == 40
     batch = make_batch()
     before = model.encode_text(batch["text_ids"], batch["text_mask"])
     with torch.no_grad():
         model.text_encoder.bert.embeddings.word_embeddings.weight[40:] += 1
     assert torch.equal(model.encode_text(batch["text_ids"], batch["text_mask"]), before)
-    assert model.keys()["corner_tokens"] == 2
+    assert decided_by(model)["corner_tokens"] == 2
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("head", [LexLIP, DenseLIP])
-def test_of_a_long_text_s_vectors_each_corner_moves_its_own_alone(make_keys, livelier, ids, head, lengths):
+def test_of_a_long_text_s_vectors_each_corner_moves_its_own_alone(make_config, livelier, ids, head, lengths):
     """[CLS]'s vector has no gradient by a corner's embedding and keeps its value when that changes. In the lexicon a
     corner's share of a word is what the other leaves."""
-    model = livelier(head.from_keys(make_keys(head=head.head, corner_tokens=2, max_text_len=10))).eval()
+    model = livelier(build_model(head, make_config(head=head.head, corner_tokens=2, max_text_len=10))).eval()
     mask, table = padding(lengths), model.text_encoder.bert.embeddings.word_embeddings.weight
     vectors = model.vectors_long(ids, mask)
     gradients = [torch.autograd.grad(vectors[:, i].square().sum(), table, retain_graph=True)[0] for i in range(3)]
@@ -165,10 +167,11 @@ def test_of_a_long_text_s_vectors_each_corner_moves_its_own_alone(make_keys, liv
     assert same == ([True, False, False] if head is LexLIP else [True, False, True])
 
 
-def test_strings_leave_the_corners_their_places_and_read_sentences(make_keys, livelier, tiny_data):
+def test_strings_leave_the_corners_their_places_and_read_sentences(make_config, livelier, tiny_data):
     tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
-    keys = make_keys(head="dense", corner_tokens=2, sentence_sep=True, vocab_size=tiny_data["words"], max_text_len=8)
-    model = livelier(DenseLIP.from_keys(keys, tokenizer))
+    words = tiny_data["words"]
+    config = make_config(head="dense", corner_tokens=2, sentence_sep=True, vocab_size=words, max_text_len=8)
+    model = livelier(build_model(DenseLIP, config, tokenizer))
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     red, dot = tokenizer.convert_tokens_to_ids(["red", "dot"])
     ids = torch.tensor([[cls, red, sep, dot, red, sep]])  # 6 of 8: two are the corners'
@@ -188,60 +191,57 @@ def test_stretched_positions_keep_the_first_and_the_last():
 
 
 @pytest.fixture
-def saved(make_keys, livelier, tmp_path):
-    model = livelier(LexLIP.from_keys(make_keys()))
+def saved(make_config, livelier, tmp_path):
+    model = livelier(build_model(LexLIP, make_config()))
     model.save_pretrained(tmp_path / "m")
     return model, str(tmp_path / "m")
 
 
-def test_a_tower_trained_without_corners_on_short_texts_goes_on_with_both(saved, make_keys, make_batch):
-    from Phase1.module import Phase1Module
+def test_a_tower_trained_without_corners_on_short_texts_goes_on_with_both(saved, make_config, make_batch):
 
     model, folder = saved
-    keys = make_keys(load_path=folder, corner_tokens=2, max_text_len=24)
-    longer = Phase1Module.from_keys(keys).model
+    config = make_config(load_path=folder, corner_tokens=2, max_text_len=24)
+    longer = Phase1Module.from_config(config).model
     old, new = model.text_encoder.bert.embeddings, longer.text_encoder.bert.embeddings
     assert torch.equal(new.word_embeddings.weight[:40], old.word_embeddings.weight)
     assert new.word_embeddings.weight.shape == (42, 16)
     assert torch.equal(new.position_embeddings.weight, stretch_positions(old.position_embeddings.weight, 24))
     assert torch.equal(longer.text_head.decoder.weight, model.text_head.decoder.weight)
 
-    eight = Phase1Module.from_keys({**keys, "trained_positions": 8, "max_text_len": 12}).model.text_encoder
+    eight = Phase1Module.from_config(config.changed(trained_positions=8, max_text_len=12)).model.text_encoder
     table = eight.bert.embeddings.position_embeddings.weight
     assert torch.equal(table[:12], stretch_positions(old.position_embeddings.weight[:8], 12))
     assert torch.equal(table[12:], old.position_embeddings.weight[12:])
 
 
-def test_what_was_stretched_and_trained_is_not_cut_back_by_the_same_keys(saved, make_keys, tmp_path):
-    from Phase1.module import Phase1Module
+def test_what_was_stretched_and_trained_is_not_cut_back_by_the_same_keys(saved, make_config, tmp_path):
 
     _, folder = saved
     longer = {"trained_positions": 8, "max_text_len": 20}
-    model = Phase1Module.from_keys(make_keys(load_path=folder, **longer)).model
+    model = Phase1Module.from_config(make_config(load_path=folder, **longer)).model
     table = model.text_encoder.bert.embeddings.position_embeddings.weight
     table.data.normal_()  # as training would change it
     model.save_pretrained(tmp_path / "longer")
-    again = Phase1Module.from_keys(make_keys(load_path=str(tmp_path / "longer"), **longer)).model
+    again = Phase1Module.from_config(make_config(load_path=str(tmp_path / "longer"), **longer)).model
     assert torch.equal(again.text_encoder.bert.embeddings.position_embeddings.weight, table)
 
 
-def test_another_number_of_corners_is_refused_by_name(make_keys, tmp_path):
-    from Phase1.module import Phase1Module
+def test_another_number_of_corners_is_refused_by_name(make_config, tmp_path):
 
-    LexLIP.from_keys(make_keys(corner_tokens=2)).save_pretrained(tmp_path / "m")
+    build_model(LexLIP, make_config(corner_tokens=2)).save_pretrained(tmp_path / "m")
     with pytest.raises(ConfigError, match="corner_tokens=0.*set corner_tokens=2"):
-        Phase1Module.from_keys(make_keys(load_path=str(tmp_path / "m")))
+        Phase1Module.from_config(make_config(load_path=str(tmp_path / "m")))
 
 
-def test_a_pretrained_bert_gets_corners(make_keys, tmp_path):
+def test_a_pretrained_bert_gets_corners(make_config, tmp_path):
     from transformers import BertForMaskedLM
 
     torch.manual_seed(0)
     shape = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     bert = BertForMaskedLM(BertConfig(**shape, intermediate_size=32, max_position_embeddings=16))
     bert.save_pretrained(tmp_path / "bert")
-    keys = make_keys(text_pretrained=True, text_model=str(tmp_path / "bert"), corner_tokens=3, max_text_len=20)
-    model = LexLIP.from_keys(keys)
+    config = make_config(text_pretrained=True, text_model=str(tmp_path / "bert"), corner_tokens=3, max_text_len=20)
+    model = build_model(LexLIP, config)
     table = model.text_encoder.bert.embeddings.word_embeddings.weight
     assert table.shape == (43, 16) and torch.equal(table[:40], bert.bert.embeddings.word_embeddings.weight)
     assert model.text_encoder.config.max_position_embeddings == 20

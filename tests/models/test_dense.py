@@ -11,11 +11,12 @@ from lexlip import DenseLIP, LexLIP
 from lexlip.errors import CheckpointError, ConfigError
 from lexlip.models import hub
 from lexlip.models.auto import load_folder_of_any_head
+from lexlip.train.build import build_model, decided_by
 
 
 @pytest.fixture
-def model(make_keys, livelier):
-    return livelier(DenseLIP.from_keys(make_keys(head="dense", embed_dim=12, drop_rate=0.3)))
+def model(make_config, livelier):
+    return livelier(build_model(DenseLIP, make_config(head="dense", embed_dim=12, drop_rate=0.3)))
 
 
 def test_vectors_are_the_projected_cls_states(model, make_batch):
@@ -32,18 +33,18 @@ def test_vectors_are_the_projected_cls_states(model, make_batch):
     assert found.shape == (6, 12) and found.dtype == torch.float32
 
 
-def test_both_heads_start_with_the_same_towers(make_keys):
+def test_both_heads_start_with_the_same_towers(make_config):
     towers = []
     for head in (LexLIP, DenseLIP):
         torch.manual_seed(4)
-        state = head.from_keys(make_keys(head=head.head)).state_dict()
+        state = build_model(head, make_config(head=head.head)).state_dict()
         towers.append({name: value for name, value in state.items() if "_encoder." in name})
     assert towers[0].keys() == towers[1].keys() and len(towers[0]) > 20
     assert all(torch.equal(value, towers[1][name]) for name, value in towers[0].items())
 
 
-def test_the_pooler_comes_before_the_projection(make_keys, livelier, make_batch):
-    model = livelier(DenseLIP.from_keys(make_keys(head="dense", text_pooler=True))).eval()
+def test_the_pooler_comes_before_the_projection(make_config, livelier, make_batch):
+    model = livelier(build_model(DenseLIP, make_config(head="dense", text_pooler=True))).eval()
     batch = make_batch()
     with torch.no_grad():
         cls = model.text_encoder(batch["text_ids"], batch["text_mask"])[:, 0]
@@ -51,41 +52,41 @@ def test_the_pooler_comes_before_the_projection(make_keys, livelier, make_batch)
     torch.testing.assert_close(model.encode_text(batch["text_ids"], batch["text_mask"], normalize=False), text)
 
 
-def test_without_image_projection_the_tower_gives_the_vector(make_keys, make_batch):
-    model = DenseLIP.from_keys(make_keys(head="dense", embed_dim=16, image_projection=False)).eval()
+def test_without_image_projection_the_tower_gives_the_vector(make_config, make_batch):
+    model = build_model(DenseLIP, make_config(head="dense", embed_dim=16, image_projection=False)).eval()
     with torch.no_grad():
         image = model.image_encoder(make_batch()["image"])[:, 0]
     torch.testing.assert_close(model.encode_image(make_batch()["image"], normalize=False), image)
     with pytest.raises(ConfigError, match="embed_dim=12.*set embed_dim=16"):
-        DenseLIP.from_keys(make_keys(head="dense", embed_dim=12, image_projection=False))
+        build_model(DenseLIP, make_config(head="dense", embed_dim=12, image_projection=False))
 
 
-def test_a_convolutional_tower_gives_the_mean_of_its_tokens(make_keys, make_batch):
-    keys = make_keys(head="dense", vit="resnet10t", vit_kwargs={}, patch_size=None, input_image_embed_size=512)
-    model = DenseLIP.from_keys(keys).eval()
+def test_a_convolutional_tower_gives_the_mean_of_its_tokens(make_config, make_batch):
+    config = make_config(head="dense", vit="resnet10t", vit_kwargs={}, patch_size=None, input_image_embed_size=512)
+    model = build_model(DenseLIP, config).eval()
     pictures = make_batch(size=64)["image"]
     with torch.no_grad():
         image = model.image_encoder(pictures).mean(1) @ model.image_projection.weight.T
     torch.testing.assert_close(model.encode_image(pictures, normalize=False), image)
 
 
-def test_a_saved_model_comes_back(make_keys, livelier, make_batch, tiny_data, tmp_path):
+def test_a_saved_model_comes_back(make_config, livelier, make_batch, tiny_data, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
-    keys = make_keys(head="dense", vocab_size=tiny_data["words"])
-    model = livelier(DenseLIP.from_keys(keys, tokenizer)).eval()
+    config = make_config(head="dense", vocab_size=tiny_data["words"])
+    model = livelier(build_model(DenseLIP, config, tokenizer)).eval()
     model.save_pretrained(tmp_path / "m")
     again = load_folder_of_any_head(tmp_path / "m")
     assert type(again) is DenseLIP and again.config == model.config and not again.training
     assert torch.equal(again.encode_image(make_batch()["image"]), model.encode_image(make_batch()["image"]))
     assert torch.equal(again.encode_text(["red dot"]), model.encode_text(["red dot"]))
     assert json.loads((tmp_path / "m" / "config.json").read_text())["head"] == "dense"
-    kept = {name: value for name, value in again.keys().items() if name != "vit_kwargs"}
-    assert kept == {name: keys[name] if name != "training_mode" else "con" for name in kept}
+    kept = {name: value for name, value in decided_by(again).items() if name != "vit_kwargs"}
+    assert kept == {name: getattr(config, name) if name != "training_mode" else "con" for name in kept}
 
 
 @pytest.mark.parametrize(("saved", "wrong"), [(DenseLIP, LexLIP), (LexLIP, DenseLIP)])
-def test_the_wrong_head_is_refused_in_one_line(make_keys, tmp_path, saved, wrong):
-    saved.from_keys(make_keys(head=saved.head)).save_pretrained(tmp_path / "m")
+def test_the_wrong_head_is_refused_in_one_line(make_config, tmp_path, saved, wrong):
+    build_model(saved, make_config(head=saved.head)).save_pretrained(tmp_path / "m")
     with pytest.raises(CheckpointError) as caught:
         wrong.from_pretrained(tmp_path / "m")
     message = str(caught.value)
@@ -93,8 +94,8 @@ def test_the_wrong_head_is_refused_in_one_line(make_keys, tmp_path, saved, wrong
     assert saved.__name__ in message and "\n" not in message
 
 
-def test_a_folder_without_a_head_is_from_before_there_were_two(make_keys, tmp_path):
-    LexLIP.from_keys(make_keys()).save_pretrained(tmp_path / "m")
+def test_a_folder_without_a_head_is_from_before_there_were_two(make_config, tmp_path):
+    build_model(LexLIP, make_config()).save_pretrained(tmp_path / "m")
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     for name in ("head", "embed_dim", "text_pooler", "image_projection"):
         del config[name]
@@ -102,8 +103,8 @@ def test_a_folder_without_a_head_is_from_before_there_were_two(make_keys, tmp_pa
     assert type(load_folder_of_any_head(tmp_path / "m")) is LexLIP
 
 
-def test_an_unknown_head_is_refused(make_keys, tmp_path):
-    LexLIP.from_keys(make_keys()).save_pretrained(tmp_path / "m")
+def test_an_unknown_head_is_refused(make_config, tmp_path):
+    build_model(LexLIP, make_config()).save_pretrained(tmp_path / "m")
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "head": "square"}))
     with pytest.raises(CheckpointError, match="config.json.*square.*lexicon, dense"):

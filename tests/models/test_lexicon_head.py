@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 
+from lexlip.errors import ConfigError
 from lexlip.models.lexicon_head import LexiconHead, keep_heaviest, lexicon_bottleneck
 from lexlip.models.lexlip import LexLIP
 from lexlip.ops import fused
 from lexlip.ops.max_logits import METHODS, max_logits, saturate
-from lexlip.train import config
+from lexlip.train.build import build_model
+from lexlip.train.config import Config
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])]
@@ -303,10 +305,10 @@ def test_head_pools_what_it_would_give():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_key_reaches_both_heads(make_keys, method):
-    model = LexLIP.from_keys(config.check(make_keys(lexicon_head=method)))
+    model = build_model(LexLIP, Config.checked(make_keys(lexicon_head=method)))
     assert (model.text_head.method, model.image_head.method) == (method, method)
-    with pytest.raises(config.ConfigError, match="lexicon_head='quick'.*auto, fused, textbook"):
-        config.check(make_keys(lexicon_head="quick"))
+    with pytest.raises(ConfigError, match="lexicon_head='quick'.*auto, fused, textbook"):
+        Config.checked(make_keys(lexicon_head="quick"))
 
 
 def test_saturate_by_hand_and_after_the_maximum():

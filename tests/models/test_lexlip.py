@@ -11,12 +11,13 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 from lexlip.errors import CheckpointError, ConfigError
 from lexlip.models.lexlip import LexLIP
+from lexlip.train.build import build_model, check_towers
 from lexlip_data.errors import BrokenImage
 
 
 @pytest.fixture
-def model(make_keys, livelier):
-    return livelier(LexLIP.from_keys(make_keys(drop_rate=0.3)))
+def model(make_config, livelier):
+    return livelier(build_model(LexLIP, make_config(drop_rate=0.3)))
 
 
 def test_vectors_are_the_formula(model, make_batch):
@@ -50,9 +51,9 @@ def test_a_caption_does_not_depend_on_its_batch(model, make_batch):
         torch.testing.assert_close(model.encode_text(ids[None, :n], mask[None, :n])[0], together[row])
 
 
-def test_strings_pictures_and_words(make_keys, livelier, tiny_data):
+def test_strings_pictures_and_words(make_config, livelier, tiny_data):
     tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
-    model = livelier(LexLIP.from_keys(make_keys(vocab_size=tiny_data["words"]), tokenizer))
+    model = livelier(build_model(LexLIP, make_config(vocab_size=tiny_data["words"]), tokenizer))
     texts = ["red dot beside a ring", "the green box " * 20]
     vectors = model.encode_text(texts)
     batch = tokenizer(texts, padding=True, truncation=True, max_length=8, return_tensors="pt")
@@ -70,9 +71,9 @@ def test_strings_pictures_and_words(make_keys, livelier, tiny_data):
     assert len(model.lexicon(row, top_k=1)[0]) == 1
 
 
-def test_batches_files_and_nothing_at_all(make_keys, livelier, tiny_data, tmp_path):
+def test_batches_files_and_nothing_at_all(make_config, livelier, tiny_data, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
-    model = livelier(LexLIP.from_keys(make_keys(vocab_size=tiny_data["words"]), tokenizer))
+    model = livelier(build_model(LexLIP, make_config(vocab_size=tiny_data["words"]), tokenizer))
     texts = ["red dot", "the green box on a ring", "blue", "a small box"]
     torch.testing.assert_close(model.encode_text(texts, batch_size=3), model.encode_text(texts))
     pixels = np.random.default_rng(0).integers(0, 256, (5, 40, 32, 3), dtype=np.uint8)
@@ -87,9 +88,9 @@ def test_batches_files_and_nothing_at_all(make_keys, livelier, tiny_data, tmp_pa
         assert empty.shape == (0, tiny_data["words"])
 
 
-def test_what_cannot_be_encoded_is_named(make_keys, tiny_data, tmp_path):
+def test_what_cannot_be_encoded_is_named(make_config, tiny_data, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
-    model = LexLIP.from_keys(make_keys(vocab_size=tiny_data["words"]), tokenizer)
+    model = build_model(LexLIP, make_config(vocab_size=tiny_data["words"]), tokenizer)
     with pytest.raises(TypeError, match="item 1 is of type NoneType, not a string"):
         model.encode_text(["red dot", None])
     with pytest.raises(TypeError, match="item 0 is of type ndarray, not a PIL picture or the path of one"):
@@ -112,9 +113,9 @@ def test_without_tokenizer_or_mask_the_message_says_so(model):
         model.encode_text(torch.ones(1, 3, dtype=torch.long))
 
 
-def test_a_saved_model_comes_back(make_keys, livelier, make_batch, tiny_data, tmp_path):
+def test_a_saved_model_comes_back(make_config, livelier, make_batch, tiny_data, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
-    model = livelier(LexLIP.from_keys(make_keys(vocab_size=tiny_data["words"]), tokenizer)).eval()
+    model = livelier(build_model(LexLIP, make_config(vocab_size=tiny_data["words"]), tokenizer)).eval()
     model.save_pretrained(tmp_path / "m")
     again = LexLIP.from_pretrained(tmp_path / "m")
     batch = make_batch()
@@ -150,10 +151,10 @@ def test_a_folder_that_is_no_model_is_refused_by_name(model, tmp_path):
         LexLIP.from_pretrained(tmp_path / "m")
 
 
-def test_the_towers_may_differ_in_width(make_keys, make_batch):
-    keys = make_keys(input_image_embed_size=24)
-    keys["vit_kwargs"] = {**keys["vit_kwargs"], "embed_dim": 24}
-    model = LexLIP.from_keys(keys)
+def test_the_towers_may_differ_in_width(make_config, make_batch):
+    kwargs = {**make_config().vit_kwargs, "embed_dim": 24}
+    config = make_config(input_image_embed_size=24, vit_kwargs=kwargs)
+    model = build_model(LexLIP, config)
     assert model.image_head.dense.weight.shape == (16, 24)
     assert torch.equal(model.image_head.decoder.weight, model.text_head.decoder.weight)
     vectors = model.encode_image(make_batch()["image"])
@@ -162,26 +163,26 @@ def test_the_towers_may_differ_in_width(make_keys, make_batch):
     assert model.image_head.dense.weight.grad is not None
 
 
-def test_a_convolutional_tower(make_keys, make_batch):
-    keys = make_keys(vit="resnet10t", vit_kwargs={}, patch_size=None, input_image_embed_size=512)
-    model = LexLIP.from_keys(keys)
+def test_a_convolutional_tower(make_config, make_batch):
+    config = make_config(vit="resnet10t", vit_kwargs={}, patch_size=None, input_image_embed_size=512)
+    model = build_model(LexLIP, config)
     assert model.encode_image(make_batch(size=64)["image"]).shape == (6, 40)
 
 
-def test_the_image_head_starts_as_a_copy_of_its_own(make_keys):
-    model = LexLIP.from_keys(make_keys())
+def test_the_image_head_starts_as_a_copy_of_its_own(make_config):
+    model = build_model(LexLIP, make_config())
     for one, two in zip(model.image_head.parameters(), model.text_head.parameters(), strict=True):
         assert torch.equal(one, two) and one is not two and one.data_ptr() != two.data_ptr()
     assert model.text_head.decoder.weight.data_ptr() != model.text_encoder.word_embeddings.data_ptr()  # not tied
 
 
-def test_a_berts_head_is_taken_over(make_keys, make_batch, tmp_path):
+def test_a_berts_head_is_taken_over(make_config, make_batch, tmp_path):
     torch.manual_seed(0)
     shape = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     bert = BertForMaskedLM(BertConfig(**shape, intermediate_size=32, max_position_embeddings=16)).eval()
     torch.nn.init.normal_(bert.cls.predictions.bias)
     bert.save_pretrained(tmp_path / "bert")
-    model = LexLIP.from_keys(make_keys(text_pretrained=True, text_model=str(tmp_path / "bert"))).eval()
+    model = build_model(LexLIP, make_config(text_pretrained=True, text_model=str(tmp_path / "bert"))).eval()
     batch = make_batch()
     with torch.no_grad():
         wanted = bert(input_ids=batch["text_ids"], attention_mask=batch["text_mask"]).logits
@@ -190,9 +191,9 @@ def test_a_berts_head_is_taken_over(make_keys, make_batch, tmp_path):
     assert torch.equal(model.image_head.decoder.bias, bert.cls.predictions.bias)
 
 
-def test_a_bert_that_is_not_there_is_refused_by_name(make_keys, tmp_path):
+def test_a_bert_that_is_not_there_is_refused_by_name(make_config, tmp_path):
     with pytest.raises(ConfigError, match="nothing_here"):
-        LexLIP.from_keys(make_keys(text_pretrained=True, text_model=str(tmp_path / "nothing_here")))
+        build_model(LexLIP, make_config(text_pretrained=True, text_model=str(tmp_path / "nothing_here")))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,7 @@ def test_a_bert_that_is_not_there_is_refused_by_name(make_keys, tmp_path):
         ("hidden_size", 32, 16), ("input_text_embed_size", 32, 16),
     ],
 )  # fmt: skip
-def test_keys_that_contradict_the_towers_are_refused(make_keys, key, value, fact):
-    model = LexLIP.from_keys(make_keys())
+def test_keys_that_contradict_the_towers_are_refused(make_config, key, value, fact):
+    model = build_model(LexLIP, make_config())
     with pytest.raises(ConfigError, match=rf"{key}={value}.*{fact}"):
-        model.check_keys(make_keys(**{key: value}))
+        check_towers(model, make_config().changed(**{key: value}))

@@ -10,29 +10,31 @@ from lexlip.errors import CheckpointError
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.positions import resample_relative_table
 from lexlip.models.weights import load_model, model_weights, read
+from lexlip.train.build import build_model
 
 
 @pytest.fixture
-def model(make_keys, livelier):
-    return livelier(LexLIP.from_keys(make_keys()))
+def model(make_config, livelier):
+    return livelier(build_model(LexLIP, make_config()))
 
 
-def save(model, path, **others):
+def save(model, path, by_a_phase=False, **others):
     state = {f"model.{name}": value for name, value in model.state_dict().items()}
-    torch.save({"state_dict": {**state, **others}, "epoch": 1, "global_step": 5}, path)
+    content = {"state_dict": {**state, **others}, "epoch": 1, "global_step": 5}
+    torch.save({**content, "hyper_parameters": {"config": {}}} if by_a_phase else content, path)
     return path
 
 
-def test_a_checkpoint_comes_back_strictly(make_keys, model, tmp_path):
-    fresh = LexLIP.from_keys(make_keys())
+def test_a_checkpoint_comes_back_strictly(make_config, model, tmp_path):
+    fresh = build_model(LexLIP, make_config())
     load_model(fresh, save(model, tmp_path / "a.ckpt"))
     for name, value in model.state_dict().items():
         assert torch.equal(fresh.state_dict()[name], value), name
 
 
-def test_a_model_folder_loads_too(make_keys, model, tmp_path):
+def test_a_model_folder_loads_too(make_config, model, tmp_path):
     model.save_pretrained(tmp_path / "folder")
-    fresh = LexLIP.from_keys(make_keys())
+    fresh = build_model(LexLIP, make_config())
     load_model(fresh, tmp_path / "folder")
     for name, value in model.state_dict().items():
         assert torch.equal(fresh.state_dict()[name], value), name
@@ -41,15 +43,15 @@ def test_a_model_folder_loads_too(make_keys, model, tmp_path):
 def test_a_phases_own_parts_are_named_and_left_out(model, tmp_path, caplog):
     extra = {"decoder.layers.x": torch.zeros(1), "twin.module.y": torch.zeros(1), "text_ring.keys": torch.zeros(1)}
     with caplog.at_level(logging.INFO, logger="lexlip.models.weights"):
-        weights = model_weights(save(model, tmp_path / "a.ckpt", **extra))
+        weights = model_weights(save(model, tmp_path / "a.ckpt", by_a_phase=True, **extra))
     assert set(weights) == set(model.state_dict())
     for prefix in ("decoder.", "twin.", "text_ring."):
         assert any(f"1 entries of {prefix}" in line and "not loaded" in line for line in caplog.messages), prefix
 
 
 @pytest.mark.parametrize("size", [16, 48])
-def test_another_picture_size_resamples_the_positions(make_keys, model, tmp_path, caplog, size):
-    other = LexLIP.from_keys(make_keys(image_size=size))
+def test_another_picture_size_resamples_the_positions(make_config, model, tmp_path, caplog, size):
+    other = build_model(LexLIP, make_config(image_size=size))
     with caplog.at_level(logging.INFO, logger="lexlip.models.weights"):
         load_model(other, save(model, tmp_path / "a.ckpt"))
     assert any(f"2 position tables resampled to {size} px" in line for line in caplog.messages)
@@ -61,10 +63,10 @@ def test_another_picture_size_resamples_the_positions(make_keys, model, tmp_path
     torch.testing.assert_close(other.encode_image(pictures), model.encode_image(pictures), rtol=1e-4, atol=1e-5)
 
 
-def test_another_picture_size_of_a_vit(make_keys, livelier, tmp_path):
+def test_another_picture_size_of_a_vit(make_config, livelier, tmp_path):
     kwargs = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
-    keys = make_keys(vit="vit_tiny_patch16_224", vit_kwargs=kwargs)
-    model, other = livelier(LexLIP.from_keys(keys)), LexLIP.from_keys({**keys, "image_size": 48})
+    config = make_config(vit="vit_tiny_patch16_224", vit_kwargs=kwargs)
+    model, other = livelier(build_model(LexLIP, config)), build_model(LexLIP, config.changed(image_size=48))
     load_model(other, save(model, tmp_path / "a.ckpt"))
     old, new = (m.image_encoder.backbone.pos_embed for m in (model, other))
     assert new.shape == (1, 37, 16)
@@ -153,19 +155,19 @@ def test_missing_and_superfluous_names_are_listed(model, tmp_path):
         assert part in message
 
 
-def test_another_vocabulary_is_told(make_keys, model, tmp_path):
-    other = LexLIP.from_keys(make_keys(vocab_size=44))
+def test_another_vocabulary_is_told(make_config, model, tmp_path):
+    other = build_model(LexLIP, make_config(vocab_size=44))
     message = refused(load_model, other, save(model, tmp_path / "a.ckpt"))
     for part in ("a.ckpt", "(40, 16) in the file, (44, 16) in the model", "vocab_size"):
         assert part in message
 
 
-def test_other_depth_or_width_is_told(make_keys, model, tmp_path):
+def test_other_depth_or_width_is_told(make_config, model, tmp_path):
     path = save(model, tmp_path / "a.ckpt")
-    assert "not in the file" in refused(load_model, LexLIP.from_keys(make_keys(text_layers=3)), path)
-    keys = make_keys(input_image_embed_size=24)
-    keys["vit_kwargs"] = {**keys["vit_kwargs"], "embed_dim": 24}
-    assert "in the model" in refused(load_model, LexLIP.from_keys(keys), path)
+    assert "not in the file" in refused(load_model, build_model(LexLIP, make_config(text_layers=3)), path)
+    kwargs = {**make_config().vit_kwargs, "embed_dim": 24}
+    config = make_config(input_image_embed_size=24, vit_kwargs=kwargs)
+    assert "in the model" in refused(load_model, build_model(LexLIP, config), path)
 
 
 def test_a_checkpoint_of_the_official_code_names_the_importer(model, tmp_path):

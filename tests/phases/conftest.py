@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lexlip.train import config
+from lexlip.train.config import base
+from lexlip.train.config import named as named_configs
 
 
 class _Schedule:
@@ -25,6 +26,9 @@ def without_trainer(monkeypatch):
         module.logged = {}
         data = SimpleNamespace(steps_per_epoch=4, n_pairs=16)
         module.trainer = SimpleNamespace(strategy=SimpleNamespace(model=module), global_step=0, datamodule=data)
+        step = optimizer.step
+        # As the Trainer does before each step.
+        monkeypatch.setattr(optimizer, "step", lambda: (module.on_before_optimizer_step(optimizer), step()))
         monkeypatch.setattr(module, "optimizers", lambda: optimizer)
         monkeypatch.setattr(module, "lr_schedulers", lambda: _Schedule())
         monkeypatch.setattr(module, "manual_backward", lambda loss: loss.backward())
@@ -54,9 +58,9 @@ def start(make_keys, tiny_data, tmp_path):
             data_root=str(tiny_data["root"]), tokenizer=tiny_data["tokenizer"], vocab_size=tiny_data["words"],
             log_dir=str(tmp_path / "log"), batch_size=4, per_gpu_batchsize=2, queue_size=8, learning_rate=1e-2,
         )  # fmt: skip
-        usual = config.base()
+        usual = base()
         for name in named:
-            usual.update(config.named()[name])
+            usual.update(named_configs()[name])
         # What the named configs say stays.
         stated = (
             "head", "training_mode", "loss_names", "exp_name", "test_only", "train_transform_keys", "long_captions",

@@ -7,17 +7,18 @@ import torch
 import torch.nn.functional as F
 
 from lexlip import DenseLIP
-from lexlip.train.dense_module import DenseModule
+from lexlip.train.build import build_model
+from lexlip.train.dense import DenseModule
 
 NAMED = ["task_dense_contrastive_train", "text_bert"]
 
 
 @pytest.fixture
-def build(make_keys, livelier, without_trainer):
+def build(make_config, livelier, without_trainer):
     def make(learning_rate=0.0, **changes):
-        keys = make_keys(head="dense", training_mode="con", **changes)
+        config = make_config(head="dense", training_mode="con", **changes)
         torch.manual_seed(0)
-        return without_trainer(DenseModule(keys, livelier(DenseLIP.from_keys(keys))).train(), learning_rate)
+        return without_trainer(DenseModule(config, livelier(build_model(DenseLIP, config))).train(), learning_rate)
 
     return make
 
@@ -53,8 +54,8 @@ def test_loss_and_gradients_are_the_equation(build, make_batch, gradients_of, id
         torch.testing.assert_close(gradients[name], value, rtol=1e-3, atol=1e-6 + 1e-4 * float(value.abs().max()))
 
 
-def test_the_temperature_starts_as_clip_s_and_stays_within_bounds(make_keys, build, make_batch):
-    assert float(DenseLIP.from_keys(make_keys(head="dense")).logit_scale.exp()) == pytest.approx(1 / 0.07)
+def test_the_temperature_starts_as_clip_s_and_stays_within_bounds(make_config, build, make_batch):
+    assert float(build_model(DenseLIP, make_config(head="dense")).logit_scale.exp()) == pytest.approx(1 / 0.07)
     module = build()
     for start, bound in ((7.0, math.log(100)), (-3.0, 0.0)):
         with torch.no_grad():

@@ -13,6 +13,7 @@ sacred = pytest.importorskip("sacred")
 
 from lexlip.train import optim, run_dir  # noqa: E402
 from lexlip.train.callbacks.interruption import REQUEUE, Stopped  # noqa: E402
+from lexlip.train.config import Config  # noqa: E402
 from lexlip.train.main import Refused  # noqa: E402
 from Phase1.module import Phase1Module  # noqa: E402
 from Phase2.module import Phase2Module  # noqa: E402
@@ -64,19 +65,19 @@ def test_more_damaged_checkpoints_than_are_kept_cost_no_good_one(start):
     assert checkpoint_of(first.folder)["global_step"] == 8
 
 
-def test_a_restart_finds_its_own_folder_and_nobody_elses(make_keys, tmp_path, monkeypatch, start):
+def test_a_restart_finds_its_own_folder_and_nobody_elses(make_config, tmp_path, monkeypatch, start):
     first = start(Phase1Module, PHASE1, max_steps=1)
-    keys = {**first.keys, "version": None}
+    config = Config.checked({**first.keys, "version": None})
     monkeypatch.setenv("LEXLIP_JOB", "launch-a")
-    folder, resume = run_dir.settle(keys)
+    folder, resume = run_dir.settle(config)
     assert (folder.name, resume) == ("version_1", None)
     run_dir.forget()
-    assert run_dir.settle(keys) == (folder, None)  # started again: the same folder, nothing of version_0
+    assert run_dir.settle(config) == (folder, None)  # started again: the same folder, nothing of version_0
     run_dir.forget()
     monkeypatch.setenv("LEXLIP_JOB", "launch-b")
-    assert run_dir.settle(keys)[0].name == "version_2"
+    assert run_dir.settle(config)[0].name == "version_2"
     run_dir.forget()
-    assert run_dir.settle({**keys, "fast_dev_run": True})[0].name == "version_2"
+    assert run_dir.settle(config.changed(fast_dev_run=True))[0].name == "version_2"
     run_dir.forget()
 
 
@@ -147,15 +148,15 @@ def test_a_gradient_that_overflows_whatever_the_scale_ends_the_run(start, monkey
         mixed = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
         return trainer(**how, plugins=[*plugins, mixed])
 
-    def spoilt(self, loss):
-        backward(self, loss)
+    def spoilt(self, loss, last):
+        backward(self, loss, last)
         next(p for p in self.parameters() if p.grad is not None).grad.fill_(float("nan"))
         made.append(self.batches_seen)
 
     monkeypatch.setattr("lexlip.train.trainer.pl.Trainer", with_scaler)
     monkeypatch.setattr(Phase1Module, "_backward", spoilt)
     # As on a GPU: a fused optimiser would unscale by itself.
-    plain = lambda module, keys: torch.optim.AdamW(optim.parameter_groups(module, 0.0), lr=0.01)  # noqa: E731
+    plain = lambda module, config: torch.optim.AdamW(optim.parameter_groups(module, 0.0), lr=0.01)  # noqa: E731
     monkeypatch.setattr("lexlip.train.module.make_optimizer", plain)
     with pytest.raises(Refused, match="overflowed in 20 steps in a row"):
         start(Phase1Module, PHASE1, max_steps=300, get_recall_metric=False, per_gpu_batchsize=4)
@@ -163,9 +164,7 @@ def test_a_gradient_that_overflows_whatever_the_scale_ends_the_run(start, monkey
 
 
 def test_losses_are_averaged_in_an_order_that_all_processes_share():
-    from types import SimpleNamespace
+    from lexlip.train.module import _mean_over_ranks
 
-    from lexlip.train.module import RetrievalModule
-
-    one = RetrievalModule._mean_over_ranks(SimpleNamespace(), {"b": torch.tensor(2.0), "a": torch.tensor(1.0)})
+    one = _mean_over_ranks({"b": torch.tensor(2.0), "a": torch.tensor(1.0)})
     assert list(one.items()) == [("a", 1.0), ("b", 2.0)]

@@ -100,19 +100,19 @@ def our_state(theirs):
 @pytest.fixture(scope="module", params=[1, 2], ids=["phase1", "phase2"])
 def golden(request, shared):
     """Module with the released weights, its batch, and the released code's numbers, after one step."""
-    from lexlip.train import config
+    from lexlip.train.config import Config, base
 
     number = request.param
     arrays = np.load(shared("golden", f"Phase{number}_tiny_11.npz"))
     theirs = torch.load(shared("golden", f"Phase{number}_tiny_11.ckpt"), weights_only=True)["state_dict"]
-    keys = config.base()
+    keys = base()
     keys.update(
         training_mode="both" if number == 1 else "con", image_size=64, hidden_size=64, input_text_embed_size=64,
         input_image_embed_size=64, vocab_size=600, queue_size=24, num_gpus=0, num_heads=4,
     )  # fmt: skip
     torch.manual_seed(0)
     model = LexLIP(ModelConfig(vit="beit_base_patch16_224", image_size=64, vit_kwargs=VIT, text=TEXT))
-    module = PHASES[number](keys, model)
+    module = PHASES[number](Config.checked(keys), model)
     state, left = our_state(theirs)
     result = module.load_state_dict(state, strict=False)
     names = {
@@ -203,9 +203,9 @@ def test_gradient_norms_of_every_parameter(golden):
 
 def test_keys(golden):
     only(golden, 2)
-    prepared = golden.module.prepare(golden.batch)
-    close(prepared["text_key"], golden.arrays["text_keys"], 1e-5)
-    close(prepared["image_key"], golden.arrays["image_keys"], 1e-5)
+    _, keys = golden.module.prepare(golden.batch)
+    close(keys.text, golden.arrays["text_keys"], 1e-5)
+    close(keys.image, golden.arrays["image_keys"], 1e-5)
 
 
 def test_momentum_step_and_ring(golden):
@@ -222,7 +222,7 @@ def test_momentum_step_and_ring(golden):
 
     twins = dict(module.twin.named_parameters())
     before = {name: value.detach().clone() for name, value in twins.items()}
-    module.after_step(module.prepare(golden.batch))
+    module.after_step(*module.prepare(golden.batch))
     moved = [twins[name] - value for name, value in before.items()]
     assert norm(before.values(), heads.values()) == pytest.approx(float(arrays["moco_before_l2"]), rel=1e-6)
     assert norm(twins.values(), after) == pytest.approx(float(arrays["moco_after_l2"]), rel=1e-6)

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from lexlip.errors import ConfigError
-from lexlip.train.dense_module import DenseModule
+from lexlip.train.build import build_model
+from lexlip.train.dense import DenseModule
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
 
@@ -13,13 +14,14 @@ HEADS = {"lexicon": Phase1Module, "dense": DenseModule}
 
 
 @pytest.fixture
-def build(make_keys, livelier, without_trainer):
+def build(make_config, livelier, without_trainer):
     def make(head, learning_rate=0.0, **changes):
-        changes = {"corner_tokens": 2, "long_captions": 2, "max_text_len": 12, "embed_dim": 12, **changes}
-        keys = make_keys(head=head, training_mode="con", **changes)
+        usual = {"corner_tokens": 2, "long_captions": 2, "max_text_len": 12, "embed_dim": 12, "clip_grad": 0.0}
+        changes = {**usual, **changes}
+        config = make_config(head=head, training_mode="con", **changes)
         torch.manual_seed(0)
-        model = livelier(HEADS[head].model_class.from_keys(keys))
-        return without_trainer(HEADS[head](keys, model).train(), learning_rate)
+        model = livelier(build_model(HEADS[head].model_class, config))
+        return without_trainer(HEADS[head](config, model).train(), learning_rate)
 
     return make
 
@@ -71,12 +73,12 @@ def test_the_loss_is_the_mean_over_all_features(build, batch, head):
     """1 short and 2 x (1 + 2) long ones, each against the picture as if it were alone."""
     module = build(head)
     losses = module.compute_losses(batch)
-    vectors, _ = module.encode(batch)
+    vectors, _ = module.encode(batch, None)
     assert vectors["long"].shape[:2] == (6, 6)
     flat = module.model.vectors_long(batch["long_ids"][:, 1], batch["long_mask"][:, 1])
     torch.testing.assert_close(vectors["long"][:, 3:], F.normalize(flat, dim=-1))
     alone = [
-        module.global_losses({**vectors, "text": text, "long": text[:, None][:, :0]}, batch)
+        module.batch_losses({**vectors, "text": text, "long": text[:, None][:, :0]}, batch, None)
         for text in (vectors["text"], *vectors["long"].unbind(1))
     ]
     assert len(alone) == 7
@@ -104,7 +106,7 @@ def test_the_passes_change_neither_losses_nor_gradients(build, batch, gradients_
 @pytest.mark.parametrize("head", HEADS)
 def test_without_corners_a_long_text_is_one_feature(build, batch, head):
     module = build(head, corner_tokens=0)
-    vectors, _ = module.encode(batch)
+    vectors, _ = module.encode(batch, None)
     ids, mask = batch["long_ids"][:, 0], batch["long_mask"][:, 0]
     torch.testing.assert_close(vectors["long"][:, 0], F.normalize(module.model.vectors_text(ids, mask), dim=-1))
     assert vectors["long"].shape[1] == 2
@@ -122,6 +124,6 @@ def test_a_locked_image_tower_stays_while_its_head_learns(build, batch, head):
     assert any(name.startswith("model.text_encoder.") for name in moved)
 
 
-def test_phase_2_has_no_long_texts(make_keys):
+def test_phase_2_has_no_long_texts(make_config):
     with pytest.raises(ConfigError, match="long_captions=1.*Phase1"):
-        Phase2Module.check_keys(make_keys(training_mode="con", long_captions=1))
+        Phase2Module.check_config(make_config(training_mode="con", long_captions=1))

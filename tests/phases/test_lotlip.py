@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel
 from lexlip import DenseLIP
 from lexlip.cli import main
 from lexlip.convert.lotlip import import_lotlip
-from lexlip.train.dense_module import DenseModule
+from lexlip.train.dense import DenseModule
 from Phase1.module import Phase1Module
 
 
@@ -169,8 +169,8 @@ def test_what_does_not_fit_is_refused_by_name(small, tmp_path, capsys):
 
 @pytest.mark.parametrize("patch", [16, 32])
 def test_the_named_configs_are_the_releases_towers(patch):
-    from lexlip.train import config
+    from lexlip.train.config import Config, base, named
 
-    keys = {**config.base(), **config.named()[f"lotlip{patch}_base224"], "training_mode": "con"}
-    assert config.check(keys)["corner_tokens"] == 2
-    assert keys["vit"].startswith(f"vit_base_patch{patch}_224") and keys["patch_size"] == patch
+    checked = Config.checked({**base(), **named()[f"lotlip{patch}_base224"], "training_mode": "con"})
+    assert checked.corner_tokens == 2
+    assert checked.vit.startswith(f"vit_base_patch{patch}_224") and checked.patch_size == patch

@@ -7,17 +7,18 @@ import torch
 import torch.nn.functional as F
 
 from lexlip.models.lexlip import LexLIP
+from lexlip.train.build import build_model
 from lexlip.train.losses import in_batch_contrastive
 from Phase1.decoder import WeakenedDecoder
 from Phase1.module import Phase1Module
 
 
 @pytest.fixture
-def build(make_keys, livelier, without_trainer):
+def build(make_config, livelier, without_trainer):
     def make(**changes):
-        keys = make_keys(**changes)
+        config = make_config(**changes)
         torch.manual_seed(0)
-        return without_trainer(livelier(Phase1Module(keys, LexLIP.from_keys(keys))).train())
+        return without_trainer(livelier(Phase1Module(config, build_model(LexLIP, config))).train())
 
     return make
 
@@ -98,7 +99,7 @@ def test_training_modes(build, make_batch, mode):
     for name, value in losses.items():
         assert value.item() == pytest.approx(everything[name].item(), rel=1e-5)
     assert hasattr(module, "decoder") == (mode != "con")
-    assert Phase1Module.masks_needed(module.keys) == (mode != "con")
+    assert Phase1Module.masks_needed(module.config) == (mode != "con")
 
 
 def test_contrastive_mode_needs_no_masked_captions(build, make_batch):
@@ -146,7 +147,7 @@ def cut(vector, k):
 
 def test_cut_vectors_are_contrasted_as_the_whole_ones_are(build, make_batch):
     module, batch = build(train_top_k=[3, 10**6], training_mode="con"), make_batch(ids=[1, 1, 2, 3, 2, 1])
-    vectors, _ = module.encode(batch)
+    vectors, _ = module.encode(batch, None)
     text, image = (torch.stack([cut(row, 3) for row in vectors[side]]) for side in ("text", "image"))
     assert ((text > 0).sum(1) == 3).all() and ((vectors["text"] > 0).sum(1) > 3).all()
     whole = build(training_mode="con").compute_losses(batch)["contrastive_loss"]
@@ -171,9 +172,9 @@ def test_the_bottlenecks_gradient_reaches_the_heads_but_not_the_embeddings(build
     assert set(rows) <= set(make_batch()["decoder_ids"].flatten().tolist())
 
 
-def test_the_decoder_sees_the_bottleneck_in_place_of_cls(make_keys):
+def test_the_decoder_sees_the_bottleneck_in_place_of_cls(make_config):
     torch.manual_seed(0)
-    encoder = LexLIP.from_keys(make_keys()).text_encoder
+    encoder = build_model(LexLIP, make_config()).text_encoder
     decoder = WeakenedDecoder(encoder, 2).eval()
     embeddings, mask, bag = torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.long), torch.randn(2, 16)
     kept = embeddings.clone()

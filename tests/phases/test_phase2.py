@@ -8,17 +8,18 @@ import torch.nn.functional as F
 
 from lexlip.models.lexicon_head import keep_heaviest
 from lexlip.models.lexlip import LexLIP
+from lexlip.train.build import build_model
 from lexlip.train.losses import in_batch_contrastive
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
 
 
 @pytest.fixture
-def build(make_keys, livelier, without_trainer):
+def build(make_config, livelier, without_trainer):
     def make(learning_rate=0.0, **changes):
-        keys = make_keys(**{"training_mode": "con", "queue_size": 8, **changes})
+        config = make_config(**{"training_mode": "con", "queue_size": 8, **changes})
         torch.manual_seed(0)
-        module = Phase2Module(keys, livelier(LexLIP.from_keys(keys)))
+        module = Phase2Module(config, livelier(build_model(LexLIP, config)))
         return without_trainer(module.train(), learning_rate)
 
     return make
@@ -66,7 +67,7 @@ def test_losses_are_the_equations_as_the_rings_fill_and_wrap(build, make_batch):
 
 def test_the_mean_is_taken_with_cut_vectors_in_the_batch(build, make_batch):
     module, plain, batch = build(train_top_k=[2]), build(), make_batch(ids=[1, 1, 2, 3, 2, 1])
-    vectors = {name: keep_heaviest(rows, 2) for name, rows in plain.encode(batch)[0].items()}
+    vectors = {name: keep_heaviest(rows, 2) for name, rows in plain.encode(batch, None)[0].items()}
     cut = in_batch_contrastive(vectors["text"], vectors["image"], 0.05, batch["image_id"])
     losses, whole = module.compute_losses(batch), plain.compute_losses(batch)
     torch.testing.assert_close(losses["contrastive_loss"], (whole["contrastive_loss"] + cut) / 2, rtol=1e-5, atol=1e-6)
@@ -81,13 +82,13 @@ def test_the_first_step_has_no_negatives(build, make_batch):
 
 def test_same_image_keys_are_masked_by_default(build, make_batch):
     module, batch = build(), make_batch()
-    module.after_step(module.prepare(batch))
+    module.after_step(*module.prepare(batch))
     assert module.compute_losses({**batch, "image_id": torch.full((6,), 99)})["contrastive_loss"].item() > 0.1
     same = {**batch, "image_id": torch.full((6,), 4)}
     module.text_ring.ids.fill_(4)
     module.image_ring.ids.fill_(4)
     assert module.compute_losses(same)["contrastive_loss"].item() == pytest.approx(0, abs=1e-6)
-    module.keys["mask_same_image"] = False
+    module.config = module.config.changed(mask_same_image=False)
     assert module.compute_losses(same)["contrastive_loss"].item() > 0.1
 
 
@@ -132,27 +133,27 @@ def test_keys_are_the_twins_normalised_vectors_without_dropout(build, make_batch
     module, batch = build(drop_rate=0.5, per_gpu_batchsize=4), make_batch()
     for parameter in module.twin.module.parameters():
         parameter.data += 0.01
-    one, two = module.prepare(batch), module.prepare(batch)
+    (_, one), (_, two) = module.prepare(batch), module.prepare(batch)
     twin = module.twin.module
-    torch.testing.assert_close(one["text_key"], twin.encode_text(batch["text_ids"], batch["text_mask"]))
-    torch.testing.assert_close(one["image_key"], twin.encode_image(batch["image"]))
-    assert torch.equal(one["text_key"], two["text_key"]) and not one["text_key"].requires_grad
+    torch.testing.assert_close(one.text, twin.encode_text(batch["text_ids"], batch["text_mask"]))
+    torch.testing.assert_close(one.image, twin.encode_image(batch["image"]))
+    assert torch.equal(one.text, two.text) and not one.text.requires_grad
     assert module.model.training and not twin.training
-    assert not torch.allclose(one["text_key"], module.model.encode_text(batch["text_ids"], batch["text_mask"]))
+    assert not torch.allclose(one.text, module.model.encode_text(batch["text_ids"], batch["text_mask"]))
 
 
 def test_the_keys_of_a_step_enter_the_rings_with_their_pictures(build, make_batch):
     module, batch = build(), make_batch(ids=[9, 8, 7, 6, 5, 4])
-    keys = module.prepare(batch)
+    _, keys = module.prepare(batch)
     module.training_step(batch, 0)
-    for ring, name in ((module.text_ring, "text_key"), (module.image_ring, "image_key")):
-        torch.testing.assert_close(ring.keys[:6], keys[name])
+    for ring, name in ((module.text_ring, "text"), (module.image_ring, "image")):
+        torch.testing.assert_close(ring.keys[:6], getattr(keys, name))
         assert ring.ids[:6].tolist() == [9, 8, 7, 6, 5, 4]
 
 
-def test_the_tokenizer_is_not_copied_into_the_twin(make_keys):
-    model = LexLIP.from_keys(make_keys(training_mode="con"), tokenizer=object())
-    module = Phase2Module(make_keys(training_mode="con"), model)
+def test_the_tokenizer_is_not_copied_into_the_twin(make_config):
+    model = build_model(LexLIP, make_config(training_mode="con"), tokenizer=object())
+    module = Phase2Module(make_config(training_mode="con"), model)
     assert module.model.tokenizer is not None and module.twin.module.tokenizer is None
 
 
@@ -163,7 +164,7 @@ def sizes_seen(module, batch, steps, monkeypatch):
     sizes = []
     for step in range(steps):
         monkeypatch.setattr(type(module), "global_step", step)
-        sizes.append(module.prepare(batch)["image"].shape[-1])
+        sizes.append(module.prepare(batch)[0]["image"].shape[-1])
     return sizes
 
 
@@ -195,14 +196,14 @@ def test_the_small_pictures_are_the_same_pictures(build, make_batch, monkeypatch
     image = torch.stack([ramp[None, :].expand(32, 32), ramp[:, None].expand(32, 32), torch.full((32, 32), 0.5)])
     batch = make_batch()
     batch["image"] = torch.stack([image * scale for scale in (1, -1, 0.5, 0.25, 0, 0.75)])
-    prepared = module.prepare(batch)
+    prepared, keys = module.prepare(batch)
     by_hand = F.avg_pool2d(batch["image"], 2)
     assert prepared["image"].shape == (6, 3, 16, 16)
     torch.testing.assert_close(prepared["image"], by_hand, rtol=0, atol=0.05)
     assert batch["image"].shape[-1] == 32  # the caller's batch is as it was
     # Query and key see the same small picture.
-    torch.testing.assert_close(prepared["image_key"], module.twin.module.encode_image(prepared["image"]))
-    assert set(prepared) - set(batch) == {"text_key", "image_key"}
+    torch.testing.assert_close(keys.image, module.twin.module.encode_image(prepared["image"]))
+    assert set(prepared) == set(batch)
 
 
 @pytest.mark.parametrize("per_pass", [6, 2])
@@ -222,18 +223,19 @@ def test_a_whole_step_at_half_size(build, make_batch, monkeypatch, per_pass):
 
 
 @pytest.fixture
-def phase1_file(make_keys, livelier, tmp_path):
-    keys = make_keys()
+def phase1_file(make_config, livelier, tmp_path):
+    config = make_config()
     torch.manual_seed(3)
-    module = livelier(Phase1Module(keys, LexLIP.from_keys(keys)))
-    torch.save({"state_dict": module.state_dict(), "hyper_parameters": {"config": keys}}, tmp_path / "phase1.ckpt")
+    module = livelier(Phase1Module(config, build_model(LexLIP, config)))
+    content = {"state_dict": module.state_dict(), "hyper_parameters": {"config": config.as_dict()}}
+    torch.save(content, tmp_path / "phase1.ckpt")
     return module, str(tmp_path / "phase1.ckpt")
 
 
-def test_phase_2_starts_from_phase_1_and_so_do_its_twins(make_keys, phase1_file, caplog):
+def test_phase_2_starts_from_phase_1_and_so_do_its_twins(make_config, phase1_file, caplog):
     source, path = phase1_file
     with caplog.at_level(logging.INFO):
-        module = Phase2Module.from_keys(make_keys(training_mode="con", load_path=path))
+        module = Phase2Module.from_config(make_config(training_mode="con", load_path=path))
     assert any("decoder.*" in line and "not loaded" in line and path in line for line in caplog.messages)
     twin, live = module.twin.module.state_dict(), module.model.state_dict()
     for name, value in source.model.state_dict().items():
@@ -242,13 +244,14 @@ def test_phase_2_starts_from_phase_1_and_so_do_its_twins(make_keys, phase1_file,
     assert int(module.text_ring.filled) == 0
 
 
-def test_fine_tuning_at_another_size(make_keys, phase1_file, livelier, make_batch, tmp_path, caplog):
-    keys = make_keys(training_mode="con", load_path=phase1_file[1])
-    source = Phase2Module.from_keys(keys)
+def test_fine_tuning_at_another_size(make_config, phase1_file, livelier, make_batch, tmp_path, caplog):
+    config = make_config(training_mode="con", load_path=phase1_file[1])
+    source = Phase2Module.from_config(config)
     livelier(source.twin)
-    torch.save({"state_dict": source.state_dict()}, tmp_path / "phase2.ckpt")
+    content = {"state_dict": source.state_dict(), "hyper_parameters": {"config": config.as_dict()}}
+    torch.save(content, tmp_path / "phase2.ckpt")
     with caplog.at_level(logging.INFO):
-        tuned = Phase2Module.from_keys({**keys, "image_size": 48, "load_path": str(tmp_path / "phase2.ckpt")})
+        tuned = Phase2Module.from_config(config.changed(image_size=48, load_path=str(tmp_path / "phase2.ckpt")))
     for prefix in ("twin.*", "text_ring.*", "image_ring.*"):
         assert any(prefix in line and "not loaded" in line for line in caplog.messages), prefix
     assert any("resampled to 48 px" in line for line in caplog.messages)
@@ -260,16 +263,16 @@ def test_fine_tuning_at_another_size(make_keys, phase1_file, livelier, make_batc
         assert torch.equal(twin[name], value), name
 
 
-def test_phase_1_can_start_from_phase_1_too(make_keys, phase1_file):
-    again = Phase1Module.from_keys(make_keys(load_path=phase1_file[1]))
+def test_phase_1_can_start_from_phase_1_too(make_config, phase1_file):
+    again = Phase1Module.from_config(make_config(load_path=phase1_file[1]))
     assert torch.equal(again.model.text_head.decoder.weight, phase1_file[0].model.text_head.decoder.weight)
 
 
-def test_rings_are_stored_in_16_bits_only_where_training_is(make_keys):
+def test_rings_are_stored_in_16_bits_only_where_training_is(make_config):
     for changes, dtype in (
         ({"num_gpus": 1, "precision": 16}, torch.float16),
         ({"num_gpus": 1, "precision": 32}, torch.float32),
         ({"num_gpus": 0, "precision": 16}, torch.float32),
     ):
-        keys = make_keys(training_mode="con", **changes)
-        assert Phase2Module(keys, LexLIP.from_keys(keys)).text_ring.keys.dtype == dtype
+        config = make_config(training_mode="con", **changes)
+        assert Phase2Module(config, build_model(LexLIP, config)).text_ring.keys.dtype == dtype

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from lexlip.train.dense_module import DenseModule
+from lexlip.train.dense import DenseModule
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
 

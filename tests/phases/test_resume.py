@@ -16,7 +16,7 @@ sacred = pytest.importorskip("sacred")
 
 from lexlip.train import run_dir  # noqa: E402
 from lexlip.train.callbacks.interruption import REQUEUE, Stopped  # noqa: E402
-from lexlip.train.dense_module import DenseModule  # noqa: E402
+from lexlip.train.dense import DenseModule  # noqa: E402
 from lexlip.train.main import Refused  # noqa: E402
 from lexlip.utils import files  # noqa: E402
 from Phase1.module import Phase1Module  # noqa: E402
@@ -275,15 +275,15 @@ def test_a_disk_that_fills_during_a_checkpoint_leaves_the_older_one(start, small
 
 def test_losses_that_are_not_finite_stop_the_run_and_are_kept(start, monkeypatch):
     """Batch 2 alone is left out; batches 4 to 6 end the run, the weights are those of step 3."""
-    losses = Phase1Module.global_losses
+    losses = Phase1Module.batch_losses
 
-    def global_losses(self, vectors, batch):
-        parts = losses(self, vectors, batch)
+    def batch_losses(self, vectors, batch, context):
+        parts = losses(self, vectors, batch, context)
         if self.training and self.batches_seen in (2, 4, 5, 6):
             parts["contrastive_loss"] = parts["contrastive_loss"] * float("nan")
         return parts
 
-    monkeypatch.setattr(Phase1Module, "global_losses", global_losses)
+    monkeypatch.setattr(Phase1Module, "batch_losses", batch_losses)
     how = {"version": 0, "max_steps": 9, "checkpoint_steps": 1, "keep_checkpoints": 9, "max_nonfinite_steps": 3}
     with pytest.raises(Refused, match="not finite in 3 steps in a row .*not_finite_00000006.json") as refused:
         start(Phase1Module, PHASE1, **how)

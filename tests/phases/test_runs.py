@@ -13,12 +13,13 @@ from transformers import AutoTokenizer
 from lexlip.evaluate import recall
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.weights import load_model
+from lexlip.train.build import build_model
 
 sacred = pytest.importorskip("sacred")
 
 from lexlip.train import run_dir  # noqa: E402
+from lexlip.train.config import Config  # noqa: E402
 from lexlip.train.main import Refused  # noqa: E402
-from lexlip.train.trainer import trainer_precision  # noqa: E402
 from lexlip_data.loading.transforms import build_transform  # noqa: E402
 from lexlip_data.sources.source import hash_id  # noqa: E402
 from Phase1.module import Phase1Module  # noqa: E402
@@ -73,7 +74,7 @@ def test_phase_1_then_phase_2_then_evaluation(start, tiny_data, tmp_path):
 
     # The same numbers by the model alone, from the table, one picture and one caption at a time.
     keys = three.keys
-    model = LexLIP.from_keys(keys, AutoTokenizer.from_pretrained(keys["tokenizer"]))
+    model = build_model(LexLIP, Config.checked(keys), AutoTokenizer.from_pretrained(keys["tokenizer"]))
     load_model(model, best)
     transform = build_transform("vit", 32)
     images, texts, ids, seen = [], [], [], []
@@ -170,22 +171,22 @@ def test_every_run_gets_a_folder_of_its_own(start, tmp_path):
         assert len([p for p in (version / "sacred").iterdir() if p.name.isdigit()]) == 1
 
 
-def test_run_folder(make_keys, tmp_path, monkeypatch):
+def test_run_folder(make_config, tmp_path, monkeypatch):
     monkeypatch.delenv(run_dir.VARIABLE, raising=False)
-    keys = make_keys(log_dir=str(tmp_path), exp_name="e", seed=3)
+    config = make_config(log_dir=str(tmp_path), exp_name="e", seed=3)
     parent = tmp_path / "e_seed3"
     (parent / "version_4" / "checkpoints").mkdir(parents=True)
     (parent / "version_4" / "checkpoints" / "step_00000001.ckpt").write_bytes(b"cut short")
     (parent / "version_5" / "checkpoints").mkdir(parents=True)  # died before its first checkpoint
     (parent / "version_x").mkdir()
     (parent / "version_6").mkdir()  # an evaluation, say
-    assert run_dir.settle(keys) == (parent / "version_7", None)
+    assert run_dir.settle(config) == (parent / "version_7", None)
     (parent / "version_7").mkdir()
-    assert run_dir.settle(keys)[0] == parent / "version_7"  # the other processes of the same run
-    assert run_dir.settle({**keys, "version": 9})[0] == parent / "version_9"
-    assert run_dir.settle({**keys, "version": "final"})[0] == parent / "final"
+    assert run_dir.settle(config)[0] == parent / "version_7"  # the other processes of the same run
+    assert run_dir.settle(config.changed(version=9))[0] == parent / "version_9"
+    assert run_dir.settle(config.changed(version="final"))[0] == parent / "final"
     run_dir.forget()
-    assert run_dir.settle({**keys, "resume_from": "auto"}) == (parent / "version_4", None)
+    assert run_dir.settle(config.changed(resume_from="auto")) == (parent / "version_4", None)
     run_dir.forget()
 
 
@@ -194,8 +195,8 @@ def test_run_folder(make_keys, tmp_path, monkeypatch):
     [(32, 0, "32-true"), ("32-true", 1, "32-true"), (16, 1, "16-mixed"), (16, 0, "bf16-mixed"),
      ("16-mixed", 1, "16-mixed"), ("bf16", 1, "bf16-mixed"), ("bf16-mixed", 0, "bf16-mixed")],
 )  # fmt: skip
-def test_precision(make_keys, precision, gpus, name):
-    assert trainer_precision(make_keys(precision=precision, num_gpus=gpus)) == name
+def test_precision(make_config, precision, gpus, name):
+    assert make_config(precision=precision, num_gpus=gpus).trainer_precision == name
 
 
 # --- refusals ---

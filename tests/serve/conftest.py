@@ -8,6 +8,7 @@ from PIL import Image
 
 from lexlip import LexLIP
 from lexlip.index import SparseRows, build
+from lexlip.train.build import build_model
 
 
 def encoded(seed=0, size=(40, 40), kind="PNG"):
@@ -39,11 +40,11 @@ def rows_of_pictures():
 
 
 @pytest.fixture
-def model_folder(tmp_path, make_keys, tiny_data, livelier):
+def model_folder(tmp_path, make_config, tiny_data, livelier):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
-    model = LexLIP.from_keys(make_keys(vocab_size=len(tokenizer)), tokenizer)
+    model = build_model(LexLIP, make_config(vocab_size=len(tokenizer)), tokenizer)
     livelier(model).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from lexlip.models.lexlip import LexLIP
+from lexlip.train.build import build_model
 from lexlip.train.optim import in_steps, make_optimizer, make_schedule, parameter_groups
 
 
-def rates(keys, steps):
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=keys["learning_rate"])
-    schedule, values = make_schedule(optimizer, keys, steps), []
+def rates(config, steps):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
+    schedule, values = make_schedule(optimizer, config, steps), []
     for _ in range(steps + 2):
         values.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
@@ -24,39 +25,39 @@ def test_a_length_is_a_share_or_steps():
     assert [in_steps(length, 10) for length in (0.5, 1.0, 1, 0, 25)] == [5, 10, 1, 0, 25]
 
 
-def test_warm_up_then_a_straight_line_to_zero(make_keys):
-    values = rates(make_keys(learning_rate=1.0, warmup_steps=0.2), 10)
+def test_warm_up_then_a_straight_line_to_zero(make_config):
+    values = rates(make_config(learning_rate=1.0, warmup_steps=0.2), 10)
     assert values == pytest.approx([0, 0.5, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0, 0])
 
 
-def test_a_number_of_warm_up_steps_and_a_floor(make_keys):
-    values = rates(make_keys(learning_rate=2.0, warmup_steps=1, end_lr=0.5), 4)
+def test_a_number_of_warm_up_steps_and_a_floor(make_config):
+    values = rates(make_config(learning_rate=2.0, warmup_steps=1, end_lr=0.5), 4)
     assert values == pytest.approx([0, 2, 1.5, 1, 0.5, 0.5])
 
 
-def test_one_as_integer_is_a_step_and_as_float_all_of_them(make_keys):
-    assert rates(make_keys(learning_rate=1.0, warmup_steps=1), 4)[:2] == [0, 1]
-    assert rates(make_keys(learning_rate=1.0, warmup_steps=1.0), 4)[:4] == pytest.approx([0, 0.25, 0.5, 0.75])
+def test_one_as_integer_is_a_step_and_as_float_all_of_them(make_config):
+    assert rates(make_config(learning_rate=1.0, warmup_steps=1), 4)[:2] == [0, 1]
+    assert rates(make_config(learning_rate=1.0, warmup_steps=1.0), 4)[:4] == pytest.approx([0, 0.25, 0.5, 0.75])
 
 
-def test_no_warm_up(make_keys):
-    assert rates(make_keys(learning_rate=1.0, warmup_steps=0), 2) == pytest.approx([1, 0.5, 0, 0])
+def test_no_warm_up(make_config):
+    assert rates(make_config(learning_rate=1.0, warmup_steps=0), 2) == pytest.approx([1, 0.5, 0, 0])
 
 
-def test_square_and_cosine_decay(make_keys):
-    assert rates(make_keys(learning_rate=1.0, warmup_steps=0, decay_power=2), 4)[:5] == pytest.approx(
+def test_square_and_cosine_decay(make_config):
+    assert rates(make_config(learning_rate=1.0, warmup_steps=0, decay_power=2), 4)[:5] == pytest.approx(
         [1, 9 / 16, 1 / 4, 1 / 16, 0]
     )
     wanted = [(1 + math.cos(math.pi * i / 4)) / 2 for i in range(5)]
-    assert rates(make_keys(learning_rate=1.0, warmup_steps=0, decay_power="cosine"), 4)[:5] == pytest.approx(wanted)
+    assert rates(make_config(learning_rate=1.0, warmup_steps=0, decay_power="cosine"), 4)[:5] == pytest.approx(wanted)
 
 
-def test_a_learning_rate_of_zero_stays_there(make_keys):
-    assert rates(make_keys(learning_rate=0.0, warmup_steps=0), 3) == [0] * 5
+def test_a_learning_rate_of_zero_stays_there(make_config):
+    assert rates(make_config(learning_rate=0.0, warmup_steps=0), 3) == [0] * 5
 
 
-def test_decay_for_matrices_and_none_for_biases_norms_and_position_tables(make_keys):
-    model = LexLIP.from_keys(make_keys())
+def test_decay_for_matrices_and_none_for_biases_norms_and_position_tables(make_config):
+    model = build_model(LexLIP, make_config())
     model.text_head.dense.weight.requires_grad_(False)
     decayed, plain = parameter_groups(model, 0.01)
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.01, 0.0)
@@ -77,9 +78,9 @@ def test_decay_for_matrices_and_none_for_biases_norms_and_position_tables(make_k
 @pytest.mark.parametrize(
     ("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)]
 )
-def test_optimisers_take_their_keys(make_keys, name, kind):
-    keys = make_keys(optim_type=name, learning_rate=0.3, adam_betas=[0.5, 0.6], adam_eps=1e-3, weight_decay=0.2)
-    optimizer = make_optimizer(nn.Linear(2, 2), keys)
+def test_optimisers_take_their_settings(make_config, name, kind):
+    config = make_config(optim_type=name, learning_rate=0.3, adam_betas=[0.5, 0.6], adam_eps=1e-3, weight_decay=0.2)
+    optimizer = make_optimizer(nn.Linear(2, 2), config)
     assert type(optimizer) is kind
     group = optimizer.param_groups[0]
     assert (group["lr"], group["weight_decay"], optimizer.param_groups[1]["weight_decay"]) == (0.3, 0.2, 0)

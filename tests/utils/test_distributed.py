@@ -11,7 +11,9 @@ import torch.distributed as dist
 from lexlip.evaluate import recall
 from lexlip.models.lexlip import LexLIP
 from lexlip.train.batch_norm import average_statistics
+from lexlip.train.build import build_model
 from lexlip.train.losses import flops
+from lexlip.train.step import cached_backward, split_batch
 from lexlip.utils.distributed import gather_objects, gather_rows, gather_with_grad, rank, sum_over_ranks, world_size
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
@@ -110,43 +112,41 @@ def test_flops_takes_the_mean_over_both(in_two_processes):
 @pytest.mark.parametrize("phase", [Phase1Module, Phase2Module])
 @pytest.mark.parametrize("cuts", [[], [4]])
 def test_loss_gradient_and_rings_are_those_of_one_process(
-    phase, cuts, first, per_pass, make_keys, make_batch, livelier, in_two_processes
+    phase, cuts, first, per_pass, make_config, make_batch, livelier, in_two_processes
 ):
     mode = "both" if phase is Phase1Module else "con"
-    keys = make_keys(training_mode=mode, per_gpu_batchsize=per_pass, queue_size=12, train_top_k=cuts)
+    config = make_config(training_mode=mode, per_gpu_batchsize=per_pass, queue_size=12, train_top_k=cuts)
     batch = make_batch(ids=[1, 1, 2, 3, 2, 1])
 
     def build():
         torch.manual_seed(0)
-        module = phase(keys, livelier(LexLIP.from_keys(keys))).train()
-        module.manual_backward = lambda loss: loss.backward()
-        module.trainer = SimpleNamespace(strategy=SimpleNamespace(model=module), global_step=0)
+        module = phase(config, livelier(build_model(LexLIP, config))).train()
+        module.trainer = SimpleNamespace(global_step=0)
         if phase is Phase2Module:
             livelier(module.twin.module, seed=1)
-            module.after_step(build_keys(module))
+            module.after_step(*first_step(module))
         return module
 
-    def build_keys(module):
-        """A first step's keys, the same on every process: shares of them are gathered to the whole."""
+    def first_step(module):
+        """A first batch and its keys, the same on every process: its parts are gathered to the whole."""
         other = make_batch(seed=5, ids=[1, 8, 9, 10, 11, 12])
         part = slice(3 * rank(), 3 * rank() + 3) if world_size() == 2 else slice(0, 6)
         return module.prepare({k: v[part] for k, v in other.items() if isinstance(v, torch.Tensor)})
 
     def step(module, part):
-        part = module.prepare(part)
-        if len(part["image_id"]) > keys["per_gpu_batchsize"]:
-            losses = module._cached_backward(part)
-        else:
-            vectors, local = module.encode(part)
-            losses = module.weigh({**local, **module._global_losses(vectors, part)})
-            sum(losses.values()).backward()
+        part, context = module.prepare(part)
+        losses = cached_backward(
+            lambda rows, vectors_only: module._encode(rows, context, vectors_only),
+            lambda vectors: module._batch_losses(vectors, part, context),
+            list(split_batch(part, config.rows_at_once)),
+        )
         gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
         for gradient in gradients.values():  # as DistributedDataParallel does
             gradient.copy_(sum_over_ranks(gradient) / world_size())
         losses = {name: float(sum_over_ranks(value.detach().clone()) / world_size()) for name, value in losses.items()}
         rings = {}
         if phase is Phase2Module:
-            module.after_step(part)
+            module.after_step(part, context)
             rings = {n: v for n, v in module.state_dict().items() if "ring" in n}
         return losses, gradients, rings
 

@@ -105,10 +105,10 @@ class Watch(pl.Callback):
         self._install()
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: dict, index: int) -> None:
-        module.wishes["stop"] = bool(self.signum)
+        module.agreement.wishes["stop"] = bool(self.signum)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: object, batch: dict, index: int
     ) -> None:
-        if module.agreed["stop"]:
+        if module.agreement.stop:
             raise Leave(self.signum or signal.SIGTERM)

@@ -46,6 +46,7 @@ class Saver(pl.Callback):
         self.monitor, self.sign = monitor, 1 if mode == "max" else -1
         self.written = time.monotonic()
         self.asked_step = -1  # the same on every process, since all of them enter the writing or none
+        self.validation_due = False  # after the step that the checkpoint is of
         self.best = self._best()
 
     def _best(self) -> float | None:
@@ -66,17 +67,20 @@ class Saver(pl.Callback):
             clear_for(trainer.global_step, self.folder)
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: dict, index: int) -> None:
-        module.wishes["save"] = self.due()
+        module.agreement.wishes["save"] = self.due()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: object, batch: dict, index: int
     ) -> None:
         step = trainer.global_step
         by_steps = self.steps is not None and step % self.steps == 0 and step > self.asked_step
-        ends = step >= trainer.max_steps or module.agreed["stop"]
-        module.validation_due = validation_follows(trainer, module, index)
-        if by_steps or ends or module.agreed["save"] or module.validation_due:
+        ends = step >= trainer.max_steps or module.agreement.stop
+        self.validation_due = validation_follows(trainer, module, index)
+        if by_steps or ends or module.agreement.save or self.validation_due:
             self.save(trainer)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict) -> None:
+        checkpoint["validation_due"] = self.validation_due
 
     def save(self, trainer: pl.Trainer) -> bool:
         """Write a checkpoint of this step, on every process; False if it could not be written."""

@@ -9,12 +9,12 @@ import pytorch_lightning as pl
 
 log = logging.getLogger(__name__)
 
-HINT_SHARE = 0.2  # of the time; a loader that keeps up waits for the model, not the other way round
+HINT_RATIO = 0.2  # of the time; a loader that keeps up waits for the model, not the other way round
 HINT_STEPS = 50
 
 
 class Throughput(pl.Callback):
-    """Logs `train/pairs_per_second` of all processes and `train/data_wait_share`, the time without a batch.
+    """Logs `train/pairs_per_second` of all processes and `train/data_wait_ratio`, the time without a batch.
 
     Validation and the writing of checkpoints count as neither.
 
@@ -44,7 +44,7 @@ class Throughput(pl.Callback):
         if self.steps % self.every == 0:
             total = self.waited + self.worked
             self.latest = {
-                "train/pairs_per_second": self.pairs / total, "train/data_wait_share": self.waited / total
+                "train/pairs_per_second": self.pairs / total, "train/data_wait_ratio": self.waited / total
             }  # fmt: skip
             self._hint(self.waited / total, trainer)
             self.pairs, self.waited, self.worked = 0, 0.0, 0.0
@@ -57,13 +57,13 @@ class Throughput(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.mark = None
 
-    def _hint(self, share: float, trainer: pl.Trainer) -> None:
-        self.long_waits = self.long_waits + self.every if share > HINT_SHARE else 0
+    def _hint(self, ratio: float, trainer: pl.Trainer) -> None:
+        self.long_waits = self.long_waits + self.every if ratio > HINT_RATIO else 0
         if self.long_waits >= HINT_STEPS and not self.hinted and trainer.is_global_zero:
             self.hinted = True
             workers = trainer.datamodule.config["num_workers"]
             log.warning(
                 "%.0f%% of the time the training waits for data: the loader is the limit. Raise num_workers (%d now, "
-                "per process), store smaller pictures, or take train_transform_keys='[\"vit\"]'",
-                100 * share, workers,
+                "per process), store smaller images, or take train_transform_keys='[\"vit\"]'",
+                100 * ratio, workers,
             )  # fmt: skip

@@ -13,6 +13,7 @@ from lexlip.cli import main
 from lexlip.evaluate.long_text import encoders
 from lexlip.evaluate.long_text.evaluate import evaluate
 from lexlip.evaluate.long_text.layouts import read_dci, read_iiw, read_share4v, read_urban1k
+from lexlip.train.build import build_model
 from lexlip_data.loading.transforms import build_transform
 
 WORDS = {"red": [1.0, 0, 0], "green": [0, 1.0, 0], "blue": [0, 0, 1.0], "yellow": [0.7, 0.7, 0.1]}
@@ -118,10 +119,11 @@ def by_loops(texts, images):
 
 
 @pytest.mark.parametrize("head", [LexLIP, DenseLIP])
-def test_model_folders_of_both_heads(make_keys, livelier, tiny_data, urban1k, share4v, tmp_path, head):
+def test_model_folders_of_both_heads(make_config, livelier, tiny_data, urban1k, share4v, tmp_path, head):
     tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
-    keys = make_keys(head=head.head, vocab_size=tiny_data["words"], max_text_len=10, corner_tokens=2, sentence_sep=True)
-    model = livelier(head.from_keys(keys, tokenizer)).eval()
+    words = tiny_data["words"]
+    config = make_config(head=head.head, vocab_size=words, max_text_len=10, corner_tokens=2, sentence_sep=True)
+    model = livelier(build_model(head, config, tokenizer)).eval()
     model.save_pretrained(tmp_path / "m")
     words = ["eval-long-text", "--model", str(tmp_path / "m"), "--share4v", str(share4v[0])]
     words += ["--share4v-anno", str(share4v[1]), "--share4v-val-num", "4", "--batch-size", "3"]

@@ -5,45 +5,53 @@ It has no phases; `head=dense` starts it from either command line.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lexlip.errors import ConfigError
 from lexlip.models.dense import MAX_SCALE, DenseLIP, temperature
+from lexlip.train.config import Config
 from lexlip.train.module import RetrievalModule
+from lexlip.train.step import Tensors
+from lexlip_data.loading.batch import Batch
 
 
 class DenseModule(RetrievalModule):
     """A `DenseLIP` and its one loss."""
 
+    name = "Dense"
     model_class = DenseLIP
+    loss_groups: ClassVar = {"contrastive_loss": "contrastive"}
     model: DenseLIP
 
     @classmethod
-    def check_keys(cls, keys: dict) -> None:
-        if keys["training_mode"] != "con":
+    def check_config(cls, config: Config) -> None:
+        super().check_config(config)
+        if config.training_mode != "con":
             raise ConfigError(
-                f"training_mode={keys['training_mode']}: the dense head has the contrastive loss alone; add "
+                f"training_mode={config.training_mode}: the dense head has the contrastive loss alone; add "
                 "task_dense_contrastive_train, or set training_mode=con"
             )
         for key in ("train_top_k", "eval_top_k"):
-            if keys[key]:
-                raise ConfigError(f"{key}={keys[key]}: dense vectors have no terms to cut; set {key}=[]")
-        if keys["DR"]:
+            if getattr(config, key):
+                raise ConfigError(f"{key}={getattr(config, key)}: dense vectors have no terms to cut; set {key}=[]")
+        if config.DR:
             raise ConfigError("DR=True belongs to Phase 2 with the lexicon head; set DR=False")
 
-    def encode(self, batch: dict, vectors_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def encode(self, batch: Batch, context: None, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
         text = F.normalize(self.model.vectors_text(batch["text_ids"], batch["text_mask"]), dim=-1)
         image = F.normalize(self.model.vectors_image(batch["image"]), dim=-1)
-        # One copy per row: a parameter that only the global losses used would get its gradient outside of the passes
-        # that gradient caching and the averaging over processes know of.
+        # One copy per row: a parameter that only the losses over the batch used would get its gradient outside of the
+        # micro-batches that gradient caching and the averaging over processes know of.
         scale = self.model.logit_scale.expand(len(text))
         return {"text": text, "image": image, "scale": scale, **self.long_vectors(batch)}, {}
 
-    def global_losses(self, vectors: dict[str, Tensor], batch: dict) -> dict[str, Tensor]:
+    def batch_losses(self, vectors: Tensors, batch: Batch, context: None) -> dict[str, Tensor]:
         return {"contrastive_loss": self.contrastive(vectors, batch, temperature(vectors["scale"].mean()))}
 
     @torch.no_grad()
-    def after_step(self, batch: dict) -> None:
+    def after_step(self, batch: Batch, context: None) -> None:
         self.model.logit_scale.clamp_(0, MAX_SCALE)

@@ -1,6 +1,6 @@
-"""The ring of past keys that Phase 2 draws its negatives from.
+"""The queue of past keys that Phase 2 draws its negatives from.
 
-K keys of V numbers: at K = 11,520 and V = 30,522 each ring takes 0.7 GB in 16 bits, 1.4 GB in 32.
+K keys of V numbers: at K = 11,520 and V = 30,522 each queue takes 0.7 GB in 16 bits, 1.4 GB in 32.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 
-class KeyRing(nn.Module):
-    """The last K keys with their picture ids; new ones overwrite the oldest.
+class KeyQueue(nn.Module):
+    """The last K keys with their image ids; new ones overwrite the oldest.
 
     Args:
         size: K.
@@ -28,13 +28,13 @@ class KeyRing(nn.Module):
 
     @torch.no_grad()
     def push(self, keys: Tensor, ids: Tensor) -> None:
-        """Store (B, V) keys and their (B,) picture ids, wrapping around at the end.
+        """Store (B, V) keys and their (B,) image ids, wrapping around at the end.
 
         Raises:
-            ValueError: more keys than the ring holds.
+            ValueError: more keys than the queue holds.
         """
         if len(keys) > self.size:
-            raise ValueError(f"{len(keys)} keys do not fit into a ring of {self.size}; set queue_size larger")
+            raise ValueError(f"{len(keys)} keys do not fit into a queue of {self.size}; set queue_size larger")
         slots = (self.position + torch.arange(len(keys), device=keys.device)) % self.size
         self.keys[slots] = keys.to(self.keys.dtype)
         self.ids[slots] = ids
@@ -42,6 +42,6 @@ class KeyRing(nn.Module):
         self.filled.copy_((self.filled + len(keys)).clamp(max=self.size))
 
     def negatives(self) -> tuple[Tensor, Tensor]:
-        """The keys that are there, (n, V), and their picture ids, (n,); views, n grows up to K."""
+        """The keys that are there, (n, V), and their image ids, (n,); views, n grows up to K."""
         count = int(self.filled)
         return self.keys[:count], self.ids[:count]

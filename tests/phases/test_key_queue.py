@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from Phase2.negatives import KeyRing
+from Phase2.key_queue import KeyQueue
 
 
 def test_by_hand():
-    ring = KeyRing(3, 1)
+    ring = KeyQueue(3, 1)
     assert [len(part) for part in ring.negatives()] == [0, 0]
     ring.push(torch.tensor([[1.0], [2.0]]), torch.tensor([10, 20]))
     keys, ids = ring.negatives()
@@ -21,7 +21,7 @@ def test_by_hand():
 @pytest.mark.parametrize("size", [4, 7, 12])
 def test_it_holds_the_last_keys_whatever_came(size):
     g = torch.Generator().manual_seed(size)
-    ring, everything = KeyRing(size, 3), []
+    ring, everything = KeyQueue(size, 3), []
     for _ in range(30):
         count = int(torch.randint(0, 5, (1,), generator=g))
         keys, ids = torch.rand(count, 3, generator=g), torch.randint(100, (count,), generator=g)
@@ -35,15 +35,15 @@ def test_it_holds_the_last_keys_whatever_came(size):
 
 
 def test_a_step_as_large_as_the_ring_fills_it_and_a_larger_one_is_refused():
-    ring = KeyRing(2, 1)
+    ring = KeyQueue(2, 1)
     ring.push(torch.ones(2, 1), torch.arange(2))
     assert int(ring.filled) == 2 and int(ring.position) == 0
-    with pytest.raises(ValueError, match="3 keys .* ring of 2; set queue_size"):
+    with pytest.raises(ValueError, match="3 keys .* queue of 2; set queue_size"):
         ring.push(torch.ones(3, 1), torch.arange(3))
 
 
 def test_it_is_part_of_the_checkpoint():
-    ring, again = KeyRing(3, 2), KeyRing(3, 2)
+    ring, again = KeyQueue(3, 2), KeyQueue(3, 2)
     ring.push(torch.rand(2, 2), torch.tensor([5, 6]))
     again.load_state_dict(ring.state_dict())
     assert torch.equal(again.negatives()[0], ring.negatives()[0])
@@ -51,7 +51,7 @@ def test_it_is_part_of_the_checkpoint():
 
 
 def test_stored_in_16_bits():
-    ring = KeyRing(2, 2, torch.float16)
+    ring = KeyQueue(2, 2, torch.float16)
     ring.push(torch.tensor([[0.1, 0.2]]), torch.tensor([1]))
     assert ring.negatives()[0].dtype == torch.float16
     assert ring.negatives()[0].tolist()[0] == pytest.approx([0.1, 0.2], abs=1e-4)

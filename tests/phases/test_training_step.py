@@ -4,8 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lexlip.train.dense_module import DenseModule
-from lexlip.train.step import global_count, split_batch
+from lexlip.train.build import build_model
+from lexlip.train.dense import DenseModule
+from lexlip.train.losses import global_count
+from lexlip.train.step import split_batch
 from lexlip.utils.files import write_json
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
@@ -14,13 +16,14 @@ PHASES = {"phase1": Phase1Module, "phase2": Phase2Module, "dense": DenseModule}
 
 
 @pytest.fixture
-def build(make_keys, livelier, without_trainer):
+def build(make_config, livelier, without_trainer):
     def make(phase, learning_rate=0.0, **changes):
         changes.setdefault("training_mode", "both" if phase == "phase1" else "con")
-        keys = make_keys(**changes)
+        changes.setdefault("clip_grad", 0.0)  # gradients are compared with those of plain backward passes
+        config = make_config(**changes)
         torch.manual_seed(0)
-        model = livelier(PHASES[phase].model_class.from_keys(keys))
-        module = PHASES[phase](keys, model)
+        model = livelier(build_model(PHASES[phase].model_class, config))
+        module = PHASES[phase](config, model)
         if phase == "phase2":
             livelier(module.twin.module, seed=1)
             fill = F.normalize(torch.rand(2, 5, 40, generator=torch.Generator().manual_seed(2)), dim=2)
@@ -54,7 +57,7 @@ def test_losses_and_gradients_do_not_depend_on_the_passes(build, make_batch, gra
         assert parts.logged[f"train/{name}"] == pytest.approx(float(value.detach()), rel=1e-4), name
     assert parts.logged["train/loss"] == pytest.approx(float(sum(losses.values()).detach()), rel=1e-4)
     logged = {name.removeprefix("train/") for name in parts.logged}
-    assert set(losses) == logged - {"loss", "learning_rate", "skipped_samples"}
+    assert set(losses) == logged - {"loss", "learning_rate", "skipped_samples", "grad_norm"}
     assert_same(gradients_of(parts), gradients_of(whole))
 
 
@@ -102,23 +105,23 @@ def test_with_dropout_the_cached_step_is_all_passes_with_graph(build, make_batch
 
     obvious.batches_seen = 1
     obvious.seed_step()
-    prepared = obvious.prepare(batch)
+    prepared, context = obvious.prepare(batch)
     passes = list(split_batch(prepared, 2))
     states = []
     with torch.no_grad():
         for part in passes:
             states.append(torch.get_rng_state())
-            obvious.encode(part, vectors_only=True)
+            obvious.encode(part, context, vectors_only=True)
     encoded = []
     for part, state in zip(passes, states, strict=True):
         torch.set_rng_state(state)
-        encoded.append(obvious.encode(part))
+        encoded.append(obvious.encode(part, context))
     vectors = {name: torch.cat([row[0][name] for row in encoded]) for name in encoded[0][0]}
-    losses = dict(obvious.global_losses(vectors, prepared))
+    losses = dict(obvious.batch_losses(vectors, prepared, context))
     for _, local in encoded:
         for name, value in local.items():
             losses[name] = losses.get(name, 0) + value
-    losses = obvious.weigh(losses)
+    losses = obvious._weighed(losses)
     sum(losses.values()).backward()
 
     for name, value in losses.items():
@@ -142,9 +145,8 @@ def test_a_step_that_is_not_finite_leaves_no_running_statistics(build, make_batc
     before = {name: value.clone() for name, value in module.model.named_buffers()}
     batch["image"] = batch["image"].float()
     batch["image"][0, 0, 0, 0] = float("nan")
-    module._finite = False
     module.training_step(batch, 0)
-    assert module.not_finite == 1
+    assert module.guard.not_finite == 1 and not module.guard.finite
     assert all(torch.equal(value, before[name]) for name, value in module.model.named_buffers())
 
 
@@ -152,7 +154,7 @@ def test_dropout_differs_between_steps_and_passes(build, make_batch):
     module = build("phase1", per_gpu_batchsize=3, drop_rate=0.5)
     seen = []
     encode = module.encode
-    module.encode = lambda part, vectors_only=False: seen.append(torch.get_rng_state()) or encode(part, vectors_only)
+    module.encode = lambda *given: seen.append(torch.get_rng_state()) or encode(*given)
     for _ in range(2):
         module.training_step(make_batch(), 0)
     first, second = seen[:4], seen[4:]

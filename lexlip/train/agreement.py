@@ -1,0 +1,35 @@
+"""What the processes of a run agree on before each step, in one exchange."""
+
+from __future__ import annotations
+
+import torch
+
+from lexlip.utils.distributed import gather_rows, world_size
+
+
+class Agreement:
+    """Each process's wishes, and what all of them will do after the step: what any of them wished.
+
+    Attributes:
+        wishes: of this process: to stop the run, to save a checkpoint. Callbacks set them before a step.
+        stop, save: what was agreed on.
+    """
+
+    def __init__(self) -> None:
+        self.wishes = {"stop": False, "save": False}
+        self.stop = self.save = False
+
+    def reach(self, rows: int, skipped: int, device: torch.device) -> tuple[list[int], bool]:
+        """Exchange what this process brings.
+
+        Args:
+            rows: of this process's batch.
+            skipped: how many samples it had to leave out.
+
+        Returns:
+            The rows of every process, and whether any process left a sample out.
+        """
+        own = torch.tensor([[rows, skipped, self.wishes["stop"], self.wishes["save"]]], device=device)
+        everyone = gather_rows(own, [1] * world_size())
+        self.stop, self.save = everyone[:, 2:].any(0).tolist()
+        return everyone[:, 0].tolist(), bool(everyone[:, 1].any())

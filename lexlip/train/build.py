@@ -1,0 +1,151 @@
+"""From a config to a model, and back: which towers a run trains, and which keys a model decides."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+from transformers import BertConfig, PreTrainedTokenizerBase
+
+from lexlip.errors import ConfigError
+from lexlip.models.config import ModelConfig
+from lexlip.models.dense import DenseLIP
+from lexlip.models.encoders import pretrained_bert
+from lexlip.models.lexlip import LexLIP
+from lexlip.models.text_tables import fit_text_tables
+from lexlip.models.tokenizer import check_tokenizer
+from lexlip.models.two_tower import TwoTowers
+from lexlip.train.config import Config, check_patch
+
+FRESH_WIDTH = 768  # of a fresh BERT, where no key says it
+HEAD_WIDTH = 64  # one attention head for so much of its width
+DENSE_KEYS = ("embed_dim", "text_pooler", "image_projection")
+BERT_SHAPE = (
+    "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act hidden_dropout_prob "
+    "attention_probs_dropout_prob max_position_embeddings type_vocab_size initializer_range layer_norm_eps pad_token_id"
+).split()
+Model = TypeVar("Model", bound=TwoTowers)
+
+
+def build_model(
+    kind: type[Model],
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    known: ModelConfig | None = None,
+) -> Model:
+    """A model with the towers' pretrained weights where the config asks for them.
+
+    Args:
+        kind: `LexLIP` or `DenseLIP`.
+        config: of the run.
+        tokenizer: for strings; its length is the vocabulary of a fresh text tower where `vocab_size` is None.
+        known: the config of weights that will replace all of these, so that nothing pretrained is fetched.
+
+    Raises:
+        ConfigError: a tower cannot be built or loaded, or its width, patch or vocabulary contradicts a key.
+    """
+    bert, corners = None, config.corner_tokens
+    if known is not None:
+        if known.corner_tokens not in (0, corners):
+            raise ConfigError(
+                f"corner_tokens={corners}, but the weights have {known.corner_tokens}; set "
+                f"corner_tokens={known.corner_tokens}"
+            )
+        text = BertConfig(**{**known.text, **_dropout(config), "vocab_size": known.vocab_size})
+    elif config.text_pretrained:
+        bert = pretrained_bert(config.text_model or config.tokenizer, config.drop_rate)
+        text = copy.deepcopy(bert.config)
+    else:
+        text = _fresh_bert(config, tokenizer)
+    text.vocab_size += corners
+    if known is not None or bert is not None:  # what was trained on shorter texts is stretched
+        text.max_position_embeddings = max(text.max_position_embeddings, config.max_text_len)
+    shape = ModelConfig(
+        head=kind.head,
+        vit=config.vit,
+        vit_kwargs=dict(config.vit_kwargs),
+        image_size=config.image_size,
+        image_norm_eps=config.image_norm_eps,
+        text={name: getattr(text, name) for name in BERT_SHAPE},
+        max_text_len=config.max_text_len,
+        corner_tokens=corners,
+        sentence_sep=config.sentence_sep,
+        **({name: getattr(config, name) for name in DENSE_KEYS} if kind is DenseLIP else {}),
+    )
+    model = kind(shape, tokenizer, config.vit_pretrained if known is None else False)
+    if bert is not None:
+        state = bert.bert.state_dict()
+        fresh = model.text_encoder.bert.state_dict()
+        fit_text_tables(state, fresh, config.max_text_len, config.trained_positions)
+        model.text_encoder.bert.load_state_dict(state)
+    model.start_head(bert)
+    if isinstance(model, LexLIP):
+        model.set_lexicon_head(config.lexicon_head)
+    check_towers(model, config)
+    return model
+
+
+def _dropout(config: Config) -> dict[str, float]:
+    return dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), config.drop_rate)
+
+
+def _fresh_bert(config: Config, tokenizer: PreTrainedTokenizerBase | None) -> BertConfig:
+    width = config.input_text_embed_size or config.hidden_size or FRESH_WIDTH
+    vocab_size = config.vocab_size or (len(tokenizer) if tokenizer is not None else None)
+    if vocab_size is None:
+        raise ConfigError("vocab_size=None: a fresh text tower needs a tokenizer or a vocab_size")
+    return BertConfig(
+        vocab_size=vocab_size,
+        hidden_size=width,
+        num_hidden_layers=config.text_layers,
+        num_attention_heads=config.num_heads or max(1, width // HEAD_WIDTH),
+        intermediate_size=int(width * config.mlp_ratio),
+        max_position_embeddings=config.text_positions,
+        **_dropout(config),
+    )
+
+
+def check_towers(model: TwoTowers, config: Config) -> None:
+    """Refuse keys that contradict the towers, naming the key and the value that fits."""
+    facts = {
+        "input_image_embed_size": model.image_encoder.width,
+        "input_text_embed_size": model.text_encoder.width,
+        "hidden_size": model.text_encoder.width,
+        "vocab_size": model.config.vocab_size,
+        "num_heads": model.text_encoder.config.num_attention_heads,
+        "patch_size": model.image_encoder.patch,
+    }
+    for key, fact in facts.items():
+        if fact is not None and getattr(config, key) not in (None, fact):
+            raise ConfigError(
+                f"{key}={getattr(config, key)}, but the towers that were built have {fact}; set {key}={fact}"
+            )
+    if config.vocab_size is None and model.tokenizer is not None:
+        check_tokenizer(config.tokenizer, model.config.vocab_size, model.tokenizer)
+    check_patch(config.image_size, model.image_encoder.patch, config.DR)
+    positions = model.text_encoder.config.max_position_embeddings
+    if config.max_text_len > positions:
+        raise ConfigError(f"max_text_len={config.max_text_len}, but the text tower has {positions} positions")
+
+
+def decided_by(model: TwoTowers) -> dict:
+    """The keys of a config that a model decides."""
+    shape, text = model.config, model.config.text
+    keys = {
+        "head": shape.head,
+        "vit": shape.vit,
+        "vit_kwargs": shape.vit_kwargs,
+        "vit_pretrained": False,
+        "image_size": shape.image_size,
+        "image_norm_eps": shape.image_norm_eps,
+        "vocab_size": shape.vocab_size,
+        "text_layers": text["num_hidden_layers"],
+        "drop_rate": text["hidden_dropout_prob"],
+        "text_pretrained": False,
+        "max_text_len": shape.max_text_len,
+        "corner_tokens": shape.corner_tokens,
+        "sentence_sep": shape.sentence_sep,
+    }
+    if isinstance(model, DenseLIP):
+        keys |= {name: getattr(shape, name) for name in DENSE_KEYS} | {"training_mode": "con"}
+    return keys

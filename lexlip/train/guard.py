@@ -1,0 +1,101 @@
+"""What happens after a step whose loss or gradient is not finite: it is left out, written down, and not repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lexlip.errors import TrainingError
+from lexlip.train.diagnostics import report_not_finite
+from lexlip.utils.distributed import gather_objects, rank
+
+MOST_OVERFLOWS = 20  # in a row; a loss scale of 65,536 has then fallen below 1
+ADVICE = "Lower learning_rate, or use precision=bf16 or 32, and go on from the last checkpoint"
+
+
+class StepGuard:
+    """Counts steps that were left out, and refuses to go on when there are too many in a row.
+
+    Args:
+        limit: steps in a row that may be left out because they are not finite, less one (`max_nonfinite_steps`).
+
+    Attributes:
+        finite: whether the step under way is.
+        not_finite, overflowed: steps in a row that were left out: by this guard, by a loss scaler.
+    """
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.finite = True
+        self.not_finite = self.overflowed = 0
+        self._losses: Mapping[str, Tensor] = {}
+        self._norm = torch.zeros(())
+
+    def begin(self, losses: Mapping[str, Tensor]) -> None:
+        """Take the losses of the global batch, the same on every process."""
+        self._losses, self._norm, self.finite = losses, torch.zeros(()), True
+
+    def inspect(self, norm: Tensor, scaled: bool) -> bool:
+        """Whether the step may change the weights.
+
+        Args:
+            norm: () of the unscaled gradient.
+            scaled: whether a loss scaler watches the gradient: an overflow is then its daily work.
+        """
+        total = reduce(torch.add, self._losses.values())
+        self._norm = norm
+        self.finite = bool(torch.isfinite(total if scaled else total + norm))
+        return self.finite
+
+    def passed(self) -> None:
+        """The step changed the weights."""
+        self.not_finite = self.overflowed = 0
+
+    def overflow(self, scale: float) -> None:
+        """The loss scaler, now at `scale`, left the step out.
+
+        Raises:
+            TrainingError: it has done so too often in a row.
+        """
+        self.overflowed += 1
+        if self.overflowed >= MOST_OVERFLOWS:
+            raise TrainingError(
+                f"the gradient overflowed in {self.overflowed} steps in a row, although the loss scale fell to "
+                f"{scale:.3g}: it is NaN or infinite by itself, and no such step changed the weights. {ADVICE}"
+            )
+
+    def left_out(
+        self, step: int, batch: int, samples: Sequence, folder: Path | None, save: Callable[[Path], Exception | None]
+    ) -> None:
+        """Write down a step that was not finite; called by all processes.
+
+        Args:
+            step, batch: optimiser step and batch, counted from the start of the run.
+            samples: (data set, image id, caption number) of this process's rows.
+            folder: of the run; None: nothing is written.
+            save: writes the state to a file; gives what kept it from doing so.
+
+        Raises:
+            TrainingError: the limit is reached.
+        """
+        self.not_finite += 1
+        everyone = gather_objects([list(sample) for sample in samples])
+        path = None
+        if rank() == 0:
+            losses = {name: float(value) for name, value in self._losses.items()}
+            path = report_not_finite(folder, step, batch, losses, float(self._norm), everyone)
+        if self.not_finite < self.limit:
+            return
+        kept = ""
+        if folder is not None:
+            failed = save(folder / f"not_finite_{batch:08d}.ckpt")
+            state = f" (the state could not be saved: {failed})" if failed else ", the .ckpt beside it holds the state"
+            kept = f"; {path or folder} lists the batch's samples{state}"
+        raise TrainingError(
+            f"loss or gradient was not finite in {self.not_finite} steps in a row (max_nonfinite_steps), the last one "
+            f"is {step}; no such step changed the weights{kept}. {ADVICE}"
+        )
