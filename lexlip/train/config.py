@@ -22,6 +22,8 @@ from lexlip.models.config import HEADS
 from lexlip.ops.max_logits import METHODS
 from lexlip_data.loading.transforms import TRANSFORM_KEYS
 
+PRECISIONS = (16, 32, "16", "32", "bf16", "16-mixed", "bf16-mixed", "32-true")
+
 
 def key(doc: str, *, least: float | None = None, most: float | None = None, above: float | None = None, choices=()):
     """A field of `Config`: its line of documentation, and which numbers or names it takes."""
@@ -38,9 +40,7 @@ class Config:
     log_dir: str = key("checkpoints, TensorBoard, CSV, sacred's record")
     version: str | int | None = key("a fixed version number or name; null: the next free number")
     load_path: str = key("start from these weights: a checkpoint of either phase, or a model folder")
-    resume_from: str | None = key(
-        "go on with this checkpoint: weights, optimiser, schedule, position; auto: with the newest"
-    )
+    resume_from: str | None = key("go on with this checkpoint and all that it holds; auto: with the newest")
     fast_dev_run: bool | int = key("true or a number of batches: a smoke test that saves nothing")
     test_only: bool = key("evaluate on the test split and stop")
     metrics_file: str = key("test_only: also write the metrics to this JSON file")
@@ -50,15 +50,10 @@ class Config:
     num_gpus: int = key("per node; 0: run on the CPU", least=0)
     num_nodes: int = key("machines of the run", least=1)
     num_workers: int = key("loader processes per GPU", least=0)
-    precision: int | str = key(
-        '16, "bf16", 32; 16 on the CPU means bf16',
-        choices=(16, 32, "16", "32", "bf16", "16-mixed", "bf16-mixed", "32-true"),
-    )
+    precision: int | str = key('16, "bf16", 32; 16 on the CPU means bf16', choices=PRECISIONS)
     cpu_threads: int | None = key("torch threads on the CPU; null: torch decides", least=1)
     collective_timeout: int = key("seconds that a process waits for the others before it gives up", least=1)
-    lexicon_head: str = key(
-        "fused never holds the (B, L, V) logits, textbook does; auto: fused on CPU and NVIDIA GPU", choices=METHODS
-    )
+    lexicon_head: str = key("fused never holds (B, L, V), textbook does; auto: fused on CPU, NVIDIA", choices=METHODS)
     compile: bool = key("torch.compile for both towers; the first steps then take minutes")
     gradient_checkpointing: bool = key("encode twice in the backward pass and keep fewer activations")
 
@@ -72,9 +67,7 @@ class Config:
     val_transform_keys: list[str] = key("vit, vit_randaug")
     image_size: int = key("side of the images in pixels", least=1)
     max_text_len: int = key("tokens, [CLS], corner tokens and [SEP] included", least=1)
-    long_captions: int = key(
-        "long texts per pair, from the column long_caption or else an image's captions joined", least=0
-    )
+    long_captions: int = key("long texts per pair: column long_caption, else an image's captions joined", least=0)
     sub_captions: bool = key("of a long text, take a random number of its sentences in each step")
     sentence_sep: bool = key('read every ". " of a caption as [SEP]')
     tokenizer: str = key("hub name or folder")
@@ -99,14 +92,10 @@ class Config:
     text_positions: int = key("positions of a fresh BERT", least=1)
     input_text_embed_size: int | None = key("width of the text tower; null: the tower's own, 768 if fresh", least=1)
     hidden_size: int | None = key("width of the weakened decoder; null: the text tower's, which it must equal", least=1)
-    num_heads: int | None = key(
-        "of the text tower and the decoder; null: the tower's own, one per 64 of width if fresh", least=1
-    )
+    num_heads: int | None = key("of the text tower and the decoder; null: the tower's own, or width / 64", least=1)
     mlp_ratio: float = key("of a fresh BERT, and so of the decoder", above=0)
     corner_tokens: int = key("tokens of their own after [CLS] that read long texts", least=0)
-    trained_positions: int | None = key(
-        "of the text tower loaded; texts longer than that get stretched ones; null: all it has", least=1
-    )
+    trained_positions: int | None = key("of the text tower; longer texts get stretched ones; null: all", least=1)
     drop_rate: float = key("of the text tower and the decoder", least=0, most=1)
     decoder_layers: int = key("depth of the weakened decoder", least=0)
 
@@ -118,17 +107,13 @@ class Config:
 
     # --- losses ---
     training_mode: str = key(
-        "bottle, con, both: the masked-language parts, the contrastive part, or all", choices=("bottle", "con", "both")
+        "bottle: masked-language parts; con: contrastive part; both: all", choices=("bottle", "con", "both")
     )
     loss_names: dict[str, float] = key("weights; 0 leaves a part out")
     temperature: float = key("divides the scores of the contrastive losses", above=0)
     flops_weight: float = key("of FLOPS(text) and of FLOPS(image)", least=0)
-    flops_warmup: int | float = key(
-        "until then it grows with the square of the step: a fraction of all steps if a float, steps if an int", least=0
-    )
-    train_top_k: list[int] = key(
-        "contrast vectors cut to their k heaviest terms too, and take the mean, e.g. [8, 32]", least=1
-    )
+    flops_warmup: int | float = key("until then it grows with the square: a fraction of all steps if a float", least=0)
+    train_top_k: list[int] = key("contrast vectors cut to their k heaviest terms too, e.g. [8, 32]", least=1)
     mask_same_image: bool = key("captions of one image are not negatives of each other")
     queue_size: int = key("Phase 2: past keys kept per modality", least=0)
     momentum: float = key("Phase 2: of the momentum encoders", least=0, most=1)
@@ -145,24 +130,16 @@ class Config:
     warmup_steps: int | float = key("a fraction of all steps if a float, steps if an int", least=0)
     clip_grad: float = key("gradient norm; 0 for none", least=0)
     batch_size: int = key("global, per optimiser step", least=1)
-    per_gpu_batchsize: int = key(
-        "rows of a micro-batch, per process; the step is exact however often it is split", least=1
-    )
-    grad_cache_chunk: int | None = key(
-        "rows encoded at once, where per_gpu_batchsize does not fit; null: per_gpu_batchsize", least=1
-    )
+    per_gpu_batchsize: int = key("rows of a micro-batch, per process; the step is exact however it is split", least=1)
+    grad_cache_chunk: int | None = key("rows encoded at once; null: per_gpu_batchsize", least=1)
     max_epoch: int = key("length of the training in epochs", least=1)
     max_steps: int | None = key("wins over max_epoch", least=1)
 
     # --- checkpoints and faults ---
-    checkpoint_minutes: float = key(
-        "at most so long between two; one is also written before each validation; 0: no clock", least=0
-    )
+    checkpoint_minutes: float = key("at most so long between two, besides before each validation; 0: no clock", least=0)
     checkpoint_steps: int | None = key("also every so many steps", least=1)
     keep_checkpoints: int = key("the newest ones; the best on val is kept besides", least=1)
-    max_nonfinite_steps: int = key(
-        "stop after so many steps in a row whose loss or gradient is NaN or infinite", least=1
-    )
+    max_nonfinite_steps: int = key("stop after so many steps in a row that are NaN or infinite", least=1)
     max_bad_share: float = key("stop once more than this fraction of an epoch's pairs is broken", least=0, most=1)
 
     # --- validation and evaluation ---
