@@ -11,10 +11,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from transformers import BertForMaskedLM, PreTrainedTokenizerBase
 
 from lexlip.errors import ConfigError
-from lexlip.models.config import ModelConfig
 from lexlip.models.two_tower import TwoTowers
 
 START_SCALE = math.log(1 / 0.07)  # of the learned temperature, as in CLIP
@@ -40,14 +38,9 @@ Training data, recall and limits: to be filled in by whoever publishes the weigh
 
 
 class DenseLIP(TwoTowers, model_card_template=MODEL_CARD):
-    """Image tower, text tower, and linear projections of their [CLS] states.
+    """Image tower, text tower, and linear projections of their [CLS] states; see `TwoTowers` for the arguments.
 
-    A picture tower without [CLS], such as a convolutional one, gives the mean of its tokens.
-
-    Args:
-        config: shapes of everything, `embed_dim` among them; weights start random.
-        tokenizer: for `encode_text` with strings; may be set later.
-        vit_pretrained: True: the image tower's weights from the hub; a path: from that file.
+    An image tower without [CLS], such as a convolutional one, gives the mean of its tokens.
 
     Attributes:
         logit_scale: () logarithm of what multiplies the cosines in the loss, learned.
@@ -58,13 +51,8 @@ class DenseLIP(TwoTowers, model_card_template=MODEL_CARD):
 
     head = "dense"
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        vit_pretrained: bool | str = False,
-    ):
-        super().__init__(config, tokenizer, vit_pretrained)
+    def make_head(self) -> None:
+        config = self.config
         text, image = self.text_encoder.width, self.image_encoder.width
         if not config.image_projection and image != config.embed_dim:
             raise ConfigError(
@@ -80,9 +68,6 @@ class DenseLIP(TwoTowers, model_card_template=MODEL_CARD):
         if self.text_pooler is not None:
             nn.init.zeros_(self.text_pooler.bias)
         self.logit_scale = nn.Parameter(torch.tensor(START_SCALE))
-
-    def start_head(self, bert: BertForMaskedLM | None) -> None:
-        """Nothing: BERT's masked-word head has no place here, and the projections are new."""
 
     def vectors_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Captions to dense vectors, not normalised.

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from transformers import BertForMaskedLM, PreTrainedTokenizerBase
+from transformers import BertForMaskedLM
 
-from lexlip.models.config import ModelConfig
 from lexlip.models.corners import corner_shares
 from lexlip.models.lexicon_head import LexiconHead
 from lexlip.models.two_tower import TwoTowers
@@ -41,26 +40,15 @@ Training data, recall and limits: to be filled in by whoever publishes the weigh
 
 
 class LexLIP(TwoTowers, tags=["sparse-retrieval"], model_card_template=MODEL_CARD):
-    """Image tower, text tower and their lexicon heads.
-
-    Args:
-        config: shapes of everything; weights start random.
-        tokenizer: for `encode_text` with strings and `lexicon`; may be set later.
-        vit_pretrained: True: the image tower's weights from the hub; a path: from that file.
-    """
+    """Image tower, text tower and their lexicon heads; see `TwoTowers` for the arguments."""
 
     head = "lexicon"
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        vit_pretrained: bool | str = False,
-    ):
-        super().__init__(config, tokenizer, vit_pretrained)
-        width, eps = self.text_encoder.width, self.text_encoder.config.layer_norm_eps
-        self.text_head = LexiconHead(width, width, config.vocab_size, eps)
-        self.image_head = LexiconHead(self.image_encoder.width, width, config.vocab_size, eps)
+    def make_head(self) -> None:
+        width, vocab_size = self.text_encoder.width, self.config.vocab_size
+        eps = self.text_encoder.config.layer_norm_eps
+        self.text_head = LexiconHead(width, width, vocab_size, eps)
+        self.image_head = LexiconHead(self.image_encoder.width, width, vocab_size, eps)
 
     def start_head(self, bert: BertForMaskedLM | None) -> None:
         """The image head starts as a copy of BERT's; its first layer only where the towers are equally wide."""
@@ -124,17 +112,8 @@ class LexLIP(TwoTowers, tags=["sparse-retrieval"], model_card_template=MODEL_CAR
         """
         return self.image_head.term_weights(self.image_encoder(pixel_values))
 
-    def vectors_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """`lexicon_text`, under the name that every head has."""
-        return self.lexicon_text(input_ids, attention_mask)
-
-    def vectors_long(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """`lexicon_long`, under the name that every head has."""
-        return self.lexicon_long(input_ids, attention_mask)
-
-    def vectors_image(self, pixel_values: Tensor) -> Tensor:
-        """`lexicon_image`, under the name that every head has."""
-        return self.lexicon_image(pixel_values)
+    # The names that every head has.
+    vectors_text, vectors_long, vectors_image = lexicon_text, lexicon_long, lexicon_image
 
     # --- for users ---
 

@@ -5,7 +5,8 @@ B batch, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -55,8 +56,13 @@ class TwoTowers(nn.Module, FolderModel):
             config.vit, config.image_size, config.vit_kwargs, vit_pretrained, config.image_norm_eps
         )
         self.text_encoder = TextEncoder(BertConfig(**config.text), corner_tokens=config.corner_tokens)
+        self.make_head()
 
     # --- a head's own ---
+
+    def make_head(self) -> None:
+        """Add the head's modules to the towers; called once, by the constructor."""
+        raise NotImplementedError
 
     def start_head(self, bert: BertForMaskedLM | None) -> None:
         """Take over what a pretrained BERT holds for the head; called once, after the towers are loaded."""
@@ -186,18 +192,15 @@ class TwoTowers(nn.Module, FolderModel):
         return self.text_encoder.word_embeddings.device
 
 
-class _evaluating:
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while."""
-
-    def __init__(self, module: nn.Module):
-        self.module = module
-
-    def __enter__(self) -> None:
-        self.was = self.module.training
-        self.module.eval()
-
-    def __exit__(self, *error) -> None:
-        self.module.train(self.was)
+    was = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was)
 
 
 def _all_are(kind: type | tuple[type, ...], values: Sequence, name: str) -> None:
