@@ -48,7 +48,7 @@ def test_an_imported_folder_gives_the_official_losses(official):
     wanted = {name: float(value) for name, value in values.items() if name.endswith("_loss")}
     assert losses == pytest.approx(wanted, abs=1e-4)
     if phase == 2:
-        module.after_step(module.prepare(batch))
+        module.after_step(*module.prepare(batch))
         torch.testing.assert_close(module.text_ring.keys[18:], values["text_keys"], rtol=0, atol=1e-5)
         torch.testing.assert_close(module.image_ring.keys[18:], values["image_keys"], rtol=0, atol=1e-5)
         assert int(module.text_ring.position) == int(values["ptr"][0])

@@ -19,6 +19,7 @@ from lexlip.train.config import Config, check_patch
 
 FRESH_WIDTH = 768  # of a fresh BERT, where no key says it
 HEAD_WIDTH = 64  # one attention head for so much of its width
+DERIVED = ("patch_size", "input_image_embed_size", "input_text_embed_size", "hidden_size", "num_heads")
 DENSE_KEYS = ("embed_dim", "text_pooler", "image_projection")
 BERT_SHAPE = (
     "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act hidden_dropout_prob "
@@ -129,7 +130,7 @@ def check_towers(model: TwoTowers, config: Config) -> None:
 
 
 def decided_by(model: TwoTowers) -> dict:
-    """The keys of a config that a model decides."""
+    """The keys of a config that a model decides; those that only restate its towers are None."""
     shape, text = model.config, model.config.text
     keys = {
         "head": shape.head,
@@ -145,6 +146,7 @@ def decided_by(model: TwoTowers) -> dict:
         "max_text_len": shape.max_text_len,
         "corner_tokens": shape.corner_tokens,
         "sentence_sep": shape.sentence_sep,
+        **dict.fromkeys(DERIVED),
     }
     if isinstance(model, DenseLIP):
         keys |= {name: getattr(shape, name) for name in DENSE_KEYS} | {"training_mode": "con"}

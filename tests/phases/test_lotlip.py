@@ -10,6 +10,7 @@ from transformers import BertConfig, BertModel
 from lexlip import DenseLIP
 from lexlip.cli import main
 from lexlip.convert.lotlip import import_lotlip
+from lexlip.train.build import decided_by
 from lexlip.train.dense import DenseModule
 from Phase1.module import Phase1Module
 
@@ -133,7 +134,7 @@ def test_by_commands_an_import_evaluates_goes_on_training_and_evaluates_again(
     assert main(["eval-long-text", "--model", imported, *sets]) == 0
 
     before = DenseLIP.from_pretrained(imported)
-    towers = {**before.keys(), "vocab_size": tiny_data["words"], "drop_rate": 0.0}
+    towers = {**decided_by(before), "vocab_size": tiny_data["words"], "drop_rate": 0.0}
     done = start(
         Phase1Module, ["task_long_caption_train"], **towers, load_path=imported, max_steps=2,
         learning_rate=learning_rate,

@@ -303,8 +303,8 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(start, monkeypat
     """log1p at -1 has a finite loss's infinite slope; here the gradient is spoilt on its way."""
     backward = Phase1Module._backward
 
-    def spoilt(self, loss):
-        backward(self, loss)
+    def spoilt(self, loss, last):
+        backward(self, loss, last)
         if self.batches_seen == 2:
             next(p for p in self.parameters() if p.grad is not None).grad.fill_(float("inf"))
 

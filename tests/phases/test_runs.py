@@ -104,9 +104,9 @@ def test_twins_and_rings_move_with_the_steps_and_not_with_validation(start, monk
     events = []
     after, validate = Phase2Module.after_step, Phase2Module.validation_step
 
-    def after_step(self, batch):
+    def after_step(self, batch, context):
         events.append("step")
-        after(self, batch)
+        after(self, batch, context)
 
     def validation_step(self, batch, index, dataloader_idx=0):
         before = {name: value.clone() for name, value in self.state_dict().items()}
@@ -207,7 +207,7 @@ def test_precision(make_config, precision, gpus, name):
     [
         (Phase1Module, {"batch_size": 5}, "batch_size=5 does not divide"),
         (Phase1Module, {"learning_rate": "fast"}, "learning_rate='fast'"),
-        (Phase1Module, {"vocab_size": 4000}, "has .* words, but vocab_size=4000"),
+        (Phase1Module, {"vocab_size": 4000}, "has .* word pieces, but vocab_size=4000"),
         (Phase1Module, {"tokenizer": "no/such/folder"}, "tokenizer=no/such/folder"),
         (Phase1Module, {"data_root": "no_such_folder"}, "no_such_folder does not exist"),
         (Phase1Module, {"datasets": ["tiny", "tinny"]}, "data set tinny"),
@@ -305,8 +305,8 @@ def test_throughput_is_logged_and_a_slow_loader_is_named(start, monkeypatch, cap
     monkeypatch.setattr(throughput, "HINT_STEPS", 2)
     done = start(Phase1Module, PHASE1, version=0, max_steps=4, log_every=1, get_recall_metric=False)
     with open(done.folder / "metrics.csv", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["train/data_wait_share"]]
+        rows = [row for row in csv.DictReader(file) if row["train/data_wait_ratio"]]
     assert len(rows) == 4
-    assert all(0 < float(row["train/data_wait_share"]) < 1 for row in rows[1:])
+    assert all(0 < float(row["train/data_wait_ratio"]) < 1 for row in rows[1:])
     assert all(0 < float(row["train/pairs_per_second"]) < 20 for row in rows[1:])  # 4 pairs take 0.2 s at least
     assert sum("the loader is the limit" in line for line in caplog.messages) == 1
