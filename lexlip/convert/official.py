@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lexlip.errors import CheckpointError
-from lexlip.models.lexlip import LexLIP, ModelConfig
+from lexlip.models.config import ModelConfig
+from lexlip.models.lexlip import LexLIP
 from lexlip.models.positions import CLS_ROWS, resample_relative_table
 from lexlip.models.tokenizer import load_tokenizer
 from lexlip.models.weights import OFFICIAL_MARK, fit, read
