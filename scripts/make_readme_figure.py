@@ -18,7 +18,7 @@ from pathlib import Path
 
 WIDTH, HEIGHT = 860, 316
 TERMS, TOP, STEP = 8, 56, 26  # bars of each side, y of the first, distance
-LONGEST = 150  # of a bar
+LONGEST = 120  # of a bar
 STYLE = """
 .card{fill:#fdfdfc;stroke:#c9c9c4}.ink{fill:#1f2328}.soft{fill:#57606a;font-size:12px}
 .head{fill:#1f2328;font-weight:600}.image{fill:#4a7fb0}.text{fill:#b9763a}.single{opacity:.35}
@@ -74,15 +74,15 @@ def figure(name: str, image: bytes, caption: str, credit: str = "") -> str:
     score = float(vectors["image"] @ vectors["text"])
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" font-size="14" '
-        'font-family="-apple-system, \'Segoe UI\', Helvetica, Arial, \'DejaVu Sans\', sans-serif">',
+        "font-family=\"-apple-system, 'Segoe UI', Helvetica, Arial, 'DejaVu Sans', sans-serif\">",
         f"<title>An image and the caption {escape(caption)}, with their heaviest terms</title><style>{STYLE}</style>",
         f'<rect class="card" x="1" y="1" width="{WIDTH - 2}" height="{HEIGHT - 2}" rx="12"/>',
         f'<image x="24" y="56" width="140" height="140" href="data:image/png;base64,{_thumbnail(opened)}"/>',
         _text(24, 34, f"image: {active['image']} terms", "head"),
-        _text(450, 34, f"caption: {active['text']} terms", "head"),
-        *_wrapped(450, TOP + 14, f"“{caption}”"),
+        _text(472, 34, f"caption: {active['text']} terms", "head"),
+        *_wrapped(472, TOP + 13, f"“{caption}”"),
         *_bars(188, terms["image"], "image", names, scale),
-        *_bars(572, terms["text"], "text", names, scale),
+        *_bars(592, terms["text"], "text", names, scale),
         _text(24, HEIGHT - 34, f"score {score:.2f}: the dot product over {len(names)} shared terms (strong)", "ink"),
         _text(24, HEIGHT - 14, credit, "soft"),
     ]
@@ -100,7 +100,7 @@ def _bars(x: int, terms: list[tuple[str, float]], side: str, shared: set[str], s
     return parts
 
 
-def _wrapped(x: int, y: int, text: str, letters: int = 18) -> list[str]:
+def _wrapped(x: int, y: int, text: str, letters: int = 14) -> list[str]:
     """A caption in lines of about so many letters."""
     lines = [""]
     for word in text.split():
