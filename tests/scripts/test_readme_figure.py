@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from transformers import AutoTokenizer
 
@@ -16,6 +17,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_it_shows_the_heaviest_terms_and_the_score(tmp_path, make_keys, tiny_data, livelier):
+    torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
     model = livelier(LexLIP.from_keys(make_keys(vocab_size=len(tokenizer)), tokenizer))
     model.save_pretrained(tmp_path / "model")
@@ -33,7 +35,7 @@ def test_it_shows_the_heaviest_terms_and_the_score(tmp_path, make_keys, tiny_dat
         for term, weight in model.lexicon(vector, script["TERMS"])[0]:
             assert (term, f"{weight:.2f}") in pairs
     assert any(line.startswith(f"score {float(image @ text.T):.2f}:") for line in texts)
-    assert "by us" in texts and "“red <ring> & a" in texts
+    assert "by us" in texts and "“red <ring> &" in texts
     bars = [float(bar.get("width")) for bar in drawing.iter(f"{SVG}rect")][1:]
     assert max(bars) == pytest.approx(script["LONGEST"])
     assert drawing.find(f"{SVG}image").get("href").startswith("data:image/png;base64,")
