@@ -1,0 +1,38 @@
+"""Search a folder of photos by text. The first search encodes the photos and builds an index; later ones reuse it.
+
+    python examples/search_photos.py MODEL PHOTOS "a dog catches a ball"    # after pip install -e .
+
+MODEL is a model folder or a name on the Hugging Face hub. To index new photos, delete the folder PHOTOS/lexlip.index.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from lexlip import LexLIP
+from lexlip.index import Hit, Index, SparseRows, build
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+def encoded(model: LexLIP, photos: Path, batch_size: int = 256) -> Iterator[SparseRows]:
+    """Sparse vectors of all photos, a batch at a time, so that memory does not grow with the folder."""
+    files = sorted(file for file in photos.rglob("*") if file.suffix.lower() in SUFFIXES)
+    for start in range(0, len(files), batch_size):
+        batch = files[start : start + batch_size]
+        yield SparseRows.from_dense(model.encode_image(batch), ids=[str(file.relative_to(photos)) for file in batch])
+
+
+def search(model_name: str, photos: Path, query: str, k: int = 5) -> list[tuple[Hit, list[str]]]:
+    """The best k photos, each with the terms it shares with the query."""
+    model = LexLIP.from_pretrained(model_name)
+    folder = photos / "lexlip.index"
+    if not folder.exists():
+        build(folder, encoded(model, photos))
+    index = Index.open(folder, model=model)
+    return [(hit, [term.word for term in index.explain(query, hit.id)]) for hit in index.search(query, k)]
+
+
+if __name__ == "__main__":
+    for hit, terms in search(sys.argv[1], Path(sys.argv[2]), sys.argv[3]):
+        print(f"{hit.score:.3f}  {hit.id}  {' '.join(terms[:6])}")
