@@ -13,14 +13,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def model_folder(tmp_path, make_keys, tiny_data, livelier):
+def model_folder(tmp_path, make_config, tiny_data, livelier):
     from transformers import AutoTokenizer
 
     from lexlip import LexLIP
+    from lexlip.train.build import build_model
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
-    model = LexLIP.from_keys(make_keys(vocab_size=len(tokenizer)), tokenizer)
+    model = build_model(LexLIP, make_config(vocab_size=len(tokenizer)), tokenizer)
     livelier(model).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 

@@ -11,15 +11,16 @@ from PIL import Image
 from transformers import AutoTokenizer
 
 from lexlip import LexLIP
+from lexlip.train.build import build_model
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_readme_figure.py"
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def test_it_shows_the_heaviest_terms_and_the_score(tmp_path, make_keys, tiny_data, livelier):
+def test_it_shows_the_heaviest_terms_and_the_score(tmp_path, make_config, tiny_data, livelier):
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
-    model = livelier(LexLIP.from_keys(make_keys(vocab_size=len(tokenizer)), tokenizer))
+    model = livelier(build_model(LexLIP, make_config(vocab_size=len(tokenizer)), tokenizer))
     model.save_pretrained(tmp_path / "model")
     file, caption = tmp_path / "image.png", "red <ring> & a box"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 40, 3), dtype=np.uint8)).save(file)
