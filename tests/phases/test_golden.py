@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lexlip.models.lexlip import LexLIP, ModelConfig
+from lexlip.models.config import ModelConfig
+from lexlip.models.lexlip import LexLIP
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
 
