@@ -42,10 +42,6 @@ class ImageEncoder(nn.Module):
         pretrained: True: weights from the hub; False: none; a path: that weights file.
         norm_eps: of every LayerNorm.
 
-    Attributes:
-        width: D.
-        patch: side of a patch in pixels; None for towers without patches.
-
     Raises:
         ConfigError: the model has no token or map features, or the weights file is missing.
     """
@@ -80,7 +76,7 @@ class ImageEncoder(nn.Module):
             if self.backbone.rel_pos_bias is None and self.backbone.blocks[0].attn.window_size is not None:
                 self.backbone.rel_pos_bias = GridBias([block.attn for block in self.backbone.blocks])
         patch = getattr(getattr(self.backbone, "patch_embed", None), "patch_size", None)
-        self.patch: int | None = patch[0] if isinstance(patch, tuple) else patch
+        self.patch: int | None = patch[0] if isinstance(patch, tuple) else patch  # its side in pixels
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) normalised pixels to (B, L, width) token states."""

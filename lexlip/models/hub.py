@@ -20,7 +20,6 @@ from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
 from lexlip.models.weights import folder_config, load_model
 from lexlip.utils.files import give_usual_rights, write_json
 
-PREPROCESSING_FILE = "preprocessor_config.json"
 Model = TypeVar("Model", bound="FolderModel")
 
 
@@ -38,7 +37,7 @@ class FolderModel(PyTorchModelHubMixin, library_name="lexlip", tags=["image-text
         draft.replace(save_directory / WEIGHTS_FILE)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(save_directory)
-        write_json(_preprocessing(self.config.image_size), save_directory / PREPROCESSING_FILE)
+        write_json(_preprocessing(self.config.image_size), save_directory / "preprocessor_config.json")
         write_json(dataclasses.asdict(self.config), save_directory / CONFIG_FILE)  # last: without it there is no model
 
     @classmethod
@@ -80,10 +79,7 @@ class FolderModel(PyTorchModelHubMixin, library_name="lexlip", tags=["image-text
 
 
 def local_folder(name: str | Path, **download) -> Path:
-    """A folder as it is, or where the files of a name on the hub were fetched to.
-
-    Args:
-        download: of `huggingface_hub.snapshot_download`.
+    """A folder as it is, or where `snapshot_download` put the files of a name on the hub.
 
     Raises:
         CheckpointError: neither a folder nor to be fetched.

@@ -47,14 +47,9 @@ class LexiconHead(nn.Module):
         return self.decoder(self.transform(states))
 
     def max_logits(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Largest logit of each term over the tokens.
+        """(B, L, in_features) token states and their (B, L) mask, 0 at padding, to (B, V): each term's largest logit.
 
-        Args:
-            states: (B, L, in_features) token states.
-            mask: (B, L) with 0 at padding, or None.
-
-        Returns:
-            (B, V), at least float32.
+        At least float32.
         """
         return self.pool(self.transform(states), mask)
 
@@ -81,12 +76,7 @@ def lexicon_bottleneck(pooled: Tensor, word_embeddings: Tensor) -> Tensor:
 
 
 def keep_heaviest(vectors: Tensor, k: int) -> Tensor:
-    """Each row's k heaviest terms, the others set to 0; weights unchanged.
-
-    Args:
-        vectors: (..., V) non-negative.
-        k: terms to keep.
-    """
+    """Of (..., V) non-negative vectors the k heaviest terms, weights unchanged; the others become 0."""
     if k >= vectors.shape[-1]:
         return vectors
     top = vectors.topk(k, dim=-1)

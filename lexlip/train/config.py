@@ -216,13 +216,18 @@ def folder() -> Path:
 
 def base() -> dict:
     """Every key with its default."""
-    return yaml.safe_load((folder() / "base.yaml").read_text())
+    return _read(folder() / "base.yaml")
 
 
 def named() -> dict[str, dict]:
     """The named configs: each file beside base.yaml, by its name."""
     files = (path for path in sorted(folder().glob("*.yaml")) if path.stem != "base")
-    return {path.stem: yaml.safe_load(path.read_text()) or {} for path in files}
+    return {path.stem: _read(path) for path in files}
+
+
+def _read(path: Path) -> dict:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # with libyaml, ten times as fast
+    return yaml.load(path.read_text(), loader) or {}
 
 
 def _typed(name: str, value: object, default: object) -> object:

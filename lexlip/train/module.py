@@ -360,9 +360,6 @@ class RetrievalModule(pl.LightningModule):
                     tower.compile()
 
     def on_train_epoch_start(self) -> None:
-        self._set_position()
-
-    def _set_position(self) -> None:
         """Where in the data the run is follows from the batches seen, so a resumed run takes the very next one."""
         sampler = self.trainer.datamodule.train_sampler
         epoch, step = divmod(self.batches_seen, len(sampler))
@@ -384,7 +381,7 @@ class RetrievalModule(pl.LightningModule):
     def on_load_checkpoint(self, content: dict) -> None:
         self.batches_seen, self.loaded_step = content["batches_seen"], content["global_step"]
         self.skipped.load(content.get("skipped", self.skipped.state()))
-        self._set_position()  # before the first epoch's loader is asked for its batches
+        self.on_train_epoch_start()  # before the first epoch's loader is asked for its batches
         saved = content.get("hyper_parameters", {}).get("config", {})
         for key in ("batch_size", "seed", "datasets"):
             now = getattr(self.config, key)
