@@ -1,6 +1,6 @@
 """Phase 1, lexicon-bottlenecked pre-training: self_t + i2t + t2t + contrastive, weight 1 each by default.
 
-B pairs, L tokens, V vocabulary, D width.
+B pairs, L tokens, V terms, D width.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ class Phase1Module(RetrievalModule):
     @classmethod
     def all_used(cls, config: Config) -> bool:
         parts = cls.trained_groups(config)
-        of_pairs = bool(parts - MASKED_LANGUAGE)  # without these, a tower has nothing to do
-        return (of_pairs or "i2t" in parts) and (of_pairs or bool(parts & {"self_t", "t2t"}))
+        if parts - MASKED_LANGUAGE:
+            return True
+        return "i2t" in parts and bool(parts & {"self_t", "t2t"})  # else a tower has nothing to do
 
     @classmethod
     def masks_needed(cls, config: Config) -> bool:

@@ -1,6 +1,6 @@
 """Phase 2, momentum lexicon-contrastive pre-training, and fine-tuning: a query against past keys.
 
-B pairs, K past keys, V vocabulary. Keys are the momentum encoders' normalised vectors (MoCo, He et al., CVPR 2020).
+B pairs, K past keys, V terms. Keys are the momentum encoders' normalised vectors (MoCo, He et al., CVPR 2020).
 Momentum encoders and queues move once per optimiser step, in training only.
 """
 
@@ -107,17 +107,11 @@ class Phase2Module(RetrievalModule):
 
     @torch.no_grad()
     def _keys(self, batch: Batch) -> StepKeys:
-        sides = []
-        for part in split_batch(batch, self.config.rows_at_once):
-            text = self.momentum_encoder.lexicon_text(part["text_ids"], part["text_mask"])
-            image = self.momentum_encoder.lexicon_image(part["image"])
-            sides.append((F.normalize(text, dim=-1), F.normalize(image, dim=-1)))
-        return StepKeys(*map(torch.cat, zip(*sides, strict=True)))
+        parts = [_vectors(self.momentum_encoder, part) for part in split_batch(batch, self.config.rows_at_once)]
+        return StepKeys(*(torch.cat([part[side] for part in parts]) for side in ("text", "image")))
 
     def encode(self, batch: Batch, context: StepKeys, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
-        image = self.model.lexicon_image(batch["image"])
-        text = self.model.lexicon_text(batch["text_ids"], batch["text_mask"])
-        return {"text": F.normalize(text, dim=-1), "image": F.normalize(image, dim=-1)}, {}
+        return _vectors(self.model, batch), {}
 
     def batch_losses(self, vectors: Tensors, batch: Batch, context: StepKeys) -> Tensors:
         rows = sum_over_ranks(vectors["text"].new_tensor(float(len(batch["image_id"])))) / world_size()
@@ -126,8 +120,7 @@ class Phase2Module(RetrievalModule):
             negatives, ids = self.queues[other].negatives()
             same = batch["image_id"][:, None] == ids[None, :] if self.config.mask_same_image else None
             key = getattr(context, other)
-            each = queue_contrastive(vectors[side], key, negatives, self.config.temperature, same)
-            losses.append(each.sum() / rows)
+            losses.append(queue_contrastive(vectors[side], key, negatives, self.config.temperature, same).sum() / rows)
         return {
             "contrastive_loss": self.with_cuts((losses[0] + losses[1]) / 2, vectors, batch),
             "flops_loss": self.flops_weight() * (flops(vectors["text"]) + flops(vectors["image"])),
@@ -136,7 +129,14 @@ class Phase2Module(RetrievalModule):
     def after_step(self, batch: Batch, context: StepKeys) -> None:
         self.twin.update(self.model)
         rows, dtype = batch.get("rows_of_ranks"), self.text_ring.keys.dtype  # exchanged as they are stored
-        text, image = gather_pair(context.text.to(dtype), context.image.to(dtype), rows)
+        keys = gather_pair(context.text.to(dtype), context.image.to(dtype), rows)
         ids = gather_rows(batch["image_id"], rows)
-        self.text_ring.push(text, ids)
-        self.image_ring.push(image, ids)
+        for queue, key in zip(self.queues.values(), keys, strict=True):
+            queue.push(key, ids)
+
+
+def _vectors(model: LexLIP, batch: Batch) -> Tensors:
+    """(B, V) normalised vectors of both sides."""
+    image = model.lexicon_image(batch["image"])
+    text = model.lexicon_text(batch["text_ids"], batch["text_mask"])
+    return {"text": F.normalize(text, dim=-1), "image": F.normalize(image, dim=-1)}

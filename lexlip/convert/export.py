@@ -10,10 +10,9 @@ from torch import Tensor
 
 from lexlip.errors import CheckpointError
 from lexlip.models.auto import model_class
-from lexlip.models.phase_state import phase_file
 from lexlip.models.tokenizer import load_tokenizer
 from lexlip.models.two_tower import TwoTowers
-from lexlip.models.weights import MODEL_PREFIX, fit, known_config, model_weights, read
+from lexlip.models.weights import MODEL_PREFIX, fit, known_config, model_weights, phase_file, read
 from lexlip.utils.files import give_usual_rights
 
 

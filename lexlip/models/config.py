@@ -16,16 +16,16 @@ class ModelConfig:
     Attributes:
         vit: timm name of the image tower.
         vit_kwargs: passed to `timm.create_model`.
-        image_size: side in pixels of the pictures.
+        image_size: side of the images in pixels.
         image_norm_eps: of the image tower's LayerNorms.
         text: the text tower's `BertConfig` as a dict.
         max_text_len: tokens per caption, [CLS], corner tokens and [SEP] included.
-        corner_tokens: how many of BERT's words, the last ones, are corners (`lexlip.models.corners`).
+        corner_tokens: how many of the last entries of BERT's vocabulary are corners (`lexlip.models.corners`).
         sentence_sep: whether every ". " of a caption is read as [SEP].
         head: "lexicon" (`LexLIP`) or "dense" (`DenseLIP`).
         embed_dim: width of the dense head's vectors.
         text_pooler: whether the dense head projects BERT's pooler of [CLS] (dense, tanh) rather than [CLS] itself.
-        image_projection: whether the dense head projects the pictures too; without, they are as wide as embed_dim.
+        image_projection: whether the dense head projects the images too; without, they are as wide as embed_dim.
     """
 
     vit: str
@@ -43,10 +43,10 @@ class ModelConfig:
 
     @property
     def vocab_size(self) -> int:
-        """V, the tokenizer's words."""
+        """V, the terms: the tokenizer's vocabulary."""
         return self.text["vocab_size"] - self.corner_tokens
 
     @property
     def max_words(self) -> int:
-        """Tokens per caption that the tokenizer may give: the corners take their places among `max_text_len`."""
+        """Tokens per caption that the tokenizer may give: the corners take their positions among `max_text_len`."""
         return self.max_text_len - self.corner_tokens

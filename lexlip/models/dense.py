@@ -1,4 +1,4 @@
-"""The dense model: the same towers as LexLIP's, but one vector of `embed_dim` numbers per picture and caption.
+"""The dense model: the same towers as LexLIP's, but one vector of `embed_dim` numbers per image and caption.
 
 It is what every sparse result is compared with: same towers, same data, same steps (CLIP, Radford et al., 2021).
 
@@ -18,13 +18,12 @@ from lexlip.models.two_tower import TwoTowers
 START_SCALE = math.log(1 / 0.07)  # of the learned temperature, as in CLIP
 MAX_SCALE = math.log(100)  # beyond it CLIP's training was unstable
 
-
 MODEL_CARD = """---
 {{ card_data }}
 ---
 
-The dense counterpart of a LexLIP model: pictures and captions as vectors of one space. `config.json` names the towers
-and the picture size.
+The dense counterpart of a LexLIP model: images and captions as vectors of one space. `config.json` names the towers
+and the image size.
 
 ```python
 from lexlip import DenseLIP
@@ -70,18 +69,10 @@ class DenseLIP(TwoTowers, model_card_template=MODEL_CARD):
         self.logit_scale = nn.Parameter(torch.tensor(START_SCALE))
 
     def vectors_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Captions to dense vectors, not normalised.
-
-        Args:
-            input_ids, attention_mask: (B, L) word ids and their mask, 0 at padding.
-
-        Returns:
-            (B, E) float32.
-        """
         return self.project_text(self.text_encoder(input_ids, attention_mask)[:, 0])
 
     def vectors_long(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Long texts to (B, 1 + C, E) float32: [CLS] and the corner tokens, each projected alike."""
+        """(B, 1 + C, E): [CLS] and the corner tokens, each projected alike."""
         count = self.config.corner_tokens
         if not count:
             return self.vectors_text(input_ids, attention_mask)[:, None]
@@ -94,13 +85,7 @@ class DenseLIP(TwoTowers, model_card_template=MODEL_CARD):
         return self.text_projection(states).float()
 
     def vectors_image(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised pixels to (B, E) float32 dense vectors, not normalised."""
         states = self.image_encoder(pixel_values)
         has_cls = getattr(self.image_encoder.backbone, "cls_token", None) is not None
         states = states[:, 0] if has_cls else states.mean(1)
         return (states if self.image_projection is None else self.image_projection(states)).float()
-
-
-def temperature(logit_scale: Tensor) -> Tensor:
-    """() temperature of a learned `logit_scale`."""
-    return (-logit_scale).exp()

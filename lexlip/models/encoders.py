@@ -1,7 +1,7 @@
-"""The two towers: any timm picture model and any Hugging Face BERT, each giving token states (B, L, D).
+"""The two towers: any timm image model and any Hugging Face BERT, each giving token states (B, L, D).
 
-The picture tower keeps every token, CLS too, and ends in a LayerNorm of its own. It reads any
-size that the patch divides.
+The image tower keeps every token, CLS too, and ends in a LayerNorm of its own. It reads any size that the patch
+divides.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 from transformers.models.bert.modeling_bert import BertEncoder
 
 from lexlip.errors import ConfigError
-from lexlip.models.corners import corner_mask, insert_corners, word_positions
+from lexlip.models.corners import corner_mask, insert_corners
 from lexlip.models.positions import GridBias
 
 # The official named configs' towers, under the names that timm gives the same weights.
@@ -37,7 +37,7 @@ class ImageEncoder(nn.Module):
 
     Args:
         name: timm name, "hf-hub:owner/name", "local-dir:PATH", or one of the official configs' names.
-        image_size: side in pixels of the pictures that positions are made for.
+        image_size: side in pixels of the images that positions are made for.
         kwargs: passed to `timm.create_model`.
         pretrained: True: weights from the hub; False: none; a path: that weights file.
         norm_eps: of every LayerNorm.
@@ -55,11 +55,10 @@ class ImageEncoder(nn.Module):
         norm_eps: float = 1e-12,
     ):
         super().__init__()
-        self.backbone = _create(OFFICIAL_NAMES.get(name, name), image_size, dict(kwargs or {}), pretrained)
+        self.backbone = _create(OFFICIAL_NAMES.get(name, name), image_size, kwargs or {}, pretrained)
         self.width: int = self.backbone.num_features
         self.norm = nn.LayerNorm(self.width)
-        head = getattr(self.backbone, "head", None)
-        for owner in (self.backbone, head):
+        for owner in (self.backbone, getattr(self.backbone, "head", None)):
             own = getattr(owner, "norm", None)
             if isinstance(own, nn.LayerNorm) and own.normalized_shape == (self.width,):
                 # The tower's own last norm goes on as ours, so that pretrained features are normalised once.
@@ -76,11 +75,12 @@ class ImageEncoder(nn.Module):
             self.backbone.patch_embed.strict_img_size = False
             if self.backbone.rel_pos_bias is None and self.backbone.blocks[0].attn.window_size is not None:
                 self.backbone.rel_pos_bias = GridBias([block.attn for block in self.backbone.blocks])
-        self.patch: int | None = _patch(self.backbone)
+        patch = getattr(getattr(self.backbone, "patch_embed", None), "patch_size", None)
+        self.patch: int | None = patch[0] if isinstance(patch, tuple) else patch  # its side in pixels
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) normalised pixels to (B, L, width) token states."""
-        # The patches' convolution then gives its map token by token, which is how the blocks read it.
+        # So the patches' convolution gives its map token by token, which is how the blocks read it.
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         bias = getattr(self.backbone, "rel_pos_bias", None)
         if isinstance(bias, GridBias):
@@ -91,19 +91,18 @@ class ImageEncoder(nn.Module):
             states = rearrange(states, "b h w d -> b (h w) d" if last else "b d h w -> b (h w) d")
         return self.norm(states)
 
-    def set_gradient_checkpointing(self, enable: bool) -> None:
+    def enable_gradient_checkpointing(self) -> None:
         """Trade a second forward pass for activation memory."""
-        self.backbone.set_grad_checkpointing(enable)
+        self.backbone.set_grad_checkpointing(True)
 
 
 def _create(name: str, image_size: int, kwargs: dict, pretrained: bool | str) -> nn.Module:
     file = pretrained if isinstance(pretrained, str) else None
-    extra = {"num_classes": 0, "global_pool": "", "pretrained": bool(pretrained) and file is None}
     if file and not Path(file).is_file():
         raise ConfigError(f"vit_pretrained={file}: no such weights file")
+    extra = {"num_classes": 0, "global_pool": "", "pretrained": pretrained is True}
     # ViT takes any size when asked to, BEiT is taught by GridAttention, convolutional models ask for none.
-    choices = ({"img_size": image_size, "dynamic_img_size": True}, {"img_size": image_size}, {})
-    for sizes in choices:
+    for sizes in ({"img_size": image_size, "dynamic_img_size": True}, {"img_size": image_size}, {}):
         try:
             model = timm.create_model(name, **{**extra, **sizes, **kwargs})
             break
@@ -141,24 +140,18 @@ def _load_file(model: nn.Module, file: str) -> None:
         )
 
 
-def _patch(backbone: nn.Module) -> int | None:
-    patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", None)
-    return patch[0] if isinstance(patch, tuple) else patch
-
-
 class TextEncoder(nn.Module):
     """BERT without its pooler.
 
     Args:
         config: of the BERT; `attention_probs_dropout_prob` and `hidden_dropout_prob` hold the dropout.
-        bert: take this one instead of a fresh one.
-        corner_tokens: C; the last C of the config's words are corners, see `lexlip.models.corners`.
+        corner_tokens: C; the last C entries of the config's vocabulary are corners, see `lexlip.models.corners`.
     """
 
-    def __init__(self, config: BertConfig, bert: BertModel | None = None, corner_tokens: int = 0):
+    def __init__(self, config: BertConfig, corner_tokens: int = 0):
         super().__init__()
         self.corner_tokens = corner_tokens
-        self.bert = bert if bert is not None else _fresh_bert(config, corner_tokens)
+        self.bert = _fresh_bert(config, corner_tokens)
         self.width: int = config.hidden_size
 
     @property
@@ -172,32 +165,28 @@ class TextEncoder(nn.Module):
         return table[: -self.corner_tokens] if self.corner_tokens else table
 
     def embed(self, ids: Tensor) -> Tensor:
-        """(B, L) word ids to (B, L, D) input embeddings, positions and LayerNorm included."""
-        if not self.corner_tokens:
-            return self.bert.embeddings(input_ids=ids)
-        positions = word_positions(ids.shape[1], self.corner_tokens, ids.device)
+        """(B, L) token ids to (B, L, D) input embeddings, positions and LayerNorm included."""
+        positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        positions = positions + self.corner_tokens * (positions > 0)  # those after [CLS] are the corners'
         return self.bert.embeddings(input_ids=ids, position_ids=positions)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """(B, L) word ids and their mask, 0 at padding, to (B, L, D) token states; no corner has a part in them."""
+        """(B, L) token ids and their mask, 0 at padding, to (B, L, D) token states; no corner has a part in them."""
         return _run_layers(self.bert.encoder, self.embed(ids), mask)
 
     def with_corners(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """(B, L) word ids and their mask, 0 at padding, to (B, L + C, D) states of [CLS], the corners and the words."""
+        """Like `forward`, to (B, L + C, D) states of [CLS], the corners and the word pieces."""
         first = self.config.vocab_size - self.corner_tokens
         states = self.bert.embeddings(input_ids=insert_corners(ids, first, self.corner_tokens))
         return _run_layers(self.bert.encoder, states, corner_mask(mask, self.corner_tokens))
 
-    def set_gradient_checkpointing(self, enable: bool) -> None:
+    def enable_gradient_checkpointing(self) -> None:
         """Trade a second forward pass for activation memory."""
-        if enable:
-            self.bert.gradient_checkpointing_enable()
-        else:
-            self.bert.gradient_checkpointing_disable()
+        self.bert.gradient_checkpointing_enable()
 
 
 def _fresh_bert(config: BertConfig, corner_tokens: int) -> BertModel:
-    """A BERT whose last words are corners.
+    """A BERT whose last vocabulary entries are corners.
 
     All else starts with the numbers that it would have without them, so that models with and without can be compared.
     """

@@ -1,12 +1,13 @@
-"""Model folders and the hub: `save_pretrained`, `from_pretrained` and `push_to_hub` are huggingface_hub's.
+"""Model folders and the hub: `save_pretrained` and `push_to_hub` are huggingface_hub's.
 
-A folder holds config.json, model.safetensors, the tokenizer's files and the pictures' preprocessing.
+A folder holds config.json, model.safetensors, the tokenizer's files and the images' preprocessing.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TypeVar
 
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HFValidationError
@@ -19,63 +20,66 @@ from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
 from lexlip.models.weights import folder_config, load_model
 from lexlip.utils.files import give_usual_rights, write_json
 
-PREPROCESSING_FILE = "preprocessor_config.json"
+Model = TypeVar("Model", bound="FolderModel")
 
 
 class FolderModel(PyTorchModelHubMixin, library_name="lexlip", tags=["image-text-retrieval"]):
     """A module with a `head`, a `config` and a `tokenizer` that can be saved to a folder and loaded from one."""
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """config.json, model.safetensors, the tokenizer's files and the pictures' preprocessing."""
         draft = save_directory / f"{WEIGHTS_FILE}.tmp"
         save_model(self, str(draft))
         give_usual_rights(draft)
-        # What an older model left must not pass for this one's: its phase's own parts, its words.
+        # What an older model left must not pass for this one's: its phase's own parts, its vocabulary.
         for pattern in ("phase*.safetensors", "tokenizer*.json", "special_tokens_map.json", "vocab.txt", CONFIG_FILE):
             for stale in save_directory.glob(pattern):
                 stale.unlink()
         draft.replace(save_directory / WEIGHTS_FILE)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(save_directory)
-        write_json(_preprocessing(self.config.image_size), save_directory / PREPROCESSING_FILE)
+        write_json(_preprocessing(self.config.image_size), save_directory / "preprocessor_config.json")
         write_json(dataclasses.asdict(self.config), save_directory / CONFIG_FILE)  # last: without it there is no model
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options) -> FolderModel:
+    def from_pretrained(
+        cls: type[Model],
+        pretrained_model_name_or_path: str | Path,
+        *,
+        drop_rate: float | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> Model:
         """Load a model folder or a name on the hub, in evaluation mode.
 
         Args:
             pretrained_model_name_or_path: folder, or "owner/name".
-            options: huggingface_hub's (`revision`, `token`, `cache_dir`, ...), and `drop_rate`, another dropout of
-                the text tower for training on.
+            drop_rate: another dropout of the text tower, for training on.
+            revision, token, cache_dir, force_download, local_files_only: of `huggingface_hub.snapshot_download`.
 
         Raises:
             CheckpointError: neither a folder nor to be fetched, no model in it, or weights that do not fit its config.
         """
-        if Path(pretrained_model_name_or_path).is_dir():
-            folder_config(Path(pretrained_model_name_or_path))  # the mixin's own reading of it would say less
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, **options)
-        except (OSError, HFValidationError) as error:
-            raise _not_fetched(pretrained_model_name_or_path, error) from error
-
-    @classmethod
-    def _from_pretrained(
-        cls, *, model_id, revision, cache_dir, force_download, local_files_only, token,
-        drop_rate=None, config=None, **unknown,
-    ) -> FolderModel:  # fmt: skip
-        if unknown:
-            raise TypeError(f"from_pretrained() takes no {', '.join(sorted(unknown))}")
-        download = {"revision": revision, "cache_dir": cache_dir, "token": token}
-        download |= {"force_download": force_download, "local_files_only": local_files_only}
-        return load_folder(cls, local_folder(model_id, **download), drop_rate)
+        folder = local_folder(
+            pretrained_model_name_or_path, revision=revision, token=token, cache_dir=cache_dir,
+            force_download=force_download, local_files_only=local_files_only,
+        )  # fmt: skip
+        config = folder_config(folder)
+        check_head(cls, config, folder)
+        if drop_rate is not None:
+            config.text.update(hidden_dropout_prob=drop_rate, attention_probs_dropout_prob=drop_rate)
+        tokenizer = None
+        if any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt")):
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = cls(config, tokenizer)
+        load_model(model, folder)
+        return model.eval()
 
 
 def local_folder(name: str | Path, **download) -> Path:
-    """A folder as it is, or where the files of a name on the hub were fetched to.
-
-    Args:
-        download: of `huggingface_hub.snapshot_download`.
+    """A folder as it is, or where `snapshot_download` put the files of a name on the hub.
 
     Raises:
         CheckpointError: neither a folder nor to be fetched.
@@ -85,25 +89,7 @@ def local_folder(name: str | Path, **download) -> Path:
     try:
         return Path(snapshot_download(str(name), **download))
     except (OSError, HFValidationError) as error:  # hub errors are OSErrors
-        raise _not_fetched(name, error) from error
-
-
-def _not_fetched(name: str | Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{name} is neither a model folder nor could it be fetched: {error}")
-
-
-def load_folder(cls: type[FolderModel], folder: Path, drop_rate: float | None = None) -> FolderModel:
-    """What `save_pretrained` wrote, in evaluation mode; see `FolderModel.from_pretrained`."""
-    config = folder_config(folder)
-    check_head(cls, config, folder)
-    if drop_rate is not None:
-        config.text.update(hidden_dropout_prob=drop_rate, attention_probs_dropout_prob=drop_rate)
-    tokenizer = None
-    if any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt")):
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = cls(config, tokenizer)
-    load_model(model, folder)
-    return model.eval()
+        raise CheckpointError(f"{name} is neither a model folder nor could it be fetched: {error}") from error
 
 
 def check_head(cls: type[FolderModel], config: ModelConfig, path: str | Path) -> None:
@@ -120,7 +106,7 @@ def check_head(cls: type[FolderModel], config: ModelConfig, path: str | Path) ->
 
 
 def _preprocessing(size: int) -> dict:
-    """What `encode_image` does to a picture, in the words of transformers' image processors."""
+    """What `encode_image` does to an image, in the words of transformers' image processors."""
     return {
         "image_processor_type": "CLIPImageProcessor",
         "do_convert_rgb": True,

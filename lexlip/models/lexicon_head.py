@@ -1,8 +1,8 @@
 """From token states to lexicon vectors: the head, the max pool, the saturation, the bottleneck.
 
-B batch, L tokens, D width, V vocabulary. The head multiplies every token with every word and keeps the largest logit
-of each word; both poolings of LexLIP follow from that one maximum. `lexlip.ops.fused` takes it without ever
-holding the (B, L, V) logits.
+B batch, L tokens, D width, V terms. The head multiplies every token with every term and keeps the largest logit of each
+term; both poolings of LexLIP follow from that one maximum. `lexlip.ops.fused` takes it without ever holding the
+(B, L, V) logits.
 """
 
 from __future__ import annotations
@@ -47,19 +47,14 @@ class LexiconHead(nn.Module):
         return self.decoder(self.transform(states))
 
     def max_logits(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Largest logit of each word over the tokens.
+        """(B, L, in_features) token states and their (B, L) mask, 0 at padding, to (B, V): each term's largest logit.
 
-        Args:
-            states: (B, L, in_features) token states.
-            mask: (B, L) with 0 at padding, or None.
-
-        Returns:
-            (B, V), at least float32.
+        At least float32.
         """
         return self.pool(self.transform(states), mask)
 
     def term_weights(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`saturate(max_logits(states, mask))`, in one pass."""
+        """`saturate(max_logits(states, mask))`, in one operation."""
         return self.pool(self.transform(states), mask, saturated=True)
 
     def pool(self, hidden: Tensor, mask: Tensor | None = None, saturated: bool = False) -> Tensor:
@@ -71,7 +66,7 @@ def lexicon_bottleneck(pooled: Tensor, word_embeddings: Tensor) -> Tensor:
     """Continuous bag of words b = softmax(m) E, with E's gradient stopped (LexLIP's lexicon bottleneck).
 
     Args:
-        pooled: (B, V) largest logit of each word.
+        pooled: (B, V) largest logit of each term.
         word_embeddings: (V, D) table E of the text tower.
 
     Returns:
@@ -81,12 +76,7 @@ def lexicon_bottleneck(pooled: Tensor, word_embeddings: Tensor) -> Tensor:
 
 
 def keep_heaviest(vectors: Tensor, k: int) -> Tensor:
-    """Each row's k heaviest terms, the others set to 0; weights unchanged.
-
-    Args:
-        vectors: (..., V) non-negative.
-        k: terms to keep.
-    """
+    """Of (..., V) non-negative vectors the k heaviest terms, weights unchanged; the others become 0."""
     if k >= vectors.shape[-1]:
         return vectors
     top = vectors.topk(k, dim=-1)

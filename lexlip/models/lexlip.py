@@ -1,6 +1,6 @@
-"""The model without any trainer: two towers, two lexicon heads, pictures and captions to lexicon vectors.
+"""The model without any trainer: two towers, two lexicon heads, images and captions to lexicon vectors.
 
-B batch, L tokens, V vocabulary.
+B batch, L tokens, V terms.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import BertForMaskedLM
 
-from lexlip.models.corners import corner_shares
+from lexlip.models.corners import corner_weights
 from lexlip.models.lexicon_head import LexiconHead
 from lexlip.models.two_tower import TwoTowers
 
@@ -17,22 +17,22 @@ MODEL_CARD = """---
 {{ card_data }}
 ---
 
-A LexLIP model ([Luo et al., ICCV 2023](https://arxiv.org/abs/2302.02908)): pictures and captions as weighted bags of
-words over one vocabulary, for search with an inverted index. `config.json` names the towers and the picture size.
+A LexLIP model ([Luo et al., ICCV 2023](https://arxiv.org/abs/2302.02908)): images and captions as weighted bags of
+words over one vocabulary, for search with an inverted index. `config.json` names the towers and the image size.
 
 ```python
 from lexlip import LexLIP
 
 model = LexLIP.from_pretrained("this folder or name")
-texts = model.encode_text(["a dog on the beach"])   # (1, words of the vocabulary), of length 1
-pictures = model.encode_image(["dog.jpg"])
-print(texts @ pictures.T, model.lexicon(pictures, top_k=10))
+texts = model.encode_text(["a dog on the beach"])   # (1, terms of the vocabulary), of length 1
+images = model.encode_image(["dog.jpg"])
+print(texts @ images.T, model.lexicon(images, top_k=10))
 ```
 
 ```bash
-lexlip encode --model FOLDER --images PICTURES --out vectors
-lexlip index build pictures.index vectors
-lexlip search --index pictures.index --model FOLDER "a dog on the beach" --explain
+lexlip encode --model FOLDER --images IMAGES --out vectors
+lexlip index build images.index vectors
+lexlip search --index images.index --model FOLDER "a dog on the beach" --explain
 ```
 
 Training data, recall and limits: to be filled in by whoever publishes the weights.
@@ -51,9 +51,12 @@ class LexLIP(TwoTowers, tags=["sparse-retrieval"], model_card_template=MODEL_CAR
         self.image_head = LexiconHead(self.image_encoder.width, width, vocab_size, eps)
 
     def start_head(self, bert: BertForMaskedLM | None) -> None:
-        """The image head starts as a copy of BERT's; its first layer only where the towers are equally wide."""
+        """The image head starts as a copy of the text head; its first layer only where the towers are equally wide."""
         if bert is not None:
-            _copy_bert_head(bert, self.text_head)
+            predictions, head = bert.cls.predictions, self.text_head
+            head.dense.load_state_dict(predictions.transform.dense.state_dict())
+            head.norm.load_state_dict(predictions.transform.LayerNorm.state_dict())
+            head.decoder.load_state_dict({"weight": predictions.decoder.weight, "bias": predictions.bias})
         equal = self.image_encoder.width == self.text_encoder.width
         for name in ("norm", "decoder") + (("dense",) if equal else ()):
             getattr(self.image_head, name).load_state_dict(getattr(self.text_head, name).state_dict())
@@ -65,26 +68,19 @@ class LexLIP(TwoTowers, tags=["sparse-retrieval"], model_card_template=MODEL_CAR
     # --- token states to lexicon vectors ---
 
     def lexicon_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Captions to lexicon vectors, not normalised.
+        """(B, L) token ids and their mask, 0 at padding, to (B, V) float32 term weights log(1 + max over L of relu(z)).
 
-        Args:
-            input_ids, attention_mask: (B, L) word ids and their mask, 0 at padding.
-
-        Returns:
-            (B, V) float32 term weights log(1 + max over L of relu(z)).
+        They are not normalised.
         """
         return self.text_head.term_weights(self.text_encoder(input_ids, attention_mask), attention_mask)
 
     def lexicon_long(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Long texts to lexicon vectors for training: the text's own, and one per corner token.
 
-        A maximum over a hundred words is decided by a few of them; the others learn nothing from it. So each corner
-        pools the words again, each word's decoder input scaled by the corner's share of it (`corner_shares`), and each
-        such vector is to find the picture by itself. The vectors have the words of the vocabulary as dimensions like
-        all others; only the first is ever stored or searched with, so short and long texts share one index.
-
-        Args:
-            input_ids, attention_mask: (B, L) word ids and their mask, 0 at padding.
+        A maximum over a hundred word pieces is decided by a few of them; the others learn nothing from it. So each
+        corner pools the word pieces again, each decoder input scaled by the corner's weight (`corner_weights`), and
+        each such vector is to find the image by itself. The vectors have the same terms as all others; only the first
+        is ever stored or searched with, so short and long texts share one index.
 
         Returns:
             (B, 1 + C, V) float32 term weights; the first is `lexicon_text`.
@@ -94,22 +90,15 @@ class LexLIP(TwoTowers, tags=["sparse-retrieval"], model_card_template=MODEL_CAR
             return self.lexicon_text(input_ids, attention_mask)[:, None]
         states = self.text_encoder.with_corners(input_ids, attention_mask)
         hidden = self.text_head.transform(torch.cat([states[:, :1], states[:, count + 1 :]], dim=1))
-        shares = corner_shares(states[:, 1 : count + 1], states[:, count + 1 :])
+        weights = corner_weights(states[:, 1 : count + 1], states[:, count + 1 :])
         vectors = [self.text_head.pool(hidden, attention_mask, saturated=True)]
-        for share in shares.unbind(1):  # [CLS] is no word: it sums up the text, and no corner sees it
-            part = hidden[:, 1:] * share[..., None]
+        for weight in weights.unbind(1):  # [CLS] is no word piece: it sums up the text, and no corner sees it
+            part = hidden[:, 1:] * weight[..., None]
             vectors.append(self.text_head.pool(part, attention_mask[:, 1:], saturated=True))
         return torch.stack(vectors, dim=1)
 
     def lexicon_image(self, pixel_values: Tensor) -> Tensor:
-        """Pictures to lexicon vectors, not normalised.
-
-        Args:
-            pixel_values: (B, 3, H, W) normalised pixels; H and W multiples of the patch.
-
-        Returns:
-            (B, V) float32 term weights.
-        """
+        """(B, 3, H, W) normalised pixels, H and W multiples of the patch, to (B, V) float32 term weights."""
         return self.image_head.term_weights(self.image_encoder(pixel_values))
 
     # The names that every head has.
@@ -118,26 +107,12 @@ class LexLIP(TwoTowers, tags=["sparse-retrieval"], model_card_template=MODEL_CAR
     # --- for users ---
 
     def lexicon(self, vectors: Tensor, top_k: int = 10) -> list[list[tuple[str, float]]]:
-        """The heaviest words of each vector, heaviest first, without words of weight 0.
-
-        Args:
-            vectors: (B, V).
-            top_k: at most so many words each.
-        """
+        """The heaviest terms of each of (B, V) vectors, at most `top_k`, heaviest first, without terms of weight 0."""
         if self.tokenizer is None:
-            raise ValueError("this model has no tokenizer to name the words; set model.tokenizer")
+            raise ValueError("this model has no tokenizer to name the terms; set model.tokenizer")
         top = vectors.topk(min(top_k, vectors.shape[-1]), dim=-1)
         rows = []
         for values, ids in zip(top.values.tolist(), top.indices.tolist(), strict=True):
-            words = self.tokenizer.convert_ids_to_tokens(ids)
-            rows.append([(word, value) for word, value in zip(words, values, strict=True) if value > 0])
+            terms = self.tokenizer.convert_ids_to_tokens(ids)
+            rows.append([(term, value) for term, value in zip(terms, values, strict=True) if value > 0])
         return rows
-
-
-def _copy_bert_head(bert: BertForMaskedLM, head: LexiconHead) -> None:
-    predictions = bert.cls.predictions
-    head.dense.load_state_dict(predictions.transform.dense.state_dict())
-    head.norm.load_state_dict(predictions.transform.LayerNorm.state_dict())
-    with torch.no_grad():
-        head.decoder.weight.copy_(predictions.decoder.weight)
-        head.decoder.bias.copy_(predictions.bias)

@@ -1,7 +1,7 @@
 """Position tables at other grid sizes, resampled in two dimensions.
 
 A tower trained on a 14 x 14 grid sees 7 x 7 patches at half size and 24 x 24 at 384 px. An offset of d patches on a
-grid of n spans the same part of the picture as d * 14 / n patches on the trained grid, so the table is read there,
+grid of n spans the same part of the image as d * 14 / n patches on the trained grid, so the table is read there,
 linearly between its entries. Half the grid thus reads every second entry exactly.
 """
 
@@ -18,20 +18,6 @@ CLS_ROWS = 3  # of a BEiT table: CLS to patch, patch to CLS, CLS to CLS
 Grid = tuple[int, int]  # height and width in patches
 
 
-def _offset_weights(new: int, old: int) -> Tensor:
-    """(2 new - 1, 2 old - 1) linear interpolation weights between relative offsets."""
-    offsets = torch.arange(-(new - 1), new, dtype=torch.float64) * old / new
-    place = (offsets + old - 1).clamp(0, 2 * old - 2)
-    low = place.floor().long().clamp(max=max(2 * old - 3, 0))
-    share = (place - low).float()
-    weights = torch.zeros(2 * new - 1, 2 * old - 1)
-    rows = torch.arange(2 * new - 1)
-    weights[rows, low] = 1 - share
-    if old > 1:
-        weights[rows, low + 1] += share
-    return weights
-
-
 def resample_relative_table(table: Tensor, old: Grid, new: Grid) -> Tensor:
     """A BEiT relative-position table for another grid; differentiable.
 
@@ -43,8 +29,13 @@ def resample_relative_table(table: Tensor, old: Grid, new: Grid) -> Tensor:
     Returns:
         ((2h-1)(2w-1) + 3, heads) for the grid `new` = (h, w).
     """
-    rows, columns = (_offset_weights(n, o).to(table.device, table.dtype) for n, o in zip(new, old, strict=True))
-    return _resample(table, rows, columns) if old != new else table
+    return _resample(table, *(_offset_weights(n, o).to(table) for n, o in zip(new, old, strict=True)))
+
+
+def _offset_weights(new: int, old: int) -> Tensor:
+    """(2 new - 1, 2 old - 1) linear interpolation weights between relative offsets."""
+    position = (torch.arange(1 - new, new, dtype=torch.float64) * old / new + old - 1).clamp(0, 2 * old - 2)
+    return (1 - (position[:, None] - torch.arange(2 * old - 1)).abs()).clamp(min=0).float()
 
 
 def _resample(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -56,9 +47,9 @@ def _resample(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 class GridBias(nn.Module):
     """The relative-position biases of all layers of a BEiT at once, for the grid that is being encoded.
 
-    It takes the place of timm's bias that all layers share: timm asks for it once per pass and hands it to every
-    block, also to one whose activations are computed a second time. One gather for all layers, instead of one each,
-    is also one scatter in the backward pass.
+    It replaces timm's bias that all layers share: timm asks for it once per forward pass and hands it to every block,
+    also to one whose activations are computed a second time. One gather for all layers, instead of one each, is also
+    one scatter in the backward pass.
 
     Args:
         layers: the attention layers, in order; each becomes a `GridAttention`.
@@ -68,7 +59,7 @@ class GridBias(nn.Module):
         super().__init__()
         self.layers = layers  # a plain list: the weights stay the layers' own
         self.trained: Grid = tuple(layers[0].window_size)
-        self.grid = self.trained  # set before each pass
+        self.grid = self.trained  # set before each forward pass
         self._constants: dict[tuple[Grid, str], tuple[Tensor, Tensor, Tensor]] = {}
         for number, layer in enumerate(layers):
             layer.__class__ = GridAttention
@@ -78,7 +69,7 @@ class GridBias(nn.Module):
         """One (1, heads, L, L) bias per layer, L = grid height x width + 1."""
         # The layers as further heads of one table.
         table = torch.cat([layer.relative_position_bias_table for layer in self.layers], dim=1)
-        rows, columns, index = self._of_grid(table.device)
+        rows, columns, index = self._constants_of_grid(table.device)
         if self.grid != self.trained:
             table = _resample(table, rows.to(table.dtype), columns.to(table.dtype))
         biases = F.embedding(index, table).T  # (layers * heads, L * L)
@@ -88,7 +79,7 @@ class GridBias(nn.Module):
         length = self.grid[0] * self.grid[1] + 1
         return biases.reshape(len(self.layers), 1, -1, length, length).unbind(0)
 
-    def _of_grid(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    def _constants_of_grid(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Interpolation weights of rows and columns, and the (L * L,) rows of the table, on the device."""
         key = (self.grid, str(device))
         if key not in self._constants:

@@ -1,6 +1,6 @@
-"""A text tower's tables for a tower with more words or longer texts than the one that was trained.
+"""A text tower's tables for a tower with more tokens or longer texts than the one that was trained.
 
-P positions, V words, C corner tokens, D width.
+P positions, D width.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def stretch_positions(table: Tensor, rows: int) -> Tensor:
 
 
 def fit_text_tables(state: dict[str, Tensor], fresh: dict[str, Tensor], used: int, trained: int | None) -> None:
-    """Change a BERT's tables in `state` to the shapes of `fresh`, where they only lack words or positions.
+    """Change a BERT's tables in `state` to the shapes of `fresh`, where they only lack tokens or positions.
 
     Args:
         state: weights that will be loaded, by names that end in BERT's.

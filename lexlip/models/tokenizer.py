@@ -1,4 +1,4 @@
-"""The tokenizer whose vocabulary is the lexicon."""
+"""The tokenizer whose vocabulary is the lexicon: each of its entries is a term."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ PADDING = 128  # entries by which towers round their vocabulary up
 
 
 def load_tokenizer(name: str, vocab_size: int | None = None) -> PreTrainedTokenizerBase:
-    """A BERT tokenizer by hub name or folder.
-
-    Args:
-        vocab_size: what it must fit; None: any.
+    """A BERT tokenizer by hub name or folder; `vocab_size` is what it must fit, None: any.
 
     Raises:
         ConfigError: it cannot be loaded, or as `check_tokenizer`.
@@ -32,7 +29,7 @@ def check_tokenizer(name: str, vocab_size: int, tokenizer: PreTrainedTokenizerBa
     """Refuse a tokenizer that does not fit a vocabulary.
 
     Raises:
-        ConfigError: no BERT specials, more word pieces than `vocab_size`, or over 128 fewer.
+        ConfigError: no BERT specials, more word pieces than `vocab_size`, or 128 or more fewer.
     """
     pieces = len(tokenizer)
     if not pieces <= vocab_size < pieces + PADDING:

@@ -1,13 +1,13 @@
-"""What every model here is built from: a picture tower, a text tower, a tokenizer, and a head that a subclass gives.
+"""What every model here is built from: an image tower, a text tower, a tokenizer, and a head that a subclass gives.
 
 B batch, L tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import UnionType
 from typing import ClassVar
 
 import torch
@@ -25,9 +25,8 @@ from lexlip_data.loading.sentences import mark_sentences
 from lexlip_data.loading.transforms import build_transform
 from lexlip_data.sources.images import open_image, to_rgb, upright
 
-BATCH_SIZE = 256  # rows that pass the towers at once, if a user says nothing
-PICTURE = (Image.Image, str, Path)
-Picture = Image.Image | str | Path
+BATCH_SIZE = 256  # rows that are encoded at once, if a user says nothing
+ImageLike = Image.Image | str | Path
 
 
 class TwoTowers(nn.Module, FolderModel):
@@ -68,25 +67,11 @@ class TwoTowers(nn.Module, FolderModel):
         """Take over what a pretrained BERT holds for the head; called once, after the towers are loaded."""
 
     def vectors_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Captions to vectors, not normalised.
-
-        Args:
-            input_ids, attention_mask: (B, L) word ids and their mask, 0 at padding.
-
-        Returns:
-            (B, width of the vectors) float32.
-        """
+        """(B, L) token ids and their mask, 0 at padding, to (B, width of the vectors) float32, not normalised."""
         raise NotImplementedError
 
     def vectors_long(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Long texts to vectors for training, not normalised.
-
-        Args:
-            input_ids, attention_mask: (B, L) word ids and their mask, 0 at padding.
-
-        Returns:
-            (B, 1 + C, width of the vectors) float32: what `vectors_text` gives, and one vector per corner token.
-        """
+        """Like `vectors_text`, of long texts in training, to (B, 1 + C, width): and one vector per corner token."""
         raise NotImplementedError
 
     def vectors_image(self, pixel_values: Tensor) -> Tensor:
@@ -106,24 +91,24 @@ class TwoTowers(nn.Module, FolderModel):
         """Captions to retrieval vectors.
 
         Args:
-            texts: B strings, or (B, L) word ids with their `attention_mask`. B may be 0; one string alone is B = 1.
+            texts: B strings, or (B, L) token ids with their `attention_mask`. B may be 0; one string alone is B = 1.
             normalize: divide by the L2 norm, so that dot products are cosines.
-            batch_size: how many of them pass the towers at once.
+            batch_size: how many of them are encoded at once.
 
         Returns:
             (B, width of the vectors) float32, on the model's device.
 
         Raises:
             TypeError: something else among the strings.
-            ValueError: strings without a tokenizer, word ids without a mask, or batch_size below 1.
+            ValueError: strings without a tokenizer, token ids without a mask, or batch_size below 1.
         """
         if isinstance(texts, Tensor):
             if attention_mask is None:
-                raise ValueError("word ids need their attention_mask")
+                raise ValueError("token ids need their attention_mask")
             encode = lambda rows: self.vectors_text(texts[rows].to(self.device), attention_mask[rows].to(self.device))
         else:
             if self.tokenizer is None:
-                raise ValueError("this model has no tokenizer: pass word ids and their mask, or set model.tokenizer")
+                raise ValueError("this model has no tokenizer: pass token ids and their mask, or set model.tokenizer")
             texts = [texts] if isinstance(texts, str) else list(texts)
             _all_are(str, texts, "a string")
             encode = lambda rows: self.vectors_text(*self._tokenized(texts[rows]))
@@ -139,8 +124,12 @@ class TwoTowers(nn.Module, FolderModel):
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: at least 1")
         width = self.config.vocab_size if self.config.embed_dim is None else self.config.embed_dim
-        with _evaluating(self):
+        training = self.training
+        try:
+            self.eval()
             parts = [encode(slice(begin, begin + batch_size)) for begin in range(0, count, batch_size)]
+        finally:
+            self.train(training)
         vectors = torch.cat(parts) if parts else torch.zeros(0, width, device=self.device)
         return F.normalize(vectors, dim=-1) if normalize else vectors
 
@@ -156,30 +145,30 @@ class TwoTowers(nn.Module, FolderModel):
 
     @torch.no_grad()
     def encode_image(
-        self, images: Picture | Sequence[Picture] | Tensor, normalize: bool = True, batch_size: int = BATCH_SIZE
+        self, images: ImageLike | Sequence[ImageLike] | Tensor, normalize: bool = True, batch_size: int = BATCH_SIZE
     ) -> Tensor:
-        """Pictures to retrieval vectors.
+        """Images to retrieval vectors.
 
         Args:
-            images: B PIL pictures or paths of files, or (B, 3, H, W) normalised pixels. B may be 0; one picture or path
+            images: B PIL images or paths of files, or (B, 3, H, W) normalised pixels. B may be 0; one image or path
                 alone is B = 1.
             normalize: divide by the L2 norm, so that dot products are cosines.
-            batch_size: how many of them pass the towers at once; so many decoded pictures are held.
+            batch_size: how many of them are decoded and encoded at once.
 
         Returns:
             (B, width of the vectors) float32, on the model's device.
 
         Raises:
-            TypeError: something else among the pictures.
+            TypeError: something else among the images.
             ValueError: batch_size below 1.
             OSError: a file that cannot be read.
-            BrokenImage: a file that is no picture; the message names it.
+            BrokenImage: a file that is no image; the message names it.
         """
         if isinstance(images, Tensor):
             encode = lambda rows: self.vectors_image(images[rows].to(self.device))
         else:
-            images = [images] if isinstance(images, PICTURE) else list(images)
-            _all_are(PICTURE, images, "a PIL picture or the path of one")
+            images = [images] if isinstance(images, ImageLike) else list(images)
+            _all_are(ImageLike, images, "a PIL image or the path of one")
             transform = build_transform("vit", self.config.image_size)
             encode = lambda rows: self.vectors_image(
                 torch.stack([transform(_opened(image)) for image in images[rows]]).to(self.device)
@@ -192,24 +181,13 @@ class TwoTowers(nn.Module, FolderModel):
         return self.text_encoder.word_embeddings.device
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while."""
-    was = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(was)
-
-
-def _all_are(kind: type | tuple[type, ...], values: Sequence, name: str) -> None:
+def _all_are(kind: type | UnionType, values: Sequence, name: str) -> None:
     for number, value in enumerate(values):
         if not isinstance(value, kind):
             raise TypeError(f"item {number} is of type {type(value).__name__}, not {name}")
 
 
-def _opened(image: Picture) -> Image.Image:
+def _opened(image: ImageLike) -> Image.Image:
     if isinstance(image, Image.Image):
         return to_rgb(upright(image))
     try:

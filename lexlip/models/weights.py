@@ -1,6 +1,8 @@
 """Weights from files: strictly, with every exception named and logged.
 
-A file is read with `weights_only=True`, so it can hold tensors and plain values and never runs code.
+A file is read with `weights_only=True`, so it can hold tensors and plain values and never runs code. Beside its model,
+a checkpoint or a model folder may hold a phase's own parts: the weakened decoder, or momentum encoders and queues. A
+folder holds them in a file named after the phase, so that the same phase can go on from it.
 """
 
 from __future__ import annotations
@@ -51,12 +53,11 @@ def read(path: str | Path) -> dict:
 
 def _is_checkpoint(path: Path) -> bool:
     """Whether the file looks whole and like one of torch's, so that only its content can be at fault."""
-    with path.open("rb") as file:
-        start = file.read(1)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("data.pkl") for name in archive.namelist())
-    return start == b"\x80"  # a bare pickle
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"  # a bare pickle
 
 
 def known_config(path: str | Path) -> ModelConfig | None:
@@ -95,7 +96,7 @@ def folder_config(folder: Path) -> ModelConfig:
 
 
 def model_weights(path: str | Path) -> dict[str, Tensor]:
-    """The weights of a `LexLIP` in a checkpoint of either phase or in a model folder, by the model's own names.
+    """The weights of the model in a checkpoint of either phase or in a model folder, by the model's own names.
 
     Raises:
         CheckpointError: as `read`, or a file of another model.
@@ -103,7 +104,7 @@ def model_weights(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if path.is_dir():
         try:
-            return load_file(path / "model.safetensors")
+            return load_file(path / WEIGHTS_FILE)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path} is no model folder: {error}") from error
     content = read(path)
@@ -129,11 +130,9 @@ def model_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_model(model: nn.Module, path: str | Path) -> None:
-    """Load a model's weights strictly; positions of another picture size are resampled in two dimensions.
+    """Load a model's weights strictly from a checkpoint of either phase or a model folder.
 
-    Args:
-        model: a `LexLIP`.
-        path: checkpoint of either phase or a model folder.
+    Positions of another image size are resampled in two dimensions.
 
     Raises:
         CheckpointError: as `model_weights`, or names or shapes that do not fit.
@@ -143,33 +142,29 @@ def load_model(model: nn.Module, path: str | Path) -> None:
 
 def fit(model: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
     """`load_model` with the weights already read; `path` is for the messages."""
-    wanted = model.state_dict()
-    resampled = []
-    for name, value in weights.items():
-        if name in wanted and value.shape != wanted[name].shape:
-            fitted = _resample(model, name, value, wanted[name])
-            if fitted is not None:
-                weights[name] = fitted
-                resampled.append(name)
-    wrong = [
-        f"{name}: {tuple(value.shape)} in the file, {tuple(wanted[name].shape)} in the model"
-        for name, value in weights.items()
-        if name in wanted and value.shape != wanted[name].shape
-    ]
+    wanted, wrong, resampled = model.state_dict(), [], 0
+    for name, value in list(weights.items()):
+        if name not in wanted or value.shape == wanted[name].shape:
+            continue
+        fitted = _resample(model, name, value, wanted[name])
+        if fitted is None:
+            wrong.append(f"{name}: {tuple(value.shape)} in the file, {tuple(wanted[name].shape)} in the model")
+        else:
+            weights[name], resampled = fitted, resampled + 1
     missing = [f"{name}: not in the file" for name in wanted if name not in weights]
     extra = [f"{name}: not in the model" for name in weights if name not in wanted]
-    problems = wrong + missing + extra
-    if problems:
+    if problems := wrong + missing + extra:
         hint = ""
         if any("decoder.weight" in line or "word_embeddings" in line for line in wrong):
             hint = "\nThe vocabularies differ: set tokenizer and vocab_size as in the run that wrote the file."
         raise CheckpointError(f"{path} does not fit this model:\n  " + "\n  ".join(problems[:5]) + hint)
     model.load_state_dict(weights)
     if resampled:
-        log.info("%s: %d position tables resampled to %d px", path, len(resampled), model.config.image_size)
+        log.info("%s: %d position tables resampled to %d px", path, resampled, model.config.image_size)
 
 
 def _resample(model: nn.Module, name: str, value: Tensor, wanted: Tensor) -> Tensor | None:
+    """A position table for the model's grid; None for other tensors, and where the table's own grid is not square."""
     grid = getattr(getattr(model.image_encoder.backbone, "patch_embed", None), "grid_size", None)
     if grid is None:
         return None
@@ -183,3 +178,42 @@ def _resample(model: nn.Module, name: str, value: Tensor, wanted: Tensor) -> Ten
         prefix = wanted.shape[1] - grid[0] * grid[1]
         return resample_abs_pos_embed(value, list(grid), num_prefix_tokens=prefix)
     return None
+
+
+def phase_file(folder: str | Path, phase: str) -> Path:
+    """Where a model folder holds the own parts of a phase, by its name."""
+    return Path(folder) / f"{phase.lower()}.safetensors"
+
+
+def phase_state(folder: str | Path, phase: str) -> dict[str, Tensor]:
+    """A phase's own parts in a model folder; empty where it has none, and for checkpoint files."""
+    file = phase_file(folder, phase)
+    if not file.is_file():
+        return {}
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} is broken ({error}); remove it to start the phase's own parts afresh") from error
+
+
+def fit_phase(module: nn.Module, state: dict[str, Tensor], folder: str | Path, strict: bool = True) -> None:
+    """Load a phase's own parts into it.
+
+    Args:
+        strict: raise where a part does not fit; else log it and leave that part as it starts.
+
+    Raises:
+        CheckpointError: strict, and names or shapes differ.
+    """
+    own = {name: value for name, value in module.state_dict().items() if not name.startswith(MODEL_PREFIX)}
+    for part in sorted({name.split(".")[0] for name in own}):
+        wanted = {name: value.shape for name, value in own.items() if name.startswith(f"{part}.")}
+        held = {name: value for name, value in state.items() if name.startswith(f"{part}.")}
+        wrong = sorted(n for n in wanted.keys() | held.keys() if n not in held or wanted.get(n) != held[n].shape)
+        if not wrong:
+            module.load_state_dict(held, strict=False)
+            log.info("%s: %s loaded", folder, part)
+        elif strict:
+            raise CheckpointError(f"{folder}: its {part} does not fit this run, first at {wrong[:3]}")
+        else:
+            log.warning("%s: its %s does not fit this run and starts afresh, first at %s", folder, part, wrong[:3])

@@ -1,7 +1,7 @@
 """Running statistics of batch norm, which no gradient moves: every forward pass of training does.
 
-Only convolutional towers have such layers. A pass normalises by its own rows in any case; this is about the running
-mean and variance that validation and the saved model use.
+Only convolutional towers have such layers. A forward pass normalises by its own rows in any case; this is about the
+running mean and variance that validation and the saved model use.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lexlip.utils.distributed import sum_over_ranks, world_size
@@ -20,14 +20,17 @@ def _in_training(module: nn.Module) -> list[_BatchNorm]:
     return [part for part in module.modules() if isinstance(part, _BatchNorm) and part.training]
 
 
-def statistics_of(module: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Every running table and count in training, each with a copy of its values, for `restore_statistics`."""
-    names = ("running_mean", "running_var", "num_batches_tracked")
+def _tables(module: nn.Module, *names: str) -> list[Tensor]:
     tables = [getattr(part, name) for part in _in_training(module) for name in names]
-    return [(table, table.clone()) for table in tables if table is not None]
+    return [table for table in tables if table is not None]
 
 
-def restore_statistics(kept: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+def statistics_of(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Every running table and count in training, each with a copy of its values, for `restore_statistics`."""
+    return [(table, table.clone()) for table in _tables(module, "running_mean", "running_var", "num_batches_tracked")]
+
+
+def restore_statistics(kept: list[tuple[Tensor, Tensor]]) -> None:
     """Undo what forward passes did since `statistics_of`: a step that is left out leaves nothing behind."""
     for table, before in kept:
         table.copy_(before)
@@ -48,11 +51,8 @@ def statistics_kept(module: nn.Module) -> Iterator[None]:
 
 def average_statistics(module: nn.Module) -> None:
     """Make the running statistics of all processes their mean, so that all validate, and save, the same model."""
-    if world_size() == 1:
-        return
-    tables = [table for part in _in_training(module) for table in (part.running_mean, part.running_var)]
-    tables = [table for table in tables if table is not None]
-    if tables:
+    tables = _tables(module, "running_mean", "running_var")
+    if tables and world_size() > 1:
         mean = sum_over_ranks(torch.cat(tables)) / world_size()
         for table, part in zip(tables, mean.split([len(table) for table in tables]), strict=True):
             table.copy_(part)

@@ -18,8 +18,11 @@ from lexlip.models.two_tower import TwoTowers
 from lexlip.train.config import Config, check_patch
 
 FRESH_WIDTH = 768  # of a fresh BERT, where no key says it
-HEAD_WIDTH = 64  # one attention head for so much of its width
+HEAD_WIDTH = 64  # of an attention head, where no key says how many there are
 DERIVED = ("patch_size", "input_image_embed_size", "input_text_embed_size", "hidden_size", "num_heads")
+SHAPE_KEYS = (  # the same in `Config` and `ModelConfig`
+    "vit", "vit_kwargs", "image_size", "image_norm_eps", "max_text_len", "corner_tokens", "sentence_sep",
+)  # fmt: skip
 DENSE_KEYS = ("embed_dim", "text_pooler", "image_projection")
 BERT_SHAPE = (
     "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act hidden_dropout_prob "
@@ -38,7 +41,6 @@ def build_model(
 
     Args:
         kind: `LexLIP` or `DenseLIP`.
-        config: of the run.
         tokenizer: for strings; its length is the vocabulary of a fresh text tower where `vocab_size` is None.
         known: the config of weights that will replace all of these, so that nothing pretrained is fetched.
 
@@ -61,18 +63,8 @@ def build_model(
     text.vocab_size += corners
     if known is not None or bert is not None:  # what was trained on shorter texts is stretched
         text.max_position_embeddings = max(text.max_position_embeddings, config.max_text_len)
-    shape = ModelConfig(
-        head=kind.head,
-        vit=config.vit,
-        vit_kwargs=dict(config.vit_kwargs),
-        image_size=config.image_size,
-        image_norm_eps=config.image_norm_eps,
-        text={name: getattr(text, name) for name in BERT_SHAPE},
-        max_text_len=config.max_text_len,
-        corner_tokens=corners,
-        sentence_sep=config.sentence_sep,
-        **({name: getattr(config, name) for name in DENSE_KEYS} if kind is DenseLIP else {}),
-    )
+    text_shape = {name: getattr(text, name) for name in BERT_SHAPE}
+    shape = ModelConfig(head=kind.head, text=text_shape, **{name: getattr(config, name) for name in _shape_keys(kind)})
     model = kind(shape, tokenizer, config.vit_pretrained if known is None else False)
     if bert is not None:
         state = bert.bert.state_dict()
@@ -84,6 +76,10 @@ def build_model(
         model.set_lexicon_head(config.lexicon_head)
     check_towers(model, config)
     return model
+
+
+def _shape_keys(kind: type[TwoTowers]) -> tuple[str, ...]:
+    return SHAPE_KEYS + DENSE_KEYS if issubclass(kind, DenseLIP) else SHAPE_KEYS
 
 
 def _dropout(config: Config) -> dict[str, float]:
@@ -131,23 +127,8 @@ def check_towers(model: TwoTowers, config: Config) -> None:
 
 def decided_by(model: TwoTowers) -> dict:
     """The keys of a config that a model decides; those that only restate its towers are None."""
-    shape, text = model.config, model.config.text
-    keys = {
-        "head": shape.head,
-        "vit": shape.vit,
-        "vit_kwargs": shape.vit_kwargs,
-        "vit_pretrained": False,
-        "image_size": shape.image_size,
-        "image_norm_eps": shape.image_norm_eps,
-        "vocab_size": shape.vocab_size,
-        "text_layers": text["num_hidden_layers"],
-        "drop_rate": text["hidden_dropout_prob"],
-        "text_pretrained": False,
-        "max_text_len": shape.max_text_len,
-        "corner_tokens": shape.corner_tokens,
-        "sentence_sep": shape.sentence_sep,
-        **dict.fromkeys(DERIVED),
-    }
-    if isinstance(model, DenseLIP):
-        keys |= {name: getattr(shape, name) for name in DENSE_KEYS} | {"training_mode": "con"}
-    return keys
+    shape = model.config
+    keys = {name: getattr(shape, name) for name in ("head", "vocab_size", *_shape_keys(type(model)))}
+    keys |= dict.fromkeys(DERIVED) | {"vit_pretrained": False, "text_pretrained": False}
+    keys |= {"text_layers": shape.text["num_hidden_layers"], "drop_rate": shape.text["hidden_dropout_prob"]}
+    return keys | {"training_mode": "con"} if isinstance(model, DenseLIP) else keys

@@ -62,15 +62,13 @@ def step_file(folder: Path, step: int) -> Path:
 
 
 def step_files(folder: Path) -> list[int]:
-    """The steps of which there is a file, whole or not."""
-    if not folder.is_dir():
-        return []
-    return [int(match[1]) for path in folder.iterdir() if (match := STEP_FILE.fullmatch(path.name))]
+    """The steps of which there is a file, whole or not, in order."""
+    return sorted(int(match[1]) for path in folder.glob("*") if (match := STEP_FILE.fullmatch(path.name)))
 
 
 def newest_whole(folder: Path) -> Path | None:
     """The newest checkpoint that can be read to its end; those passed over are logged with the reason."""
-    for step in sorted(step_files(folder), reverse=True):
+    for step in reversed(step_files(folder)):
         path = step_file(folder, step)
         try:
             check_whole(path)
@@ -85,7 +83,7 @@ def check_whole(path: Path) -> None:
     """Read a checkpoint to its end and compare its checksums.
 
     Raises:
-        CheckpointError: it is cut short or damaged, naming the file.
+        CheckpointError: it is cut short or damaged, or no run can go on from it.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -94,28 +92,34 @@ def check_whole(path: Path) -> None:
         raise CheckpointError(f"{path} is cut short or damaged ({error})") from error
     if damaged is not None:
         raise CheckpointError(f"{path} is damaged: the checksum of {damaged} does not fit")
+    read_resumable(path)
+
+
+def read_resumable(path: str | Path) -> dict:
+    """What a checkpoint holds.
+
+    Raises:
+        CheckpointError: as `read`, or it holds weights alone.
+    """
     content = read(path)
-    absent = [key for key in RESUMABLE if key not in content]
-    if absent:
-        raise CheckpointError(f"{path} cannot be resumed, it holds no {absent[0]}")
+    for name in RESUMABLE:
+        if name not in content:
+            raise CheckpointError(f"{path} cannot be resumed, it holds no {name}; load_path starts from its weights")
+    return content
 
 
 def check_resumable(module: nn.Module, path: str | Path) -> None:
-    """Refuse to resume from a file of another phase or shape, or one that holds weights alone.
+    """Refuse to resume from a file of another phase or shape.
 
     Raises:
-        CheckpointError: naming the file and the first names that differ.
+        CheckpointError: as `read_resumable`, or naming the file and the first names that differ.
     """
-    content = read(path)
-    state, own = content.get("state_dict", {}), module.state_dict()
-    absent = [key for key in RESUMABLE if key not in content]
-    if absent:
-        raise CheckpointError(f"{path} cannot be resumed, it holds no {absent[0]}; load_path starts from its weights")
+    theirs = {name: tuple(value.shape) for name, value in read_resumable(path)["state_dict"].items()}
+    ours = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     wrong = [
-        f"{name}: {tuple(own[name].shape) if name in own else 'nothing'} in this run, "
-        f"{tuple(state[name].shape) if name in state else 'nothing'} in the file"
-        for name in sorted(own.keys() | state.keys())
-        if name not in own or name not in state or own[name].shape != state[name].shape
+        f"{name}: {ours.get(name, 'nothing')} in this run, {theirs.get(name, 'nothing')} in the file"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
     ]
     if wrong:
         lines = "\n  ".join(wrong[:5])

@@ -5,14 +5,12 @@ It has no phases; `head=dense` starts it from either command line.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lexlip.errors import ConfigError
-from lexlip.models.dense import MAX_SCALE, DenseLIP, temperature
+from lexlip.models.dense import MAX_SCALE, DenseLIP
 from lexlip.train.config import Config
 from lexlip.train.module import RetrievalModule
 from lexlip.train.step import Tensors
@@ -24,7 +22,7 @@ class DenseModule(RetrievalModule):
 
     name = "Dense"
     model_class = DenseLIP
-    loss_groups: ClassVar = {"contrastive_loss": "contrastive"}
+    loss_groups = {"contrastive_loss": "contrastive"}
     model: DenseLIP
 
     @classmethod
@@ -50,7 +48,8 @@ class DenseModule(RetrievalModule):
         return {"text": text, "image": image, "scale": scale, **self.long_vectors(batch)}, {}
 
     def batch_losses(self, vectors: Tensors, batch: Batch, context: None) -> dict[str, Tensor]:
-        return {"contrastive_loss": self.contrastive(vectors, batch, temperature(vectors["scale"].mean()))}
+        temperature = (-vectors["scale"].mean()).exp()
+        return {"contrastive_loss": self.contrastive(vectors, batch, temperature)}
 
     @torch.no_grad()
     def after_step(self, batch: Batch, context: None) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lexlip.errors import TrainingError
-from lexlip.train.diagnostics import report_not_finite
 from lexlip.utils.distributed import gather_objects, rank
+from lexlip.utils.files import write_json
+
+log = logging.getLogger(__name__)
 
 MOST_OVERFLOWS = 20  # in a row; a loss scale of 65,536 has then fallen below 1
 ADVICE = "Lower learning_rate, or use precision=bf16 or 32, and go on from the last checkpoint"
@@ -44,9 +47,9 @@ class StepGuard:
 
         Args:
             norm: () of the unscaled gradient.
-            scaled: whether a loss scaler watches the gradient: an overflow is then its daily work.
+            scaled: whether a loss scaler watches the gradient: it handles overflows, which are common, by itself.
         """
-        total = reduce(torch.add, self._losses.values())
+        total = sum(self._losses.values())
         self._norm = norm
         self.finite = bool(torch.isfinite(total if scaled else total + norm))
         return self.finite
@@ -76,7 +79,7 @@ class StepGuard:
         Args:
             step, batch: optimiser step and batch, counted from the start of the run.
             samples: (data set, image id, caption number) of this process's rows.
-            folder: of the run; None: nothing is written.
+            folder: the run directory; None: nothing is written.
             save: writes the state to a file; gives what kept it from doing so.
 
         Raises:
@@ -84,18 +87,31 @@ class StepGuard:
         """
         self.not_finite += 1
         everyone = gather_objects([list(sample) for sample in samples])
-        path = None
+        note = folder and folder / f"not_finite_{batch:08d}.json"
         if rank() == 0:
-            losses = {name: float(value) for name, value in self._losses.items()}
-            path = report_not_finite(folder, step, batch, losses, float(self._norm), everyone)
+            self._write_down(step, batch, everyone, note)
         if self.not_finite < self.limit:
             return
         kept = ""
-        if folder is not None:
-            failed = save(folder / f"not_finite_{batch:08d}.ckpt")
+        if note is not None:
+            failed = save(note.with_suffix(".ckpt"))
             state = f" (the state could not be saved: {failed})" if failed else ", the .ckpt beside it holds the state"
-            kept = f"; {path or folder} lists the batch's samples{state}"
+            kept = f"; {note} lists the batch's samples{state}"
         raise TrainingError(
             f"loss or gradient was not finite in {self.not_finite} steps in a row (max_nonfinite_steps), the last one "
             f"is {step}; no such step changed the weights{kept}. {ADVICE}"
         )
+
+    def _write_down(self, step: int, batch: int, samples: list[list], note: Path | None) -> None:
+        losses, norm = {name: float(value) for name, value in self._losses.items()}, float(self._norm)
+        named = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        log.error("step %d left out: loss or gradient is not finite (%s; gradient norm %.4g)", step, named, norm)
+        if note is None:
+            return
+        # JSON knows neither NaN nor infinity.
+        plain = {name: value if math.isfinite(value) else str(value) for name, value in losses.items()}
+        content = {"step": step, "batch": batch, "losses": plain, "gradient_norm": str(norm), "samples": samples}
+        try:
+            write_json(content, note)
+        except OSError as error:
+            log.error("%s could not be written (%s)", note, error)

@@ -21,9 +21,9 @@ for _message in (
     ".*Experiment logs directory",
     ".*LeafSpec",
     ".*does not have many workers",
-    ".*in eval mode at the start of training",  # the twins, on purpose
+    ".*in eval mode at the start of training",  # the momentum encoders, on purpose
     ".*recommended to use `self.log",  # every process computes the same recall
-    ".*your dataloader is not resumable",  # the sampler finds its place by itself
+    ".*your dataloader is not resumable",  # the sampler knows its position by itself
 ):
     warnings.filterwarnings("ignore", _message)
 
@@ -73,12 +73,7 @@ class Refused(SacredError):
 
 
 def make_experiment(name: str, phase: type[RetrievalModule]) -> Experiment:
-    """The experiment of a phase: every key of base.yaml, every named config beside it.
-
-    Args:
-        name: of the experiment, in sacred's records.
-        phase: what is trained, unless the key `head` asks for another.
-    """
+    """The experiment of a phase, by its name in sacred's records: the keys of base.yaml, and every named config."""
     experiment = Experiment(name, save_git_info=False)
     experiment.logger = logging.getLogger(name)
     experiment.add_config(base())
@@ -91,7 +86,7 @@ def make_experiment(name: str, phase: type[RetrievalModule]) -> Experiment:
             with _refusing():
                 checked = check_config({key: value for key, value in config.items() if key != "__doc__"}, phase)
                 if not checked.fast_dev_run and environment.first_rank():
-                    folder, _ = run_dir.settle(checked)
+                    folder, _ = run_dir.choose(checked)
                     experiment.observers.append(FileStorageObserver(str(folder / "sacred")))
         return {}
 
@@ -125,18 +120,14 @@ def _refusing() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        place = f" for {error.filename}" if error.filename else ""
-        raise Refused(TrainingError(f"no space left on the disk{place}; make room and start again")) from None
+        file = f" for {error.filename}" if error.filename else ""
+        raise Refused(TrainingError(f"no space left on the disk{file}; make room and start again")) from None
     except (ConfigError, CheckpointError, DataError, TrainingError, LostContact, LoaderDied) as error:
         raise Refused(error) from None
 
 
 def check_config(values: Mapping, phase: type[RetrievalModule]) -> Config:
-    """Refuse what neither the project nor the phase can do.
-
-    Args:
-        values: one for every key.
-        phase: whose command line was called.
+    """The config of these values, one for every key; refuses what neither the project nor the phase can do.
 
     Raises:
         ConfigError: naming key, value and what is allowed.
@@ -152,17 +143,13 @@ def trained(config: Config, phase: type[RetrievalModule]) -> type[RetrievalModul
 
 
 def run(config: Config, phase: type[RetrievalModule]) -> dict:
-    """Train, or evaluate with `test_only`.
-
-    Args:
-        config: of the run.
-        phase: what is trained.
+    """Train a phase, or evaluate with `test_only`.
 
     Returns:
         With `test_only` the metrics per data set, else the last logged validation metrics.
 
     Raises:
-        ConfigError: keys that cannot work, before anything heavy is loaded.
+        ConfigError: a config that cannot work, before anything heavy is loaded.
         CheckpointError, DataError: files that cannot be used.
         TrainingError: the training cannot go on.
         LostContact: another process of the run ended, or cannot be reached.
@@ -174,7 +161,7 @@ def run(config: Config, phase: type[RetrievalModule]) -> dict:
     except Leave as leave:
         raise Stopped(leave.signum) from None
     finally:
-        run_dir.forget()  # the next run of this process gets a folder of its own
+        run_dir.forget()  # the next run of this process gets a directory of its own
 
 
 def _run(config: Config, phase: type[RetrievalModule], watch: Watch) -> dict:
@@ -187,14 +174,14 @@ def _run(config: Config, phase: type[RetrievalModule], watch: Watch) -> dict:
         torch.set_num_threads(config.cpu_threads)
     torch.set_float32_matmul_precision("high")
 
-    folder, resume = run_dir.settle(config)
+    folder, resume = run_dir.choose(config)
     if config.test_only:  # an evaluation takes the weights and goes on with nothing
         config, resume = config.changed(load_path=config.load_path or resume or ""), None
     if resume and config.load_path:
         log.info("going on from %s; load_path=%s was this run's beginning", resume, config.load_path)
     config = config.changed(resume_from=resume, load_path="" if resume else config.load_path)
-    words = config.max_text_len - config.corner_tokens  # the corners take their places among max_text_len
-    data = CaptionDataModule({**config.as_dict(), "max_text_len": words}, tokenizer, mlm=phase.masks_needed(config))
+    length = config.max_text_len - config.corner_tokens  # the corners take their positions among max_text_len
+    data = CaptionDataModule({**config.as_dict(), "max_text_len": length}, tokenizer, mlm=phase.masks_needed(config))
     data.setup("test" if config.test_only else "fit")  # missing data is known before a tower is built
     _check_folds(config, data)
     steps = config.max_steps or (0 if config.test_only else config.max_epoch * data.steps_per_epoch)
@@ -216,8 +203,8 @@ def _run(config: Config, phase: type[RetrievalModule], watch: Watch) -> dict:
 
 
 def _fit(trainer: pl.Trainer, module: RetrievalModule, data: CaptionDataModule, resume: str | None) -> None:
-    savers = [callback for callback in trainer.callbacks if isinstance(callback, Saver)]
-    validated = bool(savers and savers[0].monitor)
+    saver = next((callback for callback in trainer.callbacks if isinstance(callback, Saver)), None)
+    validated = saver is not None and bool(saver.monitor)
     try:
         if resume and validated and read(resume).get("validation_due"):
             # Its checkpoint was written before the validation, which may never have come.
@@ -229,16 +216,16 @@ def _fit(trainer: pl.Trainer, module: RetrievalModule, data: CaptionDataModule, 
         if hasattr(trainer.strategy.launcher, "kill"):  # those that the Trainer itself started
             trainer.strategy.launcher.kill(signal.SIGKILL)
         raise
-    if savers and savers[0].files.error is not None:
+    if saver is not None and saver.files.error is not None:
         raise CheckpointError(
-            f"the training is done, but its last checkpoint could not be written ({savers[0].files.error}); make room "
+            f"the training is done, but its last checkpoint could not be written ({saver.files.error}); make room "
             "and start again with resume_from=auto"
         )
 
 
 @contextmanager
 def _explained(config: Config, folder: Path) -> Iterator[None]:
-    """Errors of libraries that say too little, in words that say what to do."""
+    """Replace errors of libraries that say too little by ones that say what to do."""
     try:
         yield
     except (RuntimeError, OSError, EOFError) as error:

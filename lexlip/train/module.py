@@ -26,19 +26,18 @@ from lexlip.models.encoders import ImageEncoder, TextEncoder
 from lexlip.models.hub import check_head
 from lexlip.models.lexicon_head import keep_heaviest
 from lexlip.models.lexlip import LexLIP
-from lexlip.models.phase_state import fit_phase, phase_state
 from lexlip.models.text_tables import fit_text_tables
 from lexlip.models.two_tower import TwoTowers
-from lexlip.models.weights import fit, known_config, model_weights
+from lexlip.models.weights import fit, fit_phase, known_config, model_weights, phase_state
 from lexlip.train.agreement import Agreement
 from lexlip.train.batch_norm import average_statistics, restore_statistics, statistics_kept, statistics_of
 from lexlip.train.build import build_model, decided_by
 from lexlip.train.checkpoint import tokenizer_files
 from lexlip.train.config import Config, base
-from lexlip.train.diagnostics import SkippedSamples
 from lexlip.train.guard import StepGuard
 from lexlip.train.losses import in_batch_contrastive, ramp
 from lexlip.train.optim import in_steps, make_optimizer, make_schedule
+from lexlip.train.skipped import SkippedSamples
 from lexlip.train.step import Tensors, cached_backward, split_batch
 from lexlip.utils.distributed import gather_many, gather_objects, gather_rows, rank, sum_over_ranks, world_size
 from lexlip.utils.files import write_json
@@ -75,8 +74,8 @@ class RetrievalModule(pl.LightningModule):
         if config.lock_image:
             model.image_encoder.requires_grad_(False)
         if config.gradient_checkpointing:
-            model.image_encoder.set_gradient_checkpointing(True)
-            model.text_encoder.set_gradient_checkpointing(True)
+            model.image_encoder.enable_gradient_checkpointing()
+            model.text_encoder.enable_gradient_checkpointing()
         self.run_dir: Path | None = None
         self.skipped = SkippedSamples(config.max_bad_share)
         self.agreement, self.guard = Agreement(), StepGuard(config.max_nonfinite_steps)
@@ -150,9 +149,7 @@ class RetrievalModule(pl.LightningModule):
 
     @classmethod
     def from_model(cls, folder: str | Path, **overrides) -> RetrievalModule:
-        """A phase around a model folder, without a Trainer, in evaluation mode.
-
-        The phase's own parts are loaded where the folder holds them.
+        """A phase around a model folder and the phase's own parts in it, without a Trainer, in evaluation mode.
 
         Args:
             folder: written by `lexlip import-official`, `lexlip export` or `save_pretrained`.
@@ -191,8 +188,7 @@ class RetrievalModule(pl.LightningModule):
             fit(model, weights, config.load_path)
         del weights
         module = cls(config, model)
-        state = phase_state(config.load_path, cls.name) if config.load_path else {}
-        if state and not config.test_only:
+        if config.load_path and not config.test_only and (state := phase_state(config.load_path, cls.name)):
             fit_phase(module, state, config.load_path, strict=False)
         return module
 
@@ -286,7 +282,7 @@ class RetrievalModule(pl.LightningModule):
             data = self.trainer.datamodule
             epoch = (self.batches_seen - 1) // max(1, data.steps_per_epoch)
             everyone = [line for lines in gather_objects(lines) for line in lines]
-            self.skipped.add(everyone, epoch, data.n_pairs, self.run_dir, first=rank() == 0)
+            self.skipped.add(everyone, epoch, data.n_pairs, self.run_dir)
         self.log("train/skipped_samples", float(self.skipped.total))
         return rows
 
@@ -357,17 +353,13 @@ class RetrievalModule(pl.LightningModule):
         return self
 
     def on_fit_start(self) -> None:
-        if self.run_dir is not None and rank() == 0:
-            self.skipped.list_rows(self.trainer.datamodule.left_out(), self.run_dir)
+        self.skipped.list_rows(self.trainer.datamodule.left_out(), self.run_dir)
         if self.config.compile:
             for tower in self.modules():
                 if isinstance(tower, (ImageEncoder, TextEncoder)):  # the momentum encoders' too
                     tower.compile()
 
     def on_train_epoch_start(self) -> None:
-        self._set_position()
-
-    def _set_position(self) -> None:
         """Where in the data the run is follows from the batches seen, so a resumed run takes the very next one."""
         sampler = self.trainer.datamodule.train_sampler
         epoch, step = divmod(self.batches_seen, len(sampler))
@@ -389,7 +381,7 @@ class RetrievalModule(pl.LightningModule):
     def on_load_checkpoint(self, content: dict) -> None:
         self.batches_seen, self.loaded_step = content["batches_seen"], content["global_step"]
         self.skipped.load(content.get("skipped", self.skipped.state()))
-        self._set_position()  # before the first epoch's loader is asked for its batches
+        self.on_train_epoch_start()  # before the first epoch's loader is asked for its batches
         saved = content.get("hyper_parameters", {}).get("config", {})
         for key in ("batch_size", "seed", "datasets"):
             now = getattr(self.config, key)

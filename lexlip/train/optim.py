@@ -16,10 +16,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             groups[parameter.ndim > 1 and "bias" not in name].append(parameter)
-    return [
-        {"params": groups[True], "weight_decay": weight_decay},
-        {"params": groups[False], "weight_decay": 0.0},
-    ]
+    return [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
 
 
 def make_optimizer(module: nn.Module, config: Config) -> torch.optim.Optimizer:

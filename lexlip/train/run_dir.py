@@ -1,8 +1,8 @@
-"""A run's folder, and the checkpoint that it goes on from.
+"""The run directory, and the checkpoint that a run goes on from.
 
     log_dir/exp_name_seed{seed}/version_{n}/checkpoints/...
 
-`version` names the folder; without it a new run takes the next free number, and one that goes on by itself
+`version` names the directory; without it a new run takes the next free number, and one that goes on by itself
 (`resume_from=auto`, or torchrun after a process died) the newest run that has begun to train.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from pathlib import Path
 
 from lexlip.errors import ConfigError
@@ -22,28 +21,28 @@ log = logging.getLogger(__name__)
 
 AUTO = "auto"
 CHECKPOINTS = "checkpoints"
-JOB_FILE = "job.txt"  # which launch took the folder, so that its restarts find it again
+JOB_FILE = "job.txt"  # which launch took the directory, so that its restarts find it again
 VARIABLE = "LEXLIP_RUN"  # keeps the decision for the processes of a run
 
 
-def settle(config: Config) -> tuple[Path, str | None]:
-    """The run's folder and the checkpoint to go on from, or None; all processes of a run get the same.
+def choose(config: Config) -> tuple[Path, str | None]:
+    """The run directory and the checkpoint to go on from, or None; all processes of a run get the same.
 
     Raises:
         ConfigError: processes that torchrun started without a way to agree on a free number.
     """
     if config.version is not None and config.resume_from != AUTO and not (environment.job() or environment.restarted()):
-        folder = named_folder(config, config.version)  # nothing to agree on
+        folder = _named(config)  # nothing to agree on
         _refuse_used(folder, config)
         return folder, config.resume_from
     try:
-        place = environment.settled(VARIABLE, lambda: _decide(config))
+        choice = environment.settled(VARIABLE, lambda: _choose(config))
     except LookupError as error:
         raise ConfigError(
             f"version={config.version} resume_from={config.resume_from}: {error} to agree on a folder through; "
             "start them with scripts/launch.sh, or give a version and a checkpoint's path"
         ) from error
-    return Path(place["folder"]), place["resume_from"]
+    return Path(choice["folder"]), choice["resume_from"]
 
 
 def forget() -> None:
@@ -51,24 +50,24 @@ def forget() -> None:
     os.environ.pop(VARIABLE, None)
 
 
-def named_folder(config: Config, version: int | str) -> Path:
-    """The folder of a version: of its number, or by its own name."""
-    name = f"version_{version}" if str(version).isdigit() else str(version)
-    return _parent(config) / name
-
-
 def _parent(config: Config) -> Path:
     return Path(config.log_dir) / f"{config.exp_name}_seed{config.seed}"
 
 
+def _named(config: Config) -> Path:
+    """The directory of the `version`: of its number, or by its own name."""
+    name = str(config.version)
+    return _parent(config) / (f"version_{name}" if name.isdigit() else name)
+
+
 def _numbered(config: Config) -> dict[int, Path]:
-    found = (path for path in _parent(config).glob("version_*") if path.name[8:].isdigit())
-    return {int(path.name[8:]): path for path in found}
+    paths = (path for path in _parent(config).glob("version_*") if path.name[8:].isdigit())
+    return {int(path.name[8:]): path for path in paths}
 
 
-def _decide(config: Config) -> dict:
+def _choose(config: Config) -> dict:
     taken = _taken_by_this_launch(config)
-    folder, resume = taken or _free_folder(config), config.resume_from
+    folder, resume = taken or _free(config), config.resume_from
     if resume == AUTO or (not config.test_only and (taken or environment.restarted())):
         newest = newest_whole(folder / CHECKPOINTS)
         # A run that began from a given checkpoint, and has none of its own yet, begins there again.
@@ -86,20 +85,19 @@ def _taken_by_this_launch(config: Config) -> Path | None:
     """Where this launch trained before it was restarted."""
     if not environment.job() or config.test_only:
         return None
-    version = config.version
-    folders = [named_folder(config, version)] if version is not None else _numbered(config).values()
-    return next(
-        (f for f in folders if (f / JOB_FILE).is_file() and (f / JOB_FILE).read_text() == environment.job()), None
-    )
+    for folder in _numbered(config).values() if config.version is None else [_named(config)]:
+        if (folder / JOB_FILE).is_file() and (folder / JOB_FILE).read_text() == environment.job():
+            return folder
+    return None
 
 
-def _free_folder(config: Config) -> Path:
+def _free(config: Config) -> Path:
     if config.version is not None:
-        return named_folder(config, config.version)
+        return _named(config)
     numbered = _numbered(config)
     going_on = config.resume_from == AUTO or environment.restarted()
     begun = [n for n, path in numbered.items() if step_files(path / CHECKPOINTS)] if going_on else []
-    return named_folder(config, max(begun, default=max(numbered, default=-1) + 1))
+    return _parent(config) / f"version_{max(begun, default=max(numbered, default=-1) + 1)}"
 
 
 def _refuse_used(folder: Path, config: Config) -> None:
@@ -111,11 +109,3 @@ def _refuse_used(folder: Path, config: Config) -> None:
             f"version={config.version}: {used} holds an earlier run's checkpoints; resume_from=auto goes on with that "
             "run, another version starts a new one"
         )
-
-
-def keep_old_log(folder: Path) -> None:
-    """Move a former attempt's metrics.csv aside: the logger would begin it anew."""
-    log = folder / "metrics.csv"
-    if log.is_file():
-        taken = len(list(folder.glob("metrics_*.csv")))
-        shutil.move(log, folder / f"metrics_{taken}.csv")

@@ -9,7 +9,6 @@ second encoding, about a third more time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import reduce
 
 import torch
 from torch import Tensor
@@ -20,16 +19,11 @@ Tensors = dict[str, Tensor]
 Encode = Callable[[Batch, bool], tuple[Tensors, Tensors]]
 
 
-def plain_backward(loss: Tensor, last: bool) -> None:
-    """Backward as it is, outside of any trainer."""
-    loss.backward()
-
-
 def cached_backward(
     encode: Encode,
     batch_losses: Callable[[Tensors], Tensors],
     micro_batches: Sequence[Batch],
-    backward: Callable[[Tensor, bool], None] = plain_backward,
+    backward: Callable[[Tensor, bool], None] = lambda loss, last: loss.backward(),
 ) -> Tensors:
     """Leave in every parameter's `.grad` the gradient of the summed losses of all micro-batches together.
 
@@ -47,7 +41,7 @@ def cached_backward(
     if len(micro_batches) == 1:
         vectors, losses = encode(micro_batches[0], False)
         losses = {**losses, **batch_losses(vectors)}
-        backward(_total(losses), True)
+        backward(sum(losses.values()), True)
         return {name: value.detach() for name, value in losses.items()}
 
     device = micro_batches[0]["image_id"].device
@@ -61,7 +55,7 @@ def cached_backward(
     losses = batch_losses(cached)
     if losses:
         with torch.autocast(device.type, enabled=False):
-            _total(losses).backward()
+            sum(losses.values()).backward()
     gradients = {name: value.grad for name, value in cached.items() if value.grad is not None}
     losses = {name: value.detach() for name, value in losses.items()}
 
@@ -89,10 +83,6 @@ def split_batch(batch: Batch, rows: int) -> Iterator[Batch]:
             name: value[start : start + rows] if isinstance(value, Tensor) and value.ndim else value
             for name, value in batch.items()
         }  # type: ignore[misc]  # the same names with the same types
-
-
-def _total(losses: Tensors) -> Tensor:
-    return reduce(torch.add, losses.values())
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

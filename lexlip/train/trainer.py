@@ -18,7 +18,7 @@ from lexlip.train.callbacks.saver import Saver
 from lexlip.train.callbacks.throughput import Throughput
 from lexlip.train.checkpoint import WholeFiles
 from lexlip.train.config import Config
-from lexlip.train.run_dir import CHECKPOINTS, keep_old_log
+from lexlip.train.run_dir import CHECKPOINTS
 
 
 def make_trainer(
@@ -27,8 +27,7 @@ def make_trainer(
     """The Trainer of a run.
 
     Args:
-        config: of the run.
-        folder: of the run.
+        folder: the run directory.
         steps: optimiser steps of the whole training.
         validated: whether there is a val split to pick the best checkpoint by.
         watch: for signals.
@@ -40,22 +39,26 @@ def make_trainer(
     gpus = config.num_gpus
     if gpus and not torch.cuda.is_available():
         raise ConfigError(f"num_gpus={gpus}, but this machine shows no GPU; set num_gpus=0 to run on the CPU")
-    saving = not (config.test_only or config.fast_dev_run)
-    files = WholeFiles()
-    callbacks = [TQDMProgressBar(refresh_rate=10)]
-    loggers = []
-    if saving:
+    files, loggers = WholeFiles(), []
+    callbacks: list[pl.Callback] = [TQDMProgressBar(refresh_rate=10)]
+    if not (config.test_only or config.fast_dev_run):
         if environment.first_rank():
             (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-            keep_old_log(folder)
-        place = {"save_dir": str(folder.parent.parent), "name": folder.parent.name, "version": folder.name}
-        loggers = [TensorBoardLogger(**place), CSVLogger(**place)]
-        callbacks += [Throughput(config.log_every), _saver(config, folder, files, validated)]
+            if (old := folder / "metrics.csv").is_file():  # of a former attempt; the logger would begin it anew
+                old.rename(folder / f"metrics_{len(list(folder.glob('metrics_*.csv')))}.csv")
+        where = {"save_dir": str(folder.parent.parent), "name": folder.parent.name, "version": folder.name}
+        loggers = [TensorBoardLogger(**where), CSVLogger(**where)]
+        callbacks += [Throughput(config.log_every), Saver(config, folder / CHECKPOINTS, files, validated)]
+    strategy: DDPStrategy | str = "auto"
+    if config.processes > 1:
+        wait = timedelta(seconds=config.collective_timeout)
+        strategy = DDPStrategy(broadcast_buffers=False, find_unused_parameters=not all_used, timeout=wait)
+    local = environment.local_processes(gpus)
     return pl.Trainer(
         accelerator="gpu" if gpus else "cpu",
-        devices=environment.local_processes(config.num_gpus),
-        num_nodes=config.processes // environment.local_processes(config.num_gpus),
-        strategy=_strategy(config, all_used),
+        devices=local,
+        num_nodes=config.processes // local,
+        strategy=strategy,
         precision=config.trainer_precision,
         max_steps=steps,
         max_epochs=-1,
@@ -72,18 +75,3 @@ def make_trainer(
         log_every_n_steps=config.log_every,
         deterministic="warn" if not gpus else False,
     )
-
-
-def _strategy(config: Config, all_used: bool) -> DDPStrategy | str:
-    if config.processes == 1:
-        return "auto"
-    wait = timedelta(seconds=config.collective_timeout)
-    return DDPStrategy(broadcast_buffers=False, find_unused_parameters=not all_used, timeout=wait)
-
-
-def _saver(config: Config, folder: Path, files: WholeFiles, validated: bool) -> Saver:
-    monitor, mode = ("val/rsum", "max") if config.get_recall_metric else ("val/loss", "min")
-    return Saver(
-        folder / CHECKPOINTS, files, config.checkpoint_minutes, config.checkpoint_steps, config.keep_checkpoints,
-        monitor if validated else "", mode,
-    )  # fmt: skip

@@ -74,7 +74,8 @@ def test_gradient_checkpointing_changes_no_gradient(name, kwargs, livelier):
     """Also with a pass of another size between forward and backward."""
     tower, gradients = livelier(ImageEncoder(name, 32, kwargs)), []
     for enable in (False, True):
-        tower.set_gradient_checkpointing(enable)
+        if enable:
+            tower.enable_gradient_checkpointing()
         tower.zero_grad()
         loss = tower(pictures(16)).square().sum()
         tower(pictures(32))
@@ -163,7 +164,8 @@ def test_gradient_checkpointing_of_the_text_tower_changes_no_gradient(enable):
     run, grads = [], []
     tower.bert.encoder.layer[0].attention.register_forward_hook(lambda *given: run.append(1))
     for checkpointing in (False, enable):
-        tower.set_gradient_checkpointing(checkpointing)
+        if checkpointing:
+            tower.enable_gradient_checkpointing()
         tower.zero_grad()
         tower(ids, mask).square().sum().backward()
         grads.append(tower.word_embeddings.grad.clone())

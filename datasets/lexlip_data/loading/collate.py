@@ -1,6 +1,5 @@
-"""Samples -> one batch of tensors: stacks pictures, tokenises captions, masks words.
+"""Samples -> one `Batch`: stacks images, tokenises captions, masks words.
 
-Letters: B samples of the batch, L tokens of its longest caption (at most max_text_len).
 Costs one call of the tokenizer per batch, some 25 microseconds per caption, and masking, some 5, in the worker.
 """
 
@@ -14,23 +13,26 @@ from tokenizers import Tokenizer
 from torch.utils.data import default_collate
 
 from lexlip_data.errors import DataError
+from lexlip_data.loading.batch import Batch
 from lexlip_data.loading.masking import mask_words, read_vocabulary, word_numbers
 from lexlip_data.loading.sentences import mark_sentences
 
 
 class Collator:
-    """Makes a batch of whatever the samples hold; picklable.
+    """Makes a batch of whatever the samples hold: images, captions or pairs; picklable.
 
-    image            uint8 (B, 3, H, W)     if the samples are pictures or pairs
-    text_ids         int64 (B, L)           if they are captions or pairs
-    text_mask        int64 (B, L)           1 at tokens, 0 at padding
-    long_ids, long_mask   int64 (B, K, M)   the same of K long texts each, with long_captions=K and pairs
-    encoder_ids, encoder_labels, decoder_ids, decoder_labels   int64 (B, L), with mlm=True and pairs
-    image_id         int64 (B,)             the same number for the same picture everywhere
-    order            int64 (B,)             place in the whole split, evaluation only
-    caption_number   int64 (B,)             which caption of its picture, captions and pairs
-    sample           list of (data set, image id, caption number)
-    skipped          list of "data set/image id: reason": samples that were left out
+    Args:
+        tokenizer: a fast Hugging Face tokenizer.
+        max_text_len: tokens kept of a caption, [CLS] and [SEP] included.
+        image_size: side of the images; gives a batch whose every sample was skipped its shape.
+        mlm: also mask words, twice and independently: for the encoder and for the decoder.
+        mlm_prob, decoder_mlm_prob: probability that a word is masked.
+        whole_word_masking: mask all word pieces of a word together.
+        sentence_sep: read every ". " of a caption as [SEP].
+        long_captions: K, long texts that each pair brings along.
+
+    Raises:
+        DataError: a probability outside [0, 1], a length below 3, mlm and no [MASK], or a slow tokenizer.
     """
 
     def __init__(
@@ -45,40 +47,28 @@ class Collator:
         sentence_sep: bool = False,
         long_captions: int = 0,
     ):
-        """
-        Args:
-            tokenizer: a fast Hugging Face tokenizer.
-            max_text_len: tokens kept of a caption, [CLS] and [SEP] included.
-            image_size: side of the pictures; gives a batch whose every sample was skipped its shape.
-            mlm: also mask words, twice and independently: for the encoder and for the decoder.
-            sentence_sep: read every ". " of a caption as [SEP].
-            long_captions: K, long texts that each pair brings along.
-        Raises:
-            DataError: a share outside [0, 1], a length below 3, mlm and no [MASK], or a slow tokenizer.
-        """
-        for key, share in (("mlm_prob", mlm_prob), ("decoder_mlm_prob", decoder_mlm_prob)):
-            if not 0 <= share <= 1:
-                raise DataError(f"{key} {share}: must be a share of words between 0 and 1")
+        for key, probability in (("mlm_prob", mlm_prob), ("decoder_mlm_prob", decoder_mlm_prob)):
+            if not 0 <= probability <= 1:
+                raise DataError(f"{key} {probability}: must be a probability between 0 and 1")
         if max_text_len < 3:
             raise DataError(f"max_text_len {max_text_len}: must be at least 3, [CLS], one token and [SEP]")
         if tokenizer.pad_token_id is None:
             raise DataError(f"tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has no padding token")
-        self.tokenizer, self.max_text_len, self.image_size = tokenizer, max_text_len, image_size
+        self.tokenizer, self.image_size = tokenizer, image_size
         self.backend = _own_backend(tokenizer, max_text_len)
-        self.shares = {"encoder": mlm_prob, "decoder": decoder_mlm_prob} if mlm else {}
+        self.probabilities = {"encoder": mlm_prob, "decoder": decoder_mlm_prob} if mlm else {}
         self.whole_words = whole_word_masking
         self.sentence_sep, self.long_captions = sentence_sep, long_captions
         self.vocabulary = read_vocabulary(tokenizer) if mlm else None
 
-    def __call__(self, samples: Sequence[dict]) -> dict:
+    def __call__(self, samples: Sequence[dict]) -> Batch:
         kept = [sample for sample in samples if "skipped" not in sample]
-        batch: dict = {"skipped": [sample["skipped"] for sample in samples if "skipped" in sample]}
+        batch: Batch = {"skipped": [sample["skipped"] for sample in samples if "skipped" in sample]}
         # Evaluation samples are never skipped, so an empty batch can only be one of pairs.
         of_pairs = not kept
-        has_image, has_text = of_pairs or "image" in kept[0], of_pairs or "caption" in kept[0]
-        if has_image:
-            batch["image"] = self._pictures([sample["image"] for sample in kept])
-        if has_text:
+        if of_pairs or "image" in kept[0]:
+            batch["image"] = self._images([sample["image"] for sample in kept])
+        if of_pairs or "caption" in kept[0]:
             batch.update(self._texts(kept))
         batch["image_id"] = torch.tensor([sample["image_id"] for sample in kept], dtype=torch.int64)
         if kept and "order" in kept[0]:
@@ -86,7 +76,7 @@ class Collator:
         batch["sample"] = [sample["sample"] for sample in kept]
         return batch
 
-    def _pictures(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _images(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
         if not images:
             return torch.zeros((0, 3, self.image_size, self.image_size), dtype=torch.uint8)
         # Copied in the order of the decoder's memory, rows of pixels; the device puts the channels first.
@@ -97,7 +87,7 @@ class Collator:
         ids, mask = self.tokenise([sample["caption"] for sample in kept])
         numbers = [sample["sample"][2] for sample in kept]
         batch = {"text_ids": ids, "text_mask": mask, "caption_number": torch.tensor(numbers, dtype=torch.int64)}
-        if self.shares and (not kept or "seed" in kept[0]):
+        if self.probabilities and (not kept or "seed" in kept[0]):
             batch.update(self._masked(ids.numpy(), kept))
         if self.long_captions and (not kept or "long" in kept[0]):
             ids, mask = self.tokenise([text for sample in kept for text in sample["long"]])
@@ -106,7 +96,7 @@ class Collator:
         return batch
 
     def tokenise(self, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Captions -> (ids, mask), each int64 (B, L), padded to the longest."""
+        """Captions to token ids and their mask, each int64 (B, L), padded to the longest."""
         if not captions:
             return torch.zeros((0, 2), dtype=torch.int64), torch.zeros((0, 2), dtype=torch.int64)
         if self.sentence_sep:
@@ -119,15 +109,15 @@ class Collator:
         words = word_numbers(ids, self.vocabulary, self.whole_words)
         seeds = np.array([sample["seed"] for sample in kept], dtype=np.int64)
         out = {}
-        # One stream per part, so that changing one share leaves the other part's masks as they were.
-        for number, (part, share) in enumerate(self.shares.items()):
-            masked, labels = mask_words(ids, words, share, self.vocabulary, seeds, number)
+        # One random stream per part, so that another probability of one leaves the other's masks as they were.
+        for number, (part, probability) in enumerate(self.probabilities.items()):
+            masked, labels = mask_words(ids, words, probability, self.vocabulary, seeds, number)
             out[f"{part}_ids"], out[f"{part}_labels"] = torch.from_numpy(masked), torch.from_numpy(labels)
         return out
 
 
 def _own_backend(tokenizer, max_text_len: int) -> Tokenizer:
-    """The tokenizer without its Python layer, which takes as long again, cutting and padding set once.
+    """The tokenizer without its Python layer, which takes as long again; truncation and padding are set once.
 
     A copy, because the tokenizer sets its own at every call.
     """

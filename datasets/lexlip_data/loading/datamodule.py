@@ -1,7 +1,7 @@
 """Config -> loaders, for training, validation and test, in one process or many.
 
 The Trainer must be made with use_distributed_sampler=False: the samplers here already know the rank. Costs, per
-training worker, up to prefetch * (batch_size / world_size) pictures of 3 * image_size**2 bytes in shared memory.
+training worker, up to prefetch * (batch_size / world_size) images of 3 * image_size**2 bytes in shared memory.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from lexlip_data.errors import DataError
+from lexlip_data.loading.batch import Batch
 from lexlip_data.loading.collate import Collator
 from lexlip_data.loading.datasets import CaptionPairs, EvalImages, EvalTexts
 from lexlip_data.loading.memory import keep_freed_memory
@@ -28,7 +29,7 @@ from lexlip_data.sources.source import Source
 log = logging.getLogger(__name__)
 
 _LAST_BATCH_SECONDS = 60  # how long a worker outlives SIGTERM
-_LARGE_BATCH = 64 << 20  # bytes of pictures per batch above which a worker prepares one batch ahead, not two
+_LARGE_BATCH = 64 << 20  # bytes of images per batch above which a worker prepares one batch ahead, not two
 
 DEFAULTS = {
     "seed": 0, "num_workers": 0, "data_sets": {}, "max_images": None, "train_transform_keys": ["vit"],
@@ -43,20 +44,20 @@ class CaptionDataModule(pl.LightningDataModule):
     """The data of a run.
 
     Training: pairs of all data sets that have a train split, `batch_size // world_size` per process and step.
-    Evaluation: for each data set that has the split, in order, a loader of its pictures and one of its captions,
+    Evaluation: for each data set that has the split, in order, a loader of its images and one of its captions,
     each process a contiguous part, captions by length; validation reads val, test reads test. With
     get_recall_metric=False validation is one loader of val pairs instead.
+
+    Args:
+        config: of the run; needs datasets, data_root, image_size, batch_size, per_gpu_batchsize.
+        tokenizer: a Hugging Face tokenizer.
+        mlm: whether training batches carry masked captions.
+
+    Raises:
+        DataError: a key is missing or unusable.
     """
 
     def __init__(self, config: Mapping, tokenizer, mlm: bool = False):
-        """
-        Args:
-            config: the run's keys; needs datasets, data_root, image_size, batch_size, per_gpu_batchsize.
-            tokenizer: a Hugging Face tokenizer.
-            mlm: whether training batches carry masked captions.
-        Raises:
-            DataError: a key is missing or unusable.
-        """
         super().__init__()
         needed = ("datasets", "data_root", "image_size", "batch_size", "per_gpu_batchsize")
         if absent := [key for key in needed if key not in config]:
@@ -116,8 +117,8 @@ class CaptionDataModule(pl.LightningDataModule):
                 _refuse_left_out(opened)
             self._opened[split] = {name: sources for name, sources in opened.items() if sources}
             for name, sources in self._opened[split].items():
-                pictures, pairs = sum(map(len, sources)), sum(int(s.caption_counts.sum()) for s in sources)
-                log.info("data set %s, %s: %d pictures, %d captions", name, split, pictures, pairs)
+                images, captions = sum(map(len, sources)), sum(int(s.caption_counts.sum()) for s in sources)
+                log.info("data set %s, %s: %d images, %d captions", name, split, images, captions)
         return self._opened[split]
 
     def left_out(self) -> list[str]:
@@ -129,21 +130,22 @@ class CaptionDataModule(pl.LightningDataModule):
     def train_set(self) -> CaptionPairs:
         """All training pairs. Raises DataError if no data set has any."""
         if self._train is None:
-            sources = self.sources("train")
-            if without := [name for name in self.names if name not in sources]:
+            if without := [name for name in self.names if name not in self.sources("train")]:
                 log.warning("no train split: %s", ", ".join(without))
-            self._train = CaptionPairs(
-                [source for group in sources.values() for source in group],
-                self.config["train_transform_keys"], self.config["image_size"], self.config["seed"], **self._long(),
-            )  # fmt: skip
+            self._train = self._pairs("train")
             if left_out := self.left_out():
                 log.warning("%d rows of the training tables are left out, e.g. %s", len(left_out), left_out[0])
             if len(self._train) == 0:
                 raise DataError(f"the data sets {self.names} hold no training pairs under {self.config['data_root']}")
         return self._train
 
-    def _long(self) -> dict:
-        return {key: self.config[key] for key in ("long_captions", "sub_captions")}
+    def _pairs(self, split: str) -> CaptionPairs:
+        config, training = self.config, split == "train"
+        return CaptionPairs(
+            [source for group in self.sources(split).values() for source in group],
+            config["train_transform_keys" if training else "val_transform_keys"], config["image_size"], config["seed"],
+            strict=not training, long_captions=config["long_captions"], sub_captions=config["sub_captions"],
+        )  # fmt: skip
 
     @property
     def n_pairs(self) -> int:
@@ -175,7 +177,7 @@ class CaptionDataModule(pl.LightningDataModule):
 
     # --- loaders ---
 
-    def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Pixels to what the towers take, on their own device."""
         return {**batch, "image": normalise(batch["image"])} if "image" in batch else batch
 
@@ -185,12 +187,10 @@ class CaptionDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> list[DataLoader]:
         if self.config["get_recall_metric"]:
             return self._eval_loaders("val")
-        sources = [source for group in self.sources("val").values() for source in group]
-        if not sources:
+        if not self.sources("val"):
             return []
-        keys = self.config["val_transform_keys"]
-        pairs = CaptionPairs(sources, keys, self.config["image_size"], self.config["seed"], strict=True, **self._long())
-        size = self._eval_batch_size() * self.world_size
+        pairs = self._pairs("val")
+        size = self._eval_batch_size * self.world_size
         sampler = GlobalBatchSampler(
             len(pairs), size, self.rank, self.world_size, self.config["seed"], shuffle=False, drop_last=False
         )
@@ -207,9 +207,10 @@ class CaptionDataModule(pl.LightningDataModule):
             own_images = shard(len(images), self.rank, self.world_size)
             own_texts = texts.by_length(shard(len(texts), self.rank, self.world_size))
             for part in (Subset(images, own_images), Subset(texts, own_texts)):
-                loaders.append(self._loader(part, batch_size=self._eval_batch_size(), shuffle=False))
+                loaders.append(self._loader(part, batch_size=self._eval_batch_size, shuffle=False))
         return loaders
 
+    @property
     def _eval_batch_size(self) -> int:
         return self.config["eval_batch_size"] or self.config["per_gpu_batchsize"]
 
@@ -226,19 +227,15 @@ class CaptionDataModule(pl.LightningDataModule):
             num_workers=workers,
             collate_fn=self.collator,
             pin_memory=bool(self.config.get("num_gpus", 1)) and torch.cuda.is_available(),
-            # Its own, or each new iteration would draw from the process's generator and so move the model's dropout.
+            # Its own, or each new iteration would draw from the process's generator and so change the model's dropout.
             generator=torch.Generator().manual_seed(self.config["seed"]),
             **how,
         )
 
 
 def _start_worker(worker: int) -> None:
-    keep_freed_memory()
-    _leave_signals()
-
-
-def _leave_signals() -> None:
     """Signals to a whole process group or SLURM step are the training process's business: it needs its next batch."""
+    keep_freed_memory()
     for signum in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(signum, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_LAST_BATCH_SECONDS))

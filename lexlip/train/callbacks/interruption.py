@@ -52,8 +52,8 @@ class Watch(pl.Callback):
     """
 
     def __init__(self) -> None:
-        self.signum = 0
-        self.asked = 0.0
+        self.signum = 0  # the first that came
+        self.came = 0.0
         self.in_steps = False
         self._before: dict[int, object] = {}
 
@@ -73,15 +73,14 @@ class Watch(pl.Callback):
                 signal.signal(signum, self._handle)
 
     def _handle(self, signum: int, frame: object) -> None:
-        if self.signum and signum == signal.SIGINT and time.monotonic() - self.asked > IMPATIENT:
-            raise KeyboardInterrupt
-        again, self.signum = bool(self.signum), self.signum or signum
+        if self.signum:  # launchers repeat themselves
+            if signum == signal.SIGINT and time.monotonic() - self.came > IMPATIENT:
+                raise KeyboardInterrupt
+            return
+        self.signum, self.came = signum, time.monotonic()
         if not self.in_steps:
-            if not again:  # launchers repeat themselves; one exception is on its way
-                raise Leave(signum)
-        elif not again:
-            self.asked = time.monotonic()
-            log.warning("%s: stopping after this step", signal.Signals(signum).name)
+            raise Leave(signum)
+        log.warning("%s: stopping after this step", signal.Signals(signum).name)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._install()  # over the Trainer's own, which talk to the other processes from inside a handler

@@ -19,33 +19,28 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from lexlip.train.checkpoint import WholeFiles, clear_for, step_file, step_files
+from lexlip.train.config import Config
 from lexlip.utils.files import link_whole, write_json
 
 log = logging.getLogger(__name__)
 
 
 class Saver(pl.Callback):
-    """Writes the checkpoints of a run.
-
-    One is written before each validation, at the end, every so many minutes or steps, and when the run is stopped.
+    """Writes a checkpoint before each validation, at the end, every so many minutes or steps, and when the run stops.
 
     Args:
+        config: of the run, for when and how many.
         folder: of the checkpoints.
         files: the CheckpointIO that the Trainer writes with.
-        minutes: at most so long between two; 0: no clock.
-        steps: also every so many steps; None: not.
-        keep: how many to keep.
-        monitor, mode: the metric whose best checkpoint is kept, "max" or "min"; monitor "" keeps none.
+        validated: whether there is a validation to pick the best checkpoint by.
     """
 
-    def __init__(
-        self, folder: Path, files: WholeFiles, minutes: float, steps: int | None, keep: int, monitor: str, mode: str
-    ):
-        self.folder, self.files, self.keep = folder, files, keep
-        self.minutes, self.steps = minutes, steps
-        self.monitor, self.sign = monitor, 1 if mode == "max" else -1
+    def __init__(self, config: Config, folder: Path, files: WholeFiles, validated: bool):
+        self.config, self.folder, self.files = config, folder, files
+        monitor, self.sign = ("val/rsum", 1) if config.get_recall_metric else ("val/loss", -1)
+        self.monitor = monitor if validated else ""
         self.written = time.monotonic()
-        self.asked_step = -1  # the same on every process, since all of them enter the writing or none
+        self.saved_step = -1  # the same on every process, since all of them enter the writing or none
         self.validation_due = False  # after the step that the checkpoint is of
         self.best = self._best()
 
@@ -57,23 +52,20 @@ class Saver(pl.Callback):
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def due(self) -> bool:
-        """Whether the clock asks for a checkpoint; the processes agree on it before the step."""
-        return bool(self.minutes) and time.monotonic() - self.written >= 60 * self.minutes
-
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.written = time.monotonic()
         if trainer.is_global_zero:
             clear_for(trainer.global_step, self.folder)
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: dict, index: int) -> None:
-        module.agreement.wishes["save"] = self.due()
+        minutes = self.config.checkpoint_minutes
+        module.agreement.wishes["save"] = bool(minutes) and time.monotonic() - self.written >= 60 * minutes
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: object, batch: dict, index: int
     ) -> None:
-        step = trainer.global_step
-        by_steps = self.steps is not None and step % self.steps == 0 and step > self.asked_step
+        step, every = trainer.global_step, self.config.checkpoint_steps
+        by_steps = every is not None and step % every == 0 and step > self.saved_step
         ends = step >= trainer.max_steps or module.agreement.stop
         self.validation_due = validation_follows(trainer, module, index)
         if by_steps or ends or module.agreement.save or self.validation_due:
@@ -82,35 +74,34 @@ class Saver(pl.Callback):
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict) -> None:
         checkpoint["validation_due"] = self.validation_due
 
-    def save(self, trainer: pl.Trainer) -> bool:
-        """Write a checkpoint of this step, on every process; False if it could not be written."""
+    def save(self, trainer: pl.Trainer) -> None:
+        """Write a checkpoint of this step; called by all processes."""
         path = step_file(self.folder, trainer.global_step)
-        started, self.asked_step = time.monotonic(), trainer.global_step
+        started, self.saved_step = time.monotonic(), trainer.global_step
         trainer.save_checkpoint(path, weights_only=False)
         self.written = time.monotonic()
         if not trainer.is_global_zero:
-            return True
+            return
         if self.files.error is not None:
             log.error(
                 "%s could not be written (%s); the training goes on, the older checkpoints are untouched. Make room, "
                 "or the work since the last one is lost if the run ends",
                 path, self.files.error,
             )  # fmt: skip
-            return False
+            return
         size = path.stat().st_size / 2**20
         try:
             link_whole(path, self.folder / "last.ckpt")
-            older = sorted(step for step in step_files(self.folder) if step < trainer.global_step)
-            for old in older[: max(0, len(older) + 1 - self.keep)]:
+            older = [step for step in step_files(self.folder) if step < trainer.global_step]
+            for old in older[: max(0, len(older) + 1 - self.config.keep_checkpoints)]:
                 step_file(self.folder, old).unlink(missing_ok=True)
         except OSError as error:
             log.error("%s was written, but %s could not be moved on (%s)", path, self.folder / "last.ckpt", error)
         log.info("checkpoint %s, %.0f MiB in %.1f s", path, size, time.monotonic() - started)
-        return True
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         score = trainer.callback_metrics.get(self.monitor)
-        if not trainer.is_global_zero or score is None or trainer.sanity_checking:
+        if not trainer.is_global_zero or score is None:
             return
         step = module.step_now
         value, path = self.sign * float(score), step_file(self.folder, step)

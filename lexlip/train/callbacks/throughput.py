@@ -24,14 +24,14 @@ class Throughput(pl.Callback):
 
     def __init__(self, every: int):
         self.every = every
-        self.pairs, self.waited, self.worked = 0, 0.0, 0.0
+        self.steps, self.pairs, self.waited, self.worked = 0, 0, 0.0, 0.0
         self.mark: float | None = None  # when the last batch was done with
-        self.steps, self.long_waits, self.hinted = 0, 0, False
+        self.long_waits, self.hinted = 0, False
         self.latest: dict[str, float] = {}
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: dict, index: int) -> None:
         now = time.perf_counter()
-        self.waited += now - self.mark if self.mark is not None else 0.0
+        self.waited += now - (self.mark or now)
         self.mark = now
         self.pairs += len(batch["image_id"]) * trainer.world_size
 
@@ -41,13 +41,13 @@ class Throughput(pl.Callback):
         now = time.perf_counter()
         self.worked += now - self.mark
         self.steps += 1
-        if self.steps % self.every == 0:
+        if self.steps == self.every:
             total = self.waited + self.worked
             self.latest = {
                 "train/pairs_per_second": self.pairs / total, "train/data_wait_ratio": self.waited / total
             }  # fmt: skip
             self._hint(self.waited / total, trainer)
-            self.pairs, self.waited, self.worked = 0, 0.0, 0.0
+            self.steps, self.pairs, self.waited, self.worked = 0, 0, 0.0, 0.0
         module.log_dict(self.latest)
         self.mark = now
 
@@ -61,9 +61,8 @@ class Throughput(pl.Callback):
         self.long_waits = self.long_waits + self.every if ratio > HINT_RATIO else 0
         if self.long_waits >= HINT_STEPS and not self.hinted and trainer.is_global_zero:
             self.hinted = True
-            workers = trainer.datamodule.config["num_workers"]
             log.warning(
                 "%.0f%% of the time the training waits for data: the loader is the limit. Raise num_workers (%d now, "
                 "per process), store smaller images, or take train_transform_keys='[\"vit\"]'",
-                100 * ratio, workers,
+                100 * ratio, trainer.datamodule.config["num_workers"],
             )  # fmt: skip
