@@ -24,9 +24,9 @@ import numpy as np
 from lexlip.errors import DamagedIndex
 from lexlip.index import id_column, impacts
 from lexlip.index.container import Reader, Writer
-from lexlip.index.id_column import Ids
 from lexlip.index.impacts import Codebook
 from lexlip.index.layout import BEGIN, COLUMNS, COUNT, END, LOW, MAX_LOW_BITS, PADDING, SKIP_EVERY, SKIPS, TOP
+from lexlip.sparse import Ids
 
 MAX_DOCUMENTS = 1 << MAX_LOW_BITS
 KIND, DELETIONS_KIND = "segment", "deletions"
@@ -42,14 +42,29 @@ class FileEntry:
     crc32: int
 
 
+@dataclass(frozen=True)
+class SegmentEntry:
+    """A segment as the manifest knows it.
+
+    Attributes:
+        file: its postings and ids.
+        documents: how many it holds, deleted ones included.
+        deleted: how many are deleted.
+        deletions: which ones; None if there are none.
+    """
+
+    file: FileEntry
+    documents: int
+    deleted: int = 0
+    deletions: FileEntry | None = None
+
+
 class Segment:
     """A segment's file, mapped into memory.
 
     Args:
-        path: the file.
-        size: its bytes, if known.
-        deletions: the file of its deletions, if there are any.
-        deletions_size: its bytes.
+        folder: of the index.
+        entry: names the files.
 
     Attributes:
         documents: how many, deleted ones included.
@@ -60,12 +75,12 @@ class Segment:
 
     Raises:
         DamagedIndex: bytes that are not what was written.
+        FileNotFoundError: no such file.
     """
 
-    def __init__(
-        self, path: Path, size: int | None = None, deletions: Path | None = None, deletions_size: int | None = None
-    ):
-        self.file = Reader(path, KIND, size)
+    def __init__(self, folder: Path, entry: SegmentEntry):
+        self._entry = entry
+        self.file = Reader(folder / entry.file.name, KIND, entry.file.bytes)
         facts = self.file.footer
         self.documents: int = facts["documents"]
         self.postings: int = facts["postings"]
@@ -75,13 +90,15 @@ class Segment:
         self.skips = self.file.section("skips", "<u4").reshape(-1, 2)
         self.impacts = self.file.section("impacts", "<f2").astype(np.float64)
         self.ids = id_column.read(self.file, self.documents)
-        self.deletions: Reader | None = None
+        self._deletions: Reader | None = None
         self.deleted = np.empty(0, np.uint8)
-        if deletions is not None:
-            self.deletions = Reader(deletions, DELETIONS_KIND, deletions_size)
-            self.deleted = self.deletions.section("deleted")
+        if entry.deletions is not None:
+            self._deletions = Reader(folder / entry.deletions.name, DELETIONS_KIND, entry.deletions.bytes)
+            self.deleted = self._deletions.section("deleted")
             if len(self.deleted) != (self.documents + 7) // 8:
-                raise DamagedIndex(f"{deletions} does not belong to {path}: it is for another number of documents")
+                raise DamagedIndex(
+                    f"{self._deletions.path} does not belong to {self.file.path}: it is for another number of documents"
+                )
         self._check()
 
     @property
@@ -97,6 +114,11 @@ class Segment:
     def is_alive(self, document: int) -> bool:
         """Whether a document is not deleted."""
         return not len(self.deleted) or not self.deleted[document >> 3] >> (document & 7) & 1
+
+    def damage(self) -> list[str]:
+        """Read its files; returns what is damaged, nothing if all is well."""
+        damage = self.file.damage(self._entry.file.crc32)
+        return damage + self._deletions.damage(self._entry.deletions.crc32) if self._deletions else damage
 
     def all_ids(self) -> Ids:
         """Ids of all documents, ascending, after their checksums.
@@ -119,7 +141,7 @@ class Segment:
         return counts
 
     def code(self, term: int, document: int) -> int | None:
-        """A document's impact code for a term, None if it has not the term."""
+        """A document's impact code for a term; None if it does not hold the term."""
         from lexlip.index.codec import find
 
         row = int(np.searchsorted(self.terms, term))
@@ -184,13 +206,13 @@ def write_segment(path: Path, ids: Ids, sources: list, codebook: Codebook, histo
     out = Writer(path, KIND)
     out.begin("postings")
     tables, skips, terms = [], [], []
-    for group in groups(sources):
-        space = np.zeros(room(len(group.keys), len(group.terms), codebook.bits), np.uint8)
-        table = np.zeros((len(group.terms), COLUMNS), np.int64)
-        group_skips = np.zeros((len(group.keys) // SKIP_EVERY, 2), np.uint32)
-        length, skipped = encode(group.keys, group.offsets, codebook.code_of, codebook.bits, space, table, group_skips)
+    for group_terms, offsets, keys in groups(sources):
+        space = np.zeros(room(len(keys), len(group_terms), codebook.bits), np.uint8)
+        table = np.zeros((len(group_terms), COLUMNS), np.int64)
+        group_skips = np.zeros((len(keys) // SKIP_EVERY, 2), np.uint32)
+        length, skipped = encode(keys, offsets, codebook.code_of, codebook.bits, space, table, group_skips)
         out.write(space[:length])
-        terms.append(group.terms)
+        terms.append(group_terms)
         tables.append(table)
         skips.append(group_skips[:skipped])
     out.write(bytes(PADDING))

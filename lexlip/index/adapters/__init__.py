@@ -19,17 +19,17 @@ from typing import Any
 from lexlip.errors import IndexingError
 from lexlip.index.engine import Engine
 
-# By name: module, class, what must be importable.
+# By name: module, what makes the engine, what must be importable.
 _ENGINES = {
     "lexlip": ("lexlip.index.engine", "LexLIPEngine", ()),
     "milvus": ("lexlip.index.adapters.milvus", "MilvusEngine", ("pymilvus", "milvus_lite")),
-    "qdrant": ("lexlip.index.adapters.qdrant", "QdrantEngine", ("qdrant_edge",)),
+    "qdrant": ("lexlip.index.adapters.qdrant", "qdrant_engine", ("qdrant_edge",)),
     "seismic": ("lexlip.index.adapters.seismic", "SeismicEngine", ("seismic",)),
 }
 
 
 def installed() -> list[str]:
-    """Names of the engines whose packages are there."""
+    """Names of the engines whose packages are installed."""
     return [name for name, (_, _, needs) in _ENGINES.items() if all(map(importlib.util.find_spec, needs))]
 
 
@@ -46,8 +46,8 @@ def open_engine(name: str, place: str, **options: Any) -> Engine:
     """
     if name not in _ENGINES:
         raise IndexingError(f"no engine {name!r}: one of {', '.join(_ENGINES)}")
-    module, kind, _ = _ENGINES[name]
-    return getattr(importlib.import_module(module), kind)(place, **options)
+    module, make, _ = _ENGINES[name]
+    return getattr(importlib.import_module(module), make)(place, **options)
 
 
 __all__ = ["installed", "open_engine"]

@@ -5,20 +5,21 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lexlip.errors import IndexingError
 from lexlip.index.adapters.common import in_parts, is_address, needed
-from lexlip.index.engine import Bag, disk_bytes
+from lexlip.index.engine import Engine, disk_bytes
 from lexlip.index.index import Hit
-from lexlip.index.vectors import SparseRows
+from lexlip.index.queries import Bag
+from lexlip.sparse import SparseRows
 
 _ROWS = 1000  # per request
 _VECTOR = "lexicon"
 _MEMORY = ":memory:"  # qdrant-client's own engine in Python, for tests
 
 
-class QdrantEngine:
+def qdrant_engine(place: str | Path, collection: str = "lexlip", api_key: str | None = None) -> Engine:
     """Exact: sparse vectors are scored in full. Scores are sums in float32.
 
     Qdrant knows points by 64-bit numbers without a sign. Ids that are numbers are taken modulo 2^64; strings stay in
@@ -32,15 +33,15 @@ class QdrantEngine:
     Raises:
         IndexingError: the package is not installed.
     """
+    remote = is_address(str(place)) or str(place) == _MEMORY
+    return _Server(str(place), collection, api_key) if remote else _Edge(Path(place))
 
+
+class _Qdrant(Engine):
     name = "qdrant"
 
-    def __init__(self, place: str | Path, collection: str = "lexlip", api_key: str | None = None):
-        remote = is_address(str(place)) or str(place) == _MEMORY
-        self._points: _Points = _Server(str(place), collection, api_key) if remote else _Edge(Path(place))
-
     def build(self, batches: Iterable[SparseRows]) -> None:
-        self._points.clear()
+        self._clear()
         count = 0
         for part in in_parts(batches, _ROWS):
             points = []
@@ -48,22 +49,26 @@ class QdrantEngine:
                 number, payload = (count, {"id": id}) if isinstance(id, str) else (id % 2**64, {})
                 points.append((number, terms.tolist(), weights.tolist(), payload))
                 count += 1
-            self._points.put(points)
-        self._points.finish()
-
-    def search(self, query: Bag, k: int) -> list[Hit]:
-        return self.search_batch([query], k)[0]
+            self._put(points)
+        self._finish()
 
     def search_batch(self, queries: Sequence[Bag], k: int) -> list[list[Hit]]:
-        asked = [([int(term) for term in terms], [float(weight) for weight in weights]) for terms, weights in queries]
-        return [[_hit(point) for point in points if point.score > 0] for points in self._points.find(asked, k)]
+        bags = [(list(map(int, terms)), list(map(float, weights))) for terms, weights in queries]
+        return [[_hit(point) for point in points if point.score > 0] for points in self._find(bags, k)]
 
-    def bytes(self) -> int:
-        return self._points.bytes()
+    def _clear(self) -> None:
+        raise NotImplementedError
 
-    def close(self) -> None:
-        """Let the files or the connection go."""
-        self._points.close()
+    def _put(self, points: list[tuple[int, list[int], list[float], dict]]) -> None:
+        """Add points: number, terms, weights, payload."""
+        raise NotImplementedError
+
+    def _finish(self) -> None:
+        """Make all points durable and indexed."""
+
+    def _find(self, queries: list[tuple[list[int], list[float]]], k: int) -> list[list[Any]]:
+        """The k best points of each query, with `id`, `score` and `payload`."""
+        raise NotImplementedError
 
 
 def _hit(point: Any) -> Hit:
@@ -72,29 +77,7 @@ def _hit(point: Any) -> Hit:
     return Hit(point.id - 2**64 if point.id >= 2**63 else point.id, point.score)
 
 
-class _Points(Protocol):
-    """Where points are."""
-
-    def clear(self) -> None:
-        """Begin anew."""
-
-    def put(self, points: list[tuple[int, list[int], list[float], dict]]) -> None:
-        """Add points: number, terms, weights, payload."""
-
-    def finish(self) -> None:
-        """Make all of them durable and indexed."""
-
-    def find(self, queries: list[tuple[list[int], list[float]]], k: int) -> list[list[Any]]:
-        """The k best points of each query, with `id`, `score` and `payload`."""
-
-    def bytes(self) -> int:
-        """On disk."""
-
-    def close(self) -> None:
-        """Let go."""
-
-
-class _Edge:
+class _Edge(_Qdrant):
     def __init__(self, folder: Path):
         self._edge = needed("qdrant_edge", "qdrant")
         self._folder = folder
@@ -103,7 +86,7 @@ class _Edge:
     def _is_there(self) -> bool:
         return all((self._folder / name).exists() for name in ("segments", "edge_config.json"))
 
-    def clear(self) -> None:
+    def _clear(self) -> None:
         self.close()
         if self._is_there():
             shutil.rmtree(self._folder)
@@ -113,7 +96,7 @@ class _Edge:
         vectors = {_VECTOR: self._edge.EdgeSparseVectorParams()}
         self._shard = self._edge.EdgeShard.create(str(self._folder), self._edge.EdgeConfig(sparse_vectors=vectors))
 
-    def put(self, points: list[tuple[int, list[int], list[float], dict]]) -> None:
+    def _put(self, points: list[tuple[int, list[int], list[float], dict]]) -> None:
         edge = self._edge
         self._shard.update(
             edge.UpdateOperation.upsert_points(
@@ -121,11 +104,11 @@ class _Edge:
             )
         )
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         self._shard.optimize()
         self._shard.flush()
 
-    def find(self, queries: list[tuple[list[int], list[float]]], k: int) -> list[list[Any]]:
+    def _find(self, queries: list[tuple[list[int], list[float]]], k: int) -> list[list[Any]]:
         if self._shard is None:
             raise IndexingError(f"{self._folder} holds no shard of Qdrant")
         edge = self._edge
@@ -148,21 +131,21 @@ class _Edge:
             self._shard = None
 
 
-class _Server:
+class _Server(_Qdrant):
     def __init__(self, url: str, collection: str, api_key: str | None):
         self._qdrant = needed("qdrant_client", "qdrant")
         self._place, self._collection = url, collection
         where = {"location": url} if url == _MEMORY else {"url": url, "api_key": api_key}
         self._client = self._qdrant.QdrantClient(**where)
 
-    def clear(self) -> None:
+    def _clear(self) -> None:
         self._client.delete_collection(self._collection)
         vectors = {_VECTOR: self._qdrant.models.SparseVectorParams()}
         self._client.create_collection(self._collection, vectors_config={}, sparse_vectors_config=vectors)
 
-    def put(self, points: list[tuple[int, list[int], list[float], dict]]) -> None:
+    def _put(self, points: list[tuple[int, list[int], list[float], dict]]) -> None:
         models = self._qdrant.models
-        self._client.upsert(
+        self._client.upsert(  # answered when the points are durable; the server indexes by itself
             self._collection,
             [
                 models.PointStruct(
@@ -172,10 +155,7 @@ class _Server:
             ],
         )
 
-    def finish(self) -> None:
-        """Its requests are answered when they are durable, and it indexes by itself."""
-
-    def find(self, queries: list[tuple[list[int], list[float]]], k: int) -> list[list[Any]]:
+    def _find(self, queries: list[tuple[list[int], list[float]]], k: int) -> list[list[Any]]:
         models = self._qdrant.models
         requests = [
             models.QueryRequest(
