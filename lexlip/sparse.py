@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from lexlip.errors import IndexingError
 MAX_TERM = 2**22 - 1  # arrays with an entry for every term are held while an index is built
 _HEAVIEST = float(np.finfo(np.float16).max)
 
-Ids = np.ndarray | pa.Array  # (N,) int64, or strings
+Ids: TypeAlias = np.ndarray | pa.Array  # (N,) int64, or strings
 Rows = TypeVar("Rows", bound="SparseRows")
 
 
@@ -202,29 +202,28 @@ def as_ids(ids: Sequence[int] | Sequence[str] | Ids, source: str = "ids") -> Ids
     Raises:
         IndexingError: anything else, a missing id, or numbers that do not fit.
     """
-    if isinstance(ids, pa.ChunkedArray):
-        ids = ids.combine_chunks()
-    elif not isinstance(ids, pa.Array):
+    array: Any = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+    if not isinstance(array, pa.Array):
         try:
-            ids = pa.array(ids if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu" else list(ids))
+            array = pa.array(ids if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu" else list(ids))
         except UnicodeEncodeError as error:
             raise IndexingError(f"{source}: id {str(error.object)!r} is no text that UTF-8 can hold") from error
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise IndexingError(f"{source}: ids must all be whole numbers of 64 bits or all be strings") from error
-    if ids.null_count:
-        raise IndexingError(f"{source}: row {pc.index(ids.is_null(), True).as_py()} has no id")
-    if pa.types.is_dictionary(ids.type):
-        ids = ids.dictionary_decode()
-    if pa.types.is_null(ids.type):
+    if array.null_count:
+        raise IndexingError(f"{source}: row {pc.index(array.is_null(), True).as_py()} has no id")
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if pa.types.is_null(array.type):
         return np.empty(0, np.int64)
-    if pa.types.is_integer(ids.type):
+    if pa.types.is_integer(array.type):
         try:
-            return ids.cast(pa.int64()).to_numpy().copy()
+            return array.cast(pa.int64()).to_numpy().copy()
         except pa.ArrowInvalid as error:
-            raise IndexingError(f"{source}: id {pc.max(ids)} does not fit into 64 bits with a sign") from error
-    if not (pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type)):
-        raise IndexingError(f"{source}: ids are {ids.type}; they must be whole numbers or strings")
-    return ids.cast(pa.large_string())
+            raise IndexingError(f"{source}: id {pc.max(array)} does not fit into 64 bits with a sign") from error
+    if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
+        raise IndexingError(f"{source}: ids are {array.type}; they must be whole numbers or strings")
+    return array.cast(pa.large_string())
 
 
 def concatenate_ids(parts: Sequence[Ids]) -> Ids:

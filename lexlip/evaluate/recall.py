@@ -16,7 +16,7 @@ N rows, V terms of the vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -55,7 +55,7 @@ class SparseVectors(SparseRows):
         return SparseVectors(ids.cpu().numpy(), *rows, order=order.cpu().numpy(), vocab=vectors.shape[1])
 
     @classmethod
-    def concatenate(cls, parts: list[SparseVectors]) -> SparseVectors:
+    def concatenate(cls, parts: Sequence[SparseVectors]) -> SparseVectors:
         """Rows of all parts, one per position, in the order of their positions."""
         if not parts:
             raise ValueError("no vectors were collected: the data set is empty")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from lexlip.errors import DamagedIndex, IndexingError
 from lexlip.index import writer
+from lexlip.index.impacts import SCALES
 from lexlip.index.index import Index, damage_of
 from lexlip.index.queries import bag_of
 from lexlip.index.shards import read_shards
@@ -35,14 +36,17 @@ def _add_index(commands: argparse._SubParsersAction) -> None:
 
     build = action("build", _build, "build an index from Arrow shards of vectors", "a new or an empty folder")
     build.add_argument("shards", type=Path, nargs="+", help="Arrow files (id, terms, weights), or folders of them")
-    build.add_argument("--impact-bits", type=int, default=9, help="bits of a stored weight, 1 to 12 (default: 9)")
     build.add_argument(
-        "--impact-scale", choices=("fitted", "linear"), default="fitted",
+        "--impact-bits", type=int, default=writer.IMPACT_BITS, help="bits of a stored weight, 1 to 12 (default: 9)"
+    )
+    build.add_argument(
+        "--impact-scale", choices=SCALES, default=writer.IMPACT_SCALE,
         help="where the stored weights lie: where results need them, or evenly (default: fitted)",
     )  # fmt: skip
     build.add_argument(
-        "--segment-documents", type=int, default=1 << 22, help="documents per segment at most (default: 4,194,304)"
-    )
+        "--segment-documents", type=int, default=writer.SEGMENT_DOCUMENTS,
+        help="documents per segment at most (default: 4,194,304)",
+    )  # fmt: skip
     build.add_argument("--overwrite", action="store_true", help="take the place of an index that is there")
 
     add = action("add", _add, "add documents; one whose id is there takes the old one's place")
@@ -52,7 +56,9 @@ def _add_index(commands: argparse._SubParsersAction) -> None:
     delete.add_argument("ids", nargs="*", help="ids")
     delete.add_argument("--from", dest="file", type=Path, help="a file with an id a line")
 
-    action("merge", lambda options: _print(writer.merge(options.index)), "merge segments and drop what is deleted")
+    action(
+        "merge", lambda options: _print(asdict(writer.merge(options.index))), "merge segments and drop what is deleted"
+    )
     action("info", lambda options: _print(Index.open(options.index).info()), "numbers of an index, as JSON")
     action("verify", _verify, "read every byte and compare checksums; exit status 1 if something is damaged")
 
@@ -88,11 +94,11 @@ def _build(options: argparse.Namespace) -> None:
         options.index, _rows(options.shards), impact_bits=options.impact_bits, impact_scale=options.impact_scale,
         segment_documents=options.segment_documents, overwrite=options.overwrite,
     )  # fmt: skip
-    _print(change)
+    _print(asdict(change))
 
 
 def _add(options: argparse.Namespace) -> None:
-    _print(writer.add(options.index, _rows(options.shards)))
+    _print(asdict(writer.add(options.index, _rows(options.shards))))
 
 
 def _delete(options: argparse.Namespace) -> None:
@@ -109,16 +115,17 @@ def _delete(options: argparse.Namespace) -> None:
             ids = [int(id) for id in ids]
         except ValueError as error:
             raise IndexingError(f"the ids of {options.index} are whole numbers: {error}") from error
-    _print(writer.delete(options.index, ids))
+    _print(asdict(writer.delete(options.index, ids)))
 
 
 def _verify(options: argparse.Namespace) -> int:
     try:
         index = Index.open(options.index)
         damage = index.verify()
+        print("\n".join(damage) or f"{options.index}: {len(index):,} documents, every checksum is right")
     except DamagedIndex as error:
         damage = damage_of(options.index) or [str(error)]
-    print("\n".join(damage) if damage else f"{options.index}: {len(index):,} documents, every checksum is right")
+        print("\n".join(damage))
     return 1 if damage else 0
 
 
@@ -184,5 +191,4 @@ def _rows(paths: list[Path]) -> Iterator:
 
 
 def _print(value: object) -> None:
-    value = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
     print(json.dumps(value, indent=2, ensure_ascii=False))

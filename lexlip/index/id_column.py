@@ -22,30 +22,6 @@ from lexlip.sparse import Ids, concatenate_ids, kind_of, take_ids
 GROUP = 16
 
 
-class IdColumn:
-    """What a segment needs of its ids.
-
-    Args:
-        documents: how many.
-    """
-
-    def __init__(self, documents: int):
-        self._documents = documents
-
-    def __getitem__(self, document: int) -> int | str:
-        """The id of a document."""
-        raise NotImplementedError
-
-    def all(self) -> Ids:
-        """All ids, ascending."""
-        raise NotImplementedError
-
-    def find(self, id: int | str) -> int | None:
-        """The document with an id. Strings compare as their UTF-8 bytes do."""
-        document = bisect_left(self, id, 0, self._documents)
-        return document if document < self._documents and self[document] == id else None
-
-
 def ascending(parts: list[Ids]) -> tuple[Ids, np.ndarray]:
     """The ids of all parts in ascending order, and (N,) int64, the document that each of their rows becomes."""
     ids = concatenate_ids(parts)
@@ -81,10 +57,8 @@ def write(ids: Ids, out: Writer) -> dict:
         first = int(ids[0]) if len(ids) else 0
         span = int(ids[-1]) - first if len(ids) else 0
         width = 0 if span == max(len(ids) - 1, 0) else (span.bit_length() + 7) // 8
-        out.begin("ids")
-        if width:
-            distance = (ids.view(np.uint64) - np.uint64(first % 2**64)).astype("<u8")
-            out.write(distance.view(np.uint8).reshape(-1, 8)[:, :width])
+        distance = (ids.view(np.uint64) - np.uint64(first % 2**64)).astype("<u8")
+        out.begin("ids", distance.view(np.uint8).reshape(-1, 8)[:, :width])
         return {"kind": "int", "first": first, "width": width}
     from lexlip.index.front_coding import encode
 
@@ -92,34 +66,45 @@ def write(ids: Ids, out: Writer) -> dict:
     offsets = np.frombuffer(offsets, np.int64)[ids.offset : ids.offset + len(ids) + 1] if len(ids) else np.zeros(1, int)
     data = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
     groups, coded = encode(offsets, data, GROUP)
-    out.begin("ids")
-    out.write(coded)
-    out.begin("id_groups")
-    out.write(groups.astype("<u8"))
+    out.begin("ids", coded)
+    out.begin("id_groups", groups.astype("<u8"))
     return {"kind": "string", "group": GROUP}
 
 
-def read(file: Reader, documents: int) -> IdColumn:
+def read(file: Reader) -> Numbers | Strings:
     """The ids of a segment's file, as `write` put them there."""
-    facts = file.footer["ids"]
-    data = file.section("ids", check=False)
-    if facts["kind"] == "int":
-        return _Numbers(data, facts["first"], facts["width"], documents)
-    return _Strings(data, file.section("id_groups", "<u8").astype(np.int64), facts["group"], documents)
+    return Numbers(file) if file.footer["ids"]["kind"] == "int" else Strings(file)
 
 
-class _Numbers(IdColumn):
-    def __init__(self, data: np.ndarray, first: int, width: int, documents: int):
-        super().__init__(documents)
-        self._data, self._first, self._width = data, first, width
+class _Column:
+    def __init__(self, file: Reader):
+        self._documents: int = file.footer["documents"]
+        self._facts: dict = file.footer["ids"]
+        self._data = file.section("ids", check=False)
+
+    def find(self, id: int | str) -> int | None:
+        """The document with an id. Strings compare as their UTF-8 bytes do."""
+        document = bisect_left(self, id, 0, self._documents)
+        return document if document < self._documents and self[document] == id else None
+
+
+class Numbers(_Column):
+    """Ids that are numbers."""
+
+    def __init__(self, file: Reader):
+        super().__init__(file)
+        self._first: int = self._facts["first"]
+        self._width: int = self._facts["width"]
 
     def __getitem__(self, document: int) -> int:
+        """The id of a document."""
         if not self._width:
             return self._first + document
         begin = document * self._width
         return self._first + int.from_bytes(self._data[begin : begin + self._width].tobytes(), "little")
 
     def all(self) -> np.ndarray:
+        """All ids, ascending."""
         if not self._width:
             return np.arange(self._first, self._first + self._documents, dtype=np.int64)
         wide = np.zeros((self._documents, 8), np.uint8)
@@ -127,18 +112,21 @@ class _Numbers(IdColumn):
         return (wide.view("<u8")[:, 0] + np.uint64(self._first % 2**64)).astype(np.uint64).view(np.int64)
 
 
-class _Strings(IdColumn):
-    def __init__(self, data: np.ndarray, groups: np.ndarray, group: int, documents: int):
-        super().__init__(documents)
-        self._data, self._groups, self._group = data, groups, group
+class Strings(_Column):
+    """Ids that are strings. See `Numbers` for the methods."""
+
+    def __init__(self, file: Reader):
+        super().__init__(file)
+        self._groups = file.section("id_groups", "<u8").astype(np.int64)
+        self._group: int = self._facts["group"]
 
     def __getitem__(self, document: int) -> str:
         from lexlip.index.front_coding import decode
 
-        group, place = divmod(document, self._group)
-        offsets, strings = decode(self._data, self._groups[group : group + 2], self._group, place + 1)
+        group, member = divmod(document, self._group)
+        offsets, strings = decode(self._data, self._groups[group : group + 2], self._group, member + 1)
         # Damaged bytes may be no UTF-8; a wrong id is what `verify` is there to find.
-        return strings[offsets[place] :].tobytes().decode(errors="replace")
+        return strings[offsets[member] :].tobytes().decode(errors="replace")
 
     def all(self) -> pa.Array:
         from lexlip.index.front_coding import decode

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -27,45 +26,34 @@ RUN_POSTINGS = 1 << 22  # 4.2 million: 140 MB while a run is sorted, 34 MB on di
 _GROUP_POSTINGS = 1 << 21  # encoded at a time
 
 
-class Source(Protocol):
-    """Postings by term.
+@dataclass
+class SortedRun:
+    """A file of postings by term.
 
     Attributes:
-        offsets: (terms + 1,) int64, how many postings come before each term.
         documents: (rows,) int64, the document that each row becomes, -1 where it is left out.
+        offsets: (terms + 1,) int64, how many postings come before each term.
     """
 
-    offsets: np.ndarray
+    path: Path
     documents: np.ndarray
+    offsets: np.ndarray
 
     def postings(self, first: int, last: int) -> np.ndarray:
         """uint64 postings of terms first to last - 1, by term."""
-
-
-@dataclass
-class SortedRun:
-    """A file of postings; see `Source`."""
-
-    path: Path
-    offsets: np.ndarray
-    documents: np.ndarray
-
-    def postings(self, first: int, last: int) -> np.ndarray:
         begin, end = self.offsets[first], self.offsets[last]
         return np.fromfile(self.path, "<u8", int(end - begin), offset=8 * int(begin))
 
 
 @dataclass
 class DecodedSegment:
-    """A segment whose bytes were verified before; see `Source`. Weights are those that its impacts stand for."""
+    """As `SortedRun`, a segment whose bytes were verified before. Weights are those that its impacts stand for."""
 
     segment: Segment
     documents: np.ndarray
 
     def __post_init__(self):
-        counts = np.zeros(self.segment.term_limit, np.int64)
-        counts[self.segment.terms] = self.segment.table[:, COUNT]
-        self.offsets = offsets_of(counts)
+        self.offsets = offsets_of(np.bincount(self.segment.terms, self.segment.table[:, COUNT]))
 
     def postings(self, first: int, last: int) -> np.ndarray:
         begin, end = np.searchsorted(self.segment.terms, [first, last])
@@ -113,7 +101,7 @@ class RunWriter:
     def finish(self, documents: np.ndarray) -> list[SortedRun]:
         """The runs of all rows, given the document that each row becomes."""
         self._spill()
-        return [SortedRun(path, offsets, documents) for path, offsets in self._runs]
+        return [SortedRun(path, documents, offsets) for path, offsets in self._runs]
 
     def remove(self) -> None:
         """Remove the runs."""
@@ -125,37 +113,38 @@ class RunWriter:
         terms = np.concatenate([terms for terms, _ in self._waiting])
         keys = np.concatenate([keys for _, keys in self._waiting])
         self._waiting, self._waiting_postings = [], 0
-        offsets, by_term = grouped(keys, terms)
+        offsets, by_term = counting_sort(keys, terms)
         path = self._folder / f"run-{len(self._runs)}"
         by_term.tofile(path)
         self._runs.append((path, offsets))
 
 
-def grouped(values: np.ndarray, groups: np.ndarray, number: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Values by their groups, whose order they keep inside each.
-
-    Args:
-        values, groups: (n,) each.
-        number: of groups, where that is not the highest one's.
+def counting_sort(values: np.ndarray, bins: np.ndarray, number: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) values by their (n,) bins, at least `number`, in the old order inside each.
 
     Returns:
-        Where each group begins and the last one ends, and the values.
+        Where each bin begins and the last one ends, and the sorted values.
     """
-    offsets = offsets_of(np.bincount(groups, minlength=number))
-    moved = np.empty_like(values)
-    _move(values, groups, offsets[:-1].copy(), moved)
-    return offsets, moved
+    offsets = offsets_of(np.bincount(bins, minlength=number))
+    by_bin = np.empty_like(values)
+    _move(values, bins, offsets[:-1].copy(), by_bin)
+    return offsets, by_bin
 
 
-def groups(sources: Sequence[Source]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def groups(
+    sources: Sequence[SortedRun | DecodedSegment], ids: Ids
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """The postings of all sources together, some terms at a time in ascending order.
+
+    Args:
+        ids: of the documents, for the error.
 
     Yields:
         (L,) uint32 terms; (L + 1,) int64, where the list of each begins in the keys, none is empty; and the keys,
         uint64, document << 16 | bits of the weight, ascending in each list.
 
     Raises:
-        TwiceError: a document holds a term twice.
+        IndexingError: a document holds a term twice.
     """
     vocabulary = max((len(source.offsets) for source in sources), default=1) - 1
     before = np.zeros(vocabulary + 1, np.int64)
@@ -177,33 +166,19 @@ def groups(sources: Sequence[Source]) -> Iterator[tuple[np.ndarray, np.ndarray, 
         offsets = np.zeros(last - first + 1, np.int64)
         twice = _sort(keys, begins, filled, offsets)
         if twice >= 0:
-            raise TwiceError(
-                int(keys[twice] >> np.uint64(16)), first + int(np.searchsorted(offsets, twice, "right")) - 1
-            )
+            id, term = ids[int(keys[twice] >> np.uint64(16))], first + np.searchsorted(offsets, twice, "right") - 1
+            raise IndexingError(f"id {id} holds term {term} twice: add its weights up")
         used = np.flatnonzero(np.diff(offsets))
         if len(used):
             yield (used + first).astype(np.uint32), np.append(offsets[used], offsets[-1]), keys[: offsets[-1]]
         first = last
 
 
-class TwiceError(IndexingError):
-    """A document holds a term twice.
-
-    Attributes:
-        document, term: their numbers.
-    """
-
-    def __init__(self, document: int, term: int):
-        super().__init__(f"document {document} holds term {term} twice")
-        self.document, self.term = document, term
-
-
 @compiled
-def _move(values, groups, places, moved):
+def _move(values, bins, positions, by_bin):
     for i in range(len(values)):
-        group = groups[i]
-        moved[places[group]] = values[i]
-        places[group] += 1
+        by_bin[positions[bins[i]]] = values[i]
+        positions[bins[i]] += 1
 
 
 @compiled
@@ -212,11 +187,11 @@ def _decode(data, table, bits, weights, keys):
     for row in range(len(table)):
         longest = max(longest, table[row, COUNT])
     documents, codes = np.empty(longest, np.int64), np.empty(longest, np.int64)
-    place = 0
+    position = 0
     for row in range(len(table)):
         for i in range(decode(data, table[row], bits, documents, codes)):
-            keys[place] = np.uint64(documents[i]) << np.uint64(16) | np.uint64(weights[codes[i]])
-            place += 1
+            keys[position] = np.uint64(documents[i]) << np.uint64(16) | np.uint64(weights[codes[i]])
+            position += 1
 
 
 @compiled
@@ -234,8 +209,8 @@ def _gather(postings, counts, documents, keys, filled):
 
 @compiled
 def _sort(keys, begins, filled, offsets):
-    """Sort each term's postings and close the gaps of dropped ones; returns a place that repeats a document, or -1."""
-    place = 0
+    """Sort each term's postings and close the gaps of dropped ones; returns where a document is repeated, or -1."""
+    position = 0
     twice = -1
     for term in range(len(filled)):
         begin, end = begins[term], filled[term]
@@ -246,11 +221,11 @@ def _sort(keys, begins, filled, offsets):
                 break
         if not ascending:
             keys[begin:end] = np.sort(keys[begin:end])
-        offsets[term] = place
+        offsets[term] = position
         for i in range(begin, end):
             if i > begin and twice < 0 and keys[i] >> np.uint64(16) == keys[i - 1] >> np.uint64(16):
-                twice = place
-            keys[place] = keys[i]
-            place += 1
-    offsets[-1] = place
+                twice = position
+            keys[position] = keys[i]
+            position += 1
+    offsets[-1] = position
     return twice

@@ -21,7 +21,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lexlip.errors import DamagedIndex, IndexBusy, IndexingError
-from lexlip.index.segment import FileEntry, SegmentEntry
+from lexlip.index.container import FileEntry
+from lexlip.index.segment import SegmentEntry
 from lexlip_data.sources.files import sync_folder
 
 MANIFEST = "manifest"
@@ -103,10 +104,14 @@ class Transaction:
     def __init__(self, folder: Path):
         self.folder = folder
 
+    def has_index(self) -> bool:
+        """Whether there is a state yet."""
+        return (self.folder / MANIFEST).exists()
+
     @property
-    def manifest(self) -> Manifest | None:
-        """The current state, as the disk has it; None where there is no index yet."""
-        return read_manifest(self.folder) if (self.folder / MANIFEST).exists() else None
+    def manifest(self) -> Manifest:
+        """The current state, as the disk has it."""
+        return read_manifest(self.folder)
 
     def new_path(self, suffix: str) -> Path:
         """A name that no state has used."""
@@ -114,8 +119,8 @@ class Transaction:
 
     def publish(self, settings: IndexSettings, segments: list[SegmentEntry]) -> Manifest:
         """Make these segments the current state. The files they name must be on the disk."""
-        before = self.manifest
-        manifest = Manifest(before.generation + 1 if before else 1, settings, tuple(segments))
+        generation = self.manifest.generation + 1 if self.has_index() else 1
+        manifest = Manifest(generation, settings, tuple(segments))
         content = (json.dumps(asdict(manifest), indent=1) + "\n").encode()
         draft = self.new_path(".tmp")
         with open(draft, "xb") as file:
@@ -129,8 +134,8 @@ class Transaction:
 
     def remove_unused(self) -> None:
         """Remove what the current state does not name, of this writer and of killed ones."""
-        manifest = self.manifest  # an interruption may come after the rename and before `publish` returns
-        used = {file.name for file in manifest.files()} if manifest else set()
+        # As the disk has it: an interruption may come after the rename and before `publish` returns.
+        used = {file.name for file in self.manifest.files()} if self.has_index() else set()
         for path in self.folder.iterdir():
             if _WRITERS_OWN.fullmatch(path.name) and path.name not in used:
                 with suppress(OSError):  # a system that keeps mapped files from being removed: the next writer will
@@ -149,10 +154,11 @@ def transaction(folder: Path, create: bool = False) -> Iterator[Transaction]:
         IndexBusy: another process writes to it.
         IndexingError: there is no index and `create` is False, or the folder holds other things.
     """
-    if not create:
+    work = Transaction(folder)
+    if work.has_index() or not create:
         read_manifest(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / MANIFEST).exists():
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
         names = [path.name for path in folder.iterdir()]
         others = [name for name in names if name != LOCK and not _WRITERS_OWN.fullmatch(name)]
         if others:
@@ -162,7 +168,6 @@ def transaction(folder: Path, create: bool = False) -> Iterator[Transaction]:
     except Timeout as error:
         raise IndexBusy(f"{folder}: another process is writing to this index; try again later") from error
     with lock:
-        work = Transaction(folder)
         try:
             yield work
         finally:

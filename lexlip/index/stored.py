@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from lexlip.index.index import Index
-from lexlip.index.runs import DecodedSegment, grouped, groups
+from lexlip.index.runs import DecodedSegment, counting_sort, groups
 from lexlip.sparse import SparseRows, take_ids
 
 DOCUMENTS = 1 << 17  # per batch
@@ -31,13 +31,14 @@ def stored_rows(index: Index, documents: int = DOCUMENTS) -> Iterator[SparseRows
             chosen = np.flatnonzero(alive[first : first + documents]) + first
             numbers = np.full(segment.documents, -1)
             numbers[chosen] = np.arange(len(chosen))
+            batch_ids = take_ids(ids, chosen)
             owners, packed = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]  # term << 16 | bits of the weight
-            for terms, offsets, keys in groups([DecodedSegment(segment, numbers)]):
+            for terms, offsets, keys in groups([DecodedSegment(segment, numbers)], batch_ids):
                 owners.append((keys >> np.uint64(16)).astype(np.int64))
                 of_key = np.repeat(terms.astype(np.uint64) << np.uint64(16), np.diff(offsets))
                 packed.append(of_key | keys & np.uint64(0xFFFF))
-            offsets, values = grouped(np.concatenate(packed), np.concatenate(owners), len(chosen))
+            offsets, values = counting_sort(np.concatenate(packed), np.concatenate(owners), len(chosen))
             yield SparseRows(
-                take_ids(ids, chosen), offsets, (values >> np.uint64(16)).astype(np.uint32),
+                batch_ids, offsets, (values >> np.uint64(16)).astype(np.uint32),
                 values.astype(np.uint16).view(np.float16), str(segment.file.path),
             )  # fmt: skip

@@ -74,7 +74,7 @@ def build(
     if not 1 <= segment_documents <= MAX_DOCUMENTS:
         raise IndexingError(f"segment_documents={segment_documents}: it must be 1 to {MAX_DOCUMENTS:,}")
     with transaction(Path(folder), create=True) as work:
-        if work.manifest and not overwrite:
+        if work.has_index() and not overwrite:
             raise IndexingError(f"{folder} already holds an index: add to it, overwrite it, or name another folder")
         settings = IndexSettings("", impact_bits, impact_scale, segment_documents)
         settings, entries = _write_rows(work, batches, settings, codebook=None)
@@ -154,7 +154,7 @@ def _merge(work: Transaction, settings: IndexSettings, group: list[SegmentEntry]
         becomes = np.full(segment.documents, -1)
         becomes[rows] = numbers
         sources.append(DecodedSegment(segment, becomes))
-    histogram = sum(segment.histogram() for segment in segments)
+    histogram = np.sum([segment.histogram() for segment in segments], axis=0)
     largest = max(segments, key=lambda segment: segment.postings)
     codebook = impacts.choose(histogram, settings.impact_bits, settings.impact_scale, largest.codebook())
     return SegmentEntry(write_segment(work.new_path(".seg"), ids, sources, codebook, histogram), len(ids))
@@ -194,15 +194,10 @@ def _write_rows(
 
 
 def _finish(work: Transaction, settings: IndexSettings, runs: RunWriter, kept: impacts.Codebook | None) -> SegmentEntry:
-    from lexlip.index.runs import TwiceError
-
     ids, documents = id_column.ascending(runs.ids)
     _refuse_twice(ids, id_column.repeated(ids))
     codebook = impacts.choose(runs.histogram, settings.impact_bits, settings.impact_scale, kept)
-    try:
-        file = write_segment(work.new_path(".seg"), ids, runs.finish(documents), codebook, runs.histogram)
-    except TwiceError as error:
-        raise IndexingError(f"id {ids[error.document]} holds term {error.term} twice: add its weights up") from error
+    file = write_segment(work.new_path(".seg"), ids, runs.finish(documents), codebook, runs.histogram)
     log.info("%s: %s documents, %s bytes", file.name, f"{len(ids):,}", f"{file.bytes:,}")
     runs.remove()
     return SegmentEntry(file, len(ids))

@@ -19,11 +19,11 @@ from typing import Any
 from lexlip.errors import IndexingError
 from lexlip.index.engine import Engine
 
-# By name: module, what makes the engine, what must be importable.
+# By name: module, class, what must be importable.
 _ENGINES = {
     "lexlip": ("lexlip.index.engine", "LexLIPEngine", ()),
     "milvus": ("lexlip.index.adapters.milvus", "MilvusEngine", ("pymilvus", "milvus_lite")),
-    "qdrant": ("lexlip.index.adapters.qdrant", "qdrant_engine", ("qdrant_edge",)),
+    "qdrant": ("lexlip.index.adapters.qdrant", "QdrantEngine", ("qdrant_edge",)),
     "seismic": ("lexlip.index.adapters.seismic", "SeismicEngine", ("seismic",)),
 }
 
@@ -46,8 +46,8 @@ def open_engine(name: str, place: str, **options: Any) -> Engine:
     """
     if name not in _ENGINES:
         raise IndexingError(f"no engine {name!r}: one of {', '.join(_ENGINES)}")
-    module, make, _ = _ENGINES[name]
-    return getattr(importlib.import_module(module), make)(place, **options)
+    module, kind, _ = _ENGINES[name]
+    return getattr(importlib.import_module(module), kind)(place, **options)
 
 
 __all__ = ["installed", "open_engine"]

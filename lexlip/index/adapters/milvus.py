@@ -42,19 +42,17 @@ class MilvusEngine(Engine):
         self._client = self._milvus.MilvusClient(uri=self._place, token=token)
 
     def build(self, batches: Iterable[SparseRows]) -> None:
-        client, kinds = self._client, self._milvus.DataType
+        client = self._client
         if client.has_collection(self._collection):
             client.drop_collection(self._collection)
-        created = False
         for part in in_parts(batches, _ROWS):
-            if not created:
-                self._create(kinds.VARCHAR if isinstance(part[0][0], str) else kinds.INT64)
-                created = True
+            if not client.has_collection(self._collection):
+                self._create(strings=isinstance(part[0][0], str))
             client.insert(
                 self._collection,
                 [{"id": id, "vector": dict(zip(terms.tolist(), weights.tolist()))} for id, terms, weights in part],
             )
-        if created:
+        if client.has_collection(self._collection):
             client.flush(self._collection)
             client.load_collection(self._collection)
 
@@ -81,11 +79,11 @@ class MilvusEngine(Engine):
         """Let the file go; Milvus Lite holds it alone."""
         self._client.close()
 
-    def _create(self, kind: object) -> None:
+    def _create(self, strings: bool) -> None:
         client, kinds = self._client, self._milvus.DataType
         schema = client.create_schema(auto_id=False)
-        limits = {"max_length": _MAX_ID} if kind == kinds.VARCHAR else {}
-        schema.add_field("id", kind, is_primary=True, **limits)
+        id_type = {"datatype": kinds.VARCHAR, "max_length": _MAX_ID} if strings else {"datatype": kinds.INT64}
+        schema.add_field("id", is_primary=True, **id_type)
         schema.add_field("vector", kinds.SPARSE_FLOAT_VECTOR)
         index = client.prepare_index_params()
         index.add_index(

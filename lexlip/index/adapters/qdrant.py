@@ -14,12 +14,13 @@ from lexlip.index.index import Hit
 from lexlip.index.queries import Bag
 from lexlip.sparse import SparseRows
 
+Point = tuple[int, list[int], list[float], dict]  # number, terms, weights, payload
 _ROWS = 1000  # per request
 _VECTOR = "lexicon"
 _MEMORY = ":memory:"  # qdrant-client's own engine in Python, for tests
 
 
-def qdrant_engine(place: str | Path, collection: str = "lexlip", api_key: str | None = None) -> Engine:
+class QdrantEngine(Engine):
     """Exact: sparse vectors are scored in full. Scores are sums in float32.
 
     Qdrant knows points by 64-bit numbers without a sign. Ids that are numbers are taken modulo 2^64; strings stay in
@@ -33,15 +34,15 @@ def qdrant_engine(place: str | Path, collection: str = "lexlip", api_key: str | 
     Raises:
         IndexingError: the package is not installed.
     """
-    remote = is_address(str(place)) or str(place) == _MEMORY
-    return _Server(str(place), collection, api_key) if remote else _Edge(Path(place))
 
-
-class _Qdrant(Engine):
     name = "qdrant"
 
+    def __init__(self, place: str | Path, collection: str = "lexlip", api_key: str | None = None):
+        remote = is_address(str(place)) or str(place) == _MEMORY
+        self._points = _Server(str(place), collection, api_key) if remote else _Edge(Path(place))
+
     def build(self, batches: Iterable[SparseRows]) -> None:
-        self._clear()
+        self._points.clear()
         count = 0
         for part in in_parts(batches, _ROWS):
             points = []
@@ -49,26 +50,18 @@ class _Qdrant(Engine):
                 number, payload = (count, {"id": id}) if isinstance(id, str) else (id % 2**64, {})
                 points.append((number, terms.tolist(), weights.tolist(), payload))
                 count += 1
-            self._put(points)
-        self._finish()
+            self._points.put(points)
+        self._points.finish()
 
     def search_batch(self, queries: Sequence[Bag], k: int) -> list[list[Hit]]:
         bags = [(list(map(int, terms)), list(map(float, weights))) for terms, weights in queries]
-        return [[_hit(point) for point in points if point.score > 0] for points in self._find(bags, k)]
+        return [[_hit(point) for point in points if point.score > 0] for points in self._points.find(bags, k)]
 
-    def _clear(self) -> None:
-        raise NotImplementedError
+    def bytes(self) -> int:
+        return self._points.bytes()
 
-    def _put(self, points: list[tuple[int, list[int], list[float], dict]]) -> None:
-        """Add points: number, terms, weights, payload."""
-        raise NotImplementedError
-
-    def _finish(self) -> None:
-        """Make all points durable and indexed."""
-
-    def _find(self, queries: list[tuple[list[int], list[float]]], k: int) -> list[list[Any]]:
-        """The k best points of each query, with `id`, `score` and `payload`."""
-        raise NotImplementedError
+    def close(self) -> None:
+        self._points.close()
 
 
 def _hit(point: Any) -> Hit:
@@ -77,7 +70,9 @@ def _hit(point: Any) -> Hit:
     return Hit(point.id - 2**64 if point.id >= 2**63 else point.id, point.score)
 
 
-class _Edge(_Qdrant):
+class _Edge:
+    """Points in a folder: their number, terms, weights and payload."""
+
     def __init__(self, folder: Path):
         self._edge = needed("qdrant_edge", "qdrant")
         self._folder = folder
@@ -86,7 +81,7 @@ class _Edge(_Qdrant):
     def _is_there(self) -> bool:
         return all((self._folder / name).exists() for name in ("segments", "edge_config.json"))
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
         self.close()
         if self._is_there():
             shutil.rmtree(self._folder)
@@ -96,7 +91,7 @@ class _Edge(_Qdrant):
         vectors = {_VECTOR: self._edge.EdgeSparseVectorParams()}
         self._shard = self._edge.EdgeShard.create(str(self._folder), self._edge.EdgeConfig(sparse_vectors=vectors))
 
-    def _put(self, points: list[tuple[int, list[int], list[float], dict]]) -> None:
+    def put(self, points: list[Point]) -> None:
         edge = self._edge
         self._shard.update(
             edge.UpdateOperation.upsert_points(
@@ -104,11 +99,13 @@ class _Edge(_Qdrant):
             )
         )
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Make all points durable and indexed."""
         self._shard.optimize()
         self._shard.flush()
 
-    def _find(self, queries: list[tuple[list[int], list[float]]], k: int) -> list[list[Any]]:
+    def find(self, queries: list[tuple[list[int], list[float]]], k: int) -> list[list[Any]]:
+        """The k best points of each query, with `id`, `score` and `payload`."""
         if self._shard is None:
             raise IndexingError(f"{self._folder} holds no shard of Qdrant")
         edge = self._edge
@@ -131,21 +128,23 @@ class _Edge(_Qdrant):
             self._shard = None
 
 
-class _Server(_Qdrant):
+class _Server:
+    """As `_Edge`, points of a collection."""
+
     def __init__(self, url: str, collection: str, api_key: str | None):
         self._qdrant = needed("qdrant_client", "qdrant")
         self._place, self._collection = url, collection
         where = {"location": url} if url == _MEMORY else {"url": url, "api_key": api_key}
         self._client = self._qdrant.QdrantClient(**where)
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
         self._client.delete_collection(self._collection)
         vectors = {_VECTOR: self._qdrant.models.SparseVectorParams()}
         self._client.create_collection(self._collection, vectors_config={}, sparse_vectors_config=vectors)
 
-    def _put(self, points: list[tuple[int, list[int], list[float], dict]]) -> None:
+    def put(self, points: list[Point]) -> None:
         models = self._qdrant.models
-        self._client.upsert(  # answered when the points are durable; the server indexes by itself
+        self._client.upsert(
             self._collection,
             [
                 models.PointStruct(
@@ -155,7 +154,10 @@ class _Server(_Qdrant):
             ],
         )
 
-    def _find(self, queries: list[tuple[list[int], list[float]]], k: int) -> list[list[Any]]:
+    def finish(self) -> None:
+        """Its requests are answered when they are durable, and it indexes by itself."""
+
+    def find(self, queries: list[tuple[list[int], list[float]]], k: int) -> list[list[Any]]:
         models = self._qdrant.models
         requests = [
             models.QueryRequest(

@@ -14,14 +14,18 @@ import json
 import secrets
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lexlip.errors import DamagedIndex, IndexingError
 from lexlip.index.export import ciff, integers, lucene
 from lexlip.index.index import Index
-from lexlip.index.queries import bag_of
+from lexlip.index.queries import Query, bag_of
 from lexlip.index.stored import stored_rows
+
+if TYPE_CHECKING:
+    from lexlip.models.lexlip import LexLIP
 
 FORMATS = ("opensearch", "elasticsearch", "anserini", "ciff")
 _SAMPLE_TERMS, _SAMPLE_RESULTS = 8, 10
@@ -77,7 +81,7 @@ def export(index: Index, format: str, out: str | Path, scale: int = 100, rounded
 
 
 def query_body(
-    format: str, query: object, k: int = 10, scale: int = 100, rounded: bool = False, model: object = None
+    format: str, query: Query, k: int = 10, scale: int = 100, rounded: bool = False, model: LexLIP | None = None
 ) -> str:
     """A query as the engine takes it, with the same scores as ours: a request's body, or a line of terms.
 
@@ -98,7 +102,9 @@ def query_body(
 def _write_sample(index: Index, format: str, out: Path, scale: int, rounded: bool) -> None:
     """The heaviest terms of a document as a query, and the results of our index."""
     filled = (
-        rows.between(first, first + 1) for rows in stored_rows(index) for first in np.flatnonzero(np.diff(rows.offsets))
+        rows.between(first, first + 1)
+        for rows in stored_rows(index)
+        for first in np.flatnonzero(np.diff(rows.offsets)).tolist()
     )
     document = next(filled, None)
     if document is None:

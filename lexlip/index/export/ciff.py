@@ -17,8 +17,10 @@ import numpy as np
 
 from lexlip.index.compiled import compiled
 from lexlip.index.export.integers import impacts
+from lexlip.index.front_coding import put_number
 from lexlip.index.index import Index
 from lexlip.index.runs import DecodedSegment
+from lexlip.sparse import take_ids
 
 _VARINT, _DOUBLE, _BYTES = 0, 1, 2  # wire types
 _MAX_POSTING = 2 + 2 + 5 + 5  # tag and length, two tags, two numbers of 7-bit groups
@@ -41,7 +43,9 @@ def write(index: Index, path: Path, scale: int) -> None:
             head = _field(1, name.encode()) + _field(2, len(gaps)) + _field(3, int(counts.sum()))
             _message(file, head, postings[:size])
             lists += 1
-        for number, (id, length) in enumerate(zip(_ids(index), lengths.tolist())):
+        live = (take_ids(segment.all_ids(), np.flatnonzero(segment.alive())) for segment in index.segments)
+        ids = (id for part in live for id in part.tolist())
+        for number, (id, length) in enumerate(zip(ids, lengths.tolist())):
             _message(file, _field(1, number) + _field(2, str(id).encode()) + _field(3, length))
     total = int(lengths.sum())
     facts = (1, lists, len(index), lists, len(index), total, total / max(len(index), 1))
@@ -52,12 +56,6 @@ def write(index: Index, path: Path, scale: int) -> None:
         with open(body, "rb") as rest:
             shutil.copyfileobj(rest, file, 1 << 20)
     body.unlink()
-
-
-def _ids(index: Index) -> Iterator[int | str]:
-    for segment in index.segments:
-        alive = segment.alive()
-        yield from (id for id, used in zip(segment.all_ids().tolist(), alive.tolist()) if used)
 
 
 def _lists(index: Index, scale: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -107,20 +105,10 @@ def _encode(gaps, counts, out):
     place = 0
     for i in range(len(gaps)):
         begin = place + 2  # a posting has at most 12 bytes, so its length takes one
-        end = _number(out, begin, 1 << 3, gaps[i])
-        end = _number(out, end, 2 << 3, counts[i])
+        out[begin] = 1 << 3
+        end = put_number(out, begin + 1, gaps[i])
+        out[end] = 2 << 3
+        end = put_number(out, end + 1, counts[i])
         out[place], out[place + 1] = 4 << 3 | 2, end - begin
         place = end
     return place
-
-
-@compiled
-def _number(out, place, tag, value):
-    out[place] = tag
-    place += 1
-    while value > 0x7F:
-        out[place] = value & 0x7F | 0x80
-        value >>= 7
-        place += 1
-    out[place] = value
-    return place + 1

@@ -86,10 +86,10 @@ def query(engine: str, terms: list[int], weights: list[float], k: int, rounded: 
     if not rounded:
         tokens.update((name + _REST, weight) for name, weight in zip(names, weights))
     if engine == "opensearch":
-        wanted = {"neural_sparse": {FIELD: {"query_tokens": tokens}}}
+        clause = {"neural_sparse": {FIELD: {"query_tokens": tokens}}}
     else:
-        wanted = {"sparse_vector": {"field": FIELD, "query_vector": tokens, "prune": False}}
-    return {"size": k, "_source": False, "track_total_hits": False, "query": wanted}
+        clause = {"sparse_vector": {"field": FIELD, "query_vector": tokens, "prune": False}}
+    return {"size": k, "_source": False, "track_total_hits": False, "query": clause}
 
 
 def _entries(batches: Iterable[SparseRows], rounded: bool) -> Iterator[str]:
