@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 from trained_set import TrainedSet, mixed_pairs
 
-from lexlip.encode.corpus import Pictures, Texts
+from lexlip.encode.corpus import Images, Texts
 from lexlip.encode.run import fingerprint
 from lexlip.models.dense import DenseLIP
 from lexlip_data.errors import BrokenSample, one_line
@@ -76,7 +76,7 @@ class DenseSet:
                 yield mixed / np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-12)
 
 
-def _vectors(model: DenseLIP, corpus: Pictures | Texts, folder: Path) -> np.ndarray:
+def _vectors(model: DenseLIP, corpus: Images | Texts, folder: Path) -> np.ndarray:
     """(N, W) float32 in a mapped file; written if it is not there."""
     of = hashlib.blake2b(f"{corpus.what} {corpus.fingerprint()}".encode(), digest_size=16).hexdigest()
     file = folder / f"{of}.npy"
@@ -93,11 +93,11 @@ def _vectors(model: DenseLIP, corpus: Pictures | Texts, folder: Path) -> np.ndar
     return np.load(file, mmap_mode="r")
 
 
-def _pictures(model: DenseLIP, corpus: Pictures) -> Iterator[tuple]:
+def _pictures(model: DenseLIP, corpus: Images) -> Iterator[tuple]:
     for begin in range(0, len(corpus), _BATCH):
         places = list(range(begin, min(begin + _BATCH, len(corpus))))
         try:
-            pictures = [open_image(corpus.picture(place)[1], model.config.image_size) for place in places]
+            pictures = [open_image(corpus.image(place)[1], model.config.image_size) for place in places]
         except BrokenSample as error:
             raise SystemExit(f"{corpus.origin}: {one_line(error)}; the dense model needs every picture") from error
         yield places, model.encode_image(pictures)

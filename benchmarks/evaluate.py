@@ -35,7 +35,7 @@ def vectors(rng: np.random.Generator, ids: np.ndarray, topics: np.ndarray, sizes
     weights = rng.random((rows, terms), np.float32) + 0.01
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
     offsets = np.arange(0, rows * terms + 1, terms)
-    return SparseVectors(ids, np.arange(rows), offsets, words.ravel(), weights.ravel(), vocab)
+    return SparseVectors(ids, offsets, words.ravel(), weights.ravel(), order=np.arange(rows), vocab=vocab)
 
 
 @functools.lru_cache(maxsize=2)
@@ -49,7 +49,7 @@ def test_set(pictures: int, captions: int, terms: int, vocab: int, skew: float) 
 
 def dense_ranks(texts: SparseVectors, images: SparseVectors, dtype: torch.dtype) -> list[torch.Tensor]:
     """The textbook: every vector dense, one product, one comparison per direction."""
-    scores = texts.dense(0, len(texts)).to(dtype) @ images.dense(0, len(images)).to(dtype).T
+    scores = texts.columns().T.to(dtype) @ images.columns().to(dtype)
     right = torch.from_numpy(texts.ids)[:, None] == torch.from_numpy(images.ids)[None, :]
     ranks = []
     for dim in (1, 0):

@@ -28,10 +28,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lexlip.encode.corpus import Pictures, Texts
+from lexlip.encode.corpus import Images, Texts
 from lexlip.encode.files import LineTexts
 from lexlip.encode.run import encode
-from lexlip.encode.tables import SourcePictures, read_tsv
+from lexlip.encode.tables import SourceImages, read_tsv
 from lexlip.index import SparseRows, read_shards, write_shard
 from lexlip.models.lexlip import LexLIP
 from lexlip_data.sources.images import open_image
@@ -43,11 +43,11 @@ SEED = 0
 
 
 class Crops:
-    """Random crops of pictures, a fixed number of each; see `lexlip.encode.corpus.Pictures`."""
+    """Random crops of pictures, a fixed number of each; see `lexlip.encode.corpus.Images`."""
 
     what, ids = "images", "string"
 
-    def __init__(self, photos: SourcePictures, per_photo: int = CROPS_PER_PHOTO):
+    def __init__(self, photos: SourceImages, per_photo: int = CROPS_PER_PHOTO):
         self.photos, self.per_photo = photos, per_photo
         self.origin, self.left_out = f"crops of {photos.origin}", []
 
@@ -57,11 +57,11 @@ class Crops:
     def fingerprint(self) -> str:
         return f"{self.photos.fingerprint()} x {self.per_photo}, seed {SEED}"
 
-    def place(self, i: int) -> str:
-        return f"{self.photos.place(i % len(self.photos))} crop {i // len(self.photos)}"
+    def name(self, i: int) -> str:
+        return f"{self.photos.name(i % len(self.photos))} crop {i // len(self.photos)}"
 
-    def picture(self, i: int) -> tuple[str, bytes]:
-        picture = open_image(self.photos.picture(i % len(self.photos))[1])
+    def image(self, i: int) -> tuple[str, bytes]:
+        picture = open_image(self.photos.image(i % len(self.photos))[1])
         rng = np.random.default_rng([SEED, i])
         width, height = (max(1, round(side * rng.uniform(0.4, 0.9))) for side in picture.size)
         left, top = (int(rng.integers(whole - part + 1)) for whole, part in zip(picture.size, (width, height)))
@@ -70,7 +70,7 @@ class Crops:
             crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         data = io.BytesIO()
         crop.save(data, "BMP")
-        return self.place(i), data.getvalue()
+        return self.name(i), data.getvalue()
 
 
 class TrainedSet:
@@ -106,7 +106,7 @@ class TrainedSet:
         val, train = (_only(data, f"*_{split}.tsv") for split in ("val", "train"))
         folder.mkdir(parents=True, exist_ok=True)
         self.val, self.text_files, self.words = val, [], model.config.vocab_size
-        self.corpora: dict[str, list[Pictures | Texts]] = {"pictures": [], "captions": []}
+        self.corpora: dict[str, list[Images | Texts]] = {"pictures": [], "captions": []}
         self.folders: dict[str, list[Path]] = {"pictures": [], "captions": []}
         self._encode(model, "pictures", read_tsv(val), folder / "pictures")
         self._encode(model, "captions", read_tsv(val, "texts"), folder / "captions")
@@ -117,7 +117,7 @@ class TrainedSet:
             self._other_pictures(model, train, folder, most)
         self.right = self._right()
 
-    def _encode(self, model, kind: str, corpus: Pictures | Texts, out: Path, batch_size: int = 64) -> int:
+    def _encode(self, model, kind: str, corpus: Images | Texts, out: Path, batch_size: int = 64) -> int:
         self.corpora[kind].append(corpus)
         self.folders[kind].append(out)
         return encode(model, corpus, out, batch_size=batch_size, progress=True).documents

@@ -1,8 +1,9 @@
-"""lexlip encode: a corpus of pictures or texts to shards of lexicon vectors."""
+"""lexlip encode: a corpus of images or texts to shards of lexicon vectors."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from lexlip.errors import UserError
@@ -10,22 +11,22 @@ from lexlip.errors import UserError
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Hook `encode` into the parser of the `lexlip` command."""
-    command = commands.add_parser("encode", help="pictures or texts to Arrow shards that `index build` reads")
+    command = commands.add_parser("encode", help="images or texts to Arrow shards that `index build` reads")
     command.add_argument("--model", required=True, help="model folder, or a name on the hub")
     corpus = command.add_mutually_exclusive_group(required=True)
-    corpus.add_argument("--arrow", type=Path, nargs="+", metavar="FILE", help="Arrow files of captioned pictures")
+    corpus.add_argument("--arrow", type=Path, nargs="+", metavar="FILE", help="Arrow files of captioned images")
     corpus.add_argument("--tsv", type=Path, metavar="FILE", help="a table: title, filepath, and optionally image_id")
-    corpus.add_argument("--images", type=Path, metavar="DIR", help="all pictures under a folder; ids are their paths")
+    corpus.add_argument("--images", type=Path, metavar="DIR", help="all images under a folder; ids are their paths")
     corpus.add_argument("--texts", type=Path, metavar="FILE", help="a text file, a document a line; ids count from 1")
     command.add_argument("--out", type=Path, required=True, help="folder of the shards; the same command goes on there")
     command.add_argument(
         "--what", choices=("images", "texts"), default="images",
-        help="of --arrow or --tsv: the pictures, or the captions with ids such as 17#0 (default: images)",
+        help="of --arrow or --tsv: the images, or the captions with ids such as 17#0 (default: images)",
     )  # fmt: skip
     command.add_argument("--top-k", type=int, metavar="K", help="keep the K heaviest terms of each (default: all)")
     command.add_argument("--batch-size", type=int, default=64, help="documents at once (default: 64)")
     command.add_argument("--shard-documents", type=int, default=8192, help="documents per shard (default: 8192)")
-    command.add_argument("--workers", type=int, default=0, help="processes that decode pictures (default: none)")
+    command.add_argument("--workers", type=int, default=0, help="processes that decode images (default: none)")
     command.add_argument("--device", help="cpu, cuda, ... (default: a GPU for each process where there is one)")
     command.add_argument(
         "--max-bad-share", type=float, default=0.01, help="of the documents that may be unreadable (default: 0.01)"
@@ -34,7 +35,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from lexlip.encode.run import encode, process_of, show_progress
+    from lexlip.encode.run import encode, process_of
     from lexlip.launch.environment import leave_with_launcher
     from lexlip.models.lexlip import LexLIP
     from lexlip.utils.devices import usable_device
@@ -52,7 +53,7 @@ def _run(options: argparse.Namespace) -> None:
         done = encode(
             model, corpus, options.out, top_k=options.top_k, batch_size=options.batch_size,
             shard_documents=options.shard_documents, workers=options.workers, rules=rules, process=process,
-            progress=show_progress(process),
+            progress=process[0] == 0 and sys.stderr.isatty(),
         )  # fmt: skip
     except DataError as error:
         raise UserError(str(error)) from error
@@ -64,11 +65,11 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _corpus(options: argparse.Namespace, rules):
-    from lexlip.encode.files import FolderPictures, LineTexts
+    from lexlip.encode.files import FolderImages, LineTexts
     from lexlip.encode.tables import read_arrow, read_tsv
 
     if options.arrow:
         return read_arrow(options.arrow, options.what)
     if options.tsv:
         return read_tsv(options.tsv, options.what, rules)
-    return FolderPictures(options.images) if options.images else LineTexts(options.texts)
+    return FolderImages(options.images) if options.images else LineTexts(options.texts)

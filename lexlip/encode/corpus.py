@@ -1,4 +1,4 @@
-"""What can be encoded: documents 0..len-1, pictures or texts, each with an id that no other has."""
+"""What can be encoded: documents 0..len-1, images or texts, each with an id that no other has."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lexlip_data.sources.skipped import Skipped
 
 
 class Corpus(Protocol):
-    """What pictures and texts have in common."""
+    """What images and texts have in common."""
 
     what: ClassVar[str]  # "images" or "texts"
     ids: str  # of the shards' id column: "int" or "string"
@@ -19,17 +19,17 @@ class Corpus(Protocol):
     def __len__(self) -> int: ...
 
     def fingerprint(self) -> str:
-        """Differs when documents were added, removed or renamed; what pictures show is not looked at."""
+        """Differs when documents were added, removed or renamed; what images show is not looked at."""
 
 
-class Pictures(Corpus, Protocol):
-    """Pictures, read in any order by any number of processes; pickled for those."""
+class Images(Corpus, Protocol):
+    """Images, read in any order by any number of processes; pickled for those."""
 
-    def picture(self, i: int) -> tuple[str, bytes | memoryview]:
-        """Id and encoded bytes. Raises BrokenSample if one of them cannot be had."""
+    def image(self, i: int) -> tuple[str, bytes | memoryview]:
+        """Id and encoded bytes. Raises BrokenSample if either cannot be read."""
 
-    def place(self, i: int) -> str:
-        """What to call a picture that is left out: its id, or file and row."""
+    def name(self, i: int) -> str:
+        """What to call an image that is left out: its id, or file and row."""
 
 
 class Texts(Corpus, Protocol):

@@ -1,4 +1,4 @@
-"""Plain files as a corpus: a folder of pictures, and a text file with a document a line."""
+"""Plain files as a corpus: a folder of images, and a text file with a document a line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import os
 from array import array
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,14 @@ from lexlip_data.sources.source import MAX_CAPTION, usable_caption
 SUFFIXES = frozenset(".jpg .jpeg .png .gif .webp .tif .tiff .bmp .ppm .jp2 .avif".split())
 _LISTED = 1 << 16  # names held as Python strings at a time
 _BLOCK = 1 << 20
-_MARK = 1024  # every so many lines one's place is kept
+_MARK = 1024  # lines between two whose positions are kept
 _LONGEST = 4 * MAX_CAPTION + 8  # bytes of a line that may still be short enough
 
 
-class FolderPictures:
-    """All pictures under a folder, by their suffixes; the id is the path from there, with forward slashes.
+class FolderImages:
+    """All images under a folder, by their suffixes; the id is the path from there, with forward slashes.
 
-    Keeps the names, some 50 bytes each. See `lexlip.encode.corpus.Pictures` for the methods.
+    Keeps the names, some 50 bytes each. See `lexlip.encode.corpus.Images` for the methods.
 
     Raises:
         DataError: no such folder.
@@ -40,21 +41,18 @@ class FolderPictures:
             raise DataError(f"{folder}: no such folder")
         self.left_out: list[Skipped] = []
         self._roots = real_roots(self.folder)
-        chunks, names = [], []
-        for name in self._walk():
-            names.append(name)
-            if len(names) == _LISTED:
-                chunks.append(pa.array(names, pa.large_string()))
-                names = []
-        self._names = pa.chunked_array([*chunks, pa.array(names, pa.large_string())]).combine_chunks()
+        names, chunks = self._walk(), [pa.array([], pa.large_string())]
+        while some := list(islice(names, _LISTED)):
+            chunks.append(pa.array(some, pa.large_string()))
+        self._names = pa.concat_arrays(chunks)
 
     def _walk(self) -> Iterator[str]:
-        for place, folders, files in os.walk(self.folder):
+        for parent, folders, files in os.walk(self.folder):
             folders.sort()
             for file in sorted(files):
                 if os.path.splitext(file)[1].lower() not in SUFFIXES:
                     continue
-                name = Path(place, file).relative_to(self.folder).as_posix()
+                name = Path(parent, file).relative_to(self.folder).as_posix()
                 try:
                     name.encode()
                 except UnicodeEncodeError:
@@ -71,18 +69,18 @@ class FolderPictures:
             digest.update("\0".join(self._names[start : start + _LISTED].to_pylist()).encode() + b"\0")
         return digest.hexdigest()
 
-    def picture(self, i: int) -> tuple[str, bytes]:
-        name = self.place(i)
+    def image(self, i: int) -> tuple[str, bytes]:
+        name = self.name(i)
         return name, read_picture(self.folder / name, self._roots)
 
-    def place(self, i: int) -> str:
+    def name(self, i: int) -> str:
         return self._names[i].as_py()
 
 
 class LineTexts:
     """The lines of a UTF-8 text file; the id is the line's number, from 1.
 
-    Reads the file once to count, and keeps the place of every 1,024th line. See `lexlip.encode.corpus.Texts` for the
+    Reads the file once to count, and keeps the position of every 1,024th line. See `lexlip.encode.corpus.Texts` for the
     methods.
 
     Raises:
@@ -96,14 +94,14 @@ class LineTexts:
         self.left_out: list[Skipped] = []
         require_file(path)
         digest = hashlib.blake2b(digest_size=16)
-        self._marks, lines, place, last = array("q", [0]), 0, 0, b"\n"
+        self._marks, lines, position, last = array("q", [0]), 0, 0, b"\n"
         with open(path, "rb") as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
-                ends = np.flatnonzero(np.frombuffer(block, np.uint8) == 10) + place + 1
+                ends = np.flatnonzero(np.frombuffer(block, np.uint8) == 10) + position + 1
                 first = _MARK - 1 - lines % _MARK  # of these line ends, the one before which a marked line begins
                 self._marks.extend(ends[first::_MARK].tolist())
-                lines, place, last = lines + len(ends), place + len(block), block[-1:]
+                lines, position, last = lines + len(ends), position + len(block), block[-1:]
         self._lines = lines + (last != b"\n")
         self._digest = digest.hexdigest()
 

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -15,9 +14,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from lexlip.encode.corpus import Pictures, Texts
-from lexlip.encode.shards import Folder, Plan
-from lexlip.encode.vectors import Encoder
+from lexlip.encode.corpus import Images, Texts
+from lexlip.encode.shards import ShardFolder, ShardPlan
+from lexlip.encode.vectors import CorpusEncoder
 from lexlip.errors import EncodingError
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.two_tower import TwoTowers
@@ -52,7 +51,7 @@ class Encoded:
 
 def encode(
     model: LexLIP,
-    corpus: Pictures | Texts,
+    corpus: Images | Texts,
     out: str | Path,
     *,
     top_k: int | None = None,
@@ -69,18 +68,18 @@ def encode(
         model: with a tokenizer if the corpus is texts.
         corpus: its documents keep their order.
         out: a new folder, or one that the same model, corpus and arguments began.
-        top_k: only so many heaviest terms of a vector are kept, weights as they were; None: all.
+        top_k: how many of the heaviest terms of a vector are kept, weights as they were; None: all.
         batch_size: documents that go through the model at once.
         shard_documents: documents of a shard.
-        workers: processes that decode pictures; 0: this one does.
+        workers: processes that decode images; 0: this one does.
         rules: how many documents may be left out because they cannot be read.
-        process: number of this process and how many there are; each writes every so-manieth shard.
-        progress: whether a bar is drawn.
+        process: number of this process and how many there are: of 4, number 1 writes shards 1, 5, 9, ...
+        progress: whether to draw a bar.
 
     Raises:
-        EncodingError: nothing to encode, numbers that cannot be, or a folder that holds something else.
+        EncodingError: nothing to encode, a number below 1, or a folder that holds something else.
         DataError: too many documents cannot be read.
-        IndexingError: the model gives a weight that is no number.
+        IndexingError: the model gives a weight that is not a number.
     """
     for name, value in (("top_k", top_k), ("batch_size", batch_size), ("shard_documents", shard_documents)):
         if value is not None and value < 1:
@@ -89,29 +88,29 @@ def encode(
         raise EncodingError(f"{corpus.origin}: no {corpus.what} to encode")
     if corpus.what == "texts" and model.tokenizer is None:
         raise EncodingError("the model has no tokenizer, which texts need; save one into its folder")
-    plan = Plan(len(corpus), shard_documents, batch_size * WINDOW_BATCHES)
-    folder = Folder(Path(out), plan, _facts(model, corpus, plan, top_k, batch_size), rules)
+    plan = ShardPlan(len(corpus), shard_documents, batch_size * WINDOW_BATCHES)
+    folder = ShardFolder(Path(out), plan, _facts(model, corpus, plan, top_k, batch_size), rules)
     rank, processes = process
     mine = range(rank, plan.shards, processes)
-    todo = [shard for shard in mine if not folder.is_finished(shard)]
-    encoder = Encoder(model.eval(), top_k, batch_size, workers)
-    windows = encoder.windows(corpus, (window for shard in todo for window in plan.windows(shard)))
+    missing = [shard for shard in mine if not folder.shard(shard).exists()]
+    encoder = CorpusEncoder(model.eval(), top_k, batch_size, workers)
+    windows = encoder.windows(corpus, (window for shard in missing for window in plan.windows(shard)))
     wide = model.config.vocab_size > 1 << 16
     with tqdm(
-        total=sum(map(plan.size, mine)), initial=sum(map(plan.size, set(mine) - set(todo))),
+        total=sum(map(plan.size, mine)), initial=sum(map(plan.size, set(mine) - set(missing))),
         unit=f" {corpus.what}", disable=not progress,
     ) as bar:  # fmt: skip
-        for shard in todo:
+        for shard in missing:
             folder.write(shard, _counted(islice(windows, len(plan.windows(shard))), bar), corpus.ids, wide)
     skipped = folder.finish(corpus.left_out)
-    return Encoded(plan.documents, sum(map(plan.size, todo)), plan.shards, skipped)
+    return Encoded(plan.documents, sum(map(plan.size, missing)), plan.shards, skipped)
 
 
 def process_of(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
     """Number of this process and how many there are, by the launcher's RANK and WORLD_SIZE; (0, 1) without.
 
     Raises:
-        EncodingError: one is set and the other not, or they are no such numbers.
+        EncodingError: only one is set, or they are no such numbers.
     """
     texts = [environment.get(name) for name in ("RANK", "WORLD_SIZE")]
     if texts == [None, None]:
@@ -133,8 +132,8 @@ def _counted(windows, bar: tqdm):
         bar.update(len(rows) + len(skipped))
 
 
-def _facts(model: LexLIP, corpus: Pictures | Texts, plan: Plan, top_k: int | None, batch_size: int) -> dict:
-    """What decides every byte of the shards. The batch size does: how much a text is padded moves last bits."""
+def _facts(model: LexLIP, corpus: Images | Texts, plan: ShardPlan, top_k: int | None, batch_size: int) -> dict:
+    """What decides every byte of the shards. The batch size does: padding changes the last bits of a text's vector."""
     facts = {
         "model": fingerprint(model),
         "what": corpus.what,
@@ -149,7 +148,7 @@ def _facts(model: LexLIP, corpus: Pictures | Texts, plan: Plan, top_k: int | Non
 
 
 def fingerprint(model: TwoTowers) -> str:
-    """Differs for models of other weights, shapes or words."""
+    """Differs for models of other weights, shapes or vocabularies."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(dataclasses.asdict(model.config), sort_keys=True).encode())
     for name, value in sorted(model.state_dict().items()):
@@ -158,8 +157,3 @@ def fingerprint(model: TwoTowers) -> str:
     if model.tokenizer is not None:
         digest.update(json.dumps(model.tokenizer.get_vocab(), sort_keys=True).encode())
     return digest.hexdigest()
-
-
-def show_progress(process: tuple[int, int]) -> bool:
-    """Whether to draw a bar: on a terminal, by the first process alone."""
-    return process[0] == 0 and sys.stderr.isatty()

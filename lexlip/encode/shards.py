@@ -1,4 +1,4 @@
-"""The folder that vectors are written into: which shards there are, whose they are, and which are finished.
+"""The folder that vectors are written into: which shards there are, what they hold, and which are finished.
 
     encoding.json                what is encoded, with which model and arguments; another run is refused
     shard-00000.arrow            documents 0 to shard_documents - 1, and so on
@@ -24,8 +24,8 @@ from filelock import FileLock
 
 from lexlip.encode.vectors import Window
 from lexlip.errors import EncodingError
-from lexlip.index import SparseRows
-from lexlip.index.vectors import RUN_KEY, Run
+from lexlip.index.shards import record_batch, run_metadata
+from lexlip.sparse import SparseRows
 from lexlip.utils.files import give_usual_rights, write_json
 from lexlip_data.sources.files import sync_folder
 from lexlip_data.sources.skipped import Rules, Skipped, read_lists, write_list
@@ -37,8 +37,8 @@ _DRAFT = ".shard-*.tmp"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How documents are shared out: the same for any number of processes.
+class ShardPlan:
+    """How documents are divided into shards: the same way for any number of processes.
 
     Attributes:
         documents: of the corpus.
@@ -65,7 +65,7 @@ class Plan:
         return [(first, min(first + self.window, stop)) for first in range(start, stop, self.window)]
 
 
-class Folder:
+class ShardFolder:
     """The output folder of one encoding.
 
     Args:
@@ -78,7 +78,7 @@ class Folder:
         EncodingError: the folder holds something else, or what other facts gave.
     """
 
-    def __init__(self, path: Path, plan: Plan, facts: dict, rules: Rules):
+    def __init__(self, path: Path, plan: ShardPlan, facts: dict, rules: Rules):
         self.path, self.plan, self.rules = path, plan, rules
         self._run = facts["run"]
         self._allowed = rules.allowed(plan.documents)
@@ -112,11 +112,8 @@ class Folder:
         return f"shard-{shard:0{max(5, len(str(self.plan.shards - 1)))}d}"
 
     def shard(self, shard: int) -> Path:
-        """A shard's file."""
+        """A shard's file; there once the shard is finished."""
         return self.path / f"{self.name(shard)}.arrow"
-
-    def is_finished(self, shard: int) -> bool:
-        return self.shard(shard).exists()
 
     def write(self, shard: int, windows: Iterator[tuple[SparseRows, list[Skipped]]], ids: str, wide: bool) -> None:
         """Write a shard.
@@ -136,7 +133,7 @@ class Folder:
                 "terms": pa.list_(pa.uint32() if wide else pa.uint16()),
                 "weights": pa.list_(pa.float16()),
             },
-            metadata={RUN_KEY: Run(self._run, shard, self.plan.shards).to_json()},
+            metadata=run_metadata(self._run, shard, self.plan.shards),
         )
         handle, draft = tempfile.mkstemp(prefix=f".{self.name(shard)}-", suffix=".tmp", dir=self.path)
         try:
@@ -144,7 +141,7 @@ class Folder:
                 with pa.ipc.new_file(file, schema) as writer:
                     for rows, left_out in windows:
                         if len(rows):
-                            writer.write_batch(_batch(rows, schema))
+                            writer.write_batch(record_batch(rows, schema))
                         skipped += left_out
                 file.flush()
                 os.fsync(file.fileno())
@@ -182,21 +179,10 @@ class Folder:
             How many documents were left out while encoding; None if shards are missing.
         """
         with self._lock:
-            if not all(map(self.is_finished, range(self.plan.shards))):
+            if not all(self.shard(number).exists() for number in range(self.plan.shards)):
                 return None
             skipped = self._skipped()
             write_list(self.path / SKIPPED, [*left_out, *skipped])
             for draft in self.path.glob(_DRAFT):
                 draft.unlink(missing_ok=True)
             return len(skipped)
-
-
-def _batch(rows: SparseRows, schema: pa.Schema) -> pa.RecordBatch:
-    offsets = pa.array(rows.offsets, pa.int32())
-    terms = pa.array(rows.terms.astype(schema.field("terms").type.value_type.to_pandas_dtype()))
-    columns = [
-        pa.array(rows.ids, schema.field("id").type),
-        pa.ListArray.from_arrays(offsets, terms),
-        pa.ListArray.from_arrays(offsets, pa.array(rows.weights)),
-    ]
-    return pa.record_batch(columns, schema=schema)

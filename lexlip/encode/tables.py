@@ -1,9 +1,9 @@
-"""The pictures or the captions of caption files: Arrow files, and tables that are read without conversion.
+"""The images or the captions of caption files: Arrow files, and tables that are read without conversion.
 
-Rows that repeat an image_id are one picture, the first of them, as in evaluation. A caption's id is
-`{image_id}#{number}`, numbered from 0 among the captions of its picture in the order of the file.
+Rows that repeat an image_id are one image, the first of them, as in evaluation. A caption's id is
+`{image_id}#{number}`, numbered from 0 among the captions of its image in the order of the file.
 
-Costs 24 bytes per picture for Arrow files; a table is held in memory, some three times its size.
+Costs 24 bytes per image for Arrow files; a table is held in memory, some three times its size.
 """
 
 from __future__ import annotations
@@ -14,18 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from lexlip.encode.corpus import Pictures, Texts
+from lexlip.encode.corpus import Images, Texts
 from lexlip_data.errors import BrokenSample, DataError, one_line
 from lexlip_data.sources.arrow import ArrowSource
 from lexlip_data.sources.skipped import USUAL_RULES, Rules, Skipped
 from lexlip_data.sources.source import Source, hash_id
 from lexlip_data.sources.table import TsvSource
 
-WHAT = ("images", "texts")
 
-
-def read_arrow(paths: Sequence[str | Path], what: str = "images") -> Pictures | Texts:
-    """The pictures or the captions of Arrow files, in the order given.
+def read_arrow(paths: Sequence[str | Path], what: str = "images") -> Images | Texts:
+    """The images or the captions of Arrow files, in the order given.
 
     Args:
         what: "images" or "texts".
@@ -33,28 +31,29 @@ def read_arrow(paths: Sequence[str | Path], what: str = "images") -> Pictures | 
     Raises:
         DataError: a file is absent, damaged, or lacks a column.
     """
-    return _of_source(ArrowSource("corpus", "encode", paths), what, [str(path) for path in paths])
+    return _corpus(ArrowSource("corpus", "encode", paths), what, [str(path) for path in paths])
 
 
-def read_tsv(path: str | Path, what: str = "images", rules: Rules = USUAL_RULES) -> Pictures | Texts:
-    """The pictures or the captions of a table with the columns title, filepath, and optionally image_id.
+def read_tsv(path: str | Path, what: str = "images", rules: Rules = USUAL_RULES) -> Images | Texts:
+    """The images or the captions of a table with the columns title, filepath, and optionally image_id.
 
     Args:
         what: "images" or "texts".
-        rules: how many rows may be bad, and where pictures may lie besides the table's folder.
+        rules: how many rows may be bad, and where images may lie besides the table's folder.
 
     Raises:
         DataError: the file is absent or malformed, or too many rows are bad.
     """
     source = TsvSource("corpus", "encode", path, rules=rules)
-    return _of_source(source, what, [str(path)], source.left_out)
+    return _corpus(source, what, [str(path)], source.left_out)
 
 
-def _of_source(source: Source, what: str, paths: Sequence[str], left_out: Iterable[Skipped] = ()) -> Pictures | Texts:
-    if what not in WHAT:
-        raise DataError(f"what={what!r}: it must be one of {', '.join(WHAT)}")
+def _corpus(source: Source, what: str, paths: Sequence[str], left_out: Iterable[Skipped] = ()) -> Images | Texts:
+    kinds = {"images": SourceImages, "texts": SourceCaptions}
+    if what not in kinds:
+        raise DataError(f"what={what!r}: it must be one of {', '.join(kinds)}")
     origin = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
-    return (SourcePictures if what == "images" else SourceCaptions)(source, origin, list(left_out))
+    return kinds[what](source, origin, list(left_out))
 
 
 class _OfSource:
@@ -62,16 +61,14 @@ class _OfSource:
 
     def __init__(self, source: Source, origin: str, left_out: list[Skipped]):
         self.source, self.origin, self.left_out = source, origin, left_out
-        self._hashes = np.fromiter((self._hash(i) for i in range(len(source))), np.int64, len(source))
+        hashes = (hash_id(source.name, self._row_name(row)) for row in range(len(source)))
+        self._hashes = np.fromiter(hashes, np.int64, len(source))
 
-    def _hash(self, i: int) -> int:
-        return hash_id(self.source.name, self.place(i))
-
-    def place(self, i: int) -> str:
+    def _row_name(self, row: int) -> str:
         try:
-            return self.source.image_id(i)
+            return self.source.image_id(row)
         except BrokenSample:
-            return self.source.where(i)
+            return self.source.where(row)
 
     def fingerprint(self) -> str:
         digest = hashlib.blake2b(self._hashes.tobytes(), digest_size=16)
@@ -79,25 +76,24 @@ class _OfSource:
         return digest.hexdigest()
 
 
-class SourcePictures(_OfSource):
-    """Each picture of a source once. See `lexlip.encode.corpus.Pictures` for the methods."""
+class SourceImages(_OfSource):
+    """Each image of a source once. See `lexlip.encode.corpus.Images` for the methods."""
 
     what = "images"
 
     def __init__(self, source: Source, origin: str, left_out: list[Skipped]):
         super().__init__(source, origin, left_out)
-        self._kept = np.sort(np.unique(self._hashes, return_index=True)[1])
+        self._first_rows = np.sort(np.unique(self._hashes, return_index=True)[1])
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._first_rows)
 
-    def picture(self, i: int) -> tuple[str, bytes | memoryview]:
-        row = int(self._kept[i])
+    def image(self, i: int) -> tuple[str, bytes | memoryview]:
+        row = int(self._first_rows[i])
         return self.source.image_id(row), self.source.image_bytes(row)
 
-    def place(self, i: int) -> str:
-        # Asked for rows while the kept ones are being found, for pictures afterwards.
-        return super().place(int(self._kept[i]) if hasattr(self, "_kept") else i)
+    def name(self, i: int) -> str:
+        return self._row_name(int(self._first_rows[i]))
 
 
 class SourceCaptions(_OfSource):
@@ -109,7 +105,7 @@ class SourceCaptions(_OfSource):
         super().__init__(source, origin, left_out)
         counts = source.caption_counts
         self._ends = np.cumsum(counts, dtype=np.int64)
-        # The captions of a picture that several rows hold are numbered through.
+        # The captions of an image that several rows hold are numbered through.
         order = np.argsort(self._hashes, kind="stable")
         before = np.cumsum(counts[order], dtype=np.int64) - counts[order]
         begins = np.diff(self._hashes[order], prepend=self._hashes[order[:1]] - 1) != 0
@@ -125,7 +121,7 @@ class SourceCaptions(_OfSource):
             while pair >= self._ends[row]:
                 row += 1
             number = pair - int(self._ends[row] - self.source.caption_counts[row])
-            id = f"{self.place(row)}#{int(self._first_number[row]) + number}"
+            id = f"{self._row_name(row)}#{int(self._first_number[row]) + number}"
             try:
                 self.source.image_id(row)
                 yield id, self.source.caption(row, number)

@@ -1,9 +1,7 @@
-"""Windows of a corpus to rows of terms and weights: batches through the model, results back in the corpus's order.
+"""Windows of a corpus to rows of terms and weights: batches through the model, results in the corpus's order.
 
 Texts are sorted by length inside a window, so that a batch is padded little. What a window gives depends on nothing
-outside it: neither on other windows nor on how many processes share the work.
-
-B documents of a batch, V words of the vocabulary.
+outside it: neither on other windows nor on how many processes divide the work.
 """
 
 from __future__ import annotations
@@ -17,10 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lexlip.encode.corpus import Pictures, Texts
-from lexlip.index import SparseRows
-from lexlip.models.lexicon_head import keep_heaviest
+from lexlip.encode.corpus import Images, Texts
 from lexlip.models.lexlip import LexLIP
+from lexlip.sparse import SparseRows, as_ids, nonzero_terms
 from lexlip_data.errors import BrokenSample, one_line
 from lexlip_data.loading.faults import explain_loader_failure
 from lexlip_data.loading.transforms import build_pixels, normalise
@@ -31,14 +28,14 @@ Window = tuple[int, int]  # first document, and the one after the last
 
 
 @dataclass(frozen=True)
-class Encoder:
+class CorpusEncoder:
     """How documents become vectors.
 
     Attributes:
         model: in evaluation mode, on its device.
-        top_k: only so many heaviest terms of a vector are kept, weights as they were; None: all.
+        top_k: how many of the heaviest terms of a vector are kept, weights as they were; None: all.
         batch_size: documents at once.
-        workers: processes that decode pictures; 0: this one does.
+        workers: processes that decode images; 0: this one does.
     """
 
     model: LexLIP
@@ -46,52 +43,62 @@ class Encoder:
     batch_size: int
     workers: int
 
-    def windows(self, corpus: Pictures | Texts, windows: Iterable[Window]) -> Iterator[tuple[SparseRows, list]]:
-        """Of each window in turn its rows, and what had to be left out as a list of `Skipped`."""
-        return (self._pictures if corpus.what == "images" else self._texts)(corpus, windows)
+    def windows(self, corpus: Images | Texts, windows: Iterable[Window]) -> Iterator[tuple[SparseRows, list[Skipped]]]:
+        """The rows of each window in turn, and the documents that had to be left out.
 
-    def _texts(self, corpus: Texts, windows: Iterable[Window]) -> Iterator[tuple[SparseRows, list]]:
+        Raises:
+            IndexingError: a weight that is not a number; names the document.
+        """
+        return (self._images if corpus.what == "images" else self._texts)(corpus, windows)
+
+    def _texts(self, corpus: Texts, windows: Iterable[Window]) -> Iterator[tuple[SparseRows, list[Skipped]]]:
         for start, stop in windows:
-            rows = _Rows(corpus)
-            documents = []
-            for place, item in enumerate(corpus.read(start, stop)):
-                if isinstance(item, Skipped):
-                    rows.skipped.append(item)
-                else:
-                    documents.append((place, *item))
-            documents.sort(key=lambda document: (len(document[2]), document[0]))
-            for first in range(0, len(documents), self.batch_size):
-                places, ids, texts = zip(*documents[first : first + self.batch_size])
-                rows.add(places, ids, self._cut(self.model.encode_text(texts)))
-            yield rows.sorted()
+            documents, skipped = [], []
+            for item in corpus.read(start, stop):
+                (skipped if isinstance(item, Skipped) else documents).append(item)
+            by_length = sorted(range(len(documents)), key=lambda number: len(documents[number][1]))
+            parts = []
+            for first in range(0, len(by_length), self.batch_size):
+                ids, texts = zip(*(documents[number] for number in by_length[first : first + self.batch_size]))
+                parts.append(self._rows(ids, self.model.encode_text(texts)))
+            yield _joined(parts, by_length, corpus), skipped
 
-    def _pictures(self, corpus: Pictures, windows: Iterable[Window]) -> Iterator[tuple[SparseRows, list]]:
+    def _images(self, corpus: Images, windows: Iterable[Window]) -> Iterator[tuple[SparseRows, list[Skipped]]]:
         windows, ahead = tee(windows)  # one loader for all, so that its processes decode ahead of a window's end
         loader = DataLoader(
             _Decoded(corpus, self.model.config.image_size),
-            batch_sampler=(list(batch) for window in ahead for batch in _batches(window, self.batch_size)),
+            batch_sampler=(batch for window in ahead for batch in self._batches(window)),
             num_workers=self.workers, collate_fn=list,
         )  # fmt: skip
         decoded = iter(loader)
         for window in windows:
-            rows = _Rows(corpus)
-            for _ in _batches(window, self.batch_size):
-                found = _next(decoded)
-                rows.skipped += [item for _, item, _ in found if isinstance(item, Skipped)]
-                good = [(place, id, pixels) for place, id, pixels in found if pixels is not None]
+            parts, skipped = [], []
+            for _ in self._batches(window):
+                batch = _next(decoded)
+                skipped += [item for item in batch if isinstance(item, Skipped)]
+                good = [item for item in batch if not isinstance(item, Skipped)]
                 if good:
-                    places, ids, pixels = zip(*good)
+                    ids, pixels = zip(*good)
                     pixels = normalise(torch.stack(pixels).to(self.model.device))
-                    rows.add(places, ids, self._cut(self.model.encode_image(pixels)))
-            yield rows.sorted()
+                    parts.append(self._rows(ids, self.model.encode_image(pixels)))
+            yield _joined(parts, range(sum(map(len, parts))), corpus), skipped
 
-    def _cut(self, vectors: Tensor) -> Tensor:
-        return vectors if self.top_k is None else keep_heaviest(vectors, self.top_k)
+    def _batches(self, window: Window) -> list[range]:
+        start, stop = window
+        return [range(first, min(first + self.batch_size, stop)) for first in range(start, stop, self.batch_size)]
+
+    def _rows(self, ids: Sequence[int | str], vectors: Tensor) -> SparseRows:
+        """In the model's precision and unchecked: terms are cut before their weights are rounded."""
+        rows = SparseRows(as_ids(ids), *nonzero_terms(vectors))
+        return rows if self.top_k is None else rows.top_k(self.top_k)
 
 
-def _batches(window: Window, size: int) -> list[range]:
-    start, stop = window
-    return [range(first, min(first + size, stop)) for first in range(start, stop, size)]
+def _joined(parts: list[SparseRows], numbers: Sequence[int], corpus: Images | Texts) -> SparseRows:
+    """Rows of all parts in the order of their numbers, checked and in the types of an index."""
+    if not parts:
+        return SparseRows.from_bags([])
+    rows = SparseRows.concatenate(parts).take(np.argsort(numbers))
+    return SparseRows.from_arrays(rows.ids, rows.offsets, rows.terms, rows.weights, f"vectors of {corpus.origin}")
 
 
 def _next(decoded: Iterator[list]) -> list:
@@ -101,55 +108,20 @@ def _next(decoded: Iterator[list]) -> list:
         raise explain_loader_failure(error) or error from error
 
 
-class _Rows:
-    """Documents of a window, collected in any order."""
-
-    def __init__(self, corpus: Pictures | Texts):
-        self.corpus, self.skipped = corpus, []
-        self._found: list[tuple[int, int | str, np.ndarray, np.ndarray]] = []
-
-    def add(self, places: Sequence[int], ids: Sequence[int | str], vectors: Tensor) -> None:
-        """(B, V) vectors and where they belong."""
-        vectors = vectors.half()  # first: what is too light for it is no term
-        row, terms = vectors.nonzero(as_tuple=True)
-        ends = torch.bincount(row, minlength=len(vectors)).cumsum(0)[:-1].cpu().numpy()
-        weights = vectors[row, terms].cpu().numpy()
-        terms = terms.to(torch.int32).cpu().numpy()
-        self._found += zip(places, ids, np.split(terms, ends), np.split(weights, ends))
-
-    def sorted(self) -> tuple[SparseRows, list[Skipped]]:
-        """In the corpus's order.
-
-        Raises:
-            IndexingError: a weight that is no number; names the document.
-        """
-        found = sorted(self._found, key=lambda document: document[0])
-        ids = [id for _, id, _, _ in found]
-        lengths = [len(terms) for _, _, terms, _ in found]
-        rows = SparseRows.from_arrays(
-            np.array(ids, np.int64) if self.corpus.ids == "int" else ids,
-            np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
-            np.concatenate([np.empty(0, np.int32), *(terms for _, _, terms, _ in found)]),
-            np.concatenate([np.empty(0, np.float16), *(weights for _, _, _, weights in found)]),
-            f"vectors of {self.corpus.origin}",
-        )
-        return rows, self.skipped
-
-
 class _Decoded(Dataset):
-    """(place, id, (3, H, W) uint8 pixels), or (place, `Skipped`, None)."""
+    """(id, (3, H, W) uint8 pixels), or why there are none."""
 
-    def __init__(self, corpus: Pictures, size: int):
+    def __init__(self, corpus: Images, size: int):
         self.corpus, self.size = corpus, size
         self.pixels = build_pixels("vit", size)
 
     def __len__(self) -> int:
         return len(self.corpus)
 
-    def __getitem__(self, i: int) -> tuple[int, str | Skipped, Tensor | None]:
+    def __getitem__(self, i: int) -> tuple[str, Tensor] | Skipped:
         try:
-            id, data = self.corpus.picture(i)
-            return i, id, self.pixels(open_image(data, self.size))
+            id, data = self.corpus.image(i)
+            return id, self.pixels(open_image(data, self.size))
         except BrokenSample as error:
-            name = self.corpus.place(i)
-            return i, Skipped(name, name, getattr(error, "kind", "broken"), one_line(error)), None
+            name = self.corpus.name(i)
+            return Skipped(name, name, getattr(error, "kind", "broken"), one_line(error))

@@ -1,8 +1,8 @@
 """Exact sparse retrieval: lexicon vectors in an inverted index on disk. The format is in docs/INDEX.md.
 
     from lexlip.index import Index, build, read_shards
-    build("pictures.index", read_shards(["vectors/"]))
-    index = Index.open("pictures.index")
+    build("images.index", read_shards(["vectors/"]))
+    index = Index.open("images.index")
     index.search({2482: 0.7, 3899: 0.4}, k=10)      # term numbers and weights
 
 numba is imported by what encodes or scores postings, not by importing this package or by opening an index.
@@ -10,22 +10,11 @@ numba is imported by what encodes or scores postings, not by importing this pack
 
 from lexlip.errors import DamagedIndex, IndexBusy, IndexingError
 from lexlip.index.index import Hit, Index, Share
-from lexlip.index.vectors import SparseRows, read_shards, write_shard
+from lexlip.index.shards import read_shards, write_shard
 from lexlip.index.writer import Change, add, build, delete, merge
+from lexlip.sparse import SparseRows
 
 __all__ = [
-    "Change",
-    "DamagedIndex",
-    "Hit",
-    "Index",
-    "IndexBusy",
-    "IndexingError",
-    "Share",
-    "SparseRows",
-    "add",
-    "build",
-    "delete",
-    "merge",
-    "read_shards",
-    "write_shard",
-]
+    "Change", "DamagedIndex", "Hit", "Index", "IndexBusy", "IndexingError", "Share", "SparseRows",
+    "add", "build", "delete", "merge", "read_shards", "write_shard",
+]  # fmt: skip

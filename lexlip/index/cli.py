@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from lexlip.errors import DamagedIndex, IndexingError
+from lexlip.index import writer
+from lexlip.index.impacts import SCALES
+from lexlip.index.index import Index, damage_of
+from lexlip.index.queries import bag_of
+from lexlip.index.shards import read_shards
+from lexlip.index.store import read_manifest
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -22,42 +28,41 @@ def _add_index(commands: argparse._SubParsersAction) -> None:
     index = commands.add_parser("index", help="build, change and check an index of lexicon vectors")
     actions = index.add_subparsers(required=True, metavar="ACTION")
 
-    build = actions.add_parser("build", help="build an index from Arrow shards of vectors")
-    build.add_argument("index", type=Path, help="a new or an empty folder")
+    def action(name: str, run, help: str, index_help: str | None = None) -> argparse.ArgumentParser:
+        parser = actions.add_parser(name, help=help)
+        parser.add_argument("index", type=Path, help=index_help)
+        parser.set_defaults(run=run)
+        return parser
+
+    build = action("build", _build, "build an index from Arrow shards of vectors", "a new or an empty folder")
     build.add_argument("shards", type=Path, nargs="+", help="Arrow files (id, terms, weights), or folders of them")
-    build.add_argument("--impact-bits", type=int, default=9, help="bits of a stored weight, 1 to 12 (default: 9)")
     build.add_argument(
-        "--impact-scale", choices=("fitted", "linear"), default="fitted",
+        "--impact-bits", type=int, default=writer.IMPACT_BITS, help="bits of a stored weight, 1 to 12 (default: 9)"
+    )
+    build.add_argument(
+        "--impact-scale", choices=SCALES, default=writer.IMPACT_SCALE,
         help="where the stored weights lie: where results need them, or evenly (default: fitted)",
     )  # fmt: skip
     build.add_argument(
-        "--segment-documents", type=int, default=1 << 22, help="documents per segment at most (default: 4,194,304)"
-    )
+        "--segment-documents", type=int, default=writer.SEGMENT_DOCUMENTS,
+        help="documents per segment at most (default: 4,194,304)",
+    )  # fmt: skip
     build.add_argument("--overwrite", action="store_true", help="take the place of an index that is there")
-    build.set_defaults(run=_build)
 
-    add = actions.add_parser("add", help="add documents; one whose id is there takes the old one's place")
-    add.add_argument("index", type=Path)
+    add = action("add", _add, "add documents; one whose id is there takes the old one's place")
     add.add_argument("shards", type=Path, nargs="+")
-    add.set_defaults(run=_add)
 
-    delete = actions.add_parser("delete", help="delete documents by their ids; unknown ids are passed over")
-    delete.add_argument("index", type=Path)
+    delete = action("delete", _delete, "delete documents by their ids; unknown ids are passed over")
     delete.add_argument("ids", nargs="*", help="ids")
     delete.add_argument("--from", dest="file", type=Path, help="a file with an id a line")
-    delete.set_defaults(run=_delete)
 
-    for name, run, text in (
-        ("merge", _merge, "merge segments and drop what is deleted"),
-        ("info", _info, "numbers of an index, as JSON"),
-        ("verify", _verify, "read every byte and compare checksums; exit status 1 if something is damaged"),
-    ):
-        action = actions.add_parser(name, help=text)
-        action.add_argument("index", type=Path)
-        action.set_defaults(run=run)
+    action(
+        "merge", lambda options: _print(asdict(writer.merge(options.index))), "merge segments and drop what is deleted"
+    )
+    action("info", lambda options: _print(Index.open(options.index).info()), "numbers of an index, as JSON")
+    action("verify", _verify, "read every byte and compare checksums; exit status 1 if something is damaged")
 
-    export = actions.add_parser("export", help="write it as files that other engines load")
-    export.add_argument("index", type=Path)
+    export = action("export", _export, "write it as files that other engines load")
     export.add_argument("--format", required=True, choices=("opensearch", "elasticsearch", "anserini", "ciff"))
     export.add_argument("--out", type=Path, required=True, help="a new or an empty folder")
     export.add_argument("--scale", type=int, default=100, help="anserini, ciff: weights x this, rounded (default: 100)")
@@ -65,20 +70,19 @@ def _add_index(commands: argparse._SubParsersAction) -> None:
         "--rounded", action="store_true",
         help="opensearch, elasticsearch: weights to 9 bits, one feature a term instead of two",
     )  # fmt: skip
-    export.set_defaults(run=_export)
 
 
 def _add_search(commands: argparse._SubParsersAction) -> None:
-    search = commands.add_parser("search", help="search an index by a text, a picture or a bag of words")
+    search = commands.add_parser("search", help="search an index by a text, an image or a bag of words")
     search.add_argument("text", nargs="?", help="what to look for; needs --model")
     search.add_argument("--index", type=Path, required=True)
     search.add_argument("--model", help="model folder, or a name on the hub")
-    search.add_argument("--image", type=Path, help="look for what is like this picture; needs --model")
+    search.add_argument("--image", type=Path, help="look for what is like this image; needs --model")
     search.add_argument("--bag", help='term numbers, or words with --model, and weights: {"2482": 0.7}')
-    search.add_argument("-k", type=int, default=10, help="how many to find (default: 10)")
+    search.add_argument("-k", type=int, default=10, help="how many documents to return (default: 10)")
     search.add_argument(
         "--drop", type=float, default=0.0,
-        help="share of the largest possible score that terms left out may hold; 0 is exact (default: 0)",
+        help="fraction of the largest possible score that terms left out may hold; 0 is exact (default: 0)",
     )  # fmt: skip
     search.add_argument("--explain", action="store_true", help="also what each shared term adds to a score")
     search.add_argument("--json", action="store_true", help="a JSON list instead of lines")
@@ -86,25 +90,18 @@ def _add_search(commands: argparse._SubParsersAction) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    from lexlip.index.writer import build
-
-    change = build(
+    change = writer.build(
         options.index, _rows(options.shards), impact_bits=options.impact_bits, impact_scale=options.impact_scale,
         segment_documents=options.segment_documents, overwrite=options.overwrite,
     )  # fmt: skip
-    _print(dataclasses.asdict(change))
+    _print(asdict(change))
 
 
 def _add(options: argparse.Namespace) -> None:
-    from lexlip.index.writer import add
-
-    _print(dataclasses.asdict(add(options.index, _rows(options.shards))))
+    _print(asdict(writer.add(options.index, _rows(options.shards))))
 
 
 def _delete(options: argparse.Namespace) -> None:
-    from lexlip.index.store import read_manifest
-    from lexlip.index.writer import delete
-
     ids: list = list(options.ids)
     if options.file is not None:
         try:
@@ -118,54 +115,36 @@ def _delete(options: argparse.Namespace) -> None:
             ids = [int(id) for id in ids]
         except ValueError as error:
             raise IndexingError(f"the ids of {options.index} are whole numbers: {error}") from error
-    _print(dataclasses.asdict(delete(options.index, ids)))
-
-
-def _merge(options: argparse.Namespace) -> None:
-    from lexlip.index.writer import merge
-
-    _print(dataclasses.asdict(merge(options.index)))
-
-
-def _info(options: argparse.Namespace) -> None:
-    from lexlip.index.index import Index
-
-    _print(Index.open(options.index).info())
+    _print(asdict(writer.delete(options.index, ids)))
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from lexlip.index.index import Index, damage_of
-
     try:
         index = Index.open(options.index)
         damage = index.verify()
+        print("\n".join(damage) or f"{options.index}: {len(index):,} documents, every checksum is right")
     except DamagedIndex as error:
         damage = damage_of(options.index) or [str(error)]
-    print("\n".join(damage) if damage else f"{options.index}: {len(index):,} documents, every checksum is right")
+        print("\n".join(damage))
     return 1 if damage else 0
 
 
 def _export(options: argparse.Namespace) -> None:
     from lexlip.index.export import export
-    from lexlip.index.index import Index
 
     count = export(Index.open(options.index), options.format, options.out, options.scale, options.rounded)
     print(f"{options.index}: {count:,} documents -> {options.out}")
 
 
 def _search(options: argparse.Namespace) -> None:
-    from lexlip.index.index import Index
-    from lexlip.index.queries import bag_of
-
     given = [name for name in ("text", "image", "bag") if getattr(options, name) is not None]
     if len(given) != 1:
         raise IndexingError(f"a search takes one of a text, --image and --bag, not {' and '.join(given) or 'none'}")
     index = Index.open(options.index, options.model)
-    query = {"text": _text, "image": _image, "bag": _bag}[given[0]](options)
+    query = {"image": _image, "bag": _bag}[given[0]](options) if options.text is None else options.text
     bag = bag_of(query, index.model)  # once: encoding takes longer than all the rest
-    hits = index.search(bag, options.k, drop=options.drop)
     results = []
-    for hit in hits:
+    for hit in index.search(bag, options.k, drop=options.drop):
         result = {"id": hit.id, "score": hit.score}
         if options.explain:
             result["terms"] = [share._asdict() for share in index.explain(bag, hit.id)]
@@ -180,10 +159,6 @@ def _search(options: argparse.Namespace) -> None:
             print(f"    {share['score']:.6f} = {share['query']:.4f} x {share['document']:.4f}  {name}")
 
 
-def _text(options: argparse.Namespace) -> str:
-    return options.text
-
-
 def _image(options: argparse.Namespace):
     from lexlip_data.errors import BrokenImage
     from lexlip_data.sources.images import open_image
@@ -191,7 +166,7 @@ def _image(options: argparse.Namespace):
     try:
         return open_image(options.image.read_bytes())
     except (OSError, BrokenImage) as error:
-        raise IndexingError(f"{options.image} is no picture that can be read: {error}") from error
+        raise IndexingError(f"{options.image} is no image that can be read: {error}") from error
 
 
 def _bag(options: argparse.Namespace) -> dict:
@@ -208,8 +183,6 @@ def _bag(options: argparse.Namespace) -> dict:
 def _rows(paths: list[Path]) -> Iterator:
     """Rows of all shards, with a line on the terminal that counts them."""
     from tqdm import tqdm
-
-    from lexlip.index.vectors import read_shards
 
     with tqdm(unit=" documents", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
         for rows in read_shards(paths):

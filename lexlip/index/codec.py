@@ -7,7 +7,7 @@ A list of n postings with r low bits and b impact bits is
 
 where the gap is the number of documents left out since the previous posting. With the r that makes a list shortest
 this takes at most 0.1 bits a posting more than the entropy of random documents, about 0.45 less than Elias-Fano, and
-as neither stream has to be parsed to find a place in the other, a processor decodes several postings at once.
+as neither stream has to be parsed to find a position in the other, a processor decodes several postings at once.
 
 Decoding is safe on any bytes: documents never decrease, codes stay below 2^b, and nothing outside [begin, end + 8)
 is read. What a reader must check before is listed at `lexlip.index.segment`.
@@ -29,7 +29,7 @@ def posting(data, begin, unary, end, low, bits, i, word, base, lows):
 
     Args:
         data: uint8, the section of postings.
-        begin, unary, end: places in it of the list's fields, of its unary part, and of its end.
+        begin, unary, end: positions in it of the list's fields, of its unary part, and of its end.
         low, bits: r and b.
         word, base: unary bits not used yet, and the number of the first bit of their word.
         lows: sum of the low parts up to posting i - 1.
@@ -43,14 +43,14 @@ def posting(data, begin, unary, end, low, bits, i, word, base, lows):
             return NO_DOCUMENT, 0, word, base, lows
         word = load_word(data, unary + (base >> 3))
     one = np.uint64(1)
-    place = base + trailing_zeros(word)
+    position = base + trailing_zeros(word)
     word &= word - one
     bit = i * (low + bits)
     field = load_word(data, begin + (bit >> 3)) >> np.uint64(bit & 7)
     code = np.int64(field & ((one << np.uint64(bits)) - one))
     lows += np.int64((field >> np.uint64(bits)) & ((one << np.uint64(low)) - one))
-    # place - i zeros lie before this one: the sum of the high parts so far.
-    return ((place - i) << low) + lows + i, code, word, base, lows
+    # position - i zeros lie before this one: the sum of the high parts so far.
+    return ((position - i) << low) + lows + i, code, word, base, lows
 
 
 @compiled
@@ -98,16 +98,16 @@ def find(data, skips, entry, bits, target):
     i, word, base, lows = np.int64(0), np.uint64(0), np.int64(-64), np.int64(0)
     if left:
         i = left * SKIP_EVERY
-        place = np.int64(skips[first + left - 1, 1])
-        base = place >> 6 << 6
+        position = np.int64(skips[first + left - 1, 1])
+        base = position >> 6 << 6
         if unary + (base >> 3) >= end:
             return -1
         # From the skip's own bit on; its low parts are what its document leaves.
-        word = load_word(data, unary + (base >> 3)) >> np.uint64(place & 63) << np.uint64(place & 63)
+        word = load_word(data, unary + (base >> 3)) >> np.uint64(position & 63) << np.uint64(position & 63)
         bit = i * (low + bits)
         field = load_word(data, begin + (bit >> 3)) >> np.uint64(bit & 7) >> np.uint64(bits)
         own = np.int64(field & ((np.uint64(1) << np.uint64(low)) - np.uint64(1)))
-        lows = np.int64(skips[first + left - 1, 0]) - i - ((place - i) << low) - own
+        lows = np.int64(skips[first + left - 1, 0]) - i - ((position - i) << low) - own
     while i < count:
         document, code, word, base, lows = posting(data, begin, unary, end, low, bits, i, word, base, lows)
         if document >= target:
@@ -146,21 +146,21 @@ def encode(keys, offsets, code_of, bits, out, table, skips):
         code_of: uint16, impact code of each float16.
         bits: b.
         out: uint8 zeros, long enough (`room`).
-        table: (L, 6) int64; filled, with places that count from the start of `out` and of `skips`.
+        table: (L, 6) int64; filled, with positions that count from the start of `out` and of `skips`.
         skips: (M, 2) uint32; filled.
 
     Returns:
         Bytes of `out` and rows of `skips` that were filled.
     """
     shift = np.uint64(16)
-    place, skip = 0, 0
+    position, skip = 0, 0
     for row in range(len(offsets) - 1):
         first, last = offsets[row], offsets[row + 1]
         count = last - first
         low, unary_bits = _low_bits(keys, first, last, shift)
-        unary = unary_begin(place, count, low, bits)
+        unary = unary_begin(position, count, low, bits)
         end = unary + ((unary_bits + 7) >> 3)
-        table[row, BEGIN], table[row, END], table[row, COUNT] = place, end, count
+        table[row, BEGIN], table[row, END], table[row, COUNT] = position, end, count
         table[row, LOW], table[row, SKIPS] = low, skip
         top, previous, one = 0, np.int64(-1), 0
         for i in range(count):
@@ -173,7 +173,7 @@ def encode(keys, offsets, code_of, bits, out, table, skips):
             field = np.uint64(code) | (np.uint64(gap & ((1 << low) - 1)) << np.uint64(bits))
             bit = i * (low + bits)
             field <<= np.uint64(bit & 7)
-            byte = place + (bit >> 3)
+            byte = position + (bit >> 3)
             while field:
                 out[byte] |= np.uint8(field & np.uint64(0xFF))
                 field >>= np.uint64(8)
@@ -185,8 +185,8 @@ def encode(keys, offsets, code_of, bits, out, table, skips):
                 skip += 1
             one += 1
         table[row, TOP] = top
-        place = end
-    return place, skip
+        position = end
+    return position, skip
 
 
 def room(postings: int, lists: int, bits: int) -> int:

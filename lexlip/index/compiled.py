@@ -34,8 +34,8 @@ def trailing_zeros(typing_context, word):
 
 
 @intrinsic
-def load_word(typing_context, data, place):
-    """The 8 bytes from `data[place]` on as a uint64, lowest byte first. Nothing checks that they are there."""
+def load_word(typing_context, data, position):
+    """The 8 bytes from `data[position]` on as a uint64, lowest byte first. Nothing checks that they are there."""
 
     def generate(context, builder, signature, arguments):
         array = context.make_array(signature.args[0])(context, builder, arguments[0])

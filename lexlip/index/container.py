@@ -16,6 +16,7 @@ import mmap
 import os
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,62 +30,72 @@ _TAIL = struct.Struct("<II8s")
 _ALIGN = 8
 
 
+@dataclass(frozen=True)
+class FileEntry:
+    """A file as the manifest knows it."""
+
+    name: str
+    bytes: int
+    crc32: int
+
+
 class Writer:
     """Writes a container section by section.
 
-    Attributes:
-        bytes, crc32: of everything written so far; of the whole file after `close`.
+    Args:
+        path: a new file.
+        kind: what it is.
     """
 
     def __init__(self, path: Path, kind: str):
         self._file: BinaryIO = open(path, "xb")
-        self._kind = kind
+        self._name, self._kind = path.name, kind
         self._sections: dict[str, list[int]] = {}
-        self.bytes = 0
-        self.crc32 = 0
+        self._bytes = self._crc32 = 0
         self._write(MAGIC)
 
-    def begin(self, name: str) -> None:
+    def begin(self, name: str, data: bytes | np.ndarray = b"") -> None:
         """Start a section; `write` appends to it."""
-        self._write(bytes(-self.bytes % _ALIGN))
-        self._sections[name] = [self.bytes, 0, 0]
+        self._write(bytes(-self._bytes % _ALIGN))
+        self._sections[name] = [self._bytes, 0, 0]
+        self.write(data)
 
     def write(self, data: bytes | np.ndarray) -> None:
         """Append to the section that was begun last."""
         section = self._sections[next(reversed(self._sections))]
-        data = (
-            memoryview(np.ascontiguousarray(data).reshape(-1).view(np.uint8)) if isinstance(data, np.ndarray) else data
-        )
-        self._write(data)
-        section[1] += len(data)
-        section[2] = zlib.crc32(data, section[2])
+        content = data if isinstance(data, bytes) else np.ascontiguousarray(data).tobytes()
+        self._write(content)
+        section[1] += len(content)
+        section[2] = zlib.crc32(content, section[2])
 
-    def close(self, **facts: object) -> None:
+    def close(self, **facts: object) -> FileEntry:
         """Write the footer with further facts, and bring everything to the disk."""
         footer = {"version": VERSION, "kind": self._kind, "sections": self._sections, **facts}
         encoded = json.dumps(footer).encode()
-        self._write(bytes(-self.bytes % _ALIGN))
+        self._write(bytes(-self._bytes % _ALIGN))
         self._write(encoded)
         self._write(_TAIL.pack(len(encoded), zlib.crc32(encoded), MAGIC))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+        return FileEntry(self._name, self._bytes, self._crc32)
 
-    def _write(self, data: bytes | memoryview) -> None:
+    def _write(self, data: bytes) -> None:
         self._file.write(data)
-        self.bytes += len(data)
-        self.crc32 = zlib.crc32(data, self.crc32)
+        self._bytes += len(data)
+        self._crc32 = zlib.crc32(data, self._crc32)
 
 
 class Reader:
-    """A container mapped into memory. Footer and places are checked, a section's bytes only by `section(check=True)`.
+    """A container mapped into memory. Its footer is checked, a section's bytes only by `section(check=True)`.
 
     Args:
-        path: the file.
+        folder: of the index.
+        entry: the file as the manifest knows it.
         kind: what it must be.
-        size: bytes it must have, if known.
 
     Attributes:
+        path: of the file.
         footer: the decoded footer.
 
     Raises:
@@ -92,20 +103,19 @@ class Reader:
         FileNotFoundError: no such file.
     """
 
-    def __init__(self, path: Path, kind: str, size: int | None = None):
-        self.path = path
+    def __init__(self, folder: Path, entry: FileEntry, kind: str):
+        self.path = path = folder / entry.name
+        self._crc32 = entry.crc32
         with open(path, "rb") as file:
-            found = os.fstat(file.fileno()).st_size
-            if size is not None and found != size:
-                raise DamagedIndex(f"{path} has {found:,} bytes instead of {size:,}")
-            if found < len(MAGIC) + _TAIL.size:
-                raise DamagedIndex(f"{path} has only {found} bytes: no file of an index")
+            size = os.fstat(file.fileno()).st_size
+            if size != entry.bytes:
+                raise DamagedIndex(f"{path} has {size:,} bytes instead of {entry.bytes:,}")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.bytes = np.frombuffer(self._map, np.uint8)
         length, crc, magic = _TAIL.unpack(self.bytes[-_TAIL.size :].tobytes())
         if magic != MAGIC or self.bytes[: len(MAGIC)].tobytes() != MAGIC:
             raise DamagedIndex(f"{path} does not begin and end as a file of an index does")
-        end = found - _TAIL.size
+        end = size - _TAIL.size
         encoded = self.bytes[max(end - length, 0) : end].tobytes()
         if len(encoded) != length or zlib.crc32(encoded) != crc:
             raise DamagedIndex(f"{path}: the footer's checksum is wrong")
@@ -132,16 +142,13 @@ class Reader:
             raise DamagedIndex(f"{self.path}: section {name} is damaged")
         return data.view(dtype)
 
-    def damage(self, crc32: int) -> list[str]:
-        """Read the whole file; returns what is wrong with it, nothing if all is well.
-
-        Args:
-            crc32: of the whole file, as noted when it was written.
-        """
-        if zlib.crc32(self.bytes) == crc32:
+    def damage(self) -> list[str]:
+        """Read the whole file; returns what is wrong with it, nothing if all is well."""
+        if zlib.crc32(self.bytes) == self._crc32:
             return []
-        names = []
-        for name, (begin, length, crc) in self.footer["sections"].items():
-            if zlib.crc32(self.bytes[begin : begin + length]) != crc:
-                names.append(f"{self.path}: section {name} is damaged")
-        return names or [f"{self.path} is damaged between its sections"]
+        lines = [
+            f"{self.path}: section {name} is damaged"
+            for name, (begin, length, crc) in self.footer["sections"].items()
+            if zlib.crc32(self.bytes[begin : begin + length]) != crc
+        ]
+        return lines or [f"{self.path} is damaged between its sections"]

@@ -6,13 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from lexlip.index.index import Hit, Index
-from lexlip.index.vectors import SparseRows
+from lexlip.index.queries import Bag
 from lexlip.index.writer import build
-
-Bag = tuple[np.ndarray, np.ndarray]  # a query's terms and weights
+from lexlip.sparse import SparseRows
 
 
 class Engine(Protocol):
@@ -29,6 +26,7 @@ class Engine(Protocol):
 
     def search(self, query: Bag, k: int) -> list[Hit]:
         """The k best documents by dot product, best first."""
+        return self.search_batch([query], k)[0]
 
     def search_batch(self, queries: Sequence[Bag], k: int) -> list[list[Hit]]:
         """`search` for several queries, in the way that is fastest."""
@@ -36,8 +34,11 @@ class Engine(Protocol):
     def bytes(self) -> int:
         """On disk, everything that a search needs."""
 
+    def close(self) -> None:
+        """Let go of files and connections."""
 
-class LexLIPEngine:
+
+class LexLIPEngine(Engine):
     """The index of this package.
 
     Args:
@@ -72,7 +73,7 @@ class LexLIPEngine:
         return self._index
 
 
-def disk_bytes(folder: Path) -> int:
-    """What the files of a folder occupy: whole blocks of the file system, as `du` counts."""
-    sizes = [path.stat() for path in folder.rglob("*") if path.is_file()]
+def disk_bytes(path: Path) -> int:
+    """What a file, or the files of a folder, occupy: whole blocks of the file system, as `du` counts."""
+    sizes = [file.stat() for file in [path, *path.rglob("*")] if file.is_file()]
     return sum(max(size.st_size, getattr(size, "st_blocks", 0) * 512) for size in sizes)

@@ -27,90 +27,75 @@ def encode(offsets: np.ndarray, data: np.ndarray, group: int) -> tuple[np.ndarra
 def decode(data: np.ndarray, groups: np.ndarray, group: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Groups to strings: (N + 1,) int64 offsets and uint8 bytes. Damaged bytes give other strings, nothing else."""
     offsets = np.zeros(count + 1, np.int64)
-    _lengths(data, groups, group, count, offsets)
+    _decode(data, groups, group, offsets, np.empty(0, np.uint8))
     strings = np.zeros(int(offsets[-1]), np.uint8)
-    _decode(data, groups, group, count, offsets, strings)
+    _decode(data, groups, group, offsets, strings)
     return offsets, strings
 
 
 @compiled
-def _put(out, place, value):
+def put_number(out, position, value):
+    """Write a number in bytes of 7 bits, lowest first, the eighth bit set on all but the last; returns its end."""
     while value >= 128:
-        out[place] = (value & 127) | 128
+        out[position] = (value & 127) | 128
         value >>= 7
-        place += 1
-    out[place] = value
-    return place + 1
+        position += 1
+    out[position] = value
+    return position + 1
 
 
 @compiled
-def _get(data, place, end):
+def _get_number(data, position, end):
     value, shift = 0, 0
-    while place < end:
-        byte = np.int64(data[place])
+    while position < end:
+        byte = np.int64(data[position])
         if shift < 35:
             value |= (byte & 127) << shift
         shift += 7
-        place += 1
+        position += 1
         if byte < 128:
             break
-    return value, place
+    return value, position
 
 
 @compiled
 def _encode(offsets, data, group, out, groups):
-    place = 0
+    position = 0
     for i in range(len(offsets) - 1):
         begin, end = offsets[i], offsets[i + 1]
         shared = 0
         if i % group == 0:
-            groups[i // group] = place
+            groups[i // group] = position
         else:
             before = offsets[i - 1]
             longest = min(end - begin, begin - before)
             while shared < longest and data[begin + shared] == data[before + shared]:
                 shared += 1
-            place = _put(out, place, shared)
-        place = _put(out, place, end - begin - shared)
-        out[place : place + end - begin - shared] = data[begin + shared : end]
-        place += end - begin - shared
-    groups[-1] = place
-    return place
+            position = put_number(out, position, shared)
+        position = put_number(out, position, end - begin - shared)
+        out[position : position + end - begin - shared] = data[begin + shared : end]
+        position += end - begin - shared
+    groups[-1] = position
+    return position
 
 
 @compiled
-def _entry(data, place, end, first, before):
-    """Shared bytes and rest of one string, and where the rest begins, cut to what there is."""
-    shared = 0
-    if not first:
-        shared, place = _get(data, place, end)
-    rest, place = _get(data, place, end)
-    return min(shared, before), min(rest, end - place), place
-
-
-@compiled
-def _lengths(data, groups, group, count, offsets):
-    place, end, length = 0, 0, 0
-    for i in range(count):
+def _decode(data, groups, group, offsets, strings):
+    """Fill the offsets, and the strings unless they are empty. Lengths are cut to the bytes that there are."""
+    position, end = 0, 0
+    for i in range(len(offsets) - 1):
+        begin, shared = offsets[i], 0
         if i % group == 0:
-            place, end = groups[i // group], groups[i // group + 1]
-        shared, rest, place = _entry(data, place, end, i % group == 0, length)
-        length = shared + rest
-        offsets[i + 1] = offsets[i] + length
-        place += rest
-
-
-@compiled
-def _decode(data, groups, group, count, offsets, strings):
-    place, end, length = 0, 0, 0
-    for i in range(count):
-        if i % group == 0:
-            place, end = groups[i // group], groups[i // group + 1]
-        shared, rest, place = _entry(data, place, end, i % group == 0, length)
-        begin = offsets[i]
-        for n in range(shared):
-            strings[begin + n] = strings[offsets[i - 1] + n]
-        for n in range(rest):
-            strings[begin + shared + n] = data[place + n]
-        length = shared + rest
-        place += rest
+            position, end = groups[i // group], groups[i // group + 1]
+        else:
+            shared, position = _get_number(data, position, end)
+            shared = min(shared, begin - offsets[i - 1])
+        rest, position = _get_number(data, position, end)
+        rest = min(rest, end - position)
+        offsets[i + 1] = begin + shared + rest
+        if len(strings):
+            for n in range(shared):
+                strings[begin + n] = strings[offsets[i - 1] + n]
+            for n in range(rest):
+                strings[begin + shared + n] = data[position + n]
+        position += rest

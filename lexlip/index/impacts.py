@@ -22,11 +22,11 @@ from lexlip.errors import IndexingError
 SCALES = ("fitted", "linear")
 MIN_BITS, MAX_BITS = 1, 12  # a float16 has 11 significant bits
 _IMPORTANCE = 6
-# This share of the codes is spread evenly: no weight is rounded by more than five times what `linear` rounds by.
+# This ratio of the codes is spread evenly: no weight is rounded by more than five times what `linear` rounds by.
 _EVEN = 0.2
-# A density is estimated from so many bins: a single float16 occurs too seldom for the cube root of its count.
+# Bins that a density is estimated from: a single float16 occurs too seldom for the cube root of its count.
 _HISTOGRAM_BINS = 256
-# A codebook is kept for new weights while their squared error is at most so many times that of its first ones.
+# A codebook is kept for new weights while their squared error is at most this many times that of its first ones.
 _WORSE = 2.0
 _POSITIVE = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)  # 0 and all positive float16
 
@@ -53,8 +53,8 @@ class Codebook:
         if not len(used):
             return 0.0
         weights = _POSITIVE[used]
-        share = histogram[used] * weights**_IMPORTANCE
-        return float((share * (weights - self.values[self.code_of[used]]) ** 2).sum() / share.sum())
+        importance = histogram[used] * weights**_IMPORTANCE
+        return float((importance * (weights - self.values[self.code_of[used]]) ** 2).sum() / importance.sum())
 
 
 def histogram(weights: np.ndarray) -> np.ndarray:
@@ -81,11 +81,7 @@ def fit(counts: np.ndarray, bits: int, scale: str) -> Codebook:
         counts: (2^16,) occurrences of each positive float16.
         bits: b, from 1 to 12.
         scale: "fitted" or "linear".
-
-    Raises:
-        IndexingError: other bits or another scale.
     """
-    check(bits, scale)
     counts = counts[: len(_POSITIVE)]
     used = np.flatnonzero(counts)
     if len(used) <= 1 << bits:

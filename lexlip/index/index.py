@@ -7,17 +7,17 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from lexlip.errors import DamagedIndex, IndexingError
-from lexlip.index.queries import Queries, Query, bag_of, pack
+from lexlip.index.queries import Query, bag_of, pack
 from lexlip.index.segment import Segment
 from lexlip.index.store import MANIFEST, Manifest, read_manifest
-from lexlip.index.writer import open_segment
+from lexlip.sparse import SparseRows
 
 if TYPE_CHECKING:
     from lexlip.models.lexlip import LexLIP
@@ -30,7 +30,7 @@ _scratch = threading.local()
 
 
 class Hit(NamedTuple):
-    """A document that was found."""
+    """A document of a result, and its score."""
 
     id: int | str
     score: float
@@ -53,8 +53,8 @@ class Share(NamedTuple):
     score: float
 
 
-class Found(NamedTuple):
-    """Best documents of several queries, by segment and number, best first.
+class Best(NamedTuple):
+    """The best documents of several queries, by segment and number, best first.
 
     Attributes:
         segments, documents: (Q, k) int64; -1 after a query's last one.
@@ -84,7 +84,7 @@ class Index:
 
         Args:
             path: the index's folder.
-            model: for queries that are texts, pictures or words; a model, or its folder or name.
+            model: for queries that are texts, images or words; a model, or its folder or name.
 
         Raises:
             IndexingError: no index there.
@@ -99,7 +99,7 @@ class Index:
         while True:
             manifest = read_manifest(folder)
             try:
-                return cls(folder, manifest, [open_segment(folder, entry) for entry in manifest.segments], model)
+                return cls(folder, manifest, [Segment(folder, entry) for entry in manifest.segments], model)
             except FileNotFoundError as error:
                 # A writer may have published the next state, and removed these files, since the manifest was read.
                 if read_manifest(folder).generation == manifest.generation:
@@ -115,16 +115,16 @@ class Index:
         """The k best documents, best first; fewer if fewer share a term with the query.
 
         Args:
-            query: a mapping of terms or words to weights, (terms, weights), a (V,) vector, a text or a PIL picture.
+            query: a mapping of terms or words to weights, (terms, weights), a (V,) vector, a text or a PIL image.
             k: at least 1.
             drop: 0 finds exactly the best. Above 0, in each segment the terms that have most postings for what they
-                can add are left out, as long as together they can add at most this share of the largest possible
+                can add are left out, as long as together they can add at most this fraction of the largest possible
                 score; the `candidates` best by the other terms then get their whole score.
             candidates: as above.
-            threads: at most so many; None: as many as there are processors. Results do not depend on it.
+            threads: at most; None: as many as there are processors. Results do not depend on it.
 
         Raises:
-            IndexingError: a query or a number that cannot be.
+            IndexingError: an invalid query or number.
         """
         return self.search_batch([query], k, drop=drop, candidates=candidates, threads=threads)[0]
 
@@ -132,41 +132,21 @@ class Index:
         self, queries: Sequence[Query], k: int = 10, *, drop: float = 0.0, candidates: int = CANDIDATES,
         threads: int | None = None,
     ) -> list[list[Hit]]:  # fmt: skip
-        """`search` for several queries at once, on all processors. Texts and pictures are encoded one by one."""
-        packed = pack([bag_of(query, self.model) for query in queries])
-        found = self.find(packed, k, drop=drop, candidates=candidates, threads=threads)
+        """`search` for several queries at once, on all processors. Texts and images are encoded one by one."""
+        rows = pack([bag_of(query, self.model) for query in queries])
+        k = min(_count("k", k), max(len(self), 1))
+        if not 0 <= drop < 1:
+            raise IndexingError(f"drop={drop}: a fraction from 0, which is exact, to below 1")
+        options = k, drop, _count("candidates", candidates)
+        best = self._search(rows, _count("threads", threads or os.cpu_count() or 1), options)
         return [
             [
                 Hit(self.segments[segment].ids[document], score)
-                for segment, document, score in zip(*(column[row].tolist() for column in found))
+                for segment, document, score in zip(*(column[row].tolist() for column in best))
                 if segment >= 0
             ]
             for row in range(len(queries))
         ]
-
-    def find(
-        self, queries: Queries, k: int, *, drop: float = 0.0, candidates: int = CANDIDATES, threads: int | None = None
-    ) -> Found:
-        """As `search_batch`, for rows of terms, and without the documents' ids. For benchmarks and adapters."""
-        k = min(_count("k", k), max(len(self), 1))
-        if not 0 <= drop < 1:
-            raise IndexingError(f"drop={drop}: a share from 0, which is exact, to below 1")
-        candidates = _count("candidates", candidates)
-        threads = _count("threads", threads or os.cpu_count() or 1)
-        rows = max(1, min(threads, len(queries) // _QUERIES_PER_THREAD))
-        groups = [range(len(self.segments))]
-        if threads >= 2 * rows and len(self) * len(queries) > _DOCUMENTS_PER_THREAD * rows:
-            groups = [[number] for number in groups[0]] or groups
-        if rows == len(groups) == 1:
-            return self._find(groups[0], queries, 0, len(queries), k, drop, candidates)
-        bounds = np.linspace(0, len(queries), rows + 1).astype(int).tolist()
-        with ThreadPoolExecutor(min(threads, rows * len(groups))) as pool:
-            parts = [
-                [pool.submit(self._find, group, queries, first, last, k, drop, candidates) for group in groups]
-                for first, last in zip(bounds, bounds[1:])
-            ]
-            found = [functools.reduce(self._merged, (part.result() for part in share)) for share in parts]
-        return Found(*(np.concatenate(column) for column in zip(*found)))
 
     def explain(self, query: Query, id: int | str) -> list[Share]:
         """What each shared term adds to a document's score, most first.
@@ -205,12 +185,7 @@ class Index:
 
     def verify(self) -> list[str]:
         """Read every byte of this state's files; returns what is damaged, nothing if all is well."""
-        damage = []
-        for entry, segment in zip(self.manifest.segments, self.segments):
-            damage += segment.file.damage(entry.file.crc32)
-            if segment.deletions is not None:
-                damage += segment.deletions.damage(entry.deletions.crc32)
-        return damage
+        return [line for segment in self.segments for line in segment.damage()]
 
     def _place(self, id: int | str) -> tuple[int, int]:
         """Segment and document number of an id that is alive."""
@@ -221,49 +196,65 @@ class Index:
                     return number, document
         raise IndexingError(f"no document has the id {id!r}")
 
-    def _find(
-        self, numbers: Sequence[int], queries: Queries, first: int, last: int, k: int, drop: float, candidates: int
-    ) -> Found:
-        """Rows first to last - 1 over some segments, one after another."""
+    def _search(self, queries: SparseRows, threads: int, options: tuple[int, float, int]) -> Best:
+        """Divide the queries, and the segments if that is not enough, among the threads."""
+        rows = max(1, min(threads, len(queries) // _QUERIES_PER_THREAD))
+        groups = [range(len(self.segments))]
+        if threads >= 2 * rows and len(self) * len(queries) > _DOCUMENTS_PER_THREAD * rows:
+            groups = [[number] for number in groups[0]] or groups
+        if rows == len(groups) == 1:
+            return self._search_segments(groups[0], queries, *options)
+        bounds = np.linspace(0, len(queries), rows + 1).astype(int).tolist()
+        with ThreadPoolExecutor(min(threads, rows * len(groups))) as pool:
+            parts = [
+                [pool.submit(self._search_segments, group, part, *options) for group in groups]
+                for part in (queries.between(first, last) for first, last in zip(bounds, bounds[1:]))
+            ]
+            best = [functools.reduce(self._merged, (part.result() for part in of_rows)) for of_rows in parts]
+        return Best(*(np.concatenate(column) for column in zip(*best)))
+
+    def _search_segments(
+        self, numbers: Sequence[int], queries: SparseRows, k: int, drop: float, candidates: int
+    ) -> Best:
+        """Some segments, one after another."""
         from lexlip.index.scoring import BLOCK, search
 
         if not hasattr(_scratch, "sums"):
             _scratch.sums, _scratch.floor = np.zeros(BLOCK, np.int32), np.zeros(1, np.int64)
-        shape = (last - first, k)
-        found = None
-        at_least = np.zeros(last - first)
+        shape = (len(queries), k)
+        best = None
+        at_least = np.zeros(len(queries))
         for number in numbers:
             segment = self.segments[number]
             documents, scores = np.empty(shape, np.int64), np.empty(shape)
             search(
                 segment.data, segment.table, segment.skips, segment.terms, segment.impacts, segment.bits,
-                segment.documents, segment.deleted, queries.terms, queries.weights, queries.offsets[first : last + 1],
+                segment.documents, segment.deleted, queries.terms, queries.weights, queries.offsets,
                 k, at_least, drop, candidates, _scratch.sums, _scratch.floor, documents, scores,
             )  # fmt: skip
-            part = Found(np.where(documents < 0, -1, number), documents, scores)
-            found = part if found is None else self._merged(found, part)
-            at_least = found.scores[:, -1].copy()
-        return found or Found(np.full(shape, -1), np.full(shape, -1), np.zeros(shape))
+            part = Best(np.where(documents < 0, -1, number), documents, scores)
+            best = part if best is None else self._merged(best, part)
+            at_least = best.scores[:, -1].copy()
+        return best or Best(np.full(shape, -1), np.full(shape, -1), np.zeros(shape))
 
-    def _merged(self, one: Found, other: Found) -> Found:
+    def _merged(self, one: Best, other: Best) -> Best:
         """The best of both, row by row."""
-        merged = Found(*(np.concatenate(pair, axis=1) for pair in zip(one, other)))
+        merged = Best(*(np.concatenate(pair, axis=1) for pair in zip(one, other)))
         k = one.scores.shape[1]
         for row in range(len(merged.scores)):
             order = np.argsort(-merged.scores[row], kind="stable")
             scores = merged.scores[row, order]
-            if ((scores[1:] == scores[:-1]) & (scores[1:] > 0)).any():  # 0: a place that is not filled
-                order = np.array(sorted(order.tolist(), key=lambda place: self._rank(merged, row, place)))
+            if ((scores[1:] == scores[:-1]) & (scores[1:] > 0)).any():  # 0: no document
+                order = np.array(sorted(order.tolist(), key=lambda number: self._rank(merged, row, number)))
             for column in merged:
                 column[row] = column[row, order]
-        return Found(*(column[:, :k] for column in merged))
+        return Best(*(column[:, :k] for column in merged))
 
-    def _rank(self, found: Found, row: int, place: int) -> tuple:
-        segment = found.segments[row, place]
+    def _rank(self, best: Best, row: int, number: int) -> tuple:
+        segment = best.segments[row, number]
         if segment < 0:
             return (0.0,)  # scores are above 0: after all of them, and equal to each other
-        id = self.segments[segment].ids[int(found.documents[row, place])]
-        return (-found.scores[row, place], id.encode() if isinstance(id, str) else id)
+        return -best.scores[row, number], self.segments[segment].ids[int(best.documents[row, number])]
 
 
 def _count(name: str, value: int) -> int:
@@ -274,7 +265,7 @@ def _count(name: str, value: int) -> int:
 
 
 def damage_of(path: str | Path) -> list[str]:
-    """As `Index.verify`, also for an index that is too damaged to be opened: each segment is looked at by itself.
+    """As `Index.verify`, also for an index that is too damaged to be opened: each segment is read by itself.
 
     Raises:
         IndexingError: no index there.
@@ -287,11 +278,9 @@ def damage_of(path: str | Path) -> list[str]:
     damage = []
     for entry in manifest.segments:
         try:
-            segment = open_segment(folder, entry)
+            damage += Segment(folder, entry).damage()
         except DamagedIndex as error:
             damage.append(str(error))
         except FileNotFoundError as error:
             damage.append(f"{error.filename} is missing, but {folder / MANIFEST} names it")
-        else:
-            damage += Index(folder, replace(manifest, segments=(entry,)), [segment]).verify()
     return damage

@@ -33,7 +33,7 @@ _AT, _DOCUMENT, _CODE, _WORD, _BASE, _LOWS = range(6)
 @compiled
 def search(
     data, table, skips, terms, impacts, bits, documents, deleted,
-    query_terms, query_weights, query_offsets, k, at_least, drop, candidates, sums, floor, found, scores,
+    query_terms, query_weights, query_offsets, k, at_least, drop, candidates, sums, floor, results, scores,
 ):  # fmt: skip
     """The k best documents of some queries in one segment.
 
@@ -46,17 +46,17 @@ def search(
         deleted: uint8 bitmap, lowest bit first; empty where nothing is deleted.
         query_terms, query_weights, query_offsets: Q queries in rows, each row's terms ascending, weights above 0.
         at_least: (Q,) float64, a score below which a document is of no use.
-        drop: share of a query's largest possible score that the terms left out may hold; 0 is exact.
+        drop: fraction of a query's largest possible score that the terms left out may hold; 0 is exact.
         candidates: documents that get the terms left out added, where `drop` is above 0.
         sums, floor: (BLOCK,) int32 and (1,) int64, kept from call to call; zeros at first.
-        found, scores: (Q, k) int64 and float64; filled, best first, equal scores by document, then -1 and 0.
+        results, scores: (Q, k) int64 and float64; filled, best first, equal scores by document, then -1 and 0.
     """
     for query in range(len(query_offsets) - 1):
         rows, weights = _lists(
             terms, query_terms[query_offsets[query] : query_offsets[query + 1]],
             query_weights[query_offsets[query] : query_offsets[query + 1]],
         )  # fmt: skip
-        found[query], scores[query] = -1, 0.0
+        results[query], scores[query] = -1, 0.0
         if len(rows) == 0:
             continue
         lists = table[rows]
@@ -65,7 +65,7 @@ def search(
             _drop(lists, impacts, weights, drop, used)
         _search(
             data, lists, skips, impacts, bits, documents, deleted, weights, used,
-            k, at_least[query], candidates if drop > 0 else 0, sums, floor, found[query], scores[query],
+            k, at_least[query], candidates if drop > 0 else 0, sums, floor, results[query], scores[query],
         )  # fmt: skip
 
 
@@ -84,10 +84,10 @@ def _lists(terms, query_terms, query_weights):
 
 
 @compiled
-def _drop(lists, impacts, weights, share, used):
-    """Leave out the terms that cost most for what they can add, while together they can add at most `share`."""
+def _drop(lists, impacts, weights, ratio, used):
+    """Leave out the terms that cost most for what they can add, while together they can add `ratio` of it at most."""
     bounds = weights * impacts[lists[:, TOP]]
-    left = share * bounds.sum()
+    left = ratio * bounds.sum()
     for j in np.argsort(bounds / lists[:, COUNT]):
         if bounds[j] <= left:
             left -= bounds[j]
@@ -99,13 +99,13 @@ def _drop(lists, impacts, weights, share, used):
 @compiled
 def _search(
     data, lists, skips, impacts, bits, documents, deleted, weights, used,
-    k, at_least, candidates, sums, floor, found, scores,
+    k, at_least, candidates, sums, floor, results, scores,
 ):  # fmt: skip
     """One query."""
     total = (weights * impacts[lists[:, TOP]]).sum()
     scale = LIMIT / total
     slack = len(lists) + 2
-    wanted = min(max(k, candidates), documents)
+    most = min(max(k, candidates), documents)
     # The least sum of a document that reaches `at_least`; a document that has lost terms has no such bound.
     lowest = 1 if candidates else max(1, np.int64(at_least * scale) - 2)
 
@@ -113,9 +113,9 @@ def _search(
     cursors = np.empty((blocks + 1, len(lists), 6), np.int64)  # where each list stands at each block's begin
     for j in range(len(lists)):
         _open(data, lists, j, bits, used[j], cursors)
-    best = np.empty(wanted, np.int64), np.empty(wanted, np.int64)  # highest sums so far and their documents, as a heap
+    best = np.empty(most, np.int64), np.empty(most, np.int64)  # highest sums so far and their documents, as a heap
     size = 0
-    kept = np.empty((max(1024, 4 * wanted), 2), np.int64)  # document and sum
+    kept = np.empty((max(1024, 4 * most), 2), np.int64)  # document and sum
     keeping = 0
     over = np.empty(BLOCK, np.int64)  # documents of the block that passed the threshold
     threshold = lowest
@@ -143,7 +143,7 @@ def _search(
             kept[keeping, 0], kept[keeping, 1] = document, value
             keeping += 1
             size = _offer(best[0], best[1], size, value, document)
-            if size == wanted:
+            if size == most:
                 threshold = max(lowest, best[0][0] - slack)
     keeping = _forget(kept, keeping, threshold)
 
@@ -162,7 +162,7 @@ def _search(
                 score += weights[j] * impacts[code]
         size = _offer(top[0], top[1], size, score, document)
     for left in range(size, 0, -1):
-        scores[left - 1], found[left - 1] = top[0][0], top[1][0]
+        scores[left - 1], results[left - 1] = top[0][0], top[1][0]
         _replace_worst(top[0], top[1], left - 1, top[0][left - 1], top[1][left - 1])
 
 
@@ -254,29 +254,29 @@ def _offer(values, documents, size, value, document):
         if size and _worse(values[0], documents[0], value, document):
             _replace_worst(values, documents, size, value, document)
         return size
-    place = size
-    while place:
-        above = (place - 1) >> 1
+    position = size
+    while position:
+        above = (position - 1) >> 1
         if not _worse(value, document, values[above], documents[above]):
             break
-        values[place], documents[place] = values[above], documents[above]
-        place = above
-    values[place], documents[place] = value, document
+        values[position], documents[position] = values[above], documents[above]
+        position = above
+    values[position], documents[position] = value, document
     return size + 1
 
 
 @compiled
 def _replace_worst(values, documents, size, value, document):
     """Take the worst out of a heap of `size` documents and put another in."""
-    place = 0
+    position = 0
     while True:
-        child = 2 * place + 1
+        child = 2 * position + 1
         if child >= size:
             break
         if child + 1 < size and _worse(values[child + 1], documents[child + 1], values[child], documents[child]):
             child += 1
         if not _worse(values[child], documents[child], value, document):
             break
-        values[place], documents[place] = values[child], documents[child]
-        place = child
-    values[place], documents[place] = value, document
+        values[position], documents[position] = values[child], documents[child]
+        position = child
+    values[position], documents[position] = value, document

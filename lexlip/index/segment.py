@@ -4,7 +4,7 @@ Sections of the container (`lexlip.index.container`; docs/INDEX.md has them in f
 
     postings          the lists, one after another, and 8 zeros (`lexlip.index.codec`)
     lists             zlib: per list the gap to the term before, count, bytes, low bits and top impact code
-    skips             per 256 postings of a list after its first 256: document and place of its one, uint32
+    skips             per 256 postings of a list after its first 256: document and position of its one, uint32
     impacts           the weight that each impact code stands for, float16
     occurrences       how often each impact code was given, uint64
     ids, id_groups    `lexlip.index.id_column`
@@ -23,10 +23,10 @@ import numpy as np
 
 from lexlip.errors import DamagedIndex
 from lexlip.index import id_column, impacts
-from lexlip.index.container import Reader, Writer
-from lexlip.index.id_column import Ids
+from lexlip.index.container import FileEntry, Reader, Writer
 from lexlip.index.impacts import Codebook
 from lexlip.index.layout import BEGIN, COLUMNS, COUNT, END, LOW, MAX_LOW_BITS, PADDING, SKIP_EVERY, SKIPS, TOP
+from lexlip.sparse import Ids
 
 MAX_DOCUMENTS = 1 << MAX_LOW_BITS
 KIND, DELETIONS_KIND = "segment", "deletions"
@@ -34,38 +34,42 @@ _LIST_COLUMNS = (("<u4", "gap"), ("<u4", "count"), ("<u4", "bytes"), ("u1", "low
 
 
 @dataclass(frozen=True)
-class FileEntry:
-    """A file as the manifest knows it."""
+class SegmentEntry:
+    """A segment as the manifest knows it.
 
-    name: str
-    bytes: int
-    crc32: int
+    Attributes:
+        file: its postings and ids.
+        documents: how many it holds, deleted ones included.
+        deleted: how many are deleted.
+        deletions: which ones; None if there are none.
+    """
+
+    file: FileEntry
+    documents: int
+    deleted: int = 0
+    deletions: FileEntry | None = None
 
 
 class Segment:
     """A segment's file, mapped into memory.
 
     Args:
-        path: the file.
-        size: its bytes, if known.
-        deletions: the file of its deletions, if there are any.
-        deletions_size: its bytes.
+        folder: of the index.
+        entry: names the files.
 
     Attributes:
         documents: how many, deleted ones included.
         postings: how many.
         data, table, skips, terms, impacts, bits, deleted: as `lexlip.index.scoring.search` takes them.
         ids: document number to id and back.
-        term_limit: no term is as high.
 
     Raises:
         DamagedIndex: bytes that are not what was written.
+        FileNotFoundError: no such file.
     """
 
-    def __init__(
-        self, path: Path, size: int | None = None, deletions: Path | None = None, deletions_size: int | None = None
-    ):
-        self.file = Reader(path, KIND, size)
+    def __init__(self, folder: Path, entry: SegmentEntry):
+        self.file = Reader(folder, entry.file, KIND)
         facts = self.file.footer
         self.documents: int = facts["documents"]
         self.postings: int = facts["postings"]
@@ -74,19 +78,17 @@ class Segment:
         self.terms, self.table = self._lists(facts["lists"])
         self.skips = self.file.section("skips", "<u4").reshape(-1, 2)
         self.impacts = self.file.section("impacts", "<f2").astype(np.float64)
-        self.ids = id_column.read(self.file, self.documents)
-        self.deletions: Reader | None = None
+        self.ids = id_column.read(self.file)
+        self._deletions: Reader | None = None
         self.deleted = np.empty(0, np.uint8)
-        if deletions is not None:
-            self.deletions = Reader(deletions, DELETIONS_KIND, deletions_size)
-            self.deleted = self.deletions.section("deleted")
+        if entry.deletions is not None:
+            self._deletions = Reader(folder, entry.deletions, DELETIONS_KIND)
+            self.deleted = self._deletions.section("deleted")
             if len(self.deleted) != (self.documents + 7) // 8:
-                raise DamagedIndex(f"{deletions} does not belong to {path}: it is for another number of documents")
+                raise DamagedIndex(
+                    f"{self._deletions.path} does not belong to {self.file.path}: it is for another number of documents"
+                )
         self._check()
-
-    @property
-    def term_limit(self) -> int:
-        return int(self.terms[-1]) + 1 if len(self.terms) else 0
 
     def alive(self) -> np.ndarray:
         """(documents,) bool."""
@@ -97,6 +99,10 @@ class Segment:
     def is_alive(self, document: int) -> bool:
         """Whether a document is not deleted."""
         return not len(self.deleted) or not self.deleted[document >> 3] >> (document & 7) & 1
+
+    def damage(self) -> list[str]:
+        """Read its files; returns what is damaged, nothing if all is well."""
+        return self.file.damage() + (self._deletions.damage() if self._deletions else [])
 
     def all_ids(self) -> Ids:
         """Ids of all documents, ascending, after their checksums.
@@ -114,12 +120,11 @@ class Segment:
 
     def histogram(self) -> np.ndarray:
         """(2^16,) of its weights as they are stored, deleted documents included."""
-        counts = np.zeros(1 << 16, np.int64)
-        np.add.at(counts, self.impacts.astype(np.float16).view(np.uint16), self.file.section("occurrences", "<u8"))
-        return counts
+        weights = self.impacts.astype(np.float16).view(np.uint16)
+        return np.bincount(weights, self.file.section("occurrences", "<u8"), 1 << 16).astype(np.int64)
 
     def code(self, term: int, document: int) -> int | None:
-        """A document's impact code for a term, None if it has not the term."""
+        """A document's impact code for a term; None if it does not hold the term."""
         from lexlip.index.codec import find
 
         row = int(np.searchsorted(self.terms, term))
@@ -129,14 +134,11 @@ class Segment:
         return code if code >= 0 else None
 
     def _lists(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        try:
-            columns = zlib.decompress(self.file.section("lists"))
-        except zlib.error as error:
-            raise DamagedIndex(f"{self.file.path}: section lists is damaged") from error
-        values, place = {}, 0
+        columns = zlib.decompress(self.file.section("lists"))
+        values, begin = {}, 0
         for dtype, name in _LIST_COLUMNS:
-            values[name] = np.frombuffer(columns, dtype, number, place).astype(np.int64)
-            place += values[name].nbytes // 8 * np.dtype(dtype).itemsize
+            values[name] = np.frombuffer(columns, dtype, number, begin).astype(np.int64)
+            begin += number * np.dtype(dtype).itemsize
         table = np.zeros((number, COLUMNS), np.int64)
         table[:, END] = values["bytes"].cumsum()
         table[:, BEGIN] = table[:, END] - values["bytes"]
@@ -146,7 +148,7 @@ class Segment:
         return (values["gap"].cumsum() - 1).astype(np.uint32), table
 
     def _check(self) -> None:
-        """Refuse a table that decoding could leave the postings or the impacts by."""
+        """Refuse a table by which decoding could read outside the postings or the impacts."""
         count, low = self.table[:, COUNT], self.table[:, LOW]
         fields = (count * (low + self.bits) + 7) // 8
         good = (
@@ -171,12 +173,12 @@ def write_segment(path: Path, ids: Ids, sources: list, codebook: Codebook, histo
     Args:
         path: a new file.
         ids: of its documents, ascending.
-        sources: of its postings (`lexlip.index.runs.Source`).
+        sources: of its postings, as `lexlip.index.runs.groups` takes them.
         codebook: for its weights.
         histogram: (2^16,) of the weights that came in.
 
     Raises:
-        lexlip.index.runs.TwiceError: a document holds a term twice.
+        IndexingError: a document holds a term twice.
     """
     from lexlip.index.codec import encode, room
     from lexlip.index.runs import groups
@@ -184,13 +186,13 @@ def write_segment(path: Path, ids: Ids, sources: list, codebook: Codebook, histo
     out = Writer(path, KIND)
     out.begin("postings")
     tables, skips, terms = [], [], []
-    for group in groups(sources):
-        space = np.zeros(room(len(group.keys), len(group.terms), codebook.bits), np.uint8)
-        table = np.zeros((len(group.terms), COLUMNS), np.int64)
-        group_skips = np.zeros((len(group.keys) // SKIP_EVERY, 2), np.uint32)
-        length, skipped = encode(group.keys, group.offsets, codebook.code_of, codebook.bits, space, table, group_skips)
+    for group_terms, offsets, keys in groups(sources, ids):
+        space = np.zeros(room(len(keys), len(group_terms), codebook.bits), np.uint8)
+        table = np.zeros((len(group_terms), COLUMNS), np.int64)
+        group_skips = np.zeros((len(keys) // SKIP_EVERY, 2), np.uint32)
+        length, skipped = encode(keys, offsets, codebook.code_of, codebook.bits, space, table, group_skips)
         out.write(space[:length])
-        terms.append(group.terms)
+        terms.append(group_terms)
         tables.append(table)
         skips.append(group_skips[:skipped])
     out.write(bytes(PADDING))
@@ -200,26 +202,20 @@ def write_segment(path: Path, ids: Ids, sources: list, codebook: Codebook, histo
         "gap": np.diff(terms, prepend=-1), "count": table[:, COUNT], "bytes": table[:, END] - table[:, BEGIN],
         "low": table[:, LOW], "top": table[:, TOP],
     }  # fmt: skip
-    out.begin("lists")
-    out.write(zlib.compress(b"".join(values[name].astype(dtype).tobytes() for dtype, name in _LIST_COLUMNS), 9))
-    out.begin("skips")
-    out.write(np.concatenate([np.zeros((0, 2), np.uint32), *skips]).astype("<u4"))
-    out.begin("impacts")
-    out.write(codebook.values.astype("<f2"))
-    out.begin("occurrences")
-    out.write(np.bincount(codebook.code_of, histogram, 1 << codebook.bits).astype("<u8"))
+    columns = b"".join(values[name].astype(dtype).tobytes() for dtype, name in _LIST_COLUMNS)
+    out.begin("lists", zlib.compress(columns, 9))
+    out.begin("skips", np.concatenate([np.zeros((0, 2), np.uint32), *skips]).astype("<u4"))
+    out.begin("impacts", codebook.values.astype("<f2"))
+    out.begin("occurrences", np.bincount(codebook.code_of, histogram, 1 << codebook.bits).astype("<u8"))
     facts = id_column.write(ids, out)
-    out.close(
+    return out.close(
         documents=len(ids), postings=int(table[:, COUNT].sum()), lists=len(table), ids=facts,
         impact_bits=codebook.bits, impact_error=codebook.fitted_error,
     )  # fmt: skip
-    return FileEntry(path.name, out.bytes, out.crc32)
 
 
 def write_deletions(path: Path, alive: np.ndarray) -> FileEntry:
     """Write which documents of a segment are deleted."""
     out = Writer(path, DELETIONS_KIND)
-    out.begin("deleted")
-    out.write(np.packbits(~alive, bitorder="little"))
-    out.close(documents=len(alive))
-    return FileEntry(path.name, out.bytes, out.crc32)
+    out.begin("deleted", np.packbits(~alive, bitorder="little"))
+    return out.close(documents=len(alive))

@@ -21,7 +21,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lexlip.errors import DamagedIndex, IndexBusy, IndexingError
-from lexlip.index.segment import FileEntry
+from lexlip.index.container import FileEntry
+from lexlip.index.segment import SegmentEntry
+from lexlip_data.sources.files import sync_folder
 
 MANIFEST = "manifest"
 LOCK = "write.lock"
@@ -31,7 +33,7 @@ _FIRST_LINE = re.compile(rb"lexlip-index 1 crc32=([0-9a-f]{8})\n")
 
 
 @dataclass(frozen=True)
-class Settings:
+class IndexSettings:
     """What an index is built with, for all its segments.
 
     Attributes:
@@ -48,23 +50,6 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class SegmentEntry:
-    """A segment of an index.
-
-    Attributes:
-        file: its postings and ids.
-        documents: how many it holds, deleted ones included.
-        deleted: how many are deleted.
-        deletions: which ones; None if there are none.
-    """
-
-    file: FileEntry
-    documents: int
-    deleted: int = 0
-    deletions: FileEntry | None = None
-
-
-@dataclass(frozen=True)
 class Manifest:
     """A state of an index.
 
@@ -75,7 +60,7 @@ class Manifest:
     """
 
     generation: int
-    settings: Settings
+    settings: IndexSettings
     segments: tuple[SegmentEntry, ...] = field(default=())
 
     def files(self) -> list[FileEntry]:
@@ -106,7 +91,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
         for entry in value["segments"]
     )  # fmt: skip
-    return Manifest(value["generation"], Settings(**value["settings"]), segments)
+    return Manifest(value["generation"], IndexSettings(**value["settings"]), segments)
 
 
 class Transaction:
@@ -114,19 +99,27 @@ class Transaction:
 
     Attributes:
         folder: of the index.
-        manifest: the current state, None where there is no index yet.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest | None):
-        self.folder, self.manifest = folder, manifest
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def has_index(self) -> bool:
+        """Whether there is a state yet."""
+        return (self.folder / MANIFEST).exists()
+
+    @property
+    def manifest(self) -> Manifest:
+        """The current state, as the disk has it."""
+        return read_manifest(self.folder)
 
     def new_path(self, suffix: str) -> Path:
         """A name that no state has used."""
         return self.folder / f"{secrets.token_hex(6)}{suffix}"
 
-    def publish(self, settings: Settings, segments: list[SegmentEntry]) -> Manifest:
+    def publish(self, settings: IndexSettings, segments: list[SegmentEntry]) -> Manifest:
         """Make these segments the current state. The files they name must be on the disk."""
-        generation = self.manifest.generation + 1 if self.manifest else 1
+        generation = self.manifest.generation + 1 if self.has_index() else 1
         manifest = Manifest(generation, settings, tuple(segments))
         content = (json.dumps(asdict(manifest), indent=1) + "\n").encode()
         draft = self.new_path(".tmp")
@@ -134,11 +127,19 @@ class Transaction:
             file.write(b"lexlip-index 1 crc32=%08x\n" % zlib.crc32(content) + content)
             file.flush()
             os.fsync(file.fileno())
-        _sync_folder(self.folder)  # the names of the new files, before anything names them
+        sync_folder(self.folder)  # the names of the new files, before anything names them
         draft.replace(self.folder / MANIFEST)
-        _sync_folder(self.folder)
-        self.manifest = manifest
+        sync_folder(self.folder)
         return manifest
+
+    def remove_unused(self) -> None:
+        """Remove what the current state does not name, of this writer and of killed ones."""
+        # As the disk has it: an interruption may come after the rename and before `publish` returns.
+        used = {file.name for file in self.manifest.files()} if self.has_index() else set()
+        for path in self.folder.iterdir():
+            if _WRITERS_OWN.fullmatch(path.name) and path.name not in used:
+                with suppress(OSError):  # a system that keeps mapped files from being removed: the next writer will
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextmanager
@@ -153,48 +154,22 @@ def transaction(folder: Path, create: bool = False) -> Iterator[Transaction]:
         IndexBusy: another process writes to it.
         IndexingError: there is no index and `create` is False, or the folder holds other things.
     """
-    if create:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / MANIFEST).exists():
-            others = [path.name for path in folder.iterdir() if path.name != LOCK and not _is_writers(path)]
-            if others:
-                raise IndexingError(f"{folder} is no index and holds {min(others)}: name a new or an empty folder")
-    else:
+    work = Transaction(folder)
+    if work.has_index() or not create:
         read_manifest(folder)
-    lock = FileLock(folder / LOCK)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = [path.name for path in folder.iterdir()]
+        others = [name for name in names if name != LOCK and not _WRITERS_OWN.fullmatch(name)]
+        if others:
+            raise IndexingError(f"{folder} is no index and holds {min(others)}: name a new or an empty folder")
     try:
-        lock.acquire(timeout=0)
+        lock = FileLock(folder / LOCK).acquire(timeout=0)
     except Timeout as error:
         raise IndexBusy(f"{folder}: another process is writing to this index; try again later") from error
-    try:
-        manifest = read_manifest(folder) if (folder / MANIFEST).exists() else None
-        work = Transaction(folder, manifest)
+    with lock:
         try:
             yield work
         finally:
-            # By what the disk says: an interruption may come after the rename and before `publish` returns.
             with suppress(IndexingError, OSError):
-                _remove_unused(folder, read_manifest(folder) if (folder / MANIFEST).exists() else None)
-    finally:
-        lock.release()
-
-
-def _remove_unused(folder: Path, manifest: Manifest | None) -> None:
-    used = {file.name for file in manifest.files()} if manifest else set()
-    for path in folder.iterdir():
-        if _is_writers(path) and path.name not in used:
-            with suppress(OSError):  # a system that keeps mapped files from being removed: the next writer will
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _is_writers(path: Path) -> bool:
-    return _WRITERS_OWN.fullmatch(path.name) is not None
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+                work.remove_unused()

@@ -16,10 +16,9 @@ import numpy as np
 
 from lexlip.errors import DamagedIndex, IndexingError
 from lexlip.index import id_column, impacts
-from lexlip.index.id_column import Ids
-from lexlip.index.segment import MAX_DOCUMENTS, Segment, write_deletions, write_segment
-from lexlip.index.store import SegmentEntry, Settings, Transaction, transaction
-from lexlip.index.vectors import SparseRows
+from lexlip.index.segment import MAX_DOCUMENTS, Segment, SegmentEntry, write_deletions, write_segment
+from lexlip.index.store import IndexSettings, Transaction, transaction
+from lexlip.sparse import Ids, SparseRows, as_ids, kind_of, take_ids
 
 if TYPE_CHECKING:
     from lexlip.index.runs import RunWriter
@@ -64,7 +63,7 @@ def build(
         batches: rows, read once.
         impact_bits: of a stored weight, 1 to 12.
         impact_scale: "fitted" or "linear"; see `lexlip.index.impacts`.
-        segment_documents: a segment holds at most so many; memory while building grows with it.
+        segment_documents: documents of a segment at most; memory while building grows with it.
         overwrite: take the place of an index that is in the folder; its readers keep the old state until they open
             the index again.
 
@@ -75,9 +74,9 @@ def build(
     if not 1 <= segment_documents <= MAX_DOCUMENTS:
         raise IndexingError(f"segment_documents={segment_documents}: it must be 1 to {MAX_DOCUMENTS:,}")
     with transaction(Path(folder), create=True) as work:
-        if work.manifest and not overwrite:
+        if work.has_index() and not overwrite:
             raise IndexingError(f"{folder} already holds an index: add to it, overwrite it, or name another folder")
-        settings = Settings("", impact_bits, impact_scale, segment_documents)
+        settings = IndexSettings("", impact_bits, impact_scale, segment_documents)
         settings, entries = _write_rows(work, batches, settings, codebook=None)
         return _publish(work, settings, entries, added=_documents(entries))
 
@@ -90,43 +89,29 @@ def add(folder: str | Path, batches: Iterable[SparseRows]) -> Change:
         DamagedIndex: the ids of a segment are damaged.
     """
     with transaction(Path(folder)) as work:
-        settings, old = work.manifest.settings, list(work.manifest.segments)
-        kept = _largest_codebook(work)
-        settings, new = _write_rows(work, batches, settings, kept)
-        if not new:
-            return _publish(work, settings, old)
-        # Ids in ascending order of each new segment, looked up in each old one.
-        replaced = 0
+        manifest = work.manifest
+        segments = [Segment(work.folder, entry) for entry in manifest.segments]
+        largest = max(segments, key=lambda segment: segment.postings, default=None)
+        settings, new = _write_rows(work, batches, manifest.settings, largest.codebook() if largest else None)
+        old, replaced = list(manifest.segments), 0
         for entry in new:
-            added_ids = _open(work, entry).all_ids()
-            for number, target in enumerate(old):
-                segment = _open(work, target)
-                places = id_column.locate(added_ids, segment.all_ids())
-                old[number], count = _delete_in(work, target, segment, places[places >= 0])
-                replaced += count
-        old = [entry for entry in old if entry.deleted < entry.documents]
+            old, count = _without(work, old, Segment(work.folder, entry).all_ids())
+            replaced += count
         return _publish(work, settings, old + new, added=_documents(new), replaced=replaced)
 
 
 def delete(folder: str | Path, ids: Sequence[int] | Sequence[str] | Ids) -> Change:
-    """Delete documents by their ids; ids that the index has not are passed over.
+    """Delete documents by their ids; ids that the index does not hold are passed over.
 
     Raises:
         IndexingError: no index, or ids of another kind than the index has.
         DamagedIndex: the ids of a segment are damaged.
     """
     with transaction(Path(folder)) as work:
-        settings, entries = work.manifest.settings, list(work.manifest.segments)
-        ids = id_column.normalise(ids)
-        if len(ids) and settings.ids and id_column.kind_of(ids) != settings.ids:
-            raise IndexingError(f"the ids of this index are {settings.ids}, not {id_column.kind_of(ids)}")
-        deleted = 0
-        for number, entry in enumerate(entries):
-            segment = _open(work, entry)
-            places = id_column.locate(ids, segment.all_ids()) if len(ids) else np.empty(0, np.int64)
-            entries[number], count = _delete_in(work, entry, segment, places[places >= 0])
-            deleted += count
-        entries = [entry for entry in entries if entry.deleted < entry.documents]
+        settings, ids = work.manifest.settings, as_ids(ids)
+        if len(ids) and settings.ids and kind_of(ids) != settings.ids:
+            raise IndexingError(f"the ids of this index are {settings.ids}, not {kind_of(ids)}")
+        entries, deleted = _without(work, work.manifest.segments, ids)
         return _publish(work, settings, entries, deleted=deleted)
 
 
@@ -141,169 +126,110 @@ def merge(folder: str | Path) -> Change:
         DamagedIndex: a segment that is not what was written.
     """
     with transaction(Path(folder)) as work:
-        settings, old = work.manifest.settings, list(work.manifest.segments)
-        entries = []
-        for share in _shares(old, settings.segment_documents):
-            if len(share) == 1 and not share[0].deleted:
-                entries.append(share[0])
+        settings = work.manifest.settings
+        groups: list[list[SegmentEntry]] = []  # segments that become one, oldest first
+        for entry in work.manifest.segments:
+            if groups and _documents([*groups[-1], entry]) <= settings.segment_documents:
+                groups[-1].append(entry)
             else:
-                entries.append(_merge(work, settings, share))
+                groups.append([entry])
+        entries = [
+            group[0] if len(group) == 1 and not group[0].deleted else _merge(work, settings, group) for group in groups
+        ]
         return _publish(work, settings, entries)
 
 
-def _shares(entries: list[SegmentEntry], limit: int) -> list[list[SegmentEntry]]:
-    """Segments that go together, oldest first, at most `limit` live documents each."""
-    shares: list[list[SegmentEntry]] = []
-    for entry in entries:
-        if shares and _documents([*shares[-1], entry]) <= limit:
-            shares[-1].append(entry)
-        else:
-            shares.append([entry])
-    return shares
+def _merge(work: Transaction, settings: IndexSettings, group: list[SegmentEntry]) -> SegmentEntry:
+    from lexlip.index.runs import DecodedSegment
 
-
-def _merge(work: Transaction, settings: Settings, share: list[SegmentEntry]) -> SegmentEntry:
-    from lexlip.index.decoded import DecodedSegment
-
-    segments = [_open(work, entry) for entry in share]
-    for segment, entry in zip(segments, share):
-        damage = segment.file.damage(entry.file.crc32)
+    segments = [Segment(work.folder, entry) for entry in group]
+    for segment in segments:
+        damage = segment.damage()
         if damage:
             raise DamagedIndex(damage[0])
-    alive = [segment.alive() for segment in segments]
-    ids = [id_column.take(segment.ids.all(), np.flatnonzero(mask)) for segment, mask in zip(segments, alive)]
-    together = id_column.concatenate(ids)
-    order = id_column.order(together)
-    documents = np.empty(len(order), np.int64)
-    documents[order] = np.arange(len(order))
-    histogram = sum(segment.histogram() for segment in segments)
-    sources, begin = [], 0
-    for segment, mask in zip(segments, alive):
-        numbers = np.full(segment.documents, -1)
-        numbers[mask] = documents[begin : begin + mask.sum()]
-        begin += mask.sum()
-        sources.append(DecodedSegment(segment, numbers))
+    alive = [np.flatnonzero(segment.alive()) for segment in segments]
+    ids, documents = id_column.ascending([take_ids(segment.ids.all(), rows) for segment, rows in zip(segments, alive)])
+    sources = []
+    for segment, rows, numbers in zip(segments, alive, np.split(documents, np.cumsum([len(rows) for rows in alive]))):
+        becomes = np.full(segment.documents, -1)
+        becomes[rows] = numbers
+        sources.append(DecodedSegment(segment, becomes))
+    histogram = np.sum([segment.histogram() for segment in segments], axis=0)
     largest = max(segments, key=lambda segment: segment.postings)
     codebook = impacts.choose(histogram, settings.impact_bits, settings.impact_scale, largest.codebook())
-    file = write_segment(work.new_path(".seg"), id_column.take(together, order), sources, codebook, histogram)
-    return SegmentEntry(file, len(order))
+    return SegmentEntry(write_segment(work.new_path(".seg"), ids, sources, codebook, histogram), len(ids))
 
 
 def _write_rows(
-    work: Transaction, batches: Iterable[SparseRows], settings: Settings, codebook: impacts.Codebook | None
-) -> tuple[Settings, list[SegmentEntry]]:
+    work: Transaction, batches: Iterable[SparseRows], settings: IndexSettings, codebook: impacts.Codebook | None
+) -> tuple[IndexSettings, list[SegmentEntry]]:
     """Segments of all rows, and the settings with the kind of their ids."""
     from lexlip.index.runs import RunWriter
 
     entries: list[SegmentEntry] = []
-    held: list[Ids] = []
     runs: RunWriter | None = None
     for batch in batches:
         if not len(batch):
             continue
-        kind = id_column.kind_of(batch.ids)
+        kind = kind_of(batch.ids)
         if settings.ids and kind != settings.ids:
             raise IndexingError(f"{batch.source}: ids are {kind}, those before were {settings.ids}")
         settings = replace(settings, ids=kind)
-        for part in _cut(batch, runs.rows if runs else 0, settings.segment_documents):
-            if runs is None:
-                folder = work.new_path(".runs")
-                folder.mkdir()
-                runs = RunWriter(folder)
-            runs.add(part)
-            held.append(part.ids)
+        begin = 0
+        while begin < len(batch):
+            runs = runs or RunWriter(work.new_path(".runs"))
+            end = min(len(batch), begin + settings.segment_documents - runs.rows)
+            runs.add(batch.between(begin, end))
+            begin = end
             if runs.rows == settings.segment_documents:
-                entries.append(_finish(work, settings, runs, held, codebook))
-                runs, held = None, []
+                entries.append(_finish(work, settings, runs, codebook))
+                runs = None
     if runs is not None:
-        entries.append(_finish(work, settings, runs, held, codebook))
-    _refuse_repeated(work, entries)
+        entries.append(_finish(work, settings, runs, codebook))
+    for number, entry in enumerate(entries):
+        ids = Segment(work.folder, entry).ids.all()
+        for earlier in entries[:number]:
+            _refuse_twice(ids, id_column.locate(ids, Segment(work.folder, earlier).ids.all()) >= 0)
     return settings, entries
 
 
-def _cut(batch: SparseRows, rows: int, limit: int) -> Iterable[SparseRows]:
-    """A batch in parts, so that after `rows` rows each segment gets exactly `limit`."""
-    begin = 0
-    while begin < len(batch):
-        end = min(len(batch), begin + limit - rows % limit)
-        first, last = batch.offsets[begin], batch.offsets[end]
-        yield SparseRows(
-            batch.ids[begin:end], batch.offsets[begin : end + 1] - first,
-            batch.terms[first:last], batch.weights[first:last], batch.source,
-        )  # fmt: skip
-        rows += end - begin
-        begin = end
-
-
-def _finish(
-    work: Transaction, settings: Settings, runs: RunWriter, held: list[Ids], kept: impacts.Codebook | None
-) -> SegmentEntry:
-    from lexlip.index.runs import TwiceError
-
-    ids = id_column.concatenate(held)
-    order = id_column.order(ids)
-    ids = id_column.take(ids, order)
-    repeated = id_column.repeated(ids)
-    if len(repeated):
-        raise IndexingError(f"id {ids[int(repeated[0])]} comes twice: every document needs an id of its own")
-    documents = np.empty(len(order), np.int64)
-    documents[order] = np.arange(len(order))
+def _finish(work: Transaction, settings: IndexSettings, runs: RunWriter, kept: impacts.Codebook | None) -> SegmentEntry:
+    ids, documents = id_column.ascending(runs.ids)
+    _refuse_twice(ids, id_column.repeated(ids))
     codebook = impacts.choose(runs.histogram, settings.impact_bits, settings.impact_scale, kept)
-    try:
-        file = write_segment(work.new_path(".seg"), ids, runs.finish(documents), codebook, runs.histogram)
-    except TwiceError as error:
-        raise IndexingError(f"id {ids[error.document]} holds term {error.term} twice: add its weights up") from error
+    file = write_segment(work.new_path(".seg"), ids, runs.finish(documents), codebook, runs.histogram)
     log.info("%s: %s documents, %s bytes", file.name, f"{len(ids):,}", f"{file.bytes:,}")
     runs.remove()
     return SegmentEntry(file, len(ids))
 
 
-def _refuse_repeated(work: Transaction, entries: list[SegmentEntry]) -> None:
-    """An id may be in one of several new segments only; within one it was looked for before."""
-    for number, entry in enumerate(entries):
-        ids = _open(work, entry).ids.all()
-        for earlier in entries[:number]:
-            others = _open(work, earlier).ids
-            found = np.flatnonzero(id_column.locate(ids, others.all()) >= 0)
-            if len(found):
-                raise IndexingError(f"id {ids[int(found[0])]} comes twice: every document needs an id of its own")
+def _refuse_twice(ids: Ids, twice: np.ndarray) -> None:
+    if twice.any():
+        raise IndexingError(f"id {ids[int(twice.argmax())]} comes twice: every document needs an id of its own")
 
 
-def _largest_codebook(work: Transaction) -> impacts.Codebook | None:
-    segments = [_open(work, entry) for entry in work.manifest.segments]
-    return max(segments, key=lambda segment: segment.postings).codebook() if segments else None
+def _without(work: Transaction, entries: Sequence[SegmentEntry], ids: Ids) -> tuple[list[SegmentEntry], int]:
+    """The segments less the documents with these ids, and how many documents these were."""
+    kept, count = [], 0
+    for entry in entries:
+        segment = Segment(work.folder, entry)
+        alive = segment.alive()
+        documents = id_column.locate(ids, segment.all_ids())
+        alive[documents[documents >= 0]] = False
+        deleted = len(alive) - int(alive.sum())
+        count += deleted - entry.deleted
+        if deleted == entry.documents:
+            continue
+        if deleted > entry.deleted:
+            entry = replace(entry, deletions=write_deletions(work.new_path(".del"), alive), deleted=deleted)
+        kept.append(entry)
+    return kept, count
 
 
-def _open(work: Transaction, entry: SegmentEntry) -> Segment:
-    return open_segment(work.folder, entry)
-
-
-def open_segment(folder: Path, entry: SegmentEntry) -> Segment:
-    """The segment of a manifest's entry."""
-    deletions = entry.deletions
-    return Segment(
-        folder / entry.file.name, entry.file.bytes,
-        folder / deletions.name if deletions else None, deletions.bytes if deletions else None,
-    )  # fmt: skip
-
-
-def _delete_in(
-    work: Transaction, entry: SegmentEntry, segment: Segment, documents: np.ndarray
-) -> tuple[SegmentEntry, int]:
-    """The entry with these documents deleted too, and how many of them were alive."""
-    alive = segment.alive()
-    count = int(alive[np.unique(documents)].sum())
-    if not count:
-        return entry, 0
-    alive[documents] = False
-    deletions = write_deletions(work.new_path(".del"), alive)
-    return replace(entry, deletions=deletions, deleted=int((~alive).sum())), count
-
-
-def _documents(entries: list[SegmentEntry]) -> int:
+def _documents(entries: Sequence[SegmentEntry]) -> int:
     return sum(entry.documents - entry.deleted for entry in entries)
 
 
-def _publish(work: Transaction, settings: Settings, entries: list[SegmentEntry], **counts: int) -> Change:
+def _publish(work: Transaction, settings: IndexSettings, entries: list[SegmentEntry], **counts: int) -> Change:
     manifest = work.publish(settings, entries)
     return Change(manifest.generation, _documents(entries), segments=len(entries), **counts)

@@ -98,7 +98,7 @@ def test_dense_vectors_stand_as_the_lexicon_vectors_do(inputs):
     np.testing.assert_allclose(texts, dense.encode_text(made.texts(20)), atol=1e-5)
     assert np.array_equal(texts[20:], vectors.queries("captions"))
     pictures = np.concatenate(list(vectors.rows("pictures", 50)))
-    places = [made.corpora["pictures"][1].picture(i)[1] for i in range(8)]
+    places = [made.corpora["pictures"][1].image(i)[1] for i in range(8)]
     np.testing.assert_allclose(pictures[:8], dense.encode_image([open_image(place) for place in places]), atol=1e-5)
     _, pairs, shares = next(mixed_pairs(40, 10))
     a, b = pictures[pairs[3, 0]], pictures[pairs[3, 1]]

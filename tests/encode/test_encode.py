@@ -14,10 +14,10 @@ from transformers import AutoTokenizer
 
 from lexlip import LexLIP
 from lexlip.cli import main
-from lexlip.encode.files import FolderPictures, LineTexts
+from lexlip.encode.files import FolderImages, LineTexts
 from lexlip.encode.run import encode, process_of
 from lexlip.encode.tables import read_arrow, read_tsv
-from lexlip.encode.vectors import Encoder
+from lexlip.encode.vectors import CorpusEncoder
 from lexlip.errors import EncodingError
 from lexlip.index import Index, read_shards
 from lexlip.train.build import build_model
@@ -94,7 +94,7 @@ def test_pictures_are_what_encode_image_gives(model, table, tmp_path):
     vectors = model.encode_image(pictures)
     for name, corpus, ids in (
         ("tsv", read_tsv(table), [f"train{number}" for number in range(8)]),
-        ("folder", FolderPictures(table.parent), None),
+        ("folder", FolderImages(table.parent), None),
     ):
         encode(model, corpus, tmp_path / name, batch_size=3)
         found = stored(tmp_path / name)
@@ -254,7 +254,7 @@ def broken_folder(folder, good, bad):
         Image.new("RGB", (33, 32), (number % 256, 7, 9)).save(folder / f"good{number:03}.png")
     for number in range(bad):
         (folder / f"bad{number:03}.jpg").write_bytes(b"no picture")
-    return FolderPictures(folder)
+    return FolderImages(folder)
 
 
 def test_a_broken_picture_is_left_out_and_listed(model, tmp_path):
@@ -339,7 +339,7 @@ def test_no_more_than_a_window_is_read_ahead(model, tmp_path, monkeypatch):
         LineTexts, "read", lambda self, start, stop: read.append((start, stop)) or real(self, start, stop)
     )
     (tmp_path / "in.txt").write_text("red dot\n" * 150)
-    encoder = Encoder(model, None, 4, 0)
+    encoder = CorpusEncoder(model, None, 4, 0)
     windows = encoder.windows(LineTexts(tmp_path / "in.txt"), iter([(0, 64), (64, 128), (128, 150)]))
     for number in range(3):
         assert len(read) == number and len(next(windows)[0]) == (64, 64, 22)[number]

@@ -58,10 +58,10 @@ def test_metrics_by_hand():
 
 def test_metrics_need_a_right_item_for_every_query():
     images, texts = sparse(torch.eye(2), [1, 2]), sparse(torch.eye(2), [1, 3], order=[4, 8])
-    with pytest.raises(ValueError, match="1 of 2 queries .* place 8"):
+    with pytest.raises(ValueError, match="1 of 2 queries .* position 8"):
         recall.best_ranks(texts, images)
     images, texts = sparse(torch.eye(2), [1, 2], order=[5, 9]), sparse(torch.eye(2), [1, 1])
-    with pytest.raises(ValueError, match="1 of 2 queries .* place 9"):
+    with pytest.raises(ValueError, match="1 of 2 queries .* position 9"):
         recall.best_ranks(texts, images)
 
 
@@ -148,10 +148,10 @@ def test_duplicates_are_dropped_by_their_place_and_order_does_not_matter():
     whole = sparse(dense, ids)
     pieces = [sparse(dense[rows], [ids[r] for r in rows], rows) for rows in ([4, 1], [0, 4, 5], [2, 3, 1])]
     merged = SparseVectors.concatenate(pieces)
-    for field in ("ids", "order", "offsets", "words", "weights"):
+    for field in ("ids", "order", "offsets", "terms", "weights"):
         assert np.array_equal(getattr(merged, field), getattr(whole, field)), field
-    assert torch.equal(merged.dense(0, 6), dense)
-    assert torch.equal(merged.gathered().dense(2, 5), dense[2:5])
+    assert torch.equal(merged.columns().T, dense)
+    assert torch.equal(merged.gathered().between(2, 5).columns().T, dense[2:5])
 
 
 def test_no_vectors_at_all_is_an_error():
@@ -163,9 +163,9 @@ def test_from_dense_keeps_rows_without_a_word():
     dense = torch.tensor([[0.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
     rows = sparse(dense, [1, 2, 3])
     assert rows.offsets.tolist() == [0, 0, 1, 1]
-    assert torch.equal(rows.dense(0, 3), dense)
+    assert torch.equal(rows.columns().T, dense)
     assert rows.active_terms == 1 / 3
-    assert torch.equal(rows.take(np.array([1, 0])).dense(0, 2), dense[[1, 0]])
+    assert torch.equal(rows.take(np.array([1, 0])).columns().T, dense[[1, 0]])
 
 
 @pytest.mark.parametrize("block_numbers", [1, 2**27])
@@ -173,8 +173,8 @@ def test_pruned_rows_hold_the_heaviest_words(monkeypatch, block_numbers):
     monkeypatch.setattr(recall, "BLOCK_NUMBERS", block_numbers)
     dense = vectors(5, density=0.8)
     pruned = sparse(dense, range(5), order=[9, 2, 3, 7, 5])  # an order that is not the rows'
-    cut = pruned.pruned(3)
-    by_place = dict(zip(cut.order.tolist(), cut.dense(0, 5), strict=True))
+    cut = pruned.top_k(3)
+    by_place = dict(zip(cut.order.tolist(), cut.columns().T, strict=True))
     for place, row in zip([9, 2, 3, 7, 5], dense, strict=True):
         wanted = torch.zeros(30)
         for word in row.argsort(descending=True)[:3]:
@@ -195,7 +195,7 @@ def test_folds_are_averages_over_consecutive_pictures():
         recalls.append(100 * np.mean(np.array(ranks) <= 1))
     assert folded["t2i"]["R@1"] == pytest.approx(np.mean(recalls), abs=1e-3)
     assert folded["pictures"] == 2
-    with pytest.raises(ValueError, match="eval_folds=4 does not divide the 6 pictures"):
+    with pytest.raises(ValueError, match="eval_folds=4 does not divide the 6 images"):
         recall.folded_metrics(sparse(images, ids), sparse(texts, text_ids), 4)
 
 
@@ -213,7 +213,7 @@ def test_evaluate_adds_pruned_folds_and_chance():
     assert metrics["chance"]["t2i"] == {"R@1": 12.5, "R@5": 62.5, "R@10": 100.0}
     assert metrics["chance"]["i2t"] == pytest.approx({"R@1": 12.5, "R@5": 62.5, "R@10": 100.0})
     assert set(metrics["pruned"]) == {"1", "4"}
-    assert metrics["pruned"]["4"] == recall.retrieval_metrics(images.pruned(4), texts.pruned(4))
+    assert metrics["pruned"]["4"] == recall.retrieval_metrics(images.top_k(4), texts.top_k(4))
     assert metrics["folds"]["count"] == 2
     assert set(recall.evaluate(images, texts, [], 0)) == set(metrics) - {"pruned", "folds"}
 

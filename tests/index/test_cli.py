@@ -108,7 +108,7 @@ def test_search_by_text_picture_and_words(tmp_path, make_config, livelier, tiny_
     assert by_words[0]["score"] == pytest.approx(by_text[0]["score"], rel=1e-3)
     assert "is no word" in run(capsys, *search, "--bag", '{"notaword": 1}', status=2)
     (tmp_path / "no.png").write_bytes(b"PK")
-    assert "no.png is no picture" in run(capsys, *search, "--image", tmp_path / "no.png", status=2)
+    assert "no.png is no image" in run(capsys, *search, "--image", tmp_path / "no.png", status=2)
 
 
 @pytest.mark.parametrize(

@@ -110,14 +110,14 @@ def test_small_batches_on_several_threads(tmp_path, rows, queries, monkeypatch, 
     bags = queries(70, 300)
     alone = [index.search(bag, 10, threads=1, **options) for bag in bags]
     monkeypatch.setattr("lexlip.index.index._DOCUMENTS_PER_THREAD", 0)
-    shares, find = [], Index._find
-    monkeypatch.setattr(Index, "_find", lambda self, *share: shares.append(share[0]) or find(self, *share))
+    parts, search = [], Index._search_segments
+    monkeypatch.setattr(Index, "_search_segments", lambda self, *part: parts.append(part[0]) or search(self, *part))
     for size in (0, 1, 2, 15, 31, 32, 70):
         for threads in (1, 2, 3, 8):
-            shares.clear()
+            parts.clear()
             assert index.search_batch(bags[:size], 10, threads=threads, **options) == alone[:size]
             by_segment = size and threads >= 2 * max(1, min(threads, size // 16))
-            assert {len(numbers) for numbers in shares} == {1 if by_segment else 4}
+            assert {len(numbers) for numbers in parts} == {1 if by_segment else 4}
 
 
 def test_dropped_terms_still_count_for_the_candidates(tmp_path, rows, queries, brute_force):

@@ -255,8 +255,8 @@ def test_a_sample_behind_empty_and_deleted_documents(tmp_path, monkeypatch):
 
     build(tmp_path / "index", [SparseRows.from_bags([{}] * 200 + [{3: 1.0}, {5: 0.25, 7: 0.75}])])
     delete(tmp_path / "index", [200])
-    readings, transposed = [], stored._transposed
-    monkeypatch.setattr(stored, "_transposed", lambda *given: readings.append(given) or transposed(*given))
+    readings, groups = [], stored.groups
+    monkeypatch.setattr(stored, "groups", lambda *given: readings.append(given) or groups(*given))
     (tmp_path / "out.tmp").mkdir()
     (tmp_path / "out.tmp" / "mine").touch()
     assert export(Index.open(tmp_path / "index"), "anserini", tmp_path / "out") == 201

@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lexlip.index import Index, IndexingError, SparseRows, build, id_column
+from lexlip.index import Index, IndexingError, SparseRows, build
+from lexlip.sparse import as_ids
 
 WORDS = [
     "",
@@ -59,7 +60,7 @@ def test_shared_beginnings_are_stored_once(tmp_path):
 @pytest.mark.parametrize("arrow", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string()), pa.uint16()])
 def test_arrow_types(arrow):
     values = ["b", "a"] if not pa.types.is_integer(arrow) else [2, 1]
-    ids = id_column.normalise(pa.array(values).cast(arrow))
+    ids = as_ids(pa.array(values).cast(arrow))
     assert (ids.tolist() if isinstance(ids, np.ndarray) else ids.to_pylist()) == values
 
 
@@ -72,7 +73,7 @@ def test_arrow_types(arrow):
 )  # fmt: skip
 def test_other_ids_are_refused(ids, message):
     with pytest.raises(IndexingError, match=message):
-        id_column.normalise(ids)
+        as_ids(ids)
 
 
 @pytest.mark.parametrize("ids", [["a", "\ud800"], np.array(["\udcff"])])

@@ -164,7 +164,7 @@ def test_interrupted_while_publishing(tmp_path, monkeypatch, call):
     folder = tmp_path / "index"
     build(folder, [SparseRows.from_bags([{1: 0.5}] * 3, ids=["a", "b", "c"])])
     add(folder, [SparseRows.from_bags([{1: 0.5}], ids=["d"])])
-    real, calls = store._sync_folder, []
+    real, calls = store.sync_folder, []
 
     def sync(place):
         calls.append(place)
@@ -172,7 +172,7 @@ def test_interrupted_while_publishing(tmp_path, monkeypatch, call):
             raise KeyboardInterrupt
         real(place)
 
-    monkeypatch.setattr(store, "_sync_folder", sync)
+    monkeypatch.setattr(store, "sync_folder", sync)
     with pytest.raises(KeyboardInterrupt):
         merge(folder)
     monkeypatch.undo()

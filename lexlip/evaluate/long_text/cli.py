@@ -1,4 +1,4 @@
-"""lexlip eval-long-text: the benchmark's sets that are named, with one model."""
+"""lexlip eval-long-text: some or all sets of the benchmark, with one model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--dci", type=Path, help="folder that holds densely_captioned_images")
     command.add_argument("--iiw", type=Path, help="folder that holds docci, docci_aar and dci")
     command.add_argument("--iiw-anno", type=Path, help="folder of */data.jsonl (default: that of --iiw)")
-    command.add_argument("--share4v", type=Path, help="folder that ShareGPT4V's picture paths count from")
+    command.add_argument("--share4v", type=Path, help="folder that ShareGPT4V's image paths start from")
     command.add_argument("--share4v-anno", type=Path, help="share4v_sam_10k.json")
     command.add_argument(
         "--share4v-val-num", type=_counts, default=[1000, 10000], help="how many entries (default: 1000,10000)"
@@ -24,14 +24,16 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--urban1k", type=Path, help="folder that holds image and caption")
     command.add_argument("--allow-missing", action="store_true", help="count what is missing instead of refusing")
     command.add_argument("--batch-size", type=_positive, default=64)
-    command.add_argument("--workers", type=int, default=0, help="processes that decode pictures (default: none)")
+    command.add_argument("--workers", type=int, default=0, help="processes that decode images (default: none)")
     command.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     command.add_argument("--metrics-file", type=Path, help="also write the numbers to this JSON file")
     command.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> None:
+    from lexlip.evaluate.long_text.encoders import load_encoder
     from lexlip.evaluate.long_text.evaluate import evaluate, refuse_missing, table
+    from lexlip.utils.devices import usable_device
     from lexlip.utils.files import write_json
 
     if options.workers < 0:
@@ -39,7 +41,7 @@ def _run(options: argparse.Namespace) -> None:
     sets = _sets(options)
     if not options.allow_missing:
         refuse_missing(sets)
-    encoder = _encoder(options)
+    encoder = load_encoder(options.model, options.pretrained, str(usable_device(options.device)))
     print(f"{encoder.name}, texts of up to {encoder.context} tokens")
     results = {
         pairs.name: evaluate(pairs, encoder, options.batch_size, options.workers, options.allow_missing)
@@ -47,37 +49,29 @@ def _run(options: argparse.Namespace) -> None:
     }
     print(table(results))
     if options.metrics_file:
-        found = {"model": encoder.name, "context": encoder.context, "sets": results}
-        write_json(found, options.metrics_file)
+        write_json({"model": encoder.name, "context": encoder.context, "sets": results}, options.metrics_file)
 
 
 def _sets(options: argparse.Namespace) -> list:
     from lexlip.evaluate.long_text import layouts
 
     if (options.share4v is None) != (options.share4v_anno is None):
-        raise UserError("--share4v and --share4v-anno go together: the pictures' folder and share4v_sam_10k.json")
+        raise UserError("--share4v and --share4v-anno go together: the images' folder and share4v_sam_10k.json")
     if options.iiw_anno is not None and options.iiw is None:
-        raise UserError("--iiw-anno needs --iiw, the pictures' folder")
+        raise UserError("--iiw-anno needs --iiw, the images' folder")
     sets = []
     if options.dci is not None:
         sets.append(layouts.read_dci(options.dci))
     if options.iiw is not None:
         sets.append(layouts.read_iiw(options.iiw, options.iiw_anno))
     if options.share4v is not None:
-        counts = options.share4v_val_num
-        sets += [layouts.read_share4v(options.share4v, options.share4v_anno, count) for count in counts]
+        paths = options.share4v, options.share4v_anno
+        sets += [layouts.read_share4v(*paths, count) for count in options.share4v_val_num]
     if options.urban1k is not None:
         sets.append(layouts.read_urban1k(options.urban1k))
     if not sets:
         raise UserError("no set was named; give --dci, --iiw, --share4v with --share4v-anno, or --urban1k")
     return sets
-
-
-def _encoder(options: argparse.Namespace):
-    from lexlip.evaluate.long_text.encoders import load_encoder
-    from lexlip.utils.devices import usable_device
-
-    return load_encoder(options.model, options.pretrained, str(usable_device(options.device)))
 
 
 def _positive(text: str) -> int:

@@ -1,4 +1,4 @@
-"""What the benchmark asks of a model, for the models of this project and for open_clip's."""
+"""What the benchmark needs of a model, for the models of this project and for open_clip's."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ OPEN_CLIP = "open_clip:"
 WITH_WEIGHTS = ("hf-hub:", "local-dir:")  # open_clip's names that say where the weights are
 
 
-class Encoder(Protocol):
-    """A model of pictures and long texts.
+class PairEncoder(Protocol):
+    """A model of images and long texts.
 
     Attributes:
-        name: as it was asked for.
+        name: as the user gave it.
         context: tokens of a text that it reads.
-        transform: a picture to what `images` takes; picklable where loader processes are wanted.
+        transform: an image to what `images` takes; picklable for loader processes.
     """
 
     name: str
@@ -33,13 +33,13 @@ class Encoder(Protocol):
     transform: Callable[[Image.Image], Tensor]
 
     def images(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) transformed pictures to (B, width) normalised vectors."""
+        """(B, 3, H, W) transformed images to (B, width) normalised vectors."""
 
     def texts(self, texts: Sequence[str]) -> tuple[Tensor, int]:
         """Texts to (B, width) normalised vectors, and how many of them were longer than the context."""
 
 
-def load_encoder(name: str, pretrained: str | None, device: str) -> Encoder:
+def load_encoder(name: str, pretrained: str | None, device: str) -> PairEncoder:
     """A model folder, a name on the hub, or "open_clip:NAME".
 
     Args:
@@ -116,8 +116,8 @@ class OpenClipEncoder:
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> tuple[Tensor, int]:
         ids = self.tokenizer(list(texts))
-        # With one place more, a text that had to be cut reads otherwise: its mark of the end moves, which may be the
-        # padding token too, or what had no place gets one.
+        # With room for one token more, the ids of a text that had to be cut change: its end token, which may be the
+        # padding token too, moves, or a token that was cut comes in.
         longer = self.tokenizer(list(texts), context_length=self.context + 1)
         cut = (longer[:, :-1] != ids).any(1) | (longer[:, -1] != self.padding)
         return F.normalize(self.model.encode_text(ids.to(self.device)).float(), dim=-1), int(cut.sum())

@@ -1,6 +1,6 @@
-"""One set of pairs with one model: vectors of all pictures and texts, recall both ways.
+"""One set of pairs with one model: vectors of all images and texts, recall both ways.
 
-Pictures are decoded whole and upright, by loader processes if asked for; a batch of them is in memory at a time.
+Images are decoded whole and upright, by loader processes if wanted; one batch of them is in memory at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from lexlip.errors import BenchmarkError
-from lexlip.evaluate.long_text.encoders import Encoder
+from lexlip.evaluate.long_text.encoders import PairEncoder
 from lexlip.evaluate.long_text.layouts import PairSet
 from lexlip.evaluate.recall import CUTOFFS, SparseVectors, retrieval_metrics
 from lexlip_data.errors import BrokenImage
@@ -23,7 +23,7 @@ from lexlip_data.sources.images import open_image
 
 
 def refuse_missing(sets: list[PairSet]) -> None:
-    """Raise for pictures and entries that are not there.
+    """Raise for images and entries that are not there.
 
     Raises:
         BenchmarkError: listing all of them, one a line.
@@ -32,26 +32,26 @@ def refuse_missing(sets: list[PairSet]) -> None:
     if lines:
         listed = "\n  ".join(lines)
         raise BenchmarkError(
-            f"{len(lines)} pictures or entries are missing; --allow-missing evaluates without them:\n  {listed}"
+            f"{len(lines)} images or entries are missing; --allow-missing evaluates without them:\n  {listed}"
         )
 
 
 def evaluate(
-    pairs: PairSet, encoder: Encoder, batch_size: int = 64, workers: int = 0, allow_missing: bool = False
+    pairs: PairSet, encoder: PairEncoder, batch_size: int = 64, workers: int = 0, allow_missing: bool = False
 ) -> dict:
     """Recall of one set.
 
     Args:
-        batch_size: pictures, and texts, encoded at once.
-        workers: processes that decode pictures; 0: this one.
-        allow_missing: leave out pairs whose picture cannot be decoded, and count them with what else is missing.
+        batch_size: images, and texts, encoded at once.
+        workers: processes that decode images; 0: this one.
+        allow_missing: leave out pairs whose image cannot be decoded, and count them with what else is missing.
 
     Returns:
         {"i2t": {"R@1", ...}, "t2i": {...}, "pairs", "missing", "truncated": texts cut at the model's context}, recalls
         in percent.
 
     Raises:
-        BenchmarkError: pictures that cannot be decoded, or no pair at all.
+        BenchmarkError: images that cannot be decoded, or no pair at all.
     """
     rows, broken = _encode_images(pairs, encoder, batch_size, workers)
     lost = PairSet(pairs.name, missing=[f"{pairs.images[i]}: {reason}" for i, reason in sorted(broken.items())])
@@ -89,26 +89,25 @@ def table(results: dict[str, dict]) -> str:
 
 
 def _encode_images(
-    pairs: PairSet, encoder: Encoder, batch_size: int, workers: int
+    pairs: PairSet, encoder: PairEncoder, batch_size: int, workers: int
 ) -> tuple[list[SparseVectors], dict[int, str]]:
     rows, broken = [], {}
-    loader = DataLoader(_Pictures(pairs.images, encoder.transform), batch_size, num_workers=workers, collate_fn=list)
-    for batch in tqdm(loader, f"{pairs.name} pictures", leave=False):
-        broken.update({i: found for i, found in batch if isinstance(found, str)})
-        good = [(i, found) for i, found in batch if isinstance(found, Tensor)]
+    loader = DataLoader(_Images(pairs.images, encoder.transform), batch_size, num_workers=workers, collate_fn=list)
+    for batch in tqdm(loader, f"{pairs.name} images", leave=False):
+        broken.update({i: reason for i, reason in batch if isinstance(reason, str)})
+        good = {i: pixels for i, pixels in batch if isinstance(pixels, Tensor)}
         if good:
-            vectors = encoder.images(torch.stack([pixels for _, pixels in good]))
-            rows.append(_rows(vectors, [i for i, _ in good]))
+            rows.append(_rows(encoder.images(torch.stack(list(good.values()))), list(good)))
     return rows, broken
 
 
 def _rows(vectors: Tensor, numbers: list[int]) -> SparseVectors:
-    place = torch.tensor(numbers)
-    return SparseVectors.from_dense(vectors, place, place)
+    ids = torch.tensor(numbers)
+    return SparseVectors.from_dense(vectors, ids, ids)
 
 
-class _Pictures(Dataset):
-    """(number, transformed picture), or (number, what is wrong with it)."""
+class _Images(Dataset):
+    """(number, transformed image), or (number, what is wrong with it)."""
 
     def __init__(self, paths: list[Path], transform: Callable[[Image.Image], Tensor]):
         self.paths, self.transform = paths, transform

@@ -1,6 +1,6 @@
-"""The four sets of the benchmark as they lie on disk: pairs of a picture's path and its long text.
+"""The four sets of the benchmark as they lie on disk: pairs of an image's path and its long text.
 
-A reader looks at the annotations and asks whether the pictures are there; it opens none of them.
+A reader looks at the annotations and checks that the images are there; it opens none of them.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from pathlib import Path
 from lexlip.errors import BenchmarkError
 from lexlip_data.loading.sentences import split_sentences
 
-IIW_PARTS = {"DOCCI_Test": "docci", "IIW-400": "docci_aar", "DCI_Test": "dci"}  # annotations -> pictures
+IIW_PARTS = {"DOCCI_Test": "docci", "IIW-400": "docci_aar", "DCI_Test": "dci"}  # annotations -> images
 
 
 @dataclass
 class PairSet:
-    """One set: picture i and text i belong together, and nothing else does.
+    """One set: image i and text i belong together, and nothing else does.
 
     Attributes:
         name: as the table prints it.
         images, texts: (N,) paths and texts, the sentences joined by ". ".
-        missing: one line per picture or entry that should be there and is not.
+        missing: one line per image or entry that should be there and is not.
     """
 
     name: str
@@ -41,7 +41,7 @@ class PairSet:
         if not joined:
             self.missing.append(f"{entry}: no text")
         elif not image.is_file():
-            self.missing.append(f"{image}: no such picture ({entry})")
+            self.missing.append(f"{image}: no such image ({entry})")
         else:
             self.images.append(image)
             self.texts.append(joined)
@@ -56,7 +56,7 @@ def read_dci(root: Path) -> PairSet:
     Raises:
         BenchmarkError: no splits.json, or a file that is no such JSON.
     """
-    pairs, root = PairSet("DCI"), Path(root) / "densely_captioned_images"
+    pairs, root = PairSet("DCI"), root / "densely_captioned_images"
     splits = _json(root / "splits.json")
     if not isinstance(splits, dict) or not all(isinstance(files, list) for files in splits.values()):
         raise BenchmarkError(f"{root / 'splits.json'} must map each split to a list of annotation files")
@@ -75,15 +75,15 @@ def read_iiw(root: Path, annotations: Path | None = None) -> PairSet:
     """ImageInWords: DOCCI_Test, IIW-400 and DCI_Test.
 
     Args:
-        root: holds the pictures in `docci`, `docci_aar` and `dci`.
+        root: holds the images in `docci`, `docci_aar` and `dci`.
         annotations: holds `{DOCCI_Test, IIW-400, DCI_Test}/data.jsonl`; None: `root` does.
 
     Raises:
-        BenchmarkError: no data.jsonl, or a line that is no JSON object with a picture and a text.
+        BenchmarkError: no data.jsonl, or a line that is no JSON object with an image and a text.
     """
-    pairs, root = PairSet("IIW"), Path(root)
+    pairs = PairSet("IIW")
     for part, folder in IIW_PARTS.items():
-        file = Path(annotations or root) / part / "data.jsonl"
+        file = (annotations or root) / part / "data.jsonl"
         for where, entry in _json_lines(file):
             key = "image" if "image" in entry else "image/key"
             image = str(_field(entry, key, where))
@@ -93,10 +93,10 @@ def read_iiw(root: Path, annotations: Path | None = None) -> PairSet:
 
 
 def read_share4v(root: Path, annotations: Path, count: int) -> PairSet:
-    """The first entries of ShareGPT4V's captions of SA-1B pictures.
+    """The first entries of ShareGPT4V's captions of SA-1B images.
 
     Args:
-        root: that the entries' picture paths count from.
+        root: that the entries' image paths start from.
         annotations: `share4v_sam_10k.json`, a list of {"image", "conversations"}.
         count: entries to take; fewer in the file are noted as missing.
 
@@ -111,7 +111,7 @@ def read_share4v(root: Path, annotations: Path, count: int) -> PairSet:
         turns = _field(entry, "conversations", where)
         if not isinstance(turns, list) or len(turns) < 2 or not isinstance(turns[1], dict):
             raise BenchmarkError(f"{where}: conversations must be a question and an answer")
-        pairs.add(Path(root) / str(_field(entry, "image", where)), turns[1].get("value"), where)
+        pairs.add(root / str(_field(entry, "image", where)), turns[1].get("value"), where)
     if len(entries) < count:
         pairs.missing.append(f"{annotations}: entries {len(entries)} to {count - 1}, the file holds {len(entries)}")
     return pairs
@@ -126,16 +126,14 @@ def read_urban1k(root: Path) -> PairSet:
     Raises:
         BenchmarkError: no such folders, or a text that is no UTF-8.
     """
-    pairs, root = PairSet("Urban1k"), Path(root)
+    pairs = PairSet("Urban1k")
     for folder in ("image", "caption"):
         if not (root / folder).is_dir():
             raise BenchmarkError(f"{root / folder}: no such folder; Urban1k has image/*.jpg and caption/*.txt")
-    captions = sorted((root / "caption").glob("*.txt"))
-    for file in captions:
+    for file in sorted((root / "caption").glob("*.txt")):
         pairs.add(root / "image" / f"{file.stem}.jpg", _text(file).split("\n")[0], str(file))
-    told = {file.stem for file in captions}
-    alone = (image for image in sorted((root / "image").glob("*.jpg")) if image.stem not in told)
-    pairs.missing += [f"{image}: no {root / 'caption' / image.stem}.txt" for image in alone]
+    captions = ((image, root / "caption" / f"{image.stem}.txt") for image in sorted((root / "image").glob("*.jpg")))
+    pairs.missing += [f"{image}: no {caption}" for image, caption in captions if not caption.exists()]
     return pairs
 
 

@@ -29,7 +29,7 @@ _ENGINES = {
 
 
 def installed() -> list[str]:
-    """Names of the engines whose packages are there."""
+    """Names of the engines whose packages are installed."""
     return [name for name, (_, _, needs) in _ENGINES.items() if all(map(importlib.util.find_spec, needs))]
 
 

@@ -9,8 +9,7 @@ from types import ModuleType
 import numpy as np
 
 from lexlip.errors import IndexingError
-from lexlip.index.id_column import kind_of
-from lexlip.index.vectors import SparseRows
+from lexlip.sparse import SparseRows, kind_of
 
 _ADDRESSES = ("http://", "https://", "tcp://", "unix:")
 
@@ -35,7 +34,7 @@ def is_address(place: str) -> bool:
 
 
 def in_parts(batches: Iterable[SparseRows], documents: int) -> Iterator[list[tuple[int | str, np.ndarray, np.ndarray]]]:
-    """Lists of at most so many (id, terms ascending, float32 weights), without documents that have no terms.
+    """(id, terms ascending, float32 weights) of all documents that have terms, at most `documents` at a time.
 
     Raises:
         IndexingError: an id that is a number among strings, or the other way round.
@@ -46,14 +45,10 @@ def in_parts(batches: Iterable[SparseRows], documents: int) -> Iterator[list[tup
         kind = kind or kind_of(rows.ids)
         if kind_of(rows.ids) != kind:
             raise IndexingError(f"{rows.source}: ids must all be whole numbers or all be strings")
-        names = rows.ids.tolist() if kind == "int" else rows.ids.to_pylist()
-        for number, name in enumerate(names):
-            row = slice(rows.offsets[number], rows.offsets[number + 1])
-            terms, weights = rows.terms[row], rows.weights[row]
-            used = weights > 0
-            if used.any():
-                order = terms[used].argsort()
-                part.append((name, terms[used][order], weights[used][order].astype(np.float32)))
+        for id, terms, weights in rows.select(rows.weights > 0).documents():
+            if len(terms):
+                order = terms.argsort()
+                part.append((id, terms[order], weights[order].astype(np.float32)))
             if len(part) == documents:
                 yield part
                 part = []

@@ -7,16 +7,17 @@ from pathlib import Path
 
 from lexlip.errors import IndexingError
 from lexlip.index.adapters.common import in_parts, is_address, needed
-from lexlip.index.engine import Bag, disk_bytes
+from lexlip.index.engine import Engine, disk_bytes
 from lexlip.index.index import Hit
-from lexlip.index.vectors import SparseRows
+from lexlip.index.queries import Bag
+from lexlip.sparse import SparseRows
 
 _ROWS = 10_000  # per insert; a request may have 64 MB
 _MAX_ID = 512  # bytes of a string id
 _MAX_K = 16_384
 
 
-class MilvusEngine:
+class MilvusEngine(Engine):
     """Exact: an inverted index without dropped postings. Scores are sums in float32.
 
     Args:
@@ -41,56 +42,48 @@ class MilvusEngine:
         self._client = self._milvus.MilvusClient(uri=self._place, token=token)
 
     def build(self, batches: Iterable[SparseRows]) -> None:
-        client, kinds = self._client, self._milvus.DataType
+        client = self._client
         if client.has_collection(self._collection):
             client.drop_collection(self._collection)
-        created = False
         for part in in_parts(batches, _ROWS):
-            if not created:
-                self._create(kinds.VARCHAR if isinstance(part[0][0], str) else kinds.INT64)
-                created = True
+            if not client.has_collection(self._collection):
+                self._create(strings=isinstance(part[0][0], str))
             client.insert(
                 self._collection,
                 [{"id": id, "vector": dict(zip(terms.tolist(), weights.tolist()))} for id, terms, weights in part],
             )
-        if created:
+        if client.has_collection(self._collection):
             client.flush(self._collection)
             client.load_collection(self._collection)
-
-    def search(self, query: Bag, k: int) -> list[Hit]:
-        return self.search_batch([query], k)[0]
 
     def search_batch(self, queries: Sequence[Bag], k: int) -> list[list[Hit]]:
         if not 1 <= k <= _MAX_K:
             raise IndexingError(f"k={k}: Milvus finds 1 to {_MAX_K:,} documents")
-        asked = [dict(zip(map(int, terms), map(float, weights))) for terms, weights in queries]
-        results: list[list[Hit]] = [[] for _ in asked]
-        used = [number for number, bag in enumerate(asked) if bag]  # it refuses empty vectors
-        if not used or not self._client.has_collection(self._collection):
-            return results
-        found = self._client.search(
-            self._collection, [asked[number] for number in used], limit=k, anns_field="vector",
-            search_params={"metric_type": "IP", "params": {"drop_ratio_search": 0.0}},
-        )  # fmt: skip
-        for number, hits in zip(used, found):
-            results[number] = [Hit(hit["id"], float(hit["distance"])) for hit in hits if hit["distance"] > 0]
-        return results
+        bags = [dict(zip(map(int, terms), map(float, weights))) for terms, weights in queries]
+        data = [bag for bag in bags if bag]  # it refuses empty vectors
+        if not data or not self._client.has_collection(self._collection):
+            return [[] for _ in bags]
+        params = {"metric_type": "IP", "params": {"drop_ratio_search": 0.0}}
+        answers = iter(self._client.search(self._collection, data, limit=k, anns_field="vector", search_params=params))
+        return [
+            [Hit(hit["id"], float(hit["distance"])) for hit in next(answers) if hit["distance"] > 0] if bag else []
+            for bag in bags
+        ]
 
     def bytes(self) -> int:
         if is_address(self._place):
             raise IndexingError(f"{self._place}: a server does not tell its size")
-        path = Path(self._place)
-        return disk_bytes(path) if path.is_dir() else path.stat().st_blocks * 512
+        return disk_bytes(Path(self._place))
 
     def close(self) -> None:
         """Let the file go; Milvus Lite holds it alone."""
         self._client.close()
 
-    def _create(self, kind: object) -> None:
+    def _create(self, strings: bool) -> None:
         client, kinds = self._client, self._milvus.DataType
         schema = client.create_schema(auto_id=False)
-        limits = {"max_length": _MAX_ID} if kind == kinds.VARCHAR else {}
-        schema.add_field("id", kind, is_primary=True, **limits)
+        id_type = {"datatype": kinds.VARCHAR, "max_length": _MAX_ID} if strings else {"datatype": kinds.INT64}
+        schema.add_field("id", is_primary=True, **id_type)
         schema.add_field("vector", kinds.SPARSE_FLOAT_VECTOR)
         index = client.prepare_index_params()
         index.add_index(

@@ -5,20 +5,22 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lexlip.errors import IndexingError
 from lexlip.index.adapters.common import in_parts, is_address, needed
-from lexlip.index.engine import Bag, disk_bytes
+from lexlip.index.engine import Engine, disk_bytes
 from lexlip.index.index import Hit
-from lexlip.index.vectors import SparseRows
+from lexlip.index.queries import Bag
+from lexlip.sparse import SparseRows
 
+Point = tuple[int, list[int], list[float], dict]  # number, terms, weights, payload
 _ROWS = 1000  # per request
 _VECTOR = "lexicon"
 _MEMORY = ":memory:"  # qdrant-client's own engine in Python, for tests
 
 
-class QdrantEngine:
+class QdrantEngine(Engine):
     """Exact: sparse vectors are scored in full. Scores are sums in float32.
 
     Qdrant knows points by 64-bit numbers without a sign. Ids that are numbers are taken modulo 2^64; strings stay in
@@ -37,7 +39,7 @@ class QdrantEngine:
 
     def __init__(self, place: str | Path, collection: str = "lexlip", api_key: str | None = None):
         remote = is_address(str(place)) or str(place) == _MEMORY
-        self._points: _Points = _Server(str(place), collection, api_key) if remote else _Edge(Path(place))
+        self._points = _Server(str(place), collection, api_key) if remote else _Edge(Path(place))
 
     def build(self, batches: Iterable[SparseRows]) -> None:
         self._points.clear()
@@ -51,18 +53,14 @@ class QdrantEngine:
             self._points.put(points)
         self._points.finish()
 
-    def search(self, query: Bag, k: int) -> list[Hit]:
-        return self.search_batch([query], k)[0]
-
     def search_batch(self, queries: Sequence[Bag], k: int) -> list[list[Hit]]:
-        asked = [([int(term) for term in terms], [float(weight) for weight in weights]) for terms, weights in queries]
-        return [[_hit(point) for point in points if point.score > 0] for points in self._points.find(asked, k)]
+        bags = [(list(map(int, terms)), list(map(float, weights))) for terms, weights in queries]
+        return [[_hit(point) for point in points if point.score > 0] for points in self._points.find(bags, k)]
 
     def bytes(self) -> int:
         return self._points.bytes()
 
     def close(self) -> None:
-        """Let the files or the connection go."""
         self._points.close()
 
 
@@ -72,29 +70,9 @@ def _hit(point: Any) -> Hit:
     return Hit(point.id - 2**64 if point.id >= 2**63 else point.id, point.score)
 
 
-class _Points(Protocol):
-    """Where points are."""
-
-    def clear(self) -> None:
-        """Begin anew."""
-
-    def put(self, points: list[tuple[int, list[int], list[float], dict]]) -> None:
-        """Add points: number, terms, weights, payload."""
-
-    def finish(self) -> None:
-        """Make all of them durable and indexed."""
-
-    def find(self, queries: list[tuple[list[int], list[float]]], k: int) -> list[list[Any]]:
-        """The k best points of each query, with `id`, `score` and `payload`."""
-
-    def bytes(self) -> int:
-        """On disk."""
-
-    def close(self) -> None:
-        """Let go."""
-
-
 class _Edge:
+    """Points in a folder: their number, terms, weights and payload."""
+
     def __init__(self, folder: Path):
         self._edge = needed("qdrant_edge", "qdrant")
         self._folder = folder
@@ -113,7 +91,7 @@ class _Edge:
         vectors = {_VECTOR: self._edge.EdgeSparseVectorParams()}
         self._shard = self._edge.EdgeShard.create(str(self._folder), self._edge.EdgeConfig(sparse_vectors=vectors))
 
-    def put(self, points: list[tuple[int, list[int], list[float], dict]]) -> None:
+    def put(self, points: list[Point]) -> None:
         edge = self._edge
         self._shard.update(
             edge.UpdateOperation.upsert_points(
@@ -122,10 +100,12 @@ class _Edge:
         )
 
     def finish(self) -> None:
+        """Make all points durable and indexed."""
         self._shard.optimize()
         self._shard.flush()
 
     def find(self, queries: list[tuple[list[int], list[float]]], k: int) -> list[list[Any]]:
+        """The k best points of each query, with `id`, `score` and `payload`."""
         if self._shard is None:
             raise IndexingError(f"{self._folder} holds no shard of Qdrant")
         edge = self._edge
@@ -149,6 +129,8 @@ class _Edge:
 
 
 class _Server:
+    """As `_Edge`, points of a collection."""
+
     def __init__(self, url: str, collection: str, api_key: str | None):
         self._qdrant = needed("qdrant_client", "qdrant")
         self._place, self._collection = url, collection
@@ -160,7 +142,7 @@ class _Server:
         vectors = {_VECTOR: self._qdrant.models.SparseVectorParams()}
         self._client.create_collection(self._collection, vectors_config={}, sparse_vectors_config=vectors)
 
-    def put(self, points: list[tuple[int, list[int], list[float], dict]]) -> None:
+    def put(self, points: list[Point]) -> None:
         models = self._qdrant.models
         self._client.upsert(
             self._collection,

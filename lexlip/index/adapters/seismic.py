@@ -9,15 +9,16 @@ import numpy as np
 
 from lexlip.errors import IndexingError
 from lexlip.index.adapters.common import in_parts, needed
-from lexlip.index.engine import Bag, disk_bytes
+from lexlip.index.engine import Engine, disk_bytes
 from lexlip.index.index import Hit
-from lexlip.index.vectors import SparseRows
+from lexlip.index.queries import Bag
+from lexlip.sparse import SparseRows, offsets_of
 
 _ROWS = 50_000
 _FILE = "lexicon"
 
 
-class SeismicEngine:
+class SeismicEngine(Engine):
     """Approximate: clusters of postings are looked at only where their summary promises enough.
 
     Args:
@@ -47,12 +48,11 @@ class SeismicEngine:
         data = self._seismic.SeismicDataset()
         kinds: set[type] = set()
         for part in in_parts(batches, _ROWS):
-            offsets = np.concatenate([[0], np.cumsum([len(terms) for _, terms, _ in part])])
-            kinds |= {type(id) for id, _, _ in part}
+            ids, terms, weights = zip(*part)
+            kinds |= set(map(type, ids))
             data.add_documents_by_id(
-                [str(id) for id, _, _ in part],
-                np.concatenate([terms for _, terms, _ in part]).astype(np.int64),
-                np.concatenate([weights for _, _, weights in part]), offsets,
+                list(map(str, ids)), np.concatenate(terms).astype(np.int64), np.concatenate(weights),
+                offsets_of(list(map(len, terms))),
             )  # fmt: skip
         self._folder.mkdir(parents=True, exist_ok=True)
         index = self._seismic.SeismicIndex.build_from_dataset(data, **self._options)
@@ -60,21 +60,18 @@ class SeismicEngine:
         (self._folder / "ids").write_text("string" if str in kinds else "int" if kinds else "")
         self._index = None
 
-    def search(self, query: Bag, k: int) -> list[Hit]:
-        return self.search_batch([query], k)[0]
-
     def search_batch(self, queries: Sequence[Bag], k: int) -> list[list[Hit]]:
         index, kind = self._open()
         if kind is None:  # it panics on a query to no documents
             return [[] for _ in queries]
-        found = index.batch_search(
+        answers = index.batch_search(
             np.array([str(number) for number in range(len(queries))], self._text),
             [np.array([str(int(term)) for term in terms], self._text) for terms, _ in queries],
             [np.asarray(weights, np.float32) for _, weights in queries],
             k=k, query_cut=self._cut, heap_factor=self._factor, num_threads=self._threads,
         )  # fmt: skip
         results: list[list[Hit]] = [[] for _ in queries]
-        for hits in found:
+        for hits in answers:
             for query, score, id in hits:
                 results[int(query)].append(Hit(kind(id), float(score)))
         return results

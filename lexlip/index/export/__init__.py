@@ -14,21 +14,25 @@ import json
 import secrets
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lexlip.errors import DamagedIndex, IndexingError
 from lexlip.index.export import ciff, integers, lucene
 from lexlip.index.index import Index
-from lexlip.index.queries import bag_of
+from lexlip.index.queries import Query, bag_of
 from lexlip.index.stored import stored_rows
+
+if TYPE_CHECKING:
+    from lexlip.models.lexlip import LexLIP
 
 FORMATS = ("opensearch", "elasticsearch", "anserini", "ciff")
 _SAMPLE_TERMS, _SAMPLE_RESULTS = 8, 10
 
 
 def export(index: Index, format: str, out: str | Path, scale: int = 100, rounded: bool = False) -> int:
-    """Write an index for another engine: documents, how to load them, a query and what it must find.
+    """Write an index for another engine: documents, how to load them, a query and its expected result.
 
     The folder appears when it is complete.
 
@@ -57,8 +61,8 @@ def export(index: Index, format: str, out: str | Path, scale: int = 100, rounded
     damage = index.verify()
     if damage:
         raise DamagedIndex(f"{index.folder}: {damage[0]}")
-    place = out.resolve()
-    draft = place.with_name(f".{place.name}-{secrets.token_hex(6)}.tmp")
+    target = out.resolve()
+    draft = target.with_name(f".{target.name}-{secrets.token_hex(6)}.tmp")
     draft.mkdir(parents=True)
     try:
         if format in lucene.ENGINES:
@@ -68,18 +72,18 @@ def export(index: Index, format: str, out: str | Path, scale: int = 100, rounded
         else:
             ciff.write(index, draft / "index.ciff", scale)
         _write_sample(index, format, draft, scale, rounded)
-        if place.is_dir():
-            place.rmdir()
-        draft.rename(place)
+        if target.is_dir():
+            target.rmdir()
+        draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return len(index)
 
 
 def query_body(
-    format: str, query: object, k: int = 10, scale: int = 100, rounded: bool = False, model: object = None
+    format: str, query: Query, k: int = 10, scale: int = 100, rounded: bool = False, model: LexLIP | None = None
 ) -> str:
-    """A query as the engine takes it, with the same scores as ours: a request's body, or a line of words.
+    """A query as the engine takes it, with the same scores as ours: a request's body, or a line of terms.
 
     Args:
         format: see above.
@@ -87,7 +91,7 @@ def query_body(
         k: results; of opensearch and elasticsearch.
         scale: of anserini and ciff; scores are then scale^2 times ours.
         rounded: as the export was.
-        model: for queries that are texts, pictures or words.
+        model: for queries that are texts, images or words.
     """
     terms, weights = bag_of(query, model)
     if format in lucene.ENGINES:
@@ -96,17 +100,17 @@ def query_body(
 
 
 def _write_sample(index: Index, format: str, out: Path, scale: int, rounded: bool) -> None:
-    """The heaviest words of a document as a query, and what our index finds."""
-    sample: dict[int, float] = {}
-    for rows in stored_rows(index):
-        filled = np.flatnonzero(np.diff(rows.offsets))
-        if len(filled):
-            begin, end = rows.offsets[filled[0] : filled[0] + 2]
-            heaviest = (-rows.weights[begin:end]).argsort(kind="stable")[:_SAMPLE_TERMS] + begin
-            sample = {int(rows.terms[n]): float(rows.weights[n]) for n in heaviest}
-            break
-    if not sample:
+    """The heaviest terms of a document as a query, and the results of our index."""
+    filled = (
+        rows.between(first, first + 1)
+        for rows in stored_rows(index)
+        for first in np.flatnonzero(np.diff(rows.offsets)).tolist()
+    )
+    document = next(filled, None)
+    if document is None:
         return
+    heaviest = document.top_k(_SAMPLE_TERMS)
+    sample = dict(zip(heaviest.terms.tolist(), heaviest.weights.tolist()))
     name, lead = ("query.json", "") if format in lucene.ENGINES else ("query.tsv", "1\t")
     body = query_body(format, sample, _SAMPLE_RESULTS, scale, rounded)
     (out / name).write_text(f"{lead}{body}\n", encoding="utf-8")

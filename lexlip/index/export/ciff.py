@@ -15,12 +15,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from lexlip.index.codec import decode
 from lexlip.index.compiled import compiled
 from lexlip.index.export.integers import impacts
+from lexlip.index.front_coding import put_number
 from lexlip.index.index import Index
-from lexlip.index.layout import COUNT
-from lexlip.index.segment import Segment
+from lexlip.index.runs import DecodedSegment
+from lexlip.sparse import take_ids
 
 _VARINT, _DOUBLE, _BYTES = 0, 1, 2  # wire types
 _MAX_POSTING = 2 + 2 + 5 + 5  # tag and length, two tags, two numbers of 7-bit groups
@@ -31,12 +31,11 @@ def write(index: Index, path: Path, scale: int) -> None:
 
     Memory is that of a list of postings and of the ids.
     """
-    places = [_place(index, number) for number in range(len(index.segments))]
     lengths = np.zeros(len(index), np.int64)
     body = path.with_suffix(".lists")
     lists = 0
     with open(body, "wb") as file:
-        for name, documents, counts in _lists(index, places, scale):
+        for name, documents, counts in _lists(index, scale):
             lengths[documents] += counts
             gaps = np.diff(documents, prepend=0)
             postings = np.empty(len(gaps) * _MAX_POSTING, np.uint8)
@@ -44,7 +43,9 @@ def write(index: Index, path: Path, scale: int) -> None:
             head = _field(1, name.encode()) + _field(2, len(gaps)) + _field(3, int(counts.sum()))
             _message(file, head, postings[:size])
             lists += 1
-        for number, (id, length) in enumerate(zip(_ids(index), lengths.tolist())):
+        live = (take_ids(segment.all_ids(), np.flatnonzero(segment.alive())) for segment in index.segments)
+        ids = (id for part in live for id in part.tolist())
+        for number, (id, length) in enumerate(zip(ids, lengths.tolist())):
             _message(file, _field(1, number) + _field(2, str(id).encode()) + _field(3, length))
     total = int(lengths.sum())
     facts = (1, lists, len(index), lists, len(index), total, total / max(len(index), 1))
@@ -57,43 +58,22 @@ def write(index: Index, path: Path, scale: int) -> None:
     body.unlink()
 
 
-def _place(index: Index, number: int) -> np.ndarray:
-    """The number that each of a segment's documents gets in the file, -1 for deleted ones."""
-    before = sum(int(segment.alive().sum()) for segment in index.segments[:number])
-    alive = index.segments[number].alive()
-    return np.where(alive, before + alive.cumsum() - 1, -1)
-
-
-def _ids(index: Index) -> Iterator[int | str]:
+def _lists(index: Index, scale: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """A term's name, its documents ascending and their impacts, without those that are rounded to 0."""
+    sources, before = [], 0
     for segment in index.segments:
         alive = segment.alive()
-        yield from (id for id, used in zip(segment.all_ids().tolist(), alive.tolist()) if used)
-
-
-def _lists(index: Index, places: list[np.ndarray], scale: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """A term's name, its documents ascending and their impacts, without those that are rounded to 0."""
-    terms = np.unique(np.concatenate([np.empty(0, np.uint32), *(segment.terms for segment in index.segments)]))
-    for name in sorted(map(str, terms.tolist())):
-        documents, counts = [], []
-        for segment, place in zip(index.segments, places):
-            found, weights = _postings(segment, int(name))
-            number, whole = place[found], impacts(weights, scale)
-            used = (number >= 0) & (whole > 0)
-            documents.append(number[used])
-            counts.append(whole[used])
-        together = np.concatenate(documents)
-        if len(together):
-            yield name, together, np.concatenate(counts)
-
-
-def _postings(segment: Segment, term: int) -> tuple[np.ndarray, np.ndarray]:
-    row = np.searchsorted(segment.terms, term)
-    if row == len(segment.terms) or segment.terms[row] != term:
-        return np.empty(0, np.int64), np.empty(0, np.float16)
-    count = segment.table[row, COUNT]
-    documents, codes = np.empty(count, np.int64), np.empty(count, np.int64)
-    decode(segment.data, segment.table[row], segment.bits, documents, codes)
-    return documents, segment.impacts[codes].astype(np.float16)
+        sources.append(DecodedSegment(segment, np.where(alive, before + alive.cumsum() - 1, -1)))
+        before += int(alive.sum())
+    terms = {term for segment in index.segments for term in segment.terms.tolist()}
+    for name in sorted(map(str, terms)):
+        lists = [source.postings(int(name), int(name) + 1) for source in sources]
+        numbers = [source.documents[keys >> np.uint64(16)] for source, keys in zip(sources, lists)]
+        documents = np.concatenate(numbers)
+        whole = impacts(np.concatenate(lists).astype(np.uint16).view(np.float16), scale)
+        used = (documents >= 0) & (whole > 0)
+        if used.any():
+            yield name, documents[used], whole[used]
 
 
 def _message(file: BinaryIO, *parts: bytes | np.ndarray) -> None:
@@ -125,20 +105,10 @@ def _encode(gaps, counts, out):
     place = 0
     for i in range(len(gaps)):
         begin = place + 2  # a posting has at most 12 bytes, so its length takes one
-        end = _number(out, begin, 1 << 3, gaps[i])
-        end = _number(out, end, 2 << 3, counts[i])
+        out[begin] = 1 << 3
+        end = put_number(out, begin + 1, gaps[i])
+        out[end] = 2 << 3
+        end = put_number(out, end + 1, counts[i])
         out[place], out[place + 1] = 4 << 3 | 2, end - begin
         place = end
     return place
-
-
-@compiled
-def _number(out, place, tag, value):
-    out[place] = tag
-    place += 1
-    while value > 0x7F:
-        out[place] = value & 0x7F | 0x80
-        value >>= 7
-        place += 1
-    out[place] = value
-    return place + 1

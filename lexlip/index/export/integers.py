@@ -1,4 +1,4 @@
-"""Anserini: a JsonVectorCollection with whole-number impacts, and queries that repeat each word by its weight.
+"""Anserini: a JsonVectorCollection with whole-number impacts, and queries that repeat each term by its weight.
 
 A score there is the sum of repetitions x impacts, which is scale^2 times ours but for the rounding: impacts are off by
 at most half, repetitions too.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from lexlip.index.export.files import write_lines, write_script
-from lexlip.index.vectors import SparseRows
+from lexlip.sparse import SparseRows
 
 _LOAD = """#!/usr/bin/env bash
 # Builds Anserini's index from the documents beside this script, and searches it. Run it with ANSERINI naming the jar:
@@ -39,7 +40,7 @@ def write(batches: Iterable[SparseRows], out: Path, scale: int) -> None:
 
 
 def query(terms: list[int], weights: list[float], scale: int) -> str:
-    """Words, each as often as it weighs."""
+    """Term numbers, each repeated by its weight."""
     return " ".join(" ".join([str(term)] * round(weight * scale)) for term, weight in zip(terms, weights)).strip()
 
 
@@ -50,8 +51,6 @@ def impacts(weights: np.ndarray, scale: int) -> np.ndarray:
 
 def _entries(batches: Iterable[SparseRows], scale: int) -> Iterator[str]:
     for rows in batches:
-        whole = impacts(rows.weights, scale)
-        for number, id in enumerate(map(str, rows.ids.tolist())):
-            row = slice(rows.offsets[number], rows.offsets[number + 1])
-            vector = {str(t): n for t, n in zip(rows.terms[row].tolist(), whole[row].tolist()) if n}
-            yield json.dumps({"id": id, "contents": "", "vector": vector}) + "\n"
+        for id, terms, whole in replace(rows, weights=impacts(rows.weights, scale)).documents():
+            vector = {str(term): number for term, number in zip(terms.tolist(), whole.tolist()) if number}
+            yield json.dumps({"id": str(id), "contents": "", "vector": vector}) + "\n"

@@ -2,7 +2,7 @@
 
 Lucene keeps a feature's value as a term frequency, the upper 17 bits of its float32: 9 significant bits, the rest cut
 off (`FeatureField`). Our weights have 11. So a weight is written as two features, `T` with its first 9 bits and `T+`
-with the rest, which has at most 2; a query asks for both with the same weight, and the sum is exact. With `rounded`
+with the rest, which has at most 2; a query names both with the same weight, and the sum is exact. With `rounded`
 there is one feature with the nearest 9 bits: fewer postings, and scores that differ by up to 0.2%.
 """
 
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from lexlip.errors import IndexingError
 from lexlip.index.export.files import write_lines, write_script
-from lexlip.index.vectors import SparseRows
+from lexlip.sparse import SparseRows
 
 ENGINES = ("opensearch", "elasticsearch")
 FIELD = "vector"
@@ -26,7 +27,7 @@ _MAX_ID = 512  # bytes
 _MAX_WEIGHT = 64  # of a clause in Lucene
 _FIELDS = {
     "opensearch": {"type": "rank_features"},
-    # Of a field that prunes, the engine would leave out common words by itself.
+    # In a field that prunes, the engine would leave out common terms by itself.
     "elasticsearch": {"type": "sparse_vector", "index_options": {"prune": False}},
 }
 
@@ -85,10 +86,10 @@ def query(engine: str, terms: list[int], weights: list[float], k: int, rounded: 
     if not rounded:
         tokens.update((name + _REST, weight) for name, weight in zip(names, weights))
     if engine == "opensearch":
-        wanted = {"neural_sparse": {FIELD: {"query_tokens": tokens}}}
+        clause = {"neural_sparse": {FIELD: {"query_tokens": tokens}}}
     else:
-        wanted = {"sparse_vector": {"field": FIELD, "query_vector": tokens, "prune": False}}
-    return {"size": k, "_source": False, "track_total_hits": False, "query": wanted}
+        clause = {"sparse_vector": {"field": FIELD, "query_vector": tokens, "prune": False}}
+    return {"size": k, "_source": False, "track_total_hits": False, "query": clause}
 
 
 def _entries(batches: Iterable[SparseRows], rounded: bool) -> Iterator[str]:
@@ -96,16 +97,16 @@ def _entries(batches: Iterable[SparseRows], rounded: bool) -> Iterator[str]:
     for rows in batches:
         values = rows.weights.astype(np.float32)
         first = _cut(values + _half_step(values)) if rounded else _cut(values)
-        rest = values - first
-        for number, id in enumerate(map(str, rows.ids.tolist())):
+        rest = np.zeros_like(values) if rounded else values - first
+        for id, terms, both in replace(rows, weights=np.stack([first, rest], axis=1)).documents():
+            id = str(id)
             if not 0 < len(id.encode()) <= _MAX_ID:
                 raise IndexingError(f"{rows.source}: id {id[:40]!r}...: the engine takes ids of 1 to {_MAX_ID} bytes")
-            row = slice(rows.offsets[number], rows.offsets[number + 1])
             features = {}
-            for term, value, more in zip(rows.terms[row].tolist(), first[row].tolist(), rest[row].tolist()):
+            for term, (value, more) in zip(terms.tolist(), both.tolist()):
                 if value > 0:
                     features[str(term)] = value
-                if more > 0 and not rounded:
+                if more > 0:
                     features[f"{term}{_REST}"] = more
             action = {"index": {"_id": id}}
             yield f"{json.dumps(action)}\n{json.dumps({FIELD: features})}\n"

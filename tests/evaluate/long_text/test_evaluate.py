@@ -91,7 +91,7 @@ def test_missing_ones_are_an_error_that_lists_them_or_counted(colours, dci, urba
     words = ["eval-long-text", "--model", "colours", "--dci", str(dci), "--urban1k", str(urban1k)]
     assert main(words) == 2
     error = capsys.readouterr().err
-    assert "2 pictures or entries are missing" in error and str(photo) in error and "2.txt" in error
+    assert "2 images or entries are missing" in error and str(photo) in error and "2.txt" in error
     assert main([*words, "--allow-missing", "--metrics-file", str(tmp_path / "m.json")]) == 0
     sets = json.loads((tmp_path / "m.json").read_text())["sets"]
     assert [(row["pairs"], row["missing"]) for row in sets.values()] == [(2, 1), (2, 1)]

@@ -49,7 +49,7 @@ def test_missing_pictures_and_entries_are_listed(dci, iiw, urban1k):
     (urban1k / "caption" / "2.txt").unlink()
     (urban1k / "image" / "1.jpg").unlink()
     lines = read_urban1k(urban1k).missing
-    assert len(lines) == 2 and "1.jpg: no such picture" in lines[0] and "2.txt" in lines[1]
+    assert len(lines) == 2 and "1.jpg: no such image" in lines[0] and "2.txt" in lines[1]
 
 
 def test_annotations_of_another_form_are_refused_by_file_and_field(dci, iiw, share4v, urban1k):
