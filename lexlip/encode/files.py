@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from lexlip_data.errors import BrokenSample, DataError, one_line
-from lexlip_data.sources.files import read_picture, real_roots, require_file
+from lexlip_data.sources.files import read_image, real_roots, require_file
 from lexlip_data.sources.skipped import Skipped
 from lexlip_data.sources.source import MAX_CAPTION, usable_caption
 
@@ -73,7 +73,7 @@ class FolderPictures:
 
     def picture(self, i: int) -> tuple[str, bytes]:
         name = self.place(i)
-        return name, read_picture(self.folder / name, self._roots)
+        return name, read_image(self.folder / name, self._roots)
 
     def place(self, i: int) -> str:
         return self._names[i].as_py()

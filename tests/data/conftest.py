@@ -35,17 +35,17 @@ def jpeg():
 
 @pytest.fixture
 def make_folder(tmp_path):
-    """make_folder(folder name, table name, pictures, captions per picture) -> path of the table it wrote."""
+    """make_folder(folder name, table name, images, captions per image) -> path of the table it wrote."""
 
-    def make(folder: str, table: str, pictures: int = 6, per_picture: int = 2, with_id: bool = True) -> Path:
+    def make(folder: str, table: str, images: int = 6, per_image: int = 2, with_id: bool = True) -> Path:
         root = tmp_path / folder
         (root / "images").mkdir(parents=True, exist_ok=True)
         stem = table.split(".")[0]
         lines = ["title\tfilepath" + ("\timage_id" if with_id else "")]
-        for i in range(pictures):
+        for i in range(images):
             file = f"images/{stem}_{i}.jpg"
             (root / file).write_bytes(make_jpeg(i))
-            for k in range(per_picture):
+            for k in range(per_image):
                 caption = f"{CAPTIONS[(i + k) % len(CAPTIONS)]} {i}"
                 lines.append(f"{caption}\t{file}" + (f"\t{1000 + i}" if with_id else ""))
         path = root / table
@@ -90,6 +90,6 @@ def convert():
 @pytest.fixture
 def mine(make_folder):
     """A data set `mine` with all three splits; gives its folder."""
-    for split, pictures in (("train", 7), ("val", 5), ("test", 3)):
-        folder = make_folder("mine", f"mine_{split}.tsv", pictures=pictures).parent
+    for split, images in (("train", 7), ("val", 5), ("test", 3)):
+        folder = make_folder("mine", f"mine_{split}.tsv", images=images).parent
     return folder

@@ -1,6 +1,7 @@
-"""Which pictures of a table go into which file: a function of the table and the options alone.
+"""Which images of a table go into which file: a function of the table and the options alone.
 
-So machines that convert one shard each agree without a word, and a run that was cut off knows its finished shards.
+So machines that convert one shard each agree without a word, and a conversion that was cut off knows its finished
+shards.
 """
 
 from __future__ import annotations
@@ -12,22 +13,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
 from lexlip_data.errors import DataError
 from lexlip_data.sources.files import is_file
-from lexlip_data.sources.ipc import MAX_SHARDS, own_metadata
+from lexlip_data.sources.ipc import MAX_SHARDS, read_metadata
 from lexlip_data.sources.table import CaptionTable
 
 FORMAT = 2  # raised when the same table gives other files
 
 
 @dataclass(frozen=True)
-class Plan:
+class ShardPlan:
     """The files of one split.
 
     paths: of the shards, in order.
-    bounds: shard k holds the pictures bounds[k] .. bounds[k + 1] - 1 of the table.
+    bounds: shard k holds the images bounds[k] .. bounds[k + 1] - 1 of the table.
     fingerprint: of everything that decides the files' content.
     """
 
@@ -36,15 +35,16 @@ class Plan:
     bounds: tuple[int, ...]
     fingerprint: str
 
-    def rows(self, k: int) -> range:
+    def images(self, k: int) -> range:
         return range(self.bounds[k], self.bounds[k + 1])
 
     def partial(self, k: int) -> Path:
-        """The file while it is written; always of the same name, so that what killed runs leave does not pile up."""
+        """The file while it is written; always the same, so that what killed processes leave does not pile up."""
         return self.paths[k].with_name(f".{self.paths[k].name}.partial")
 
-    def finished(self, mine: Sequence[int], overwrite: bool) -> set[int]:
-        """The shards among `mine` that are there already; with overwrite they are removed.
+    def done(self, mine: Sequence[int], overwrite: bool) -> dict[int, Path]:
+        """The shards among `mine` that were written to their end before, with their files; those that were written but
+        not accepted have their partial names. With overwrite all are removed.
 
         Raises:
             DataError: a file of other data or options is in the way. With overwrite only one that no shard replaces.
@@ -54,10 +54,9 @@ class Plan:
         there = sorted(path for path in folder.iterdir() if pattern.fullmatch(path.name))
         if overwrite:
             alone = len(mine) < len(self.paths)  # other machines replace their own shards
-            for path in [self.paths[k] for k in mine] if alone else there:
+            own = [self.paths[k] for k in mine]
+            for path in (*(own if alone else there), *map(self.partial, mine)):
                 path.unlink(missing_ok=True)
-            for k in mine:
-                self.partial(k).unlink(missing_ok=True)
             there = [path for path in there if path not in self.paths] if alone else []
         for path in there:
             if path not in self.paths or not self._is_shard(path, self.paths.index(path)):
@@ -67,24 +66,15 @@ class Plan:
                 raise DataError(
                     f"{path} was made from other data or options, or by another program: {todo}, or give another --out"
                 )
-        return {k for k in mine if self.paths[k] in there}
-
-    def held_back(self, k: int) -> bool:
-        """Whether shard k was written to its end but not accepted."""
-        return self._is_shard(self.partial(k), k)
+        done = {k: self.paths[k] for k in mine if self.paths[k] in there}
+        return {k: self.partial(k) for k in mine if self._is_shard(self.partial(k), k)} | done
 
     def _is_shard(self, path: Path, k: int) -> bool:
-        if not is_file(path):
-            return False
-        try:
-            with pa.memory_map(str(path), "r") as file:
-                metadata = own_metadata(pa.ipc.open_file(file).schema)
-        except (pa.ArrowException, OSError, ValueError):
-            return False
+        metadata = read_metadata(path)
         return (metadata.get("fingerprint"), metadata.get("shard")) == (self.fingerprint, k)
 
 
-def make_plan(
+def plan_shards(
     table: CaptionTable,
     out: Path,
     prefix: str,
@@ -92,14 +82,14 @@ def make_plan(
     shards: int | None = None,
     numbered: bool = False,
     options: dict | None = None,
-) -> Plan:
+) -> ShardPlan:
     """Cut a table into files.
 
     Args:
-        shard_images: pictures listed per shard.
+        shard_images: images listed per shard.
         shards: how many shards, as equal as can be; some may be empty. Neither: all in one.
         numbered: number a single shard too.
-        options: whatever else decides the files' content.
+        options: whatever else decides the files' content; part of the fingerprint.
     Raises:
         DataError: a number below 1, or both.
     """
@@ -121,10 +111,10 @@ def make_plan(
     names = [f"{prefix}.arrow"] if n == 1 and not numbered else [f"{prefix}_{k}.arrow" for k in range(n)]
     parts = [FORMAT, table.fingerprint(), table.name, table.split, _probe(table), size, options or {}]
     fingerprint = hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
-    return Plan(prefix, tuple(out / name for name in names), tuple(bounds), fingerprint)
+    return ShardPlan(prefix, tuple(out / name for name in names), tuple(bounds), fingerprint)
 
 
 def _probe(table: CaptionTable) -> list[int]:
-    """Sizes of a few files: other pictures under the same names are noticed, but the folder may move."""
+    """Sizes of a few files: other images under the same names are noticed, but the folder may move."""
     files = [table.path(i) for i in sorted({len(table) * k // 16 for k in range(16)})]
     return [file.stat().st_size if is_file(file) else -1 for file in files]

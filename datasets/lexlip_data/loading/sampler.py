@@ -14,7 +14,7 @@ from lexlip_data.errors import DataError
 
 
 class GlobalBatchSampler:
-    """Batches of the whole run, cut into one contiguous block per process.
+    """Batches of the whole training, cut into one contiguous block per process.
 
     Global batch g of an epoch is order[g*B : (g+1)*B]; process r gets block r of it. So the blocks of all
     processes, put together in the order of their ranks, are the same batch for any number of processes.
@@ -74,9 +74,9 @@ class GlobalBatchSampler:
         order = self.order(epoch) if self.shuffle else None
         for g in range(self.start, len(self)):
             first = g * self.batch_size
-            share = min(self.batch_size, self.n - first) // self.world_size
-            low = first + self.rank * share
-            block = range(low, low + share) if order is None else order[low : low + share].tolist()
+            size = min(self.batch_size, self.n - first) // self.world_size
+            low = first + self.rank * size
+            block = range(low, low + size) if order is None else order[low : low + size].tolist()
             yield [(epoch, index) for index in block]
 
     def order(self, epoch: int) -> np.ndarray:

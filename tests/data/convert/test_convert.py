@@ -12,9 +12,9 @@ import pytest
 from lexlip_data.convert import writer
 from lexlip_data.convert.annotations import read_karpathy
 from lexlip_data.convert.readers import read_folder, read_tsv
-from lexlip_data.convert.writer import PictureReader, write_split
+from lexlip_data.convert.writer import ImageReader, write_split
 from lexlip_data.errors import DataError
-from lexlip_data.sources.arrow import ArrowSource, find_shards
+from lexlip_data.sources.arrow import ArrowSource, find_arrow_files
 from lexlip_data.sources.registry import open_split
 
 SCRIPT = Path(__file__).resolve().parents[3] / "datasets" / "convert.py"
@@ -31,7 +31,7 @@ def run(convert):
 
 
 def content(folder, prefix):
-    source = ArrowSource("x", "x", find_shards(folder, prefix))
+    source = ArrowSource("x", "x", find_arrow_files(folder, prefix))
     return [(source.image_id(i), source.captions(i), bytes(source.image_bytes(i))) for i in range(len(source))]
 
 
@@ -172,7 +172,7 @@ def test_coco_captions(tmp_path, jpeg, run):
         ("karpathy --json {} --name x", "d.json", '{"images": [', "not JSON"),
         ("gcc --root {}/..", "train_annot.json", '[["a.jpg", "x"], ["b.jpg"]]', "entry 1"),
         ("coco-captions --annotations {} --images . --split val", "c.json",
-         '{"images": [], "annotations": [{"image_id": 3, "caption": ""}]}', "picture 3"),
+         '{"images": [], "annotations": [{"image_id": 3, "caption": ""}]}', "image 3"),
     ],
 )  # fmt: skip
 def test_malformed_json(tmp_path, capsys, command, file, text, message, run):
@@ -188,11 +188,11 @@ def test_malformed_json(tmp_path, capsys, command, file, text, message, run):
 
 
 def test_parallel_equals_serial(tmp_path, make_folder):
-    table = TsvTable(make_folder("mine", "mine_train.tsv", pictures=21))
+    table = TsvTable(make_folder("mine", "mine_train.tsv", images=21))
     for workers in (0, 2):
-        with PictureReader(workers) as reader:
+        with ImageReader(workers) as reader:
             report = write_split(table, tmp_path / str(workers), "p", reader, shard_images=8, progress=False)
-        assert (report.pictures, report.pairs, len(report.shards), report.skipped) == (21, 42, 3, [])
+        assert (report.images, report.pairs, len(report.shards), report.skipped) == (21, 42, 3, [])
     files = [sorted((tmp_path / workers).iterdir()) for workers in ("0", "2")]
     assert [path.name for path in files[0]] == ["p_0.arrow", "p_1.arrow", "p_2.arrow"]
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
@@ -203,7 +203,7 @@ def TsvTable(path):
 
 
 def test_resume_keeps_finished_shards(tmp_path, make_folder, monkeypatch):
-    table, out = TsvTable(make_folder("mine", "mine_train.tsv", pictures=9)), tmp_path / "out"
+    table, out = TsvTable(make_folder("mine", "mine_train.tsv", images=9)), tmp_path / "out"
     read = []
 
     def stop_at_fifth(path):
@@ -212,44 +212,44 @@ def test_resume_keeps_finished_shards(tmp_path, make_folder, monkeypatch):
             raise KeyboardInterrupt
         return Path(path).read_bytes()
 
-    with pytest.raises(KeyboardInterrupt), PictureReader(0, stop_at_fifth) as reader:
+    with pytest.raises(KeyboardInterrupt), ImageReader(0, stop_at_fifth) as reader:
         write_split(table, out, "p", reader, shard_images=3, progress=False)
     assert [path.name for path in out.iterdir()] == ["p_0.arrow"]  # nothing half-written, no leftovers
     stamp = (out / "p_0.arrow").stat().st_mtime_ns
-    with PictureReader(0, stop_at_fifth) as reader:
+    with ImageReader(0, stop_at_fifth) as reader:
         report = write_split(table, out, "p", reader, shard_images=3, progress=False)
-    assert (report.reused, report.pictures, len(read)) == (1, 9, 5 + 6)
+    assert (report.reused, report.images, len(read)) == (1, 9, 5 + 6)
     assert (out / "p_0.arrow").stat().st_mtime_ns == stamp
-    with PictureReader() as reader:
+    with ImageReader() as reader:
         write_split(table, tmp_path / "straight", "p", reader, shard_images=3, progress=False)
     for k in range(3):
         assert (out / f"p_{k}.arrow").read_bytes() == (tmp_path / "straight" / f"p_{k}.arrow").read_bytes()
 
 
 def test_a_killed_run_leaves_no_shard(tmp_path, make_folder):
-    make_folder("mine", "mine_train.tsv", pictures=4)
+    make_folder("mine", "mine_train.tsv", images=4)
     code = (
         "import os, sys; from lexlip_data.convert.readers import read_tsv; from lexlip_data.convert.writer import *\n"
         "def read(path):\n"
         "    if '_3.jpg' in path: os._exit(9)\n"
         "    return open(path, 'rb').read()\n"
         f"table, = read_tsv({str(tmp_path)!r}, 'mine')\n"
-        "with PictureReader(0, read) as reader: write_split(table, sys.argv[1], 'p', reader, progress=False)\n"
+        "with ImageReader(0, read) as reader: write_split(table, sys.argv[1], 'p', reader, progress=False)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parent)}
     out = tmp_path / "out"
     assert subprocess.run([sys.executable, "-c", code, str(out)], env=environment).returncode == 9
-    assert find_shards(out, "p") == [] and [path.name for path in out.iterdir()] == [".p.arrow.partial"]
-    with PictureReader() as reader:
+    assert find_arrow_files(out, "p") == [] and [path.name for path in out.iterdir()] == [".p.arrow.partial"]
+    with ImageReader() as reader:
         write_split(read_tsv(tmp_path, "mine")[0], out, "p", reader, progress=False)
     assert [path.name for path in out.iterdir()] == ["p.arrow"]
 
 
 def test_stale_shards_are_refused_or_replaced(tmp_path, make_folder, jpeg):
-    path, out = make_folder("mine", "mine_train.tsv", pictures=6), tmp_path / "out"
+    path, out = make_folder("mine", "mine_train.tsv", images=6), tmp_path / "out"
 
     def write(**options):
-        with PictureReader() as reader:
+        with ImageReader() as reader:
             return write_split(TsvTable(path), out, "p", reader, progress=False, **options)
 
     write(shard_images=2)
@@ -276,8 +276,8 @@ def test_stale_shards_are_refused_or_replaced(tmp_path, make_folder, jpeg):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_bad_pictures_are_left_out_and_listed(tmp_path, make_folder, capsys, workers, convert):
-    table, out = make_folder("mine", "mine_train.tsv", pictures=6), tmp_path / "out"
+def test_bad_images_are_left_out_and_listed(tmp_path, make_folder, capsys, workers, convert):
+    table, out = make_folder("mine", "mine_train.tsv", images=6), tmp_path / "out"
     images = table.parent / "images"
     (images / "mine_train_1.jpg").unlink()
     (images / "mine_train_3.jpg").write_bytes((images / "mine_train_3.jpg").read_bytes()[:400])
@@ -285,7 +285,7 @@ def test_bad_pictures_are_left_out_and_listed(tmp_path, make_folder, capsys, wor
     for kept in (0, 3):
         assert convert.main([*command, "--workers", str(workers)]) == 0
         printed = capsys.readouterr().out
-        assert "4 pictures, 8 pairs, 3 file(s)" in printed and "1 missing, 1 broken" in printed
+        assert "4 images, 8 pairs, 3 file(s)" in printed and "1 missing, 1 broken" in printed
         assert ("3 kept from before" in printed) == bool(kept)
         listed = [line.split("\t") for line in (out / "mine_train_skipped.tsv").read_text().splitlines()]
         assert [row[0] for row in listed] == ["image_id", "1001", "1003"]
@@ -294,17 +294,17 @@ def test_bad_pictures_are_left_out_and_listed(tmp_path, make_folder, capsys, wor
 
 
 def test_everything_missing(tmp_path, make_folder, capsys, run):
-    table = make_folder("mine", "mine_train.tsv", pictures=3)
-    for picture in (table.parent / "images").iterdir():
-        picture.unlink()
+    table = make_folder("mine", "mine_train.tsv", images=3)
+    for image in (table.parent / "images").iterdir():
+        image.unlink()
     run("tsv", "--root", tmp_path, "--name", "mine", "--out", tmp_path / "out", status=1)
     error = capsys.readouterr().err
-    assert "not one of 3 pictures" in error and "mine_train_0.jpg" in error
-    assert find_shards(tmp_path / "out", "mine_train") == []
+    assert "not one of 3 images" in error and "mine_train_0.jpg" in error
+    assert find_arrow_files(tmp_path / "out", "mine_train") == []
 
 
 def test_max_images_and_record_batches(tmp_path, make_folder, monkeypatch, run):
-    make_folder("mine", "mine_train.tsv", pictures=9)
+    make_folder("mine", "mine_train.tsv", images=9)
     monkeypatch.setattr(writer, "BATCH_ROWS", 2)
     run("tsv", "--root", tmp_path, "--name", "mine", "--out", tmp_path / "out", "--max-images", 5)
     reader = pa.ipc.open_file(str(tmp_path / "out" / "mine_train.arrow"))
@@ -313,7 +313,7 @@ def test_max_images_and_record_batches(tmp_path, make_folder, monkeypatch, run):
 
 
 def test_the_command_runs_by_path_without_installation(tmp_path, make_folder):
-    make_folder("mine", "mine_train.tsv", pictures=3)
+    make_folder("mine", "mine_train.tsv", images=3)
     command = [
         sys.executable,
         str(SCRIPT),
@@ -328,7 +328,7 @@ def test_the_command_runs_by_path_without_installation(tmp_path, make_folder):
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run([*command, "--workers", "1"], env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "mine_train: 3 pictures, 6 pairs" in done.stdout
+    assert "mine_train: 3 images, 6 pairs" in done.stdout
     bad = subprocess.run([*command, "--name", "a/b"], env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert bad.returncode == 2 and "becomes a file name" in bad.stderr
 

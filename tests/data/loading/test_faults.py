@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from lexlip_data.errors import memory_kills
 from lexlip_data.loading import faults
 from lexlip_data.loading.faults import explain_loader_failure
 
@@ -123,13 +124,11 @@ def test_a_worker_without_a_signal():
         ("0::/not/visible/here\n", "memory.events"),
     ],
 )
-def test_kills_are_counted_where_the_system_counts_them(tmp_path, monkeypatch, groups, file):
+def test_kills_are_counted_where_the_system_counts_them(tmp_path, groups, file):
     (tmp_path / "cgroup").write_text(groups)
     counter = tmp_path / "sys" / file
     counter.parent.mkdir(parents=True)
     counter.write_text("oom 5\noom_kill 3\n")
-    find = faults._counter_files
-    monkeypatch.setattr(faults, "_counter_files", lambda: find(tmp_path / "cgroup", tmp_path / "sys"))
-    assert faults.memory_kills() == " (kills counted in this control group: 3)"
+    assert memory_kills(tmp_path / "cgroup", tmp_path / "sys") == " (kills counted in this control group: 3)"
     counter.unlink()
-    assert faults.memory_kills() == ""
+    assert memory_kills(tmp_path / "cgroup", tmp_path / "sys") == ""

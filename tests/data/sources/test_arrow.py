@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from lexlip_data.errors import BrokenImage, BrokenSample, DataError
-from lexlip_data.sources.arrow import ArrowSource, find_shards
+from lexlip_data.sources.arrow import ArrowSource, find_arrow_files
 from lexlip_data.sources.registry import open_split, require_data_set
 
 
@@ -20,7 +20,7 @@ def save(path, table: pa.Table, rows_per_batch: int | None = None):
 
 def table(n=5, first=0, **columns) -> pa.Table:
     content = {
-        "image": pa.array([b"picture %d" % i for i in range(first, first + n)], pa.binary()),
+        "image": pa.array([b"image %d" % i for i in range(first, first + n)], pa.binary()),
         "caption": [[f"caption {k} of {i}" for k in range(1 + i % 3)] for i in range(first, first + n)],
         "image_id": [f"{i}.jpg" for i in range(first, first + n)],
         "split": ["train"] * n,
@@ -60,7 +60,7 @@ def test_reading_copies_nothing(tmp_path):
 
 def test_a_file_as_vilt_writes_it(tmp_path):
     pandas = pytest.importorskip("pandas")
-    rows = [[b"picture %d" % i, [f"caption {i}", "another"], f"{i}.jpg", "train"] for i in range(7)]
+    rows = [[b"image %d" % i, [f"caption {i}", "another"], f"{i}.jpg", "train"] for i in range(7)]
     frame = pandas.DataFrame(rows, columns=["image", "caption", "image_id", "split"])
     written = pa.Table.from_pandas(frame)
     assert b"pandas" in written.schema.metadata
@@ -168,8 +168,8 @@ def test_an_offset_that_points_outside(tmp_path, column, child, value):
         ArrowSource("x", "train", [tmp_path / "w.arrow"])
 
 
-def test_opening_reads_no_picture_and_no_caption(tmp_path):
-    """Bytes that are neither a picture nor UTF-8 do not matter until they are asked for."""
+def test_opening_reads_no_image_and_no_caption(tmp_path):
+    """Bytes that are neither an image nor UTF-8 do not matter until they are asked for."""
     captions = pa.array([[b"\xff\xfe", b"good"]] * 5, pa.list_(pa.binary())).view(pa.list_(pa.string()))
     source = ArrowSource("x", "train", [save(tmp_path / "w.arrow", table(caption=captions))])
     assert source.caption_counts.tolist() == [2] * 5 and source.caption(3, 1) == "good"
@@ -180,7 +180,7 @@ def test_opening_reads_no_picture_and_no_caption(tmp_path):
 @pytest.mark.parametrize(
     ("caption", "message"),
     [
-        (None, "caption is null"), (" \n", "empty caption"), ("x" * 10_001, "caption of 10,001 letters"),
+        (None, "caption is null"), (" \n", "empty caption"), ("x" * 10_001, "caption of 10,001 characters"),
         ("a dog " * 2_000_000, "caption of 12,000,000 bytes"),
     ],
 )  # fmt: skip
@@ -200,7 +200,7 @@ def test_an_id_that_cannot_be_used(tmp_path):
     assert source.image_id(3) == "good"
 
 
-def test_pictures_without_a_caption_are_listed(tmp_path):
+def test_images_without_a_caption_are_listed(tmp_path):
     source = ArrowSource("x", "train", [save(tmp_path / "w.arrow", table(caption=[["a"], [], ["b"], None, ["c"]]), 2)])
     assert [item.reason.split("w.arrow, ")[1] for item in source.left_out] == [
         "record batch 0, row 1: no caption", "record batch 1, row 1: no caption",
@@ -218,25 +218,25 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
 def test_an_absurd_shard_number_costs_nothing(tmp_path):
     (tmp_path / "sbu_99999999999.arrow").touch()
     with pytest.raises(DataError, match="sbu_0.arrow is missing"):
-        find_shards(tmp_path, "sbu")
+        find_arrow_files(tmp_path, "sbu")
 
 
-def test_find_shards(tmp_path):
+def test_find_arrow_files(tmp_path):
     for name in ("sbu_10", "sbu_9", *(f"sbu_{i}" for i in range(9)), "sbu_old", "xsbu_0"):
         (tmp_path / f"{name}.arrow").touch()
-    assert [path.name for path in find_shards(tmp_path, "sbu")] == [f"sbu_{i}.arrow" for i in range(11)]
-    assert find_shards(tmp_path, "gcc") == find_shards(tmp_path / "none", "sbu") == []
+    assert [path.name for path in find_arrow_files(tmp_path, "sbu")] == [f"sbu_{i}.arrow" for i in range(11)]
+    assert find_arrow_files(tmp_path, "gcc") == find_arrow_files(tmp_path / "none", "sbu") == []
     (tmp_path / "sbu_4.arrow").unlink()
     with pytest.raises(DataError, match="sbu_4.arrow is missing"):
-        find_shards(tmp_path, "sbu")
+        find_arrow_files(tmp_path, "sbu")
     (tmp_path / "sbu_4.arrow").touch()
     (tmp_path / "sbu.arrow").touch()
     with pytest.raises(DataError, match="both sbu.arrow and numbered shards"):
-        find_shards(tmp_path, "sbu")
+        find_arrow_files(tmp_path, "sbu")
 
 
 def test_registry_prefers_arrow_and_joins_restval(tmp_path, make_folder, caplog):
-    make_folder("COCO", "coco_train.tsv", pictures=3)
+    make_folder("COCO", "coco_train.tsv", images=3)
     assert len(open_split(tmp_path, "coco", "train")[0]) == 3
     save(tmp_path / "coco_caption_karpathy_train.arrow", table(5))
     assert len(open_split(tmp_path, "coco", "train")[0]) == 5
@@ -278,7 +278,7 @@ def test_registry_reads_every_arrow_name(tmp_path, prefix):
 
 
 def test_registry_own_files(tmp_path, make_folder):
-    path = make_folder("elsewhere", "pairs.tsv", pictures=3)
+    path = make_folder("elsewhere", "pairs.tsv", images=3)
     save(tmp_path / "odd_0.arrow", table(4))
     own = {"mine": {"train": ["odd", str(path.relative_to(tmp_path))], "val": "odd_0.arrow"}}
     assert [len(source) for source in open_split(tmp_path, "mine", "train", own)] == [4, 3]
@@ -314,8 +314,8 @@ def test_memory_does_not_grow_over_an_epoch(tmp_path):
     except (OSError, KeyError):
         pytest.skip("needs Linux's /proc")
     rng = np.random.default_rng(0)
-    pictures = pa.array([rng.bytes(20_000) for _ in range(2000)], pa.binary())
-    source = ArrowSource("x", "train", [save(tmp_path / "w.arrow", table(2000, image=pictures), 256)])
+    images = pa.array([rng.bytes(20_000) for _ in range(2000)], pa.binary())
+    source = ArrowSource("x", "train", [save(tmp_path / "w.arrow", table(2000, image=images), 256)])
 
     def epoch() -> int:
         order = rng.permutation(len(source))
