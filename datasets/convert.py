@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ except ImportError:  # run by path in a checkout that is not installed; the work
 from lexlip_data.convert import annotations, arguments, demo, readers
 from lexlip_data.convert.check import check_folder
 from lexlip_data.convert.image_reader import ImageReader
+from lexlip_data.convert.shard_plan import ShardPlan
 from lexlip_data.convert.vocabulary import build_tokenizer, read_captions
 from lexlip_data.convert.writer import Report, write_split
 from lexlip_data.errors import DataError, one_line
@@ -76,15 +78,16 @@ def convert(
     only, shards = options.shard or (None, options.shards)
     with ImageReader(options.workers, read) as image_reader:
         for table in tables:
+            table.keep_first(options.max_images)
             per_shard = options.shard_images
             if per_shard is None:
                 per_shard = _SHARD_IMAGES.get(table.name, _OWN_SHARD_IMAGES)
-            report = write_split(
-                table, options.out, arrow_prefix(table.name, table.split), image_reader,
-                shard_images=None if shards else per_shard or None, numbered=always_numbered(table.name),
-                overwrite=options.overwrite, options={"layout": options.layout, **content},
-                progress=not options.quiet, shards=shards, only=only,
+            plan = ShardPlan(
+                table, options.out, arrow_prefix(table.name, table.split),
+                shard_images=None if shards else per_shard or None, shards=shards,
+                numbered=always_numbered(table.name), options={"layout": options.layout, **content},
             )  # fmt: skip
+            report = write_split(plan, image_reader, only, options.overwrite, progress=not options.quiet)
             _print(report, "" if only is None else f", shard {only} of {shards}")
     return 0
 
@@ -94,7 +97,7 @@ def _rules(options: argparse.Namespace) -> Rules:
 
 
 def _tsv(options: argparse.Namespace) -> int:
-    tables = readers.read_tsv(options.root, options.name, options.split, options.max_images, _rules(options))
+    tables = readers.read_tsv(options.root, options.name, options.split, _rules(options))
     for table in tables:
         restval = arrow_prefix("coco", "restval")
         if (table.name, table.split) == ("coco", "train") and find_arrow_files(options.out, restval):
@@ -106,8 +109,8 @@ def _tsv(options: argparse.Namespace) -> int:
 
 
 def _folder(options: argparse.Namespace) -> int:
-    where = options.table, options.name, options.split, options.images
-    return convert(readers.read_folder(*where, options.max_images, _rules(options)), options)
+    tables = readers.read_folder(options.table, options.name, options.split, options.images, _rules(options))
+    return convert(tables, options)
 
 
 def _karpathy(options: argparse.Namespace) -> int:
@@ -121,13 +124,13 @@ def _karpathy(options: argparse.Namespace) -> int:
         file = next((path for path in candidates if path.is_file()), None)
         if file is None:
             raise DataError(f"none of {', '.join(map(str, candidates))} is there; give the file with --json")
-    where = file, options.images, options.name, options.split
-    return convert(annotations.read_karpathy(*where, options.max_images, _rules(options)), options)
+    tables = annotations.read_karpathy(file, options.images, options.name, options.split, _rules(options))
+    return convert(tables, options)
 
 
 def _annotations(options: argparse.Namespace) -> int:
-    where = options.root, options.layout, options.split
-    return convert(annotations.read_annotations(*where, options.max_images, _rules(options)), options)
+    tables = annotations.read_annotations(options.root, options.layout, options.split, _rules(options))
+    return convert(tables, options)
 
 
 def _coco_captions(options: argparse.Namespace) -> int:
@@ -137,19 +140,19 @@ def _coco_captions(options: argparse.Namespace) -> int:
         files = [(options.annotations, options.images, options.split[0])]
     elif options.root:
         files = annotations.find_coco(options.root, options.year)
-        files = [file for file in files if not options.split or file[2] in options.split]
     else:
         raise DataError("coco-captions: give --root DIR, or --annotations FILE --images DIR --split SPLIT")
     tables = []
     for file, images, split in files:
-        tables += annotations.read_coco(file, images, options.name, split, options.max_images, _rules(options))
+        if not options.split or split in options.split:
+            tables += annotations.read_coco(file, images, options.name, split, _rules(options))
     return convert(tables, options)
 
 
 def _demo(options: argparse.Namespace) -> int:
     if not 8 <= options.size <= 2048:
         raise DataError(f"--size {options.size}: give 8 to 2048 pixels")
-    tables = demo.read_openmoji(options.max_images)
+    tables = demo.read_openmoji()
     convert(tables, options, partial(demo.draw, size=options.size), size=options.size)
     demo.write_note(options.out, options.size)
     if options.vocab:
@@ -179,28 +182,25 @@ def _check(options: argparse.Namespace) -> int:
     for split in check_folder(options.out, options.name, _rules(options)):
         for problem in split.problems:
             print(problem)
-        if split.problems:
             whole = False
-            continue
-        left_out = ", ".join(
-            f"{count:,} {_KINDS.get(kind, one_line(kind))}" for kind, count in sorted(split.skipped.items())
-        )
-        print(
-            f"{split.prefix}: {split.files} file(s) whole, {split.images} images, {split.pairs} pairs"
-            + (f"; left out: {left_out}" if left_out else "")
-        )
+        if not split.problems:
+            counts = sorted(split.skipped.items())
+            left_out = ", ".join(f"{count:,} {_KINDS.get(kind, one_line(kind))}" for kind, count in counts)
+            print(
+                f"{split.prefix}: {split.files} file(s) whole, {split.images} images, {split.pairs} pairs"
+                + (f"; left out: {left_out}" if left_out else "")
+            )
     return 0 if whole else 1
 
 
 def _print(report: Report, shard: str) -> None:
     kept = f", {report.reused} kept from before" if report.reused else ""
-    counts = {kind: report.count(kind) for kind in _KINDS}
+    counts = Counter(item.kind for item in report.left_out + report.skipped)
     always = ("missing", "broken")
     print(
-        f"{report.prefix}{shard}: {report.images} images, {report.pairs} pairs, {len(report.shards)} file(s)"
-        + f"{kept}; "
-        + ", ".join(f"{count} {_KINDS[kind]}" for kind, count in counts.items() if count or kind in always)
-        + (f"; listed in {report.listed_in}" if report.skipped or report.left_out else "")
+        f"{report.prefix}{shard}: {report.images} images, {report.pairs} pairs, {len(report.shards)} file(s){kept}; "
+        + ", ".join(f"{counts[kind]} {words}" for kind, words in _KINDS.items() if counts[kind] or kind in always)
+        + (f"; listed in {report.listed_in}" if counts else "")
     )
 
 

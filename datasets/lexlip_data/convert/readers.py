@@ -1,7 +1,7 @@
 """Readers of tables, the official layout and one's own: each gives one table per split. No image is opened.
 
-`max_images` keeps the first so many images of each split. `rules` say how many bad rows are too many; those that are
-few are left out, and listed with the first table. For JSON see `annotations.py`.
+`rules` say how many bad rows are too many; those that are few are left out, and listed with the first table. For JSON
+see `annotations.py`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,7 @@ from lexlip_data.sources.table import CaptionTable, TsvSource, read_columns
 
 
 def read_tsv(
-    root: str | Path,
-    name: str,
-    splits: Iterable[str] | None = None,
-    max_images: int | None = None,
-    rules: Rules = USUAL_RULES,
+    root: str | Path, name: str, splits: Iterable[str] | None = None, rules: Rules = USUAL_RULES
 ) -> list[CaptionTable]:
     """The table layout under `root`: COCO/coco_train.tsv and so on, or NAME/NAME_train.tsv.
 
@@ -40,7 +36,7 @@ def read_tsv(
         candidates = [root / relative for relative in table_paths(name, split)]
         path = next((path for path in candidates if path.exists()), None)
         if path is not None:
-            tables.append(TsvSource(name, split, path, max_images, rules, root))
+            tables.append(TsvSource(name, split, path, None, rules, root))
         elif splits:
             raise DataError(
                 f"data set {name} has no split {split}: looked for {', '.join(map(str, candidates)) or '-'}"
@@ -52,12 +48,7 @@ def read_tsv(
 
 
 def read_folder(
-    table: str | Path,
-    name: str,
-    split: str | None = None,
-    images: str | Path | None = None,
-    max_images: int | None = None,
-    rules: Rules = USUAL_RULES,
+    table: str | Path, name: str, split: str | None = None, images: str | Path | None = None, rules: Rules = USUAL_RULES
 ) -> list[CaptionTable]:
     """One table file of your own: title, filepath, and optionally image_id, split, long_caption.
 
@@ -86,4 +77,4 @@ def read_folder(
         if groups:
             groups[wanted[0]].left_out = rows.left_out
     folder = path.parent if images is None else Path(images)
-    return [CaptionTable(name, value, group, folder, max_images, path, rules) for value, group in groups.items()]
+    return [CaptionTable(name, value, group, folder, path, rules) for value, group in groups.items()]

@@ -15,10 +15,10 @@ from torch.utils.data import Dataset
 
 from lexlip_data.errors import BrokenSample, DataError, one_line
 from lexlip_data.loading.long_captions import long_texts
-from lexlip_data.loading.rng import isolated, sample_generator, sample_seed
+from lexlip_data.loading.rng import isolated, sample_seed
 from lexlip_data.loading.transforms import build_pixels, is_random
 from lexlip_data.sources.images import open_pixels
-from lexlip_data.sources.source import Source, hash_id
+from lexlip_data.sources.source import Source, hash_id, locate
 
 
 class _Mixture:
@@ -40,15 +40,15 @@ class _Mixture:
 
     def image(self, i: int) -> tuple[Source, int]:
         """Image i of the mixture -> (source, image of that source)."""
-        k = int(np.searchsorted(self._image_ends, i, side="right"))
-        return self.sources[k], i - (int(self._image_ends[k - 1]) if k else 0)
+        k, local = locate(self._image_ends, i)
+        return self.sources[k], local
 
     def pair(self, index: int) -> tuple[Source, int, int]:
         """Pair -> (source, image of that source, number of the caption)."""
         if not 0 <= index < self.n_pairs:
             raise IndexError(f"pair {index} of {self.n_pairs}")
-        i = int(np.searchsorted(self._pair_ends, index, side="right"))
-        return *self.image(i), index - (int(self._pair_ends[i - 1]) if i else 0)
+        i, number = locate(self._pair_ends, index)
+        return *self.image(i), number
 
 
 class CaptionPairs(Dataset):
@@ -99,7 +99,7 @@ class CaptionPairs(Dataset):
                 pixels = self.transform(image)
             sample = {"image": pixels, "caption": caption, **identity, "seed": seed}
             if self.long_captions:
-                rng = sample_generator(seed)
+                rng = np.random.default_rng(seed)
                 sample["long"] = long_texts(source, i, self.long_captions, self.sub_captions, rng)
             return sample
         except BrokenSample as error:

@@ -31,13 +31,11 @@ def read_vocabulary(tokenizer) -> Vocabulary:
     if tokenizer.mask_token_id is None:
         raise DataError(f"tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has no [MASK] token")
     pieces = tokenizer.get_vocab()
-    size = max(pieces.values()) + 1
-    continues, special = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
+    continues, special, ordinary = np.zeros((3, max(pieces.values()) + 1), dtype=bool)
     for piece, i in pieces.items():
-        continues[i] = piece.startswith("##")
+        continues[i], ordinary[i] = piece.startswith("##"), True
     special[list(tokenizer.all_special_ids)] = True
-    ordinary = np.array(sorted(set(pieces.values()) - set(tokenizer.all_special_ids)), dtype=np.int64)
-    return Vocabulary(tokenizer.mask_token_id, continues, special, ordinary)
+    return Vocabulary(tokenizer.mask_token_id, continues, special, np.flatnonzero(ordinary & ~special))
 
 
 def word_numbers(ids: np.ndarray, vocabulary: Vocabulary, whole_words: bool = True) -> np.ndarray:

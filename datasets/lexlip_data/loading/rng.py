@@ -28,11 +28,6 @@ def sample_seed(seed: int, epoch: int, index: int) -> int:
     return state >> 1
 
 
-def sample_generator(seed: int) -> np.random.Generator:
-    """numpy's generator of one sample, from its seed; making one takes some 15 microseconds."""
-    return np.random.default_rng(seed)
-
-
 def _mixed(state: _State) -> _State:
     """One step of SplitMix64, of a number or of an array of uint64, which wraps round by itself."""
     z = (state + _STEP) & _MASK

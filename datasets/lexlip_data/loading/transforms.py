@@ -25,11 +25,7 @@ TRANSFORM_KEYS = ("vit", "vit_randaug")
 
 def build_transform(keys: str | list[str], size: int) -> Callable[[Image.Image], torch.Tensor]:
     """What the model takes: `build_pixels`, then `normalise`; float32 (3, size, size). Arguments as there."""
-    return partial(_normalised, build_pixels(keys, size))
-
-
-def _normalised(pixels: Callable[[Image.Image], torch.Tensor], image: Image.Image) -> torch.Tensor:
-    return normalise(pixels(image))
+    return tv.Compose([build_pixels(keys, size), normalise])
 
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from lexlip_data.errors import BrokenImage, DataError
 from lexlip_data.sources.ipc import check_batch, is_list, open_arrow, read_batch, read_metadata, read_text
 from lexlip_data.sources.skipped import Skipped
-from lexlip_data.sources.source import MAX_CAPTION, MAX_NAME, usable_caption
+from lexlip_data.sources.source import MAX_CAPTION, MAX_NAME, Source, locate, usable_caption
 
 _KEPT_BATCHES = 4096  # record batches kept open: building one anew takes some 40 microseconds
 
@@ -67,7 +67,7 @@ def require_all(paths: Sequence[Path]) -> None:
         )
 
 
-class ArrowSource:
+class ArrowSource(Source):
     """The images of some Arrow files, in order. See `lexlip_data.sources.source.Source` for the methods."""
 
     def __init__(self, name: str, split: str, paths: Sequence[str | Path], max_images: int | None = None):
@@ -100,9 +100,6 @@ class ArrowSource:
     def __reduce__(self) -> tuple:
         return ArrowSource, (self.name, self.split, self.paths, self.max_images)
 
-    def __len__(self) -> int:
-        return len(self.caption_counts)
-
     def _columns(self, k: int) -> dict[str, pa.Array]:
         """The columns of record batch k by name: asking the batch itself for one takes longer."""
         if k not in self._kept:
@@ -117,8 +114,7 @@ class ArrowSource:
         """(record batch, counted over all files, and row in it) of image i."""
         if not 0 <= i < len(self):
             raise IndexError(f"{self.name} {self.split}: image {i} of {len(self)}")
-        k = int(np.searchsorted(self._ends, i, side="right"))
-        return k, i - (int(self._ends[k - 1]) if k else 0)
+        return locate(self._ends, i)
 
     def _cell(self, column: str, i: int) -> pa.Scalar:
         k, row = self._locate(i)
@@ -139,9 +135,6 @@ class ArrowSource:
     def caption(self, i: int, number: int) -> str:
         cell = self._cell("caption", i)
         return usable_caption(read_text(cell.values[number] if is_list(cell.type) else cell, "caption", MAX_CAPTION))
-
-    def captions(self, i: int) -> list[str]:
-        return [self.caption(i, number) for number in range(int(self.caption_counts[i]))]
 
     def long_captions(self, i: int) -> list[str]:
         k, row = self._locate(i)

@@ -16,6 +16,7 @@ from lexlip_data.errors import BrokenImage, DataError, MissingImage, OutsideImag
 
 MAX_IMAGE_BYTES = 256 << 20
 
+is_file = os.path.isfile  # never an error, whatever the path
 _KINDS = {
     stat.S_IFIFO: "a pipe", stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
@@ -91,14 +92,6 @@ def _kind(status: os.stat_result) -> str:
 def is_name(text: str) -> bool:
     """Whether a data set or split may have this name, which becomes part of a file's name."""
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text) is not None
-
-
-def is_file(path: str | Path) -> bool:
-    """Whether an ordinary file is there; never an error, whatever the path."""
-    try:
-        return os.path.isfile(path)
-    except (OSError, ValueError):
-        return False
 
 
 def require_file(path: str | Path) -> None:

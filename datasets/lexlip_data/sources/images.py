@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import simplejpeg
@@ -22,11 +22,7 @@ MAX_PIXELS = 64 << 20  # decoded, turned and converted, such an image takes up t
 MAX_RATIO = 100  # of the longer side to the shorter: resizing the shorter one makes the longer one that much longer
 Image.init()
 # Chosen by content, whatever the name says. Pillow knows more; some start other programs (EPS) or are not images.
-_FORMATS = [
-    name
-    for name in ("JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
-    if name in Image.OPEN
-]
+_FORMATS = [name for name in "JPEG MPO PNG GIF WEBP TIFF BMP PPM JPEG2000 AVIF".split() if name in Image.OPEN]
 _ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 _TAGGED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # where Pillow looks for the rotation
 _BAND_PIXELS = 1 << 20  # what needs more memory than the image itself is done in bands of so many pixels
@@ -60,18 +56,13 @@ def open_pixels(data: bytes | memoryview, size: int) -> Image.Image | np.ndarray
     with _refused_clearly(data):
         image = _open(data, MAX_PIXELS)
         if image.size == (size, size) and image.format == "JPEG" and image.mode == "RGB" and not _is_tagged(image):
-            pixels = _decode_jpeg(data)
-            if pixels is not None and pixels.shape == (size, size, 3):
-                return pixels
+            with suppress(ValueError):  # something is wrong: Pillow decides whether the file can be used all the same
+                pixels = simplejpeg.decode_jpeg(
+                    memoryview(data).cast("B"), "RGB"
+                )  # Arrow's buffers are of signed bytes
+                if pixels.shape == (size, size, 3):
+                    return pixels
         return to_rgb(upright(_decode(image, size, MAX_PIXELS)))
-
-
-def _decode_jpeg(data: bytes | memoryview) -> np.ndarray | None:
-    """None where something is wrong with the file: Pillow decides whether it can be used all the same."""
-    try:
-        return simplejpeg.decode_jpeg(memoryview(data).cast("B"), "RGB")  # Arrow's buffers are of signed bytes
-    except ValueError:
-        return None
 
 
 @contextmanager

@@ -19,7 +19,7 @@ MAX_NAME = 4096  # characters of a path or an id, the system's own limit of path
 
 
 class Source(Protocol):
-    """Images 0..len-1 of one data set and split."""
+    """Images 0..len-1 of one data set and split; an index beyond them raises IndexError."""
 
     name: str
     split: str
@@ -27,7 +27,8 @@ class Source(Protocol):
     caption_counts: np.ndarray  # captions per image, int64 (images,)
     left_out: list[Skipped]  # rows of its file that are not among its images and captions
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.caption_counts)
 
     def image_id(self, i: int) -> str:
         """Raises BrokenSample if there is none."""
@@ -40,12 +41,19 @@ class Source(Protocol):
 
     def captions(self, i: int) -> list[str]:
         """All captions of the image. Raises BrokenSample as `caption` does."""
+        return [self.caption(i, number) for number in range(int(self.caption_counts[i]))]
 
     def long_captions(self, i: int) -> list[str]:
         """Long captions of the image; empty where the source has none. Raises BrokenSample if one is no text."""
 
     def where(self, i: int) -> str:
         """File and row, for messages."""
+
+
+def locate(ends: np.ndarray, i: int) -> tuple[int, int]:
+    """Item i of consecutive groups, of which each ends at one of `ends` -> (its group, its place in the group)."""
+    k = int(np.searchsorted(ends, i, side="right"))
+    return k, i - (int(ends[k - 1]) if k else 0)
 
 
 def hash_id(name: str, image_id: str) -> int:

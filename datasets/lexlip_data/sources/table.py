@@ -18,14 +18,14 @@ from lexlip_data.errors import BrokenImage, DataError, one_line
 from lexlip_data.sources.files import read_image, real_roots
 from lexlip_data.sources.rows import Rows
 from lexlip_data.sources.skipped import USUAL_RULES, Rules
-from lexlip_data.sources.source import MAX_CAPTION, MAX_NAME
+from lexlip_data.sources.source import MAX_CAPTION, MAX_NAME, Source
 from lexlip_data.sources.tsv import read_columns
 
 # Characters allowed in the columns that are kept.
 _MOST = {"title": MAX_CAPTION, "filepath": MAX_NAME, "image_id": MAX_NAME, "long_caption": MAX_CAPTION}
 
 
-class CaptionTable:
+class CaptionTable(Source):
     """Rows grouped to images in the order of their first row; the methods are `sources.source.Source`'s.
 
     Left out, and listed in `left_out`: rows with an empty or absurdly long title or file path, and rows that give an
@@ -38,7 +38,6 @@ class CaptionTable:
         split: str,
         rows: Rows,
         folder: str | Path = "",
-        max_images: int | None = None,
         origin: str | Path = "rows",
         rules: Rules = USUAL_RULES,
         roots: Sequence[str] | None = None,
@@ -46,7 +45,6 @@ class CaptionTable:
         """
         Args:
             folder: what relative paths start from.
-            max_images: keep the first so many images.
             origin: file the rows come from, for messages.
             rules: how many bad rows are too many, and where else images may lie.
             roots: folders that paths and links must not leave, from `real_roots`; none: they may lead anywhere; None:
@@ -55,7 +53,7 @@ class CaptionTable:
             DataError: too many rows are bad.
         """
         self.name, self.split, self.folder, self.origin = name, split, Path(folder), str(origin)
-        self.max_images, self.rules = max_images, rules
+        self.max_images, self.rules = None, rules
         self.roots = real_roots(self.folder, rules.picture_roots) if roots is None else tuple(roots)
         rows = self._without_unusable(rows)
         codes = _codes(rows.image_ids)
@@ -64,7 +62,7 @@ class CaptionTable:
         columns = {**rows.columns, "image_id": rows.image_ids}
         self._columns = {column: columns[column] for column in _MOST if column in columns}
         self._rows = np.argsort(codes[kept], kind="stable")  # those of image i end at _ends[i]
-        self.caption_counts = np.bincount(codes[kept])[:max_images]
+        self.caption_counts = np.bincount(codes[kept])
         self._ends = np.cumsum(self.caption_counts)
 
     def _without_unusable(self, rows: Rows) -> Rows:
@@ -106,8 +104,10 @@ class CaptionTable:
             self.rules.check_rows(len(clashes), len(rows), self.origin, example)
         return rows.leave_out({i: ("repeated", reason(i)) for i in clashes}), same
 
-    def __len__(self) -> int:
-        return len(self.caption_counts)
+    def keep_first(self, max_images: int | None) -> None:
+        """Forget all images but the first so many; None: keep all."""
+        self.max_images = max_images
+        self.caption_counts, self._ends = self.caption_counts[:max_images], self._ends[:max_images]
 
     def _rows_of(self, i: int) -> np.ndarray:
         if not 0 <= i < len(self):
@@ -116,9 +116,6 @@ class CaptionTable:
 
     def _cell(self, column: str, i: int, number: int = 0) -> str:
         return self._columns[column][int(self._rows_of(i)[number])].as_py()
-
-    def _cells(self, column: str, i: int) -> list[str]:
-        return [self._columns[column][int(row)].as_py() for row in self._rows_of(i)]
 
     def image_id(self, i: int) -> str:
         return self._cell("image_id", i)
@@ -137,11 +134,10 @@ class CaptionTable:
     def caption(self, i: int, number: int) -> str:
         return self._cell("title", i, number)
 
-    def captions(self, i: int) -> list[str]:
-        return self._cells("title", i)
-
     def long_captions(self, i: int) -> list[str]:
-        texts = self._cells("long_caption", i) if self.has_long_captions else ()
+        if not self.has_long_captions:
+            return []
+        texts = self._columns["long_caption"].take(pa.array(self._rows_of(i))).to_pylist()
         return list(dict.fromkeys(text for text in texts if text))  # one text repeated on every row counts once
 
     @property
@@ -186,7 +182,8 @@ class TsvSource(CaptionTable):
         self.table_path, self.root = Path(path), root
         folder = self.table_path.parent
         roots = real_roots([] if root is None else root, folder, rules.picture_roots)
-        super().__init__(name, split, read_columns(path, rules), folder, max_images, path, rules, roots)
+        super().__init__(name, split, read_columns(path, rules), folder, path, rules, roots)
+        self.keep_first(max_images)
 
     def __reduce__(self) -> tuple:
         return TsvSource, (self.name, self.split, str(self.table_path), self.max_images, self.rules, self.root)

@@ -7,7 +7,8 @@ with bytes that are not UTF-8 are left out and listed, as long as they are few: 
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +48,9 @@ def read_columns(path: str | Path, rules: Rules = USUAL_RULES) -> Rows:
     doubled = [column for column in set(names) if names.count(column) > 1]
     if doubled:
         raise DataError(f"{path}: the column {doubled[0]!r} occurs twice in the header")
-    table = _Table(path, separator, names, "utf-8" if _is_utf8(path) else "latin-1")
-    rows = _parse(table, quoted=True) if separator == "," else _parse_either_way(table)
+    # latin-1 gives every byte a character, so that pyarrow can name a bad row that is not UTF-8.
+    parse = partial(_parse, path, separator, names, "utf-8" if _is_utf8(path) else "latin-1")
+    rows = parse(quoted=True) if separator == "," else _either_way(parse)
     rows.check(rules, path)
     return rows
 
@@ -77,22 +79,13 @@ def _is_utf8(path: Path) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class _Table:
-    path: Path
-    separator: str
-    names: list[str]
-    # latin-1 gives every byte a character, so that pyarrow can name a bad row that is not UTF-8.
-    encoding: str
-
-
-def _parse_either_way(table: _Table) -> Rows:
+def _either_way(parse: Callable[..., Rows]) -> Rows:
     """The way of reading quotes that leaves fewer rows out."""
     readings, failure = [], None
     # A quoted field may hold a TAB or a line break: only then is the number of columns off where quotes are text.
     for quoted in (False, True):
         try:
-            rows = _parse(table, quoted)
+            rows = parse(quoted=quoted)
         except DataError as error:
             failure = error
             continue
@@ -104,25 +97,25 @@ def _parse_either_way(table: _Table) -> Rows:
     return min(reversed(readings), key=lambda rows: len(rows.left_out))
 
 
-def _parse(table: _Table, quoted: bool) -> Rows:
-    wanted = [column for column in COLUMNS if column in table.names]
+def _parse(path: Path, separator: str, names: list[str], encoding: str, quoted: bool) -> Rows:
+    wanted = [column for column in COLUMNS if column in names]
     malformed: dict[int, str] = {}
 
     def leave_out(row: pacsv.InvalidRow) -> str:
-        text = one_line(row.text.encode(table.encoding).decode(errors="replace"), 100)
+        text = one_line(row.text.encode(encoding).decode(errors="replace"), 100)
         expected = f"expected {row.expected_columns} columns, got {row.actual_columns}"
         malformed[row.number - 1] = f"malformed (Row #{row.number}: {expected}: {text})"
         return "skip"
 
     try:
         parsed = pacsv.read_csv(
-            table.path,
+            path,
             # One thread, so that a bad row has a number. The header is read already: it may itself be quoted.
             read_options=pacsv.ReadOptions(
-                use_threads=False, block_size=_BLOCK, skip_rows=1, column_names=table.names, encoding=table.encoding,
+                use_threads=False, block_size=_BLOCK, skip_rows=1, column_names=names, encoding=encoding,
             ),
             parse_options=pacsv.ParseOptions(
-                delimiter=table.separator, quote_char='"' if quoted else False, newlines_in_values=quoted,
+                delimiter=separator, quote_char='"' if quoted else False, newlines_in_values=quoted,
                 invalid_row_handler=leave_out,
             ),
             convert_options=pacsv.ConvertOptions(
@@ -132,12 +125,12 @@ def _parse(table: _Table, quoted: bool) -> Rows:
     except (pa.ArrowException, OSError) as error:
         # "straddling": pyarrow's word for a row longer than a block, most often a quote that is never closed
         hint = f"; a row may have {_BLOCK >> 20} MB" if "straddling" in str(error) else ""
-        raise DataError(f"{table.path}: malformed table ({one_line(error)}{hint})") from error
+        raise DataError(f"{path}: malformed table ({one_line(error)}{hint})") from error
     columns = {name: parsed.column(name).cast(pa.large_string()).combine_chunks() for name in wanted}
     numbers = np.setdiff1d(np.arange(1, parsed.num_rows + len(malformed) + 1), list(malformed))
     left_out = [Skipped("", "", "malformed", f"row {number}: {reason}") for number, reason in malformed.items()]
     bad: dict[int, tuple[str, str]] = {}
-    for name in wanted if table.encoding == "latin-1" else ():
+    for name in wanted if encoding == "latin-1" else ():
         texts = []
         for i, cell in enumerate(columns[name]):
             try:

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -13,31 +12,29 @@ from lexlip_data.sources.arrow import ArrowSource, find_arrow_files
 from lexlip_data.sources.registry import open_split, require_data_set
 from lexlip_data.sources.skipped import Rules
 
-SCRIPT = Path(__file__).resolve().parents[3] / "datasets" / "convert.py"
-
 
 @pytest.fixture
-def run(convert, tmp_path):
-    """run(arguments..., status=0): the command on tmp_path/mine, without worker processes; gives the output folder."""
+def run(command, tmp_path):
+    """run(words..., status=0): the command on tmp_path/mine, without worker processes; gives the output folder."""
 
-    def command(*arguments, status=0, out="out", workers=0):
-        words = ["tsv", "--root", tmp_path, "--name", "mine", "--out", tmp_path / out, "--workers", workers, "--quiet"]
-        assert convert.main([str(word) for word in (*words, *arguments)]) == status
+    def convert(*words, status=0, out="out"):
+        where = ["--root", tmp_path, "--name", "mine", "--out", tmp_path / out]
+        command("tsv", *where, "--workers", 0, "--quiet", *words, status=status)
         return tmp_path / out
 
-    return command
+    return convert
 
 
 @pytest.fixture
-def check(convert, capsys):
-    """check(folder, arguments..., status=0): the lines that the command prints."""
+def check(command, capsys):
+    """check(folder, words..., status=0): the lines that the command prints."""
 
-    def command(folder, *arguments, status=0):
+    def lines(folder, *words, status=0):
         capsys.readouterr()
-        assert convert.main(["check", "--out", str(folder), *map(str, arguments)]) == status
+        command("check", "--out", folder, *words, status=status)
         return capsys.readouterr().out.splitlines()
 
-    return command
+    return lines
 
 
 def contents(folder, pattern="*.arrow"):
@@ -78,7 +75,7 @@ def test_shards_made_alone_equal_those_of_one_run(tmp_path, make_folder, run, ch
     ).read_bytes()
 
 
-def test_every_split_and_layout_is_sharded(tmp_path, jpeg, convert, check):
+def test_every_split_and_layout_is_sharded(tmp_path, jpeg, command, check):
     (tmp_path / "images_train" / "0").mkdir(parents=True)
     for i in range(5):
         (tmp_path / "images_train" / "0" / f"{i}.jpg").write_bytes(jpeg(i))
@@ -86,8 +83,8 @@ def test_every_split_and_layout_is_sharded(tmp_path, jpeg, convert, check):
     for name in ("train_annot.json", "val_annot.json"):
         (tmp_path / name).write_text(f"[{entries}]")
     for i in range(2):
-        words = ["gcc", "--root", tmp_path, "--out", tmp_path / "out", "--shard", f"{i}/2", "--workers", 0, "--quiet"]
-        assert convert.main([str(word) for word in words]) == 0
+        where = ["--root", tmp_path, "--out", tmp_path / "out"]
+        command("gcc", *where, "--shard", f"{i}/2", "--workers", 0, "--quiet")
     shards = find_arrow_files(tmp_path / "out", "conceptual_caption_val")
     assert [len(ArrowSource("gcc", "val", [path])) for path in shards] == [2, 3]
     assert len(check(tmp_path / "out", "--name", "gcc")) == 2
@@ -101,7 +98,7 @@ def test_more_shards_than_images(make_folder, run, check):
     assert len(open_split(out, "mine", "train")[0]) == 2
 
 
-def test_a_shard_is_resumed_and_overwritten_alone(make_folder, run, jpeg):
+def test_a_shard_is_resumed_and_overwritten_alone(make_folder, run, capsys):
     table = make_folder("mine", "mine_train.tsv", images=9)
     for i in range(3):
         out = run("--shard", f"{i}/3")
@@ -112,8 +109,10 @@ def test_a_shard_is_resumed_and_overwritten_alone(make_folder, run, jpeg):
     after = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     assert [name for name in stamps if after[name] != stamps[name]] == ["mine_train_1.arrow"]
     run("--shard", "1/4", status=1)  # cut otherwise
+    assert "mine_train_0.arrow was made from other data or options" in capsys.readouterr().err
     spoil(table, 0)
     run("--shard", "2/3", status=1)  # of other images, as the sizes of some tell
+    assert "mine_train_0.arrow was made from other data or options" in capsys.readouterr().err
     run("--shard", "2/3", "--overwrite")
 
 
@@ -128,12 +127,14 @@ def test_the_last_shards_missing_is_noticed_by_training(make_folder, run):
 
 
 @pytest.mark.parametrize("text", ["3/3", "a/2", "1", "-1/2", "1/0", ""])
-def test_bad_shards(run, make_folder, text):
+def test_bad_shards(run, make_folder, text, capsys):
     make_folder("mine", "mine_train.tsv", images=2)
     with pytest.raises(SystemExit):
-        run("--shard", text)
+        run(f"--shard={text}")
+    assert f"argument --shard: {text!r}: give i/n, i from 0 to n - 1" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run("--shard", "0/2", "--shard-images", 3)
+    assert "--shard-images: not allowed with argument --shard" in capsys.readouterr().err
 
 
 # --- too much is bad ---
@@ -272,12 +273,12 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_a_full_disk_keeps_finished_shards_and_names_the_file(tmp_path, make_folder, run, jpeg):
+def test_a_full_disk_keeps_finished_shards_and_names_the_file(tmp_path, make_folder, run, jpeg, convert):
     table = make_folder("mine", "mine_train.tsv", images=6, per_image=1)
     (table.parent / "images" / "mine_train_5.jpg").write_bytes(jpeg(5, (2000, 2000)))
     out = tmp_path / "out"
     words = ["tsv", "--root", tmp_path, "--name", "mine", "--out", out, "--shards", 3, "--workers", 0, "--quiet"]
-    command = [sys.executable, "-c", LIMITED, "100000", SCRIPT, *words]
+    command = [sys.executable, "-c", LIMITED, "100000", convert.__file__, *words]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -312,8 +313,8 @@ def test_check_notices_a_flipped_byte_that_training_would_not(sharded, check, at
     path = sharded / "mine_train_1.arrow"
     data = bytearray(path.read_bytes())
     image = bytes(ArrowSource("mine", "train", [path]).image_bytes(0))
-    place = data.index(image) + int(at * len(image))
-    data[place] ^= 0x55
+    start = data.index(image) + int(at * len(image))
+    data[start] ^= 0x55
     path.write_bytes(bytes(data))
     assert len(open_split(sharded, "mine", "train")[0]) == 11
     (line, _) = check(sharded, status=1)
@@ -357,11 +358,10 @@ def test_check_names_what_is_missing_cut_mixed_or_renamed(sharded, check, run, m
     assert "both mine_train.arrow and numbered shards are there" in check(sharded, status=1)[0]
 
 
-def test_check_reads_files_of_other_programs(tmp_path, check):
+def test_check_reads_files_of_other_programs(tmp_path, check, save):
     table = pa.table({"image": [b"x"] * 3, "caption": [["a", "b"], [], ["c"]], "image_id": ["1", "2", "3"]})
     for k in (0, 1):
-        with pa.OSFile(str(tmp_path / f"sbu_{k}.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
+        save(tmp_path / f"sbu_{k}.arrow", table)
     assert check(tmp_path, "--name", "sbu") == ["sbu: 2 file(s) whole, 6 images, 6 pairs"]
     (tmp_path / "sbu_0.arrow").rename(tmp_path / "sbu_2.arrow")
     assert check(tmp_path, status=1) == [f"{tmp_path}/sbu_0.arrow: missing"]

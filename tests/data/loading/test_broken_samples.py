@@ -30,21 +30,21 @@ def test_broken_images_are_skipped_and_counted_in_training(mine, config, tokeniz
         list(pairs.val_dataloader()[0])
 
 
-def save_odd(folder, split, jpeg) -> None:
-    """An Arrow file of seven images, five of which have something that cannot be used."""
+@pytest.fixture
+def save_odd(tmp_path, jpeg, save):
+    """save_odd(split): an Arrow file of seven images, five of which have something that cannot be used."""
     captions = [[b"a dog"], [b"a cat", None], [b"\xff"], [b" "], [b"a dog " * 2_000_000], [b"x"], [b"y"]]
     ids = [b"0", b"1", b"2", b"3", b"4", b"\xff", b"6"]
-    batch = pa.table({
+    table = pa.table({
         "image": pa.array([jpeg(i) for i in range(6)] + [None], pa.binary()),
         "caption": pa.array(captions, pa.list_(pa.binary())).view(pa.list_(pa.string())),
         "image_id": pa.array(ids, pa.binary()).view(pa.string()),
     })  # fmt: skip
-    with pa.OSFile(str(folder / f"odd_{split}.arrow"), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_table(batch)
+    return lambda split: save(tmp_path / f"odd_{split}.arrow", table)
 
 
-def test_whatever_is_broken_in_a_sample_is_skipped_and_named(tmp_path, jpeg, config, tokenizer):
-    save_odd(tmp_path, "train", jpeg)
+def test_whatever_is_broken_in_a_sample_is_skipped_and_named(tmp_path, save_odd, config, tokenizer):
+    save_odd("train")
     module = CaptionDataModule({**config, "datasets": ["odd"], "batch_size": 8}, tokenizer, mlm=True)
     (batch,) = module.train_dataloader()
     assert sorted(image_id for _, image_id, _ in batch["sample"]) == ["0", "1"]
@@ -57,8 +57,8 @@ def test_whatever_is_broken_in_a_sample_is_skipped_and_named(tmp_path, jpeg, con
     ])  # fmt: skip
 
 
-def test_whatever_is_broken_in_evaluation_is_an_error_with_file_and_row(tmp_path, jpeg, config, tokenizer):
-    save_odd(tmp_path, "test", jpeg)
+def test_whatever_is_broken_in_evaluation_is_an_error_with_file_and_row(tmp_path, save_odd, config, tokenizer):
+    save_odd("test")
     module = CaptionDataModule({**config, "datasets": ["odd"]}, tokenizer)
     place = r"odd_test.arrow, record batch 0, row {}\]; evaluation replaces nothing"
     with pytest.raises(BrokenSample, match="image_id is not UTF-8.*" + place.format(5)):

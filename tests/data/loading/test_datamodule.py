@@ -211,13 +211,13 @@ def test_masks_follow_their_own_probabilities(mine, config, tokenizer):
     ("keys", "message"),
     [
         ({"datasets": ["absent"]}, "data set absent.*absent_train"),
-        ({"datasets": []}, "datasets"),
-        ({"datasets": "mine"}, "datasets"),
+        ({"datasets": []}, r"datasets \[\]: give a list of different data set names"),
+        ({"datasets": "mine"}, "datasets 'mine': give a list of different data set names"),
         ({"batch_size": 100}, "14 samples are fewer than one batch of 100"),
-        ({"train_transform_keys": ["nothing"]}, "transform keys"),
+        ({"train_transform_keys": ["nothing"]}, r"transform keys \['nothing'\]: give exactly one of"),
         ({"mlm_prob": 1.5}, "mlm_prob 1.5"),
         ({"max_text_len": 2}, "max_text_len 2"),
-        ({"max_images": {"mine": -1}}, "max_images of mine"),
+        ({"max_images": {"mine": -1}}, "max_images of mine is -1: give a positive number"),
     ],
 )
 def test_refusals(mine, config, tokenizer, keys, message):
@@ -245,10 +245,9 @@ def test_max_images_counts_images(mine, config, tokenizer):
     assert module.n_pairs == 8 and len(module.val_dataloader()[0].dataset) == 4
 
 
-def test_a_converted_data_set_gives_the_same_batches(mine, tmp_path, config, tokenizer, convert):
+def test_a_converted_data_set_gives_the_same_batches(mine, tmp_path, config, tokenizer, command):
     out = tmp_path / "arrow"
-    command = ["tsv", "--root", tmp_path, "--name", "mine", "--out", out, "--workers", 0, "--quiet"]
-    assert convert.main([str(argument) for argument in command]) == 0
+    command("tsv", "--root", tmp_path, "--name", "mine", "--out", out, "--workers", 0, "--quiet")
     assert isinstance(open_split(out, "mine", "train")[0], ArrowSource)
     expected = list(CaptionDataModule(config, tokenizer, mlm=True).train_dataloader())
     for workers in (0, 2):

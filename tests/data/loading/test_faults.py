@@ -1,12 +1,8 @@
 """A loader process that dies is named, with what most likely happened and what to do."""
 
-import os
 import re
 import signal
-import subprocess
-import sys
 import traceback
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -53,10 +49,8 @@ os._exit(0)
         (signal.SIGBUS, r"was ended by a bus error \(SIGBUS\).*/dev/shm.*cut short"),
     ],
 )
-def test_a_worker_that_is_killed_is_named(signum, message):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3] / "datasets")}
-    command = [sys.executable, "-c", SCRIPT, str(int(signum))]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+def test_a_worker_that_is_killed_is_named(signum, message, python):
+    done = python(SCRIPT, int(signum), text=True)
     worker, explained = done.stdout.splitlines()
     assert explained.startswith(f"DataError loader process {worker.removeprefix('worker ')} was")
     assert re.search(message, explained)

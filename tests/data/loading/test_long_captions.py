@@ -42,9 +42,10 @@ def test_sub_captions_are_some_sentences_in_their_order():
     assert len({tuple(parts) for parts in seen}) == 15  # every choice comes up
 
 
-@pytest.fixture
-def data(tiny_data, tmp_path, convert):
+@pytest.fixture(scope="module")
+def data(tiny_data, tmp_path_factory, convert):
     """Four images with two captions each, the first two with long captions; as a table, and converted."""
+    tmp_path = tmp_path_factory.mktemp("data")
     rng, lines = np.random.default_rng(0), ["title\tfilepath\timage_id\tlong_caption"]
     (tmp_path / "longs").mkdir()
     for number in range(4):

@@ -1,12 +1,9 @@
 """Every kind of image becomes upright 8-bit RGB; bad bytes become one error."""
 
 import io
-import os
 import struct
-import subprocess
 import sys
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -115,9 +112,16 @@ def test_draft_mode_stays_above_the_wanted_size(shape):
     assert (transform(small) - transform(whole)).abs().mean() < 0.02
 
 
-@pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + b"\0" * 50])
-def test_bad_bytes(data):
-    with pytest.raises(BrokenImage, match="empty|decoded"):
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "^the file is empty$"),
+        (b"not an image", "^cannot be decoded: no image, or of an unknown format$"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "^cannot be decoded: no image, or of an unknown format$"),
+    ],
+)
+def test_bad_bytes(data, message):
+    with pytest.raises(BrokenImage, match=message):
         open_image(data)
 
 
@@ -145,22 +149,29 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("side", [8300, 9500, 14000], ids=["no warning", "Pillow warns", "Pillow refuses"])
-def test_bombs_are_refused_before_they_are_decoded(side, recwarn):
-    with pytest.raises(BrokenImage, match="more than 67,108,864: a decompression bomb|DecompressionBomb"):
+@pytest.mark.parametrize(
+    ("side", "message"),
+    [
+        (8300, "^8300 x 8300 pixels are more than 67,108,864: a decompression bomb"),
+        (9500, r"^cannot be decoded \(DecompressionBombWarning: "),
+        (14000, r"^cannot be decoded \(DecompressionBombError: "),
+    ],
+    ids=["no warning", "Pillow warns", "Pillow refuses"],
+)
+def test_bombs_are_refused_before_they_are_decoded(side, message, recwarn):
+    with pytest.raises(BrokenImage, match=message):
         open_image(bomb(side, side))
     assert not recwarn.list
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's peak memory")
-def test_the_largest_image_takes_little_more_than_its_pixels():
+def test_the_largest_image_takes_little_more_than_its_pixels(python):
     code = (
         "import resource, sys; from lexlip_data.sources.images import open_image\n"
         "data = sys.stdin.buffer.read(); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "open_image(data); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3] / "datasets")}
-    done = subprocess.run([sys.executable, "-c", code], input=bomb(8192, 8192), env=environment, capture_output=True)
+    done = python(code, input=bomb(8192, 8192))
     assert int(done.stdout) < 1.5 * 4 * 8192 * 8192 / 1024, done.stderr.decode()
 
 
@@ -228,9 +239,17 @@ def test_randaug_leaves_the_process_generators_alone():
     assert any(not torch.equal(first, other) for other in others)
 
 
-@pytest.mark.parametrize(("keys", "size"), [("vitt", 8), (["vit", "vit_randaug"], 8), ([], 8), ("vit", 0)])
-def test_bad_transform_settings(keys, size):
-    with pytest.raises(DataError, match="vit|image_size"):
+@pytest.mark.parametrize(
+    ("keys", "size", "message"),
+    [
+        ("vitt", 8, r"^transform keys \['vitt'\]: give exactly one of \['vit', 'vit_randaug'\]$"),
+        (["vit", "vit_randaug"], 8, r"^transform keys \['vit', 'vit_randaug'\]: give exactly one of"),
+        ([], 8, r"^transform keys \[\]: give exactly one of"),
+        ("vit", 0, "^image_size 0: must be a positive number of pixels$"),
+    ],
+)
+def test_bad_transform_keys(keys, size, message):
+    with pytest.raises(DataError, match=message):
         build_transform(keys, size)
 
 
