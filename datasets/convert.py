@@ -35,13 +35,13 @@ from lexlip_data.convert.writer import Report, write_split
 from lexlip_data.errors import DataError, one_line
 from lexlip_data.sources.arrow import find_arrow_files
 from lexlip_data.sources.files import read_image
-from lexlip_data.sources.registry import always_numbered, arrow_prefix, open_split
+from lexlip_data.sources.registry import arrow_prefix, open_split
 from lexlip_data.sources.skipped import Rules
 from lexlip_data.sources.table import CaptionTable
 
-# ViLT reads COCO and Flickr30k from one file per split, and cuts GCC and SBU at 100,000.
-_SHARD_IMAGES = {"coco": 0, "f30k": 0, "gcc": 100_000, "sbu": 100_000}
-_OWN_SHARD_IMAGES = 50_000
+# ViLT reads COCO and Flickr30k from one file per split, cuts GCC and SBU at 100,000, and numbers even a single shard.
+_VILT_SHARD_IMAGES = {"coco": 0, "f30k": 0, "gcc": 100_000, "sbu": 100_000}
+_SHARD_IMAGES = 50_000
 
 _KINDS = {  # of what was left out -> in words
     "missing": "missing",
@@ -59,6 +59,7 @@ def main(command: list[str] | None = None) -> int:
     """Do what a command line says; returns the exit status."""
     options = _parser().parse_args(command)
     try:
+        options.rules = Rules(options.max_bad_share, tuple(map(str, options.picture_roots)))
         return options.command(options)
     except (DataError, OSError) as error:
         print(f"error: {one_line(error, 2000)}", file=sys.stderr)
@@ -69,10 +70,7 @@ def main(command: list[str] | None = None) -> int:
 
 
 def convert(
-    tables: list[CaptionTable],
-    options: argparse.Namespace,
-    read: Callable[[str], bytes] = read_image,
-    **content: object,
+    tables: list[CaptionTable], options: argparse.Namespace, read: Callable[[str], bytes] = read_image, **content: int
 ) -> int:
     """Write all splits of a data set, or one shard of each. `content`: what else decides the files' bytes."""
     only, shards = options.shard or (None, options.shards)
@@ -81,23 +79,19 @@ def convert(
             table.keep_first(options.max_images)
             per_shard = options.shard_images
             if per_shard is None:
-                per_shard = _SHARD_IMAGES.get(table.name, _OWN_SHARD_IMAGES)
+                per_shard = _VILT_SHARD_IMAGES.get(table.name, _SHARD_IMAGES)
             plan = ShardPlan(
-                table, options.out, arrow_prefix(table.name, table.split),
-                shard_images=None if shards else per_shard or None, shards=shards,
-                numbered=always_numbered(table.name), options={"layout": options.layout, **content},
+                table, options.out, arrow_prefix(table.name, table.split), shards=shards,
+                shard_images=None if shards else per_shard or None,
+                numbered=table.name in ("gcc", "sbu"), options={"layout": options.layout, **content},
             )  # fmt: skip
             report = write_split(plan, image_reader, only, options.overwrite, progress=not options.quiet)
             _print(report, "" if only is None else f", shard {only} of {shards}")
     return 0
 
 
-def _rules(options: argparse.Namespace) -> Rules:
-    return Rules(options.max_bad_share, tuple(map(str, getattr(options, "picture_roots", None) or ())))
-
-
 def _tsv(options: argparse.Namespace) -> int:
-    tables = readers.read_tsv(options.root, options.name, options.split, _rules(options))
+    tables = readers.read_tsv(options.root, options.name, options.split, options.rules)
     for table in tables:
         restval = arrow_prefix("coco", "restval")
         if (table.name, table.split) == ("coco", "train") and find_arrow_files(options.out, restval):
@@ -109,27 +103,26 @@ def _tsv(options: argparse.Namespace) -> int:
 
 
 def _folder(options: argparse.Namespace) -> int:
-    tables = readers.read_folder(options.table, options.name, options.split, options.images, _rules(options))
+    tables = readers.read_folder(options.table, options.name, options.split, options.images, options.rules)
     return convert(tables, options)
 
 
 def _karpathy(options: argparse.Namespace) -> int:
     file = options.json
     if file is None:
-        names = {"f30k": "flickr30k"}
-        stem = f"dataset_{names.get(options.name, options.name)}.json"
+        stem = f"dataset_{'flickr30k' if options.name == 'f30k' else options.name}.json"
         if not options.root or not options.name:
             raise DataError("karpathy: give --json FILE, or --root DIR and --name NAME")
         candidates = [options.root / "karpathy" / stem, options.root / stem]
         file = next((path for path in candidates if path.is_file()), None)
         if file is None:
             raise DataError(f"none of {', '.join(map(str, candidates))} is there; give the file with --json")
-    tables = annotations.read_karpathy(file, options.images, options.name, options.split, _rules(options))
+    tables = annotations.read_karpathy(file, options.images, options.name, options.split, options.rules)
     return convert(tables, options)
 
 
 def _annotations(options: argparse.Namespace) -> int:
-    tables = annotations.read_annotations(options.root, options.layout, options.split, _rules(options))
+    tables = annotations.read_annotations(options.root, options.layout, options.split, options.rules)
     return convert(tables, options)
 
 
@@ -145,7 +138,7 @@ def _coco_captions(options: argparse.Namespace) -> int:
     tables = []
     for file, images, split in files:
         if not options.split or split in options.split:
-            tables += annotations.read_coco(file, images, options.name, split, _rules(options))
+            tables += annotations.read_coco(file, images, options.name, split, options.rules)
     return convert(tables, options)
 
 
@@ -156,14 +149,13 @@ def _demo(options: argparse.Namespace) -> int:
     convert(tables, options, partial(demo.draw, size=options.size), size=options.size)
     demo.write_note(options.out, options.size)
     if options.vocab:
-        train = [table for table in tables if table.split == "train"]
-        _save_vocabulary(train, options.vocab, options.vocab_size)
+        _save_vocabulary(tables[:1], options.vocab, options.vocab_size)  # the first is train
     return 0
 
 
 def _vocab(options: argparse.Namespace) -> int:
-    rules = _rules(options)
-    sources = [s for name in options.name for s in open_split(options.data, name, options.split, rules=rules)]
+    opened = (open_split(options.data, name, options.split, rules=options.rules) for name in options.name)
+    sources = [source for of_name in opened for source in of_name]
     if not sources:
         raise DataError(f"{options.data}: none of {', '.join(options.name)} has a split {options.split}")
     _save_vocabulary(sources, options.out, options.vocab_size)
@@ -179,29 +171,25 @@ def _save_vocabulary(sources: list, folder: Path, size: int) -> None:
 
 def _check(options: argparse.Namespace) -> int:
     whole = True
-    for split in check_folder(options.out, options.name, _rules(options)):
+    for split in check_folder(options.out, options.name, options.rules):
         for problem in split.problems:
             print(problem)
             whole = False
         if not split.problems:
             counts = sorted(split.skipped.items())
             left_out = ", ".join(f"{count:,} {_KINDS.get(kind, one_line(kind))}" for kind, count in counts)
-            print(
-                f"{split.prefix}: {split.files} file(s) whole, {split.images} images, {split.pairs} pairs"
-                + (f"; left out: {left_out}" if left_out else "")
-            )
+            held = f"{split.files} file(s) whole, {split.images} images, {split.pairs} pairs"
+            print(f"{split.prefix}: {held}" + (f"; left out: {left_out}" if left_out else ""))
     return 0 if whole else 1
 
 
 def _print(report: Report, shard: str) -> None:
-    kept = f", {report.reused} kept from before" if report.reused else ""
     counts = Counter(item.kind for item in report.left_out + report.skipped)
     always = ("missing", "broken")
-    print(
-        f"{report.prefix}{shard}: {report.images} images, {report.pairs} pairs, {len(report.shards)} file(s){kept}; "
-        + ", ".join(f"{counts[kind]} {words}" for kind, words in _KINDS.items() if counts[kind] or kind in always)
-        + (f"; listed in {report.listed_in}" if counts else "")
-    )
+    left_out = ", ".join(f"{counts[kind]} {words}" for kind, words in _KINDS.items() if counts[kind] or kind in always)
+    files = f"{len(report.shards)} file(s)" + (f", {report.reused} kept from before" if report.reused else "")
+    listed = f"; listed in {report.listed_in}" if counts else ""
+    print(f"{report.prefix}{shard}: {report.images} images, {report.pairs} pairs, {files}; {left_out}{listed}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from lexlip_data.errors import DataError, one_line
 from lexlip_data.sources.files import is_file, is_name, require_file
@@ -22,7 +20,6 @@ from lexlip_data.sources.table import CaptionTable
 
 _KARPATHY_NAMES = {"flickr30k": "f30k"}  # the JSON's own name -> ours
 _PROBES = 50  # images looked for before a folder is taken to be the wrong one
-T = TypeVar("T")
 
 
 class _Unusable(Exception):
@@ -52,7 +49,7 @@ def read_karpathy(
     name = name or (_KARPATHY_NAMES.get(own_name, own_name) if isinstance(own_name, str) else None)
     if not name or not is_name(name):
         raise DataError(f"{path}: the JSON names no data set; give --name")
-    rows: dict[str, list[tuple[str, str, str]]] = {}  # split -> (caption, file name, folder) of each caption
+    rows: dict[str, list[tuple[str, str, str]]] = {}  # split -> (caption, file name, its path) of each caption
     bad: list[Skipped] = []
 
     def read_image(entry: object, where: str) -> None:
@@ -63,10 +60,10 @@ def read_karpathy(
         if not isinstance(entry.get("sentences"), list):
             raise _Unusable(f"{where} lacks 'sentences'")
         for caption in _usable(entry["sentences"], where + ".sentences[{}]", partial(_text, key="raw"), bad):
-            rows.setdefault(split, []).append((caption, file_name, folder))
+            rows.setdefault(split, []).append((caption, file_name, str(Path(folder, file_name))))
 
     _usable(entries, "images[{}]", read_image, bad)
-    _check(bad, sum(map(len, rows.values())), path, "Karpathy's layout", rules)
+    rules.check_left_out(bad, sum(map(len, rows.values())), path, "; not Karpathy's layout")
     wanted = list(splits) if splits else list(rows)
     if absent := [split for split in wanted if split not in rows]:
         raise DataError(f"{path}: no image of split {absent[0]!r}; its splits are {', '.join(rows)}")
@@ -77,10 +74,9 @@ def read_karpathy(
         bases = [home / sub for home in homes for sub in ("", "images", f"{name}-images", "flickr30k-images")]
     tables = []
     for split in wanted:
-        captions, files, folders = (list(column) for column in zip(*rows[split], strict=True))
+        captions, names, paths = (list(column) for column in zip(*rows[split], strict=True))
         # COCO's folders train2014/ and val2014/ are in the JSON; other sets repeat a folder that people leave out.
-        relative = [[str(Path(*parts)) for parts in zip(folders, files, strict=True)], files]
-        candidates = [(base, paths) for base in bases for paths in relative]
+        candidates = [(base, relative) for base in bases for relative in (paths, names)]
         base, paths = next((candidate for candidate in candidates if _any_exists(*candidate)), candidates[0])
         tables.append(_table(name, split, captions, paths, bad if not tables else [], path, base, rules))
     return tables
@@ -110,7 +106,7 @@ def read_annotations(
             raise DataError(f"{path}: no list at the top of the JSON")
         bad: list[Skipped] = []
         pairs = _usable(entries, "entry {}", _path_and_caption, bad)
-        _check(bad, len(pairs), path, "a list of [path, caption]", rules)
+        rules.check_left_out(bad, len(pairs), path, "; not a list of [path, caption]")
         paths, captions = [path for path, _ in pairs], [caption for _, caption in pairs]
         if paths and not _any_exists(root, paths):
             by_name = {path.name: str(path.relative_to(root)) for path in (root / f"images_{split}").glob("*/*")}
@@ -153,7 +149,7 @@ def read_coco(
     bad: list[Skipped] = []
     n_images = len(_usable(_member(content, "images", path), "images[{}]", read_image, bad))
     pairs = _usable(_member(content, "annotations", path), "annotations[{}]", read_annotation, bad)
-    _check(bad, n_images + len(pairs), path, "COCO's caption layout", rules)
+    rules.check_left_out(bad, n_images + len(pairs), path, "; not COCO's caption layout")
     paths, captions = [file_name for file_name, _ in pairs], [caption for _, caption in pairs]
     return [_table(name, split, captions, paths, bad, path, Path(images), rules)]
 
@@ -165,20 +161,19 @@ def find_coco(root: str | Path, year: str | None = None) -> list[tuple[Path, Pat
         DataError: none is there, or two of a split and no year was given.
     """
     root = Path(root)
-    files = []
+    files: dict[str, tuple[Path, Path, str]] = {}
     for path in sorted((root / "annotations").glob("captions_*.json")):
         match = re.fullmatch(r"captions_(train|val|test)(\d*)\.json", path.name)
         if match and year in (None, match.group(2)):
-            folder = f"{match.group(1)}{match.group(2)}"
+            split, folder = match.group(1), f"{match.group(1)}{match.group(2)}"
+            if split in files:
+                raise DataError(f"{path.parent} holds several caption files of split {split}; choose one with --year")
             images = root / folder if (root / folder).is_dir() else root / "images" / folder
-            files.append((path, images, match.group(1)))
+            files[split] = path, images, split
     if not files:
-        raise DataError(
-            f"{root}/annotations holds no captions_{{train,val}}{year or '*'}.json; check --root and --year"
-        )
-    if twice := [split for split, n in Counter(split for _, _, split in files).items() if n > 1]:
-        raise DataError(f"{root}/annotations holds several caption files of split {twice[0]}; choose one with --year")
-    return files
+        names = f"captions_{{train,val}}{year or '*'}.json"
+        raise DataError(f"{root}/annotations holds no {names}; check --root and --year")
+    return list(files.values())
 
 
 def _load(path: Path) -> object:
@@ -198,7 +193,7 @@ def _member(content: object, key: str, path: Path) -> list:
     return content[key]
 
 
-def _usable(entries: list, where: str, read: Callable[[object, str], T], bad: list[Skipped]) -> list[T]:
+def _usable(entries: list, where: str, read: Callable, bad: list[Skipped]) -> list:
     """What `read` makes of each entry and of where it stands; those that it refuses are added to `bad`."""
     contents = []
     for number, entry in enumerate(entries):
@@ -218,10 +213,6 @@ def _text(entry: object, where: str, key: str | int) -> str:
         raise _Unusable(f"{where} lacks {key!r}") from None
     except (AttributeError, UnicodeEncodeError):
         raise _Unusable(f"{where}: {key!r} is no text") from None
-
-
-def _check(bad: list[Skipped], good: int, path: Path, layout: str, rules: Rules) -> None:
-    rules.check_rows(len(bad), good + len(bad), path, f"{bad[0].reason}; not {layout}" if bad else "")
 
 
 def _table(

@@ -46,6 +46,7 @@ _fraction = _value(float, lambda value: 0 <= value <= 1, f"give a fraction from 
 def judging() -> argparse.ArgumentParser:
     """How much may be bad."""
     parser = argparse.ArgumentParser(add_help=False)
+    parser.set_defaults(picture_roots=())
     parser.add_argument(
         "--max-bad-share", type=_fraction, default=MAX_BAD_SHARE, metavar="FRACTION",
         help="refuse a split of which more is bad: images (but "
@@ -69,7 +70,7 @@ def common() -> argparse.ArgumentParser:
     alone = "of N files per split make only number I, from 0: for job arrays"
     cut.add_argument("--shard", type=_shard, metavar="I/N", help=alone)
     roots = "folders besides the data's own that paths and links of images may lead into"
-    add("--picture-roots", type=Path, nargs="+", metavar="DIR", help=roots)
+    add("--picture-roots", type=Path, nargs="+", default=(), metavar="DIR", help=roots)
     add("--overwrite", action="store_true", help="replace files of the same names")
     add("--quiet", action="store_true", help="no progress bar")
     return parser

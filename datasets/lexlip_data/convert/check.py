@@ -81,7 +81,7 @@ def _missing(folder: Path, prefix: str, files: dict[Path, dict]) -> Iterator[str
     if single in files and len(files) > 1:
         yield f"{prefix}: both {single.name} and numbered shards are there; remove those that are out of date"
         return
-    numbers, totals = set(), []
+    numbers, total = set(), 0
     for path, metadata in files.items():
         match = re.fullmatch(re.escape(prefix) + r"_(\d+)\.arrow", path.name)
         number = int(match.group(1)) if match else 0 if path == single else None
@@ -89,8 +89,8 @@ def _missing(folder: Path, prefix: str, files: dict[Path, dict]) -> Iterator[str
         if number != shard or (path == single and shards != 1):
             yield f"{path}: holds shard {shard} of {shards} of {prefix}; was it renamed?"
         numbers.add(number)
-        totals.append(shards if metadata else (number or 0) + 1)
-    for number in sorted(set(range(max(totals))) - numbers):
+        total = max(total, shards if metadata else (number or 0) + 1)
+    for number in sorted(set(range(total)) - numbers):
         path = folder / f"{prefix}_{number}.arrow"
         unfinished = path.with_name(f".{path.name}.partial")
         yield f"{path}: missing" + (" (begun: killed, refused, or still at work)" if unfinished.exists() else "")
@@ -99,7 +99,6 @@ def _missing(folder: Path, prefix: str, files: dict[Path, dict]) -> Iterator[str
 def _read(path: Path, split: CheckedSplit) -> None:
     """Count a file's images and captions. Raises DataError if anything in it is not as it was written."""
     file = open_arrow(path, mapped=False)
-    images = pairs = 0
     for number in range(file.num_record_batches):
         try:
             batch, metadata = file.get_batch_with_custom_metadata(number)
@@ -111,10 +110,8 @@ def _read(path: Path, split: CheckedSplit) -> None:
                 raise DataError(f"{path}: record batch {number} is not as it was written; copy or convert it again")
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: record batch {number} cannot be read ({one_line(error)})") from error
-        images += batch.num_rows
-        pairs += int(captions_per_row(batch.column("caption")).sum())
-    split.images += images
-    split.pairs += pairs
+        split.images += batch.num_rows
+        split.pairs += int(captions_per_row(batch.column("caption")).sum())
 
 
 def _check_lists(folder: Path, split: CheckedSplit, listed: int, rules: Rules) -> Iterator[str]:

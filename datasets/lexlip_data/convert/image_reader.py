@@ -36,19 +36,16 @@ class ImageReader:
         if workers < 0:
             raise DataError(f"workers {workers}: must be 0 or more")
         self.workers, self.read = workers, read
-        self._pool: ProcessPoolExecutor | None = None
+        # spawn: forking a process that runs threads, as pyarrow's does, can hang.
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(workers, mp_context=context) if workers else None
 
     def __enter__(self) -> ImageReader:
-        if self.workers:
-            # spawn: forking a process that runs threads, as pyarrow's does, can hang.
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=context)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._pool:
             self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
 
     def map(self, paths: Iterable[str], roots: Sequence[str] = ()) -> Iterator[Checked]:
         """The image of each path, or why it cannot be used.

@@ -17,7 +17,8 @@ from lexlip_data.errors import DataError, one_line
 from lexlip_data.sources.files import is_name
 from lexlip_data.sources.registry import SPLITS, table_paths
 from lexlip_data.sources.skipped import USUAL_RULES, Rules
-from lexlip_data.sources.table import CaptionTable, TsvSource, read_columns
+from lexlip_data.sources.table import CaptionTable, TsvSource
+from lexlip_data.sources.tsv import read_columns
 
 
 def read_tsv(
@@ -38,9 +39,8 @@ def read_tsv(
         if path is not None:
             tables.append(TsvSource(name, split, path, None, rules, root))
         elif splits:
-            raise DataError(
-                f"data set {name} has no split {split}: looked for {', '.join(map(str, candidates)) or '-'}"
-            )
+            absent = ", ".join(map(str, candidates)) or "-"
+            raise DataError(f"data set {name} has no split {split}: looked for {absent}")
         looked_for += candidates
     if not tables:
         raise DataError(f"data set {name}: none of {', '.join(map(str, looked_for))} is there; check --root and --name")
@@ -69,7 +69,7 @@ def read_folder(
         names = [value for value in pc.unique(splits).to_pylist() if is_name(value)]  # it becomes part of a file's name
         unnamed = np.flatnonzero(~np.asarray(pc.is_in(splits, pa.array(names, pa.large_string())))).tolist()
         rows = rows.leave_out({i: ("malformed", f"{one_line(splits[i].as_py(), 80)!r} is no split") for i in unnamed})
-        rows.check(rules, path)
+        rules.check_left_out(rows.left_out, len(rows), path)
         wanted = [split] if split else names
         if absent := [value for value in wanted if value not in names]:
             raise DataError(f"{path}: no row of split {absent[0]!r}; its splits are {', '.join(names) or '-'}")

@@ -40,7 +40,6 @@ class ShardPlan:
     ):
         """
         Args:
-            out: folder.
             shard_images: images listed per shard.
             shards: how many shards, as equal as can be; some may be empty. Neither: all in one.
             numbered: number a single shard too.

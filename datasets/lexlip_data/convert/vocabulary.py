@@ -34,7 +34,7 @@ def build_tokenizer(captions: Iterable[str], folder: str | Path, vocab_size: int
     """
     from tokenizers import BertWordPieceTokenizer
 
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    special = {name: f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     captions = sorted(captions)
     tokenizer = BertWordPieceTokenizer(lowercase=True)
     # The trainer numbers characters in the order of a hash map and breaks ties by number, so that no two vocabularies
@@ -46,7 +46,11 @@ def build_tokenizer(captions: Iterable[str], folder: str | Path, vocab_size: int
     }
     characters = sorted({word[0] for word in words}) + sorted({f"##{char}" for word in words for char in word[1:]})
     tokenizer.train_from_iterator(
-        captions, vocab_size=vocab_size, min_frequency=1, special_tokens=special + characters, show_progress=False
+        captions,
+        vocab_size=vocab_size,
+        min_frequency=1,
+        special_tokens=[*special.values(), *characters],
+        show_progress=False,
     )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +59,7 @@ def build_tokenizer(captions: Iterable[str], folder: str | Path, vocab_size: int
     tokenizer = BertWordPieceTokenizer(dict(pieces), lowercase=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
+    names = {f"{name}_token": token for name, token in special.items()}
     # Written by hand: what save_pretrained writes changes with the release of transformers, this all of them read.
     config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
     config.update(names, clean_up_tokenization_spaces=True)

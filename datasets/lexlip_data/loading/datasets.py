@@ -5,12 +5,10 @@ Letters: N images of the mixture, P pairs. Costs 8 bytes per image for the offse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
-import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from lexlip_data.errors import BrokenSample, DataError, one_line
@@ -29,14 +27,11 @@ class _Mixture:
         self._image_ends = np.cumsum([len(source) for source in self.sources], dtype=np.int64)
         counts = [np.zeros(0, dtype=np.int64), *(source.caption_counts for source in self.sources)]
         self._pair_ends = np.cumsum(np.concatenate(counts), dtype=np.int64)
+        self.n_pairs = int(self._pair_ends[-1]) if len(self._pair_ends) else 0
 
     # A spawned worker counts again rather than receive the array: it is as large as the data set is.
     def __reduce__(self) -> tuple:
         return _Mixture, (self.sources,)
-
-    @property
-    def n_pairs(self) -> int:
-        return int(self._pair_ends[-1]) if len(self._pair_ends) else 0
 
     def image(self, i: int) -> tuple[Source, int]:
         """Image i of the mixture -> (source, image of that source)."""
@@ -80,7 +75,7 @@ class CaptionPairs(Dataset):
         """
         self.mixture = _Mixture(sources)
         self.image_size, self.seed, self.strict = image_size, seed, strict
-        self.transform: Callable[[Image.Image | np.ndarray], torch.Tensor] = build_pixels(transform_keys, image_size)
+        self.transform = build_pixels(transform_keys, image_size)
         self.random = is_random(transform_keys)
         self.long_captions, self.sub_captions = long_captions, sub_captions
 

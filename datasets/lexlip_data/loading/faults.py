@@ -46,9 +46,9 @@ def _explain(error: BaseException) -> DataError | None:
         pids = deaths[0].group(1).strip()
         ending = next((match.group(2).strip() for match in deaths if match.group(2)), "")
     elif any(_broken_off(link) for link in links):
-        dead = [worker for link in links for worker in _dead_workers(link)]
-        pids = ", ".join(dict.fromkeys(str(pid) for pid, _ in dead)) or "(of unknown number)"
-        ending = next((signal.strsignal(-code) or "" for _, code in dead if code < 0), "")
+        dead = {pid: code for link in links for pid, code in _dead_workers(link).items()}
+        pids = ", ".join(map(str, dead)) or "(of unknown number)"
+        ending = next((signal.strsignal(-code) or "" for code in dead.values() if code < 0), "")
     else:
         return None
     if ending in ("", "Killed"):
@@ -69,15 +69,15 @@ def _broken_off(error: BaseException) -> bool:
     return "resource_sharer.py" in f"{error}{''.join(traceback.format_tb(error.__traceback__))}"
 
 
-def _dead_workers(error: BaseException) -> list[tuple[int, int]]:
-    """(pid, exit code) of the processes that died, of the loaders that the error came through."""
+def _dead_workers(error: BaseException) -> dict[int, int]:
+    """Exit code by pid of the processes that died, of the loaders that the error came through."""
     dead = {}
     for frame, _ in traceback.walk_tb(error.__traceback__):
         for worker in getattr(frame.f_locals.get("self"), "_workers", ()):  # torch's name in all its releases so far
             worker.join(timeout=1)
             if worker.exitcode not in (None, 0, -signal.SIGTERM):  # so end the others, when the loader is shut down
                 dead[worker.pid] = worker.exitcode
-    return list(dead.items())
+    return dead
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

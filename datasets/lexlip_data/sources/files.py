@@ -17,6 +17,7 @@ from lexlip_data.errors import BrokenImage, DataError, MissingImage, OutsideImag
 MAX_IMAGE_BYTES = 256 << 20
 
 is_file = os.path.isfile  # never an error, whatever the path
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # else opening a pipe waits until somebody writes to it
 _KINDS = {
     stat.S_IFIFO: "a pipe", stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
@@ -33,7 +34,6 @@ def check_inside(path: str | Path, roots: Sequence[str]) -> None:
     """Refuse a path that leaves all of `roots`, whether by `..`, as an absolute path or by a link.
 
     Args:
-        path: of an image.
         roots: from `real_roots`; none: any path may be read.
     Raises:
         OutsideImage: it leads out.
@@ -59,7 +59,7 @@ def read_image(path: str | Path, roots: Sequence[str] = ()) -> bytes:
     """
     try:
         check_inside(path, roots)
-        with open(path, "rb", opener=_open_without_waiting) as file:
+        with open(path, "rb", opener=lambda path, flags: os.open(path, flags | _NONBLOCK)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise BrokenImage(f"is {_kind(status)}, not a file")
@@ -78,11 +78,6 @@ def read_image(path: str | Path, roots: Sequence[str] = ()) -> bytes:
 
 def _impossible(error: Exception) -> BrokenImage:
     return BrokenImage(f"not a possible path: {error}")  # a NUL, or characters that the file system cannot encode
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    # Opening a pipe waits until somebody writes to it.
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _kind(status: os.stat_result) -> str:

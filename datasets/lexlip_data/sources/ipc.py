@@ -67,17 +67,17 @@ def _check_columns(path: str | Path, schema: pa.Schema) -> None:
     if doubled := [column for column in COLUMNS if names.count(column) > 1]:
         raise DataError(f"{path}: the column {doubled[0]} occurs twice")
     for name, usable, wanted in (
-        ("image", _is_bytes, ", not binary: it must hold the encoded image files"),
+        (
+            "image",
+            lambda kind: kind in (pa.binary(), pa.large_binary()),
+            ", not binary: it must hold the encoded image files",
+        ),
         ("image_id", lambda kind: _is_text(kind) or types.is_integer(kind), "; it must hold texts or whole numbers"),
         ("caption", _is_text_or_list, "; it must hold texts or lists of texts"),
         ("long_caption", _is_text_or_list, "; it must hold texts or lists of texts"),
     ):
         if name in names and not usable(kind := schema.field(name).type):
             raise DataError(f"{path}: column {name} is {one_line(kind)}{wanted}")
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return types.is_binary(kind) or types.is_large_binary(kind)
 
 
 def _is_text_or_list(kind: pa.DataType) -> bool:
@@ -130,16 +130,13 @@ def _check_offsets(column: pa.Array) -> None:
     Texts are taken as bytes: one that is not UTF-8 is one broken sample, not a broken file.
     """
     column.validate()
-    kind = column.type
-    if types.is_list(kind) or types.is_large_list(kind):
-        kind = (pa.list_ if types.is_list(kind) else pa.large_list)(_as_bytes(kind.value_type))
-    column.view(_as_bytes(kind)).validate(full=True)
+    column.view(_as_bytes(column.type)).validate(full=True)
 
 
 def _as_bytes(kind: pa.DataType) -> pa.DataType:
-    if types.is_string(kind):
-        return pa.binary()
-    return pa.large_binary() if types.is_large_string(kind) else kind
+    if types.is_list(kind) or types.is_large_list(kind):
+        return (pa.list_ if types.is_list(kind) else pa.large_list)(_as_bytes(kind.value_type))
+    return {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}.get(kind, kind)
 
 
 def read_text(cell: pa.Scalar, column: str, most: int) -> str:

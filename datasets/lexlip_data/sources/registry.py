@@ -26,10 +26,7 @@ DataSets = Mapping[str, Mapping[str, "str | list[str]"]]
 _TABLES: dict[str, dict[str, str]] = {
     "coco": {split: f"COCO/coco_{split}.tsv" for split in SPLITS},
     "f30k": {split: f"F30k/f30k_{split}.tsv" for split in SPLITS},
-    "gcc": {
-        "train": "CC4M/Train_GCC-training_output.csv",
-        "val": "CC4M/Validation_GCC-1.1.0-Validation_output.csv",
-    },
+    "gcc": {"train": "CC4M/Train_GCC-training_output.csv", "val": "CC4M/Validation_GCC-1.1.0-Validation_output.csv"},
     "sbu": {"train": "sbu/sbu_out.tsv"},
 }
 
@@ -41,11 +38,6 @@ def arrow_prefix(name: str, split: str) -> str:
     if name == "gcc":
         return f"conceptual_caption_{split}"
     return "sbu" if name == "sbu" and split == "train" else f"{name}_{split}"
-
-
-def always_numbered(name: str) -> bool:
-    """Whether readers of these files expect a number even on a single shard, as ViLT's do for GCC and SBU."""
-    return name in ("gcc", "sbu")
 
 
 def _arrow_prefixes(name: str, split: str) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from lexlip_data.errors import one_line
-from lexlip_data.sources.skipped import Rules, Skipped
+from lexlip_data.sources.skipped import Skipped
 
 COLUMNS = ("title", "filepath", "image_id", "split", "long_caption")
 
@@ -18,7 +18,7 @@ class Rows:
 
     columns: large_string (rows,) each: title, filepath and any others of COLUMNS. Offsets have 64 bits because the
         texts of a table may be more than 2 GB together.
-    numbers: int64 (rows,), of each row in its file, from 1.
+    numbers: int64 (rows,), of each row in its file, from 1; None: all rows in order.
     left_out: the bad rows.
     """
 
@@ -28,10 +28,6 @@ class Rows:
         numbers: np.ndarray | None = None,
         left_out: Iterable[Skipped] = (),
     ):
-        """
-        Args:
-            numbers: None: counted from 1.
-        """
         self.columns = {
             name: pa.array(column, pa.large_string()) if isinstance(column, list) else column
             for name, column in columns.items()
@@ -61,11 +57,6 @@ class Rows:
         rows = self.select(keep)
         rows.left_out = self.left_out + [self._skipped(i, kind, reason) for i, (kind, reason) in bad.items()]
         return rows
-
-    def check(self, rules: Rules, origin: object) -> None:
-        """Raise a DataError where more of the rows are left out than the rules allow."""
-        bad = self.left_out
-        rules.check_rows(len(bad), len(self) + len(bad), origin, bad[0].reason if bad else "")
 
     def _skipped(self, i: int, kind: str, reason: str) -> Skipped:
         image_id = path = ""

@@ -72,6 +72,10 @@ class Rules:
                 f"{self.max_bad_share:g})"
             )
 
+    def check_left_out(self, bad: Sequence[Skipped], good: int, origin: object, note: str = "") -> None:
+        """`check_rows` for rows that are listed; the first is the example, `note` goes with it."""
+        self.check_rows(len(bad), good + len(bad), origin, bad[0].reason + note if bad else "")
+
 
 USUAL_RULES = Rules()
 
@@ -104,9 +108,8 @@ def write_list(path: Path, skipped: Iterable[Skipped]) -> None:
                 texts = (item.image_id, 1000), (item.path, 4096), (item.kind, 100), (item.reason, 1000)
                 rows.writerow([one_line(text, most) for text, most in texts])
         os.replace(partial, path)
-    except BaseException:
+    finally:
         partial.unlink(missing_ok=True)
-        raise
 
 
 def read_lists(out: Path, prefix: str) -> Iterator[Skipped]:

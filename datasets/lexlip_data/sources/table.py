@@ -61,6 +61,7 @@ class CaptionTable(Source):
         self.left_out, self._numbers = rows.left_out, rows.numbers
         columns = {**rows.columns, "image_id": rows.image_ids}
         self._columns = {column: columns[column] for column in _MOST if column in columns}
+        self.has_long_captions = "long_caption" in self._columns
         self._rows = np.argsort(codes[kept], kind="stable")  # those of image i end at _ends[i]
         self.caption_counts = np.bincount(codes[kept])
         self._ends = np.cumsum(self.caption_counts)
@@ -92,17 +93,15 @@ class CaptionTable(Source):
         paths, path_codes = rows.columns["filepath"], _codes(rows.columns["filepath"])
         first = np.unique(image_codes, return_index=True)[1][image_codes]  # of each row, the first row of its image
         same = path_codes == path_codes[first]
-
-        def reason(i: int) -> str:
+        clashes, bad = np.flatnonzero(~same).tolist(), {}
+        for i in clashes:
             cells = (rows.image_ids[i], paths[int(first[i])], paths[i])
             image_id, one, two = (one_line(cell.as_py()) for cell in cells)
-            return f"image_id {image_id!r} stands for two files, {one} and {two}; give every image its own image_id"
-
-        clashes = np.flatnonzero(~same).tolist()
-        if clashes:
-            example = f"row {rows.numbers[clashes[0]]}: {reason(clashes[0])}"
-            self.rules.check_rows(len(clashes), len(rows), self.origin, example)
-        return rows.leave_out({i: ("repeated", reason(i)) for i in clashes}), same
+            reason = f"image_id {image_id!r} stands for two files, {one} and {two}; give every image its own image_id"
+            if not bad:
+                self.rules.check_rows(len(clashes), len(rows), self.origin, f"row {rows.numbers[i]}: {reason}")
+            bad[i] = "repeated", reason
+        return rows.leave_out(bad), same
 
     def keep_first(self, max_images: int | None) -> None:
         """Forget all images but the first so many; None: keep all."""
@@ -139,10 +138,6 @@ class CaptionTable(Source):
             return []
         texts = self._columns["long_caption"].take(pa.array(self._rows_of(i))).to_pylist()
         return list(dict.fromkeys(text for text in texts if text))  # one text repeated on every row counts once
-
-    @property
-    def has_long_captions(self) -> bool:
-        return "long_caption" in self._columns
 
     def where(self, i: int) -> str:
         return f"{self.origin}, row {self._numbers[self._rows_of(i)[0]]}, file {self.path(i)}"

@@ -41,17 +41,15 @@ def read_columns(path: str | Path, rules: Rules = USUAL_RULES) -> Rows:
         names = next(csv.reader([header], delimiter=separator), [])
     except csv.Error as error:  # among others a lone \r, once the line end of some systems
         raise DataError(f"{path}: the header cannot be read; lines must end in \\n or \\r\\n ({error})") from error
-    missing = [column for column in ("title", "filepath") if column not in names]
-    if missing:
+    if missing := [column for column in ("title", "filepath") if column not in names]:
         hint = "; it looks like UTF-16: save it as UTF-8" if "\0" in header else ""
         raise DataError(f"{path}: no column {', '.join(missing)} in the header {one_line(header, 200)!r}{hint}")
-    doubled = [column for column in set(names) if names.count(column) > 1]
-    if doubled:
+    if doubled := [column for column in set(names) if names.count(column) > 1]:
         raise DataError(f"{path}: the column {doubled[0]!r} occurs twice in the header")
     # latin-1 gives every byte a character, so that pyarrow can name a bad row that is not UTF-8.
     parse = partial(_parse, path, separator, names, "utf-8" if _is_utf8(path) else "latin-1")
     rows = parse(quoted=True) if separator == "," else _either_way(parse)
-    rows.check(rules, path)
+    rules.check_left_out(rows.left_out, len(rows), path)
     return rows
 
 
@@ -81,19 +79,19 @@ def _is_utf8(path: Path) -> bool:
 
 def _either_way(parse: Callable[..., Rows]) -> Rows:
     """The way of reading quotes that leaves fewer rows out."""
-    readings, failure = [], None
+    readings, failures = [], []
     # A quoted field may hold a TAB or a line break: only then is the number of columns off where quotes are text.
     for quoted in (False, True):
         try:
             rows = parse(quoted=quoted)
         except DataError as error:
-            failure = error
+            failures.append(error)
             continue
         readings.append(_without_swallowed(rows) if quoted else _unquoted(rows))
         if not rows.left_out:
             break
     if not readings:
-        raise failure
+        raise failures[-1]
     return min(reversed(readings), key=lambda rows: len(rows.left_out))
 
 
@@ -157,12 +155,9 @@ def _without_swallowed(rows: Rows) -> Rows:
 
 
 def _unquoted(rows: Rows) -> Rows:
-    return Rows({name: _unquote(column) for name, column in rows.columns.items()}, rows.numbers, rows.left_out)
-
-
-def _unquote(values: pa.Array) -> pa.Array:
-    quoted = pc.match_substring_regex(values, r'(?s)^"(?:[^"]|"")*"$')
-    if not pc.any(quoted).as_py():
-        return values
-    inner = pc.replace_substring(pc.utf8_slice_codeunits(values, 1, -1), '""', '"')
-    return pc.if_else(quoted, inner, values)
+    for name, column in rows.columns.items():
+        quoted = pc.match_substring_regex(column, r'(?s)^"(?:[^"]|"")*"$')
+        if pc.any(quoted).as_py():
+            inner = pc.replace_substring(pc.utf8_slice_codeunits(column, 1, -1), '""', '"')
+            rows.columns[name] = pc.if_else(quoted, inner, column)
+    return rows
