@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from lexlip_data.errors import BrokenSample, DataError, one_line
-from lexlip_data.sources.files import read_picture, real_roots, require_file
+from lexlip_data.sources.files import read_image, real_roots, require_file
 from lexlip_data.sources.skipped import Skipped
 from lexlip_data.sources.source import MAX_CAPTION, usable_caption
 
@@ -71,7 +71,7 @@ class FolderImages:
 
     def image(self, i: int) -> tuple[str, bytes]:
         name = self.name(i)
-        return name, read_picture(self.folder / name, self._roots)
+        return name, read_image(self.folder / name, self._roots)
 
     def name(self, i: int) -> str:
         return self._names[i].as_py()

@@ -14,7 +14,7 @@ from types import ModuleType
 from lexlip_data.convert.check import check_folder
 from lexlip_data.errors import DataError
 from lexlip_data.loading.datamodule import CaptionDataModule
-from lexlip_data.sources.arrow import ArrowSource, find_shards
+from lexlip_data.sources.arrow import ArrowSource, find_arrow_files
 from lexlip_data.sources.images import open_image
 from lexlip_data.sources.skipped import read_lists
 
@@ -107,7 +107,7 @@ def _convert(layout: str, folder: Path, converter: ModuleType) -> tuple[str, str
         if split.problems:
             raise Unclear(f"converted, but {split.problems}")
         listed += read_lists(out, split.prefix)
-        source = ArrowSource("mine", "train", find_shards(out, split.prefix))
+        source = ArrowSource("mine", "train", find_arrow_files(out, split.prefix))
         for i in range(len(source)):
             open_image(source.image_bytes(i))
     return ("skipped" if listed else "read"), "; ".join(map(str, listed))[:500]

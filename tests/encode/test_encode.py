@@ -263,7 +263,7 @@ def test_a_broken_picture_is_left_out_and_listed(model, tmp_path):
     lines = (tmp_path / "out" / "skipped_samples.tsv").read_text().splitlines()
     assert lines[0] == "image_id\tfilepath\tkind\treason"
     assert [line.split("\t")[0] for line in lines[1:]] == ["bad000.jpg", "bad001.jpg", "bad002.jpg"]
-    assert all("no picture" in line for line in lines[1:])
+    assert all("no image" in line for line in lines[1:])
 
 
 def test_too_many_broken_pictures_end_the_run(model, tmp_path):

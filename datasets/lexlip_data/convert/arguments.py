@@ -4,55 +4,52 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from lexlip_data.sources.files import is_name
 from lexlip_data.sources.skipped import MAX_BAD_SHARE, SMALL
 
 
-def name(text: str) -> str:
-    if not is_name(text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: use letters, digits, '.', '_' and '-' only; it becomes a file name"
-        )
-    return text
+def _value(parse: Callable[[str], object], good: Callable, wanted: str) -> Callable[[str], object]:
+    """The `type` of an option: what `parse` makes of a text, refused where it raises a ValueError or is not good."""
+
+    def read(text: str) -> object:
+        with suppress(ValueError):
+            if good(value := parse(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r}: {wanted}")
+
+    return read
 
 
-def count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a number from 1 up")
-    return int(text)
-
-
-def zero_or_more(text: str) -> int:
+def _digits(text: str) -> int:
     if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r}: give a number from 0 up")
+        raise ValueError(text)
     return int(text)
 
 
-def shard(text: str) -> tuple[int, int]:
-    number, _, total = text.partition("/")
-    if not (number.isdigit() and total.isdigit() and int(number) < int(total)):
-        raise argparse.ArgumentTypeError(f"{text!r}: give i/n, i from 0 to n - 1, such as 0/8")
-    return int(number), int(total)
+def whole(least: int) -> Callable[[str], object]:
+    return _value(_digits, lambda number: number >= least, f"give a number from {least} up")
 
 
-def share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a share from 0 to 1, such as {MAX_BAD_SHARE}")
-    return value
+name = _value(str, is_name, "use letters, digits, '.', '_' and '-' only; it becomes a file name")
+_shard = _value(
+    lambda text: tuple(_digits(part) for part in text.split("/", 1)),
+    lambda shard: len(shard) == 2 and shard[0] < shard[1],
+    "give i/n, i from 0 to n - 1, such as 0/8",
+)
+_fraction = _value(float, lambda value: 0 <= value <= 1, f"give a fraction from 0 to 1, such as {MAX_BAD_SHARE}")
 
 
 def judging() -> argparse.ArgumentParser:
     """How much may be bad."""
     parser = argparse.ArgumentParser(add_help=False)
+    parser.set_defaults(picture_roots=())
     parser.add_argument(
-        "--max-bad-share", type=share, default=MAX_BAD_SHARE, metavar="SHARE",
-        help="refuse a split of which more is bad: pictures (but "
+        "--max-bad-share", type=_fraction, default=MAX_BAD_SHARE, metavar="FRACTION",
+        help="refuse a split of which more is bad: images (but "
         f"{SMALL}, or a third of fewer, are never too many) or rows (default: %(default)s)",
     )  # fmt: skip
     return parser
@@ -61,27 +58,19 @@ def judging() -> argparse.ArgumentParser:
 def common() -> argparse.ArgumentParser:
     """What every layout's command takes."""
     parser = argparse.ArgumentParser(add_help=False, parents=[judging()])
-    parser.add_argument("--out", type=Path, required=True, help="folder for the Arrow files: the data_root of training")
-    parser.add_argument(
-        "--workers",
-        type=zero_or_more,
-        default=min(8, os.cpu_count() or 1),
-        help="reading processes; 0: none besides this",
-    )
-    parser.add_argument("--max-images", type=count, help="the first so many pictures of each split")
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder for the Arrow files: the data_root of training")
+    workers = min(8, os.cpu_count() or 1)
+    add("--workers", type=whole(0), default=workers, help="reading processes; 0: none besides this")
+    add("--max-images", type=whole(1), help="the first so many images of each split")
     cut = parser.add_mutually_exclusive_group()
-    cut.add_argument(
-        "--shard-images", type=zero_or_more,
-        help="pictures per file; 0: one file per split (default: coco, f30k 0; gcc, sbu 100000; else 50000)",
-    )  # fmt: skip
-    cut.add_argument("--shards", type=count, metavar="N", help="cut each split into N files instead")
-    cut.add_argument(
-        "--shard", type=shard, metavar="I/N", help="of N files per split make only number I, from 0: for job arrays"
-    )
-    parser.add_argument(
-        "--picture-roots", type=Path, nargs="+", metavar="DIR",
-        help="folders besides the data's own that paths and links of pictures may lead into",
-    )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="replace files of the same names")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    per_file = "images per file; 0: one file per split (default: coco, f30k 0; gcc, sbu 100000; else 50000)"
+    cut.add_argument("--shard-images", type=whole(0), help=per_file)
+    cut.add_argument("--shards", type=whole(1), metavar="N", help="cut each split into N files instead")
+    alone = "of N files per split make only number I, from 0: for job arrays"
+    cut.add_argument("--shard", type=_shard, metavar="I/N", help=alone)
+    roots = "folders besides the data's own that paths and links of images may lead into"
+    add("--picture-roots", type=Path, nargs="+", default=(), metavar="DIR", help=roots)
+    add("--overwrite", action="store_true", help="replace files of the same names")
+    add("--quiet", action="store_true", help="no progress bar")
     return parser

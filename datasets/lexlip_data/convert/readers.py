@@ -1,7 +1,7 @@
-"""Readers of tables, the official layout and one's own: each gives one table per split. No picture is opened.
+"""Readers of tables, the official layout and one's own: each gives one table per split. No image is opened.
 
-`max_images` keeps the first so many pictures of each split. `rules` say how many bad rows are too many; those that are
-few are left out, and listed with the first table. For JSON see `annotations.py`.
+`rules` say how many bad rows are too many; those that are few are left out, and listed with the first table. For JSON
+see `annotations.py`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,13 @@ import pyarrow.compute as pc
 from lexlip_data.errors import DataError, one_line
 from lexlip_data.sources.files import is_name
 from lexlip_data.sources.registry import SPLITS, table_paths
-from lexlip_data.sources.skipped import USUAL_RULES, Rules, Skipped
-from lexlip_data.sources.table import CaptionTable, TsvSource, read_columns
+from lexlip_data.sources.skipped import USUAL_RULES, Rules
+from lexlip_data.sources.table import CaptionTable, TsvSource
+from lexlip_data.sources.tsv import read_columns
 
 
 def read_tsv(
-    root: str | Path,
-    name: str,
-    splits: Iterable[str] | None = None,
-    max_images: int | None = None,
-    rules: Rules = USUAL_RULES,
+    root: str | Path, name: str, splits: Iterable[str] | None = None, rules: Rules = USUAL_RULES
 ) -> list[CaptionTable]:
     """The table layout under `root`: COCO/coco_train.tsv and so on, or NAME/NAME_train.tsv.
 
@@ -38,13 +35,12 @@ def read_tsv(
     looked_for, tables = [], []
     for split in splits or SPLITS:
         candidates = [root / relative for relative in table_paths(name, split)]
-        found = [path for path in candidates if path.exists()]
-        if found:
-            tables.append(TsvSource(name, split, found[0], max_images, rules, root))
+        path = next((path for path in candidates if path.exists()), None)
+        if path is not None:
+            tables.append(TsvSource(name, split, path, None, rules, root))
         elif splits:
-            raise DataError(
-                f"data set {name} has no split {split}: looked for {', '.join(map(str, candidates)) or '-'}"
-            )
+            absent = ", ".join(map(str, candidates)) or "-"
+            raise DataError(f"data set {name} has no split {split}: looked for {absent}")
         looked_for += candidates
     if not tables:
         raise DataError(f"data set {name}: none of {', '.join(map(str, looked_for))} is there; check --root and --name")
@@ -52,12 +48,7 @@ def read_tsv(
 
 
 def read_folder(
-    table: str | Path,
-    name: str,
-    split: str | None = None,
-    images: str | Path | None = None,
-    max_images: int | None = None,
-    rules: Rules = USUAL_RULES,
+    table: str | Path, name: str, split: str | None = None, images: str | Path | None = None, rules: Rules = USUAL_RULES
 ) -> list[CaptionTable]:
     """One table file of your own: title, filepath, and optionally image_id, split, long_caption.
 
@@ -69,34 +60,21 @@ def read_folder(
     """
     path = Path(table)
     rows = read_columns(path, rules)
-    folder = path.parent if images is None else Path(images)
-    if "split" not in rows.columns and not split:
-        raise DataError(f"{path}: no column split, so say which split this is with --split")
-    if "split" not in rows.columns:
-        groups = {split: np.ones(len(rows.numbers), dtype=bool)}
-        bad = rows.bad
+    splits = rows.columns.get("split")
+    if splits is None:
+        if not split:
+            raise DataError(f"{path}: no column split, so say which split this is with --split")
+        groups = {split: rows}
     else:
-        # It becomes part of a file's name.
-        splits = rows.columns["split"]
-        names = [value for value in pc.unique(splits).to_pylist() if is_name(value)]
-        stray = np.flatnonzero(~np.asarray(pc.is_in(splits, pa.array(names, pa.large_string()))))
-        bad = rows.bad + [
-            Skipped("", "", "malformed", f"row {rows.numbers[i]}: {one_line(splits[i].as_py(), 80)!r} is no split")
-            for i in stray.tolist()
-        ]
-        rules.check_rows(len(bad), len(rows.numbers) + len(rows.bad), str(path), bad[0].reason if bad else "")
+        names = [value for value in pc.unique(splits).to_pylist() if is_name(value)]  # it becomes part of a file's name
+        unnamed = np.flatnonzero(~np.asarray(pc.is_in(splits, pa.array(names, pa.large_string())))).tolist()
+        rows = rows.leave_out({i: ("malformed", f"{one_line(splits[i].as_py(), 80)!r} is no split") for i in unnamed})
+        rules.check_left_out(rows.left_out, len(rows), path)
         wanted = [split] if split else names
         if absent := [value for value in wanted if value not in names]:
             raise DataError(f"{path}: no row of split {absent[0]!r}; its splits are {', '.join(names) or '-'}")
-        groups = {value: np.asarray(pc.equal(splits, value)) for value in wanted}
-    tables = []
-    for number, (value, mask) in enumerate(groups.items()):
-        columns = {key: column.filter(pa.array(mask)) for key, column in rows.columns.items()}
-        tables.append(
-            CaptionTable(
-                name, value, columns["title"], columns["filepath"], columns.get("image_id"),
-                columns.get("long_caption"), folder=folder, max_images=max_images, origin=str(path), rules=rules,
-                numbers=rows.numbers[mask], left_out=() if number else bad,
-            )
-        )  # fmt: skip
-    return tables
+        groups = {value: rows.select(np.asarray(pc.equal(rows.columns["split"], value))) for value in wanted}
+        if groups:
+            groups[wanted[0]].left_out = rows.left_out
+    folder = path.parent if images is None else Path(images)
+    return [CaptionTable(name, value, group, folder, path, rules) for value, group in groups.items()]

@@ -28,25 +28,29 @@ def build_tokenizer(captions: Iterable[str], folder: str | Path, vocab_size: int
 
     Args:
         captions: training captions only; held-out words must not leak in.
-        vocab_size: at most so many pieces.
+        vocab_size: at most so many word pieces.
     Returns:
-        the number of pieces.
+        the number of word pieces.
     """
     from tokenizers import BertWordPieceTokenizer
 
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    special = {name: f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     captions = sorted(captions)
     tokenizer = BertWordPieceTokenizer(lowercase=True)
-    # The trainer numbers letters in the order of a hash map and breaks ties by number, so that every run would give
-    # another vocabulary. Listed as special tokens the letters get fixed numbers; they lose that mark below.
+    # The trainer numbers characters in the order of a hash map and breaks ties by number, so that no two vocabularies
+    # would be equal. Listed as special tokens the characters get fixed numbers; they lose that mark below.
     words = {
         word
         for caption in captions
         for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(caption))
     }
-    letters = sorted({word[0] for word in words}) + sorted({f"##{letter}" for word in words for letter in word[1:]})
+    characters = sorted({word[0] for word in words}) + sorted({f"##{char}" for word in words for char in word[1:]})
     tokenizer.train_from_iterator(
-        captions, vocab_size=vocab_size, min_frequency=1, special_tokens=special + letters, show_progress=False
+        captions,
+        vocab_size=vocab_size,
+        min_frequency=1,
+        special_tokens=[*special.values(), *characters],
+        show_progress=False,
     )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +59,7 @@ def build_tokenizer(captions: Iterable[str], folder: str | Path, vocab_size: int
     tokenizer = BertWordPieceTokenizer(dict(pieces), lowercase=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
+    names = {f"{name}_token": token for name, token in special.items()}
     # Written by hand: what save_pretrained writes changes with the release of transformers, this all of them read.
     config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
     config.update(names, clean_up_tokenization_spaces=True)

@@ -1,69 +1,53 @@
-"""What one sample is: a (picture, caption) pair in training, a picture or a caption in evaluation.
+"""What one sample is: an (image, caption) pair in training, an image or a caption in evaluation.
 
-Letters: N pictures of the mixture, P pairs. Costs 8 bytes per picture for the offsets; a sample costs its decode.
+Letters: N images of the mixture, P pairs. Costs 8 bytes per image for the offsets; a sample costs its decode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
-import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from lexlip_data.errors import BrokenSample, DataError, one_line
 from lexlip_data.loading.long_captions import long_texts
-from lexlip_data.loading.rng import isolated, sample_generator, sample_seed
+from lexlip_data.loading.rng import isolated, sample_seed
 from lexlip_data.loading.transforms import build_pixels, is_random
 from lexlip_data.sources.images import open_pixels
-from lexlip_data.sources.source import Source, hash_id
+from lexlip_data.sources.source import Source, hash_id, locate
 
 
 class _Mixture:
-    """Pictures and pairs of several sources, numbered through."""
+    """Images and pairs of several sources, numbered through."""
 
     def __init__(self, sources: Sequence[Source]):
         self.sources = list(sources)
-        self._number()
-
-    def _number(self) -> None:
-        self._picture_ends = np.cumsum([len(source) for source in self.sources], dtype=np.int64)
-        counts = [source.caption_counts for source in self.sources] or [np.zeros(0, dtype=np.int64)]
+        self._image_ends = np.cumsum([len(source) for source in self.sources], dtype=np.int64)
+        counts = [np.zeros(0, dtype=np.int64), *(source.caption_counts for source in self.sources)]
         self._pair_ends = np.cumsum(np.concatenate(counts), dtype=np.int64)
+        self.n_pairs = int(self._pair_ends[-1]) if len(self._pair_ends) else 0
 
     # A spawned worker counts again rather than receive the array: it is as large as the data set is.
-    def __getstate__(self) -> dict:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_picture_ends", "_pair_ends")}
+    def __reduce__(self) -> tuple:
+        return _Mixture, (self.sources,)
 
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._number()
-
-    @property
-    def n_pictures(self) -> int:
-        return int(self._picture_ends[-1]) if len(self._picture_ends) else 0
-
-    @property
-    def n_pairs(self) -> int:
-        return int(self._pair_ends[-1]) if len(self._pair_ends) else 0
-
-    def picture(self, i: int) -> tuple[Source, int]:
-        """Picture i of the mixture -> (source, picture of that source)."""
-        k = int(np.searchsorted(self._picture_ends, i, side="right"))
-        return self.sources[k], i - (int(self._picture_ends[k - 1]) if k else 0)
+    def image(self, i: int) -> tuple[Source, int]:
+        """Image i of the mixture -> (source, image of that source)."""
+        k, local = locate(self._image_ends, i)
+        return self.sources[k], local
 
     def pair(self, index: int) -> tuple[Source, int, int]:
-        """Pair -> (source, picture of that source, number of the caption)."""
+        """Pair -> (source, image of that source, number of the caption)."""
         if not 0 <= index < self.n_pairs:
             raise IndexError(f"pair {index} of {self.n_pairs}")
-        i = int(np.searchsorted(self._pair_ends, index, side="right"))
-        source, local = self.picture(i)
-        return source, local, index - (int(self._pair_ends[i - 1]) if i else 0)
+        i, number = locate(self._pair_ends, index)
+        return *self.image(i), number
 
 
 class CaptionPairs(Dataset):
-    """Every (picture, caption) pair of a mixture of data sets.
+    """Every (image, caption) pair of a mixture of data sets.
 
     A sample is {"image": uint8 (3, H, W), "caption": str, "image_id": int, "sample": (data set, image id, caption
     number), "seed": int}; a broken one gives {"skipped": "data set/image id: reason"} unless strict. With
@@ -83,7 +67,7 @@ class CaptionPairs(Dataset):
         """
         Args:
             transform_keys: see `lexlip_data.loading.transforms`.
-            image_size: side of the pictures, in pixels.
+            image_size: side of the images, in pixels.
             seed: with epoch and index it decides all randomness of a sample.
             strict: a broken sample is an error (evaluation) instead of a skipped one (training).
             long_captions, sub_captions: how many long texts a pair gets, and whether parts of them, see
@@ -91,7 +75,7 @@ class CaptionPairs(Dataset):
         """
         self.mixture = _Mixture(sources)
         self.image_size, self.seed, self.strict = image_size, seed, strict
-        self.transform: Callable[[Image.Image | np.ndarray], torch.Tensor] = build_pixels(transform_keys, image_size)
+        self.transform = build_pixels(transform_keys, image_size)
         self.random = is_random(transform_keys)
         self.long_captions, self.sub_captions = long_captions, sub_captions
 
@@ -103,9 +87,14 @@ class CaptionPairs(Dataset):
         source, i, number = self.mixture.pair(index)
         seed = sample_seed(self.seed, epoch, index)
         try:
-            sample = self._sample(source, i, number, seed)
+            identity = _identity(source, i, number)
+            caption = source.caption(i, number)
+            image = open_pixels(source.image_bytes(i), self.image_size)
+            with isolated(seed) if self.random else nullcontext():
+                pixels = self.transform(image)
+            sample = {"image": pixels, "caption": caption, **identity, "seed": seed}
             if self.long_captions:
-                rng = sample_generator(seed)
+                rng = np.random.default_rng(seed)
                 sample["long"] = long_texts(source, i, self.long_captions, self.sub_captions, rng)
             return sample
         except BrokenSample as error:
@@ -113,29 +102,12 @@ class CaptionPairs(Dataset):
                 raise _named(error, source, i) from error
             return {"skipped": f"{source.name}/{_id_or_place(source, i)}: {one_line(error)}"}
 
-    def _sample(self, source: Source, i: int, number: int, seed: int) -> dict:
-        image_id = source.image_id(i)
-        caption = source.caption(i, number)
-        picture = open_pixels(source.image_bytes(i), self.image_size)
-        if self.random:
-            with isolated(seed):
-                image = self.transform(picture)
-        else:
-            image = self.transform(picture)
-        return {
-            "image": image,
-            "caption": caption,
-            "image_id": hash_id(source.name, image_id),
-            "sample": (source.name, image_id, number),
-            "seed": seed,
-        }
-
 
 class EvalImages(Dataset):
-    """Each picture once: {"image": uint8 (3, H, W), "image_id": int, "order": int, "sample": ...}.
+    """Each image once: {"image": uint8 (3, H, W), "image_id": int, "order": int, "sample": ...}.
 
-    Rows that repeat an image_id are one picture, the first of them. `order` numbers the pictures of the whole split
-    and is the same for any number of processes. A broken picture is an error that names it.
+    Rows that repeat an image_id are one image, the first of them. `order` numbers the images of the whole split
+    and is the same for any number of processes. A broken image is an error that names it.
     """
 
     def __init__(self, sources: Sequence[Source], transform_keys: str | list[str], image_size: int):
@@ -144,28 +116,21 @@ class EvalImages(Dataset):
         self.mixture = _Mixture(sources)
         self.image_size = image_size
         self.transform = build_pixels(transform_keys, image_size)
-        hashes = np.array(
-            [hash_id(source.name, _image_id(source, i)) for source in self.mixture.sources for i in range(len(source))],
-            dtype=np.int64,
-        )
-        self.kept = np.sort(np.unique(hashes, return_index=True)[1])
+        hashes = []
+        for source in self.mixture.sources:
+            for i in range(len(source)):
+                with _errors_named(source, i):
+                    hashes.append(hash_id(source.name, source.image_id(i)))
+        self.kept = np.sort(np.unique(np.array(hashes, dtype=np.int64), return_index=True)[1])
 
     def __len__(self) -> int:
         return len(self.kept)
 
     def __getitem__(self, order: int) -> dict:
-        source, i = self.mixture.picture(int(self.kept[order]))
-        try:
-            picture = open_pixels(source.image_bytes(i), self.image_size)
-        except BrokenSample as error:
-            raise _named(error, source, i) from error
-        image_id = source.image_id(i)
-        return {
-            "image": self.transform(picture),
-            "image_id": hash_id(source.name, image_id),
-            "order": order,
-            "sample": (source.name, image_id, 0),
-        }
+        source, i = self.mixture.image(int(self.kept[order]))
+        with _errors_named(source, i):
+            image = open_pixels(source.image_bytes(i), self.image_size)
+            return {"image": self.transform(image), "order": order, **_identity(source, i, 0)}
 
 
 class EvalTexts(Dataset):
@@ -179,37 +144,22 @@ class EvalTexts(Dataset):
 
     def by_length(self, orders: Sequence[int]) -> np.ndarray:
         """These captions, the longest first, so that a batch pads little and memory that lasts is taken at once."""
-        lengths = (len(self._caption(*self.mixture.pair(order))) for order in orders)
-        longest_first = np.argsort(-np.fromiter(lengths, np.int64, len(orders)), kind="stable")
-        return np.asarray(orders, dtype=np.int64)[longest_first]
-
-    def _caption(self, source: Source, i: int, number: int) -> str:
-        try:
-            return source.caption(i, number)
-        except BrokenSample as error:
-            raise _named(error, source, i) from error
+        lengths = np.fromiter((len(self[order]["caption"]) for order in orders), np.int64, len(orders))
+        return np.asarray(orders, dtype=np.int64)[np.argsort(-lengths, kind="stable")]
 
     def __getitem__(self, order: int) -> dict:
-        order = int(order)
-        source, i, number = self.mixture.pair(order)
-        image_id = _image_id(source, i)
-        return {
-            "caption": self._caption(source, i, number),
-            "image_id": hash_id(source.name, image_id),
-            "order": order,
-            "sample": (source.name, image_id, number),
-        }
+        source, i, number = self.mixture.pair(int(order))
+        with _errors_named(source, i):
+            return {**_identity(source, i, number), "caption": source.caption(i, number), "order": int(order)}
 
 
-def _image_id(source: Source, i: int) -> str:
-    try:
-        return source.image_id(i)
-    except BrokenSample as error:
-        raise _named(error, source, i) from error
+def _identity(source: Source, i: int, number: int) -> dict:
+    image_id = source.image_id(i)
+    return {"image_id": hash_id(source.name, image_id), "sample": (source.name, image_id, number)}
 
 
 def _id_or_place(source: Source, i: int) -> str:
-    """What to call a picture in a message: its id may be what is broken."""
+    """What to call an image in a message: its id may be what is broken."""
     try:
         return one_line(source.image_id(i), 200)
     except BrokenSample:
@@ -221,3 +171,11 @@ def _named(error: BrokenSample, source: Source, i: int) -> BrokenSample:
         f"data set {source.name}, split {source.split}, image {_id_or_place(source, i)}: {one_line(error)} "
         f"[{one_line(source.where(i))}]; evaluation replaces nothing: repair the file or remove its row"
     )
+
+
+@contextmanager
+def _errors_named(source: Source, i: int) -> Iterator[None]:
+    try:
+        yield
+    except BrokenSample as error:
+        raise _named(error, source, i) from error

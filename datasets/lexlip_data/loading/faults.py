@@ -1,7 +1,7 @@
-"""A loader or reading process that died -> one line that says which, of what most likely, and what to do.
+"""A loader process that died -> one line that says which, of what most likely, and what to do.
 
-Linux kills the largest process when memory runs out, and leaves no trace in the process that waits for it; a count of
-such kills stands in the control group's files.
+Linux kills the largest process when memory runs out, and leaves no trace in the process that waits for it; only the
+control group's files count such kills.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import re
 import signal
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 
-from lexlip_data.errors import DataError, one_line
+from lexlip_data.errors import DataError, memory_kills, one_line
 
 _DIED = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: ([^.]*)|exited unexpectedly)"
@@ -42,14 +41,14 @@ def explain_loader_failure(error: BaseException) -> DataError | None:
 
 def _explain(error: BaseException) -> DataError | None:
     links = list(_chain(error))
-    found = [match for link in links if (match := _DIED.search(str(link)))]
-    if found:
-        pids = found[0].group(1).strip()
-        ending = next((match.group(2).strip() for match in found if match.group(2)), "")
+    deaths = [match for link in links if (match := _DIED.search(str(link)))]
+    if deaths:
+        pids = deaths[0].group(1).strip()
+        ending = next((match.group(2).strip() for match in deaths if match.group(2)), "")
     elif any(_broken_off(link) for link in links):
-        dead = [worker for link in links for worker in _dead_workers(link)]
-        pids = ", ".join(dict.fromkeys(str(pid) for pid, _ in dead)) or "(of unknown number)"
-        ending = next((signal.strsignal(-code) or "" for _, code in dead if code < 0), "")
+        dead = {pid: code for link in links for pid, code in _dead_workers(link).items()}
+        pids = ", ".join(map(str, dead)) or "(of unknown number)"
+        ending = next((signal.strsignal(-code) or "" for code in dead.values() if code < 0), "")
     else:
         return None
     if ending in ("", "Killed"):
@@ -70,27 +69,15 @@ def _broken_off(error: BaseException) -> bool:
     return "resource_sharer.py" in f"{error}{''.join(traceback.format_tb(error.__traceback__))}"
 
 
-def _dead_workers(error: BaseException) -> list[tuple[int, int]]:
-    """(pid, exit code) of the processes that died, of the loaders that the error came through."""
-    found = {}
+def _dead_workers(error: BaseException) -> dict[int, int]:
+    """Exit code by pid of the processes that died, of the loaders that the error came through."""
+    dead = {}
     for frame, _ in traceback.walk_tb(error.__traceback__):
         for worker in getattr(frame.f_locals.get("self"), "_workers", ()):  # torch's name in all its releases so far
             worker.join(timeout=1)
             if worker.exitcode not in (None, 0, -signal.SIGTERM):  # so end the others, when the loader is shut down
-                found[worker.pid] = worker.exitcode
-    return list(found.items())
-
-
-def memory_kills() -> str:
-    """ " (kills counted in this control group: N)" where the system tells, else ""."""
-    for path in _counter_files():
-        try:
-            text = path.read_text()
-        except OSError:
-            continue
-        if match := re.search(r"^oom_kill (\d+)$", text, re.MULTILINE):
-            return f" (kills counted in this control group: {match.group(1)})"
-    return ""
+                dead[worker.pid] = worker.exitcode
+    return dead
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -99,20 +86,3 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _counter_files(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[Path]:
-    """Of this process's own group first: version 2, version 1, then the root as a container sees it."""
-    try:
-        lines = groups.read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        controllers, _, path = line.partition(":")[2].partition(":")
-        own = path.lstrip("/")
-        if controllers == "":
-            yield root / own / "memory.events"
-        elif "memory" in controllers.split(","):
-            yield root / "memory" / own / "memory.oom_control"
-    yield root / "memory.events"
-    yield root / "memory" / "memory.oom_control"

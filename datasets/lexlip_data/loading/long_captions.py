@@ -1,4 +1,4 @@
-"""Which long texts a training pair gets: a picture's long captions, or its captions joined where it has none."""
+"""Which long texts a training pair gets: an image's long captions, or its captions joined where it has none."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from lexlip_data.sources.source import Source
 
 
 def long_texts(source: Source, i: int, count: int, sub_captions: bool, rng: np.random.Generator) -> list[str]:
-    """Long texts of picture i, their sentences joined by ". ".
+    """Long texts of image i, their sentences joined by ". ".
 
     Args:
-        count: how many; different ones as long as the picture has so many, then some again.
+        count: how many; different ones as long as the image has so many, then some again.
         sub_captions: of each text take a random number of its sentences, in their order, rather than all: a part of a
-            long text describes the picture too, and no two steps see the same one (LoTLIP, DreamLIP).
-        rng: where the choices are drawn from.
-
+            long text describes the image too, and steps rarely see the same part (LoTLIP, DreamLIP).
+        rng: makes the choices.
     Raises:
         BrokenSample: a caption is no text.
     """

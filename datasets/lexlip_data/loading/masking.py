@@ -1,7 +1,7 @@
 """Whole-word masking of WordPiece ids, in numpy, a batch at a time. Costs some microseconds per caption.
 
-A word is a piece together with the `##` pieces after it. Of the chosen words each piece becomes [MASK] (80%), a
-random piece (10%), or stays as it is (10%), BERT's rule; every piece of a chosen word is to be predicted.
+A word is a word piece together with the `##` pieces after it. By BERT's rule, each piece of the chosen words becomes
+[MASK] (80%), a random word piece (10%), or stays as it is (10%); every piece of a chosen word is to be predicted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Vocabulary:
     """What masking needs to know of a tokenizer."""
 
     mask_id: int
-    continues: np.ndarray  # bool (V,): the piece goes on with the word before it
+    continues: np.ndarray  # bool (V,): the word piece continues the word before it
     special: np.ndarray  # bool (V,): never masked, never drawn as a replacement
     ordinary: np.ndarray  # int64: the ids that are not special
 
@@ -31,19 +31,17 @@ def read_vocabulary(tokenizer) -> Vocabulary:
     if tokenizer.mask_token_id is None:
         raise DataError(f"tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has no [MASK] token")
     pieces = tokenizer.get_vocab()
-    size = max(pieces.values()) + 1
-    continues, special = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
+    continues, special, ordinary = np.zeros((3, max(pieces.values()) + 1), dtype=bool)
     for piece, i in pieces.items():
-        continues[i] = piece.startswith("##")
+        continues[i], ordinary[i] = piece.startswith("##"), True
     special[list(tokenizer.all_special_ids)] = True
-    ordinary = np.array(sorted(set(pieces.values()) - set(tokenizer.all_special_ids)), dtype=np.int64)
-    return Vocabulary(tokenizer.mask_token_id, continues, special, ordinary)
+    return Vocabulary(tokenizer.mask_token_id, continues, special, np.flatnonzero(ordinary & ~special))
 
 
 def word_numbers(ids: np.ndarray, vocabulary: Vocabulary, whole_words: bool = True) -> np.ndarray:
     """The word that each position belongs to: int64 (B, L), 0, 1, ... from the left, -1 at special tokens.
 
-    With whole_words=False every piece is a word of its own. A `##` piece that follows a special token starts a word.
+    With whole_words=False every word piece is a word. A `##` piece that follows a special token starts a word.
     """
     ordinary = ~vocabulary.special[ids]
     starts = ordinary.copy()
@@ -53,16 +51,16 @@ def word_numbers(ids: np.ndarray, vocabulary: Vocabulary, whole_words: bool = Tr
 
 
 def mask_words(
-    ids: np.ndarray, words: np.ndarray, share: float, vocabulary: Vocabulary, seeds: np.ndarray, part: int = 0
+    ids: np.ndarray, words: np.ndarray, fraction: float, vocabulary: Vocabulary, seeds: np.ndarray, part: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mask a share of each caption's words.
+    """Mask a fraction of each caption's words.
 
-    What happens to a caption depends on its ids and its seed, not on the other captions nor on the padding.
+    What happens to a caption depends on its ids and its seed, neither on the other captions nor on the padding.
 
     Args:
         ids: int64 (B, L).
         words: int64 (B, L) from `word_numbers`.
-        share: of the words, in [0, 1]. The number of words is rounded, but at least one if share > 0.
+        fraction: of the words, in [0, 1]. The number of words is rounded, but at least one if fraction > 0.
         seeds: int64 (B,), >= 0.
         part: which of several independent maskings of the same captions.
     Returns:
@@ -70,11 +68,11 @@ def mask_words(
     """
     n_words = words.max(axis=1, initial=-1) + 1
     most = int(n_words.max(initial=0))
-    if most == 0 or share <= 0:
+    if most == 0 or fraction <= 0:
         return ids.copy(), np.full_like(ids, IGNORED)
-    wanted = np.minimum(n_words, np.maximum(1, np.rint(n_words * share)))
+    wanted = np.minimum(n_words, np.maximum(1, np.rint(n_words * fraction)))
     keys = uniforms(seeds, 3 * part, most)
-    keys[np.arange(most) >= n_words[:, None]] = 2.0  # after the words there are
+    keys[np.arange(most) >= n_words[:, None]] = 2.0  # sorted behind the caption's own words
     rank = np.argsort(np.argsort(keys, axis=1), axis=1)
     at = (words >= 0) & np.take_along_axis(rank < wanted[:, None], np.maximum(words, 0), axis=1)
     draw = uniforms(seeds, 3 * part + 1, ids.shape[1])

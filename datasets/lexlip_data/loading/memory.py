@@ -1,21 +1,21 @@
-"""How a loader's process treats memory that it frees."""
+"""How a loader process treats memory that it frees."""
 
 from __future__ import annotations
 
 import ctypes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_LARGEST = 32 << 20  # bytes of a piece that is still taken from what was freed; glibc's own limit
+_LARGEST = 32 << 20  # bytes of a block that is still taken from freed memory; glibc's own limit
 
 
 def keep_freed_memory() -> bool:
-    """Let malloc use a freed picture's memory again rather than give it back and ask for it anew.
+    """Let malloc reuse a freed image's memory rather than return it to the system and ask for it again.
 
-    Each picture otherwise costs the kernel as many page faults as it has pages, up to a third of a small picture's
-    whole time. A process keeps its own peak, a few batches of pictures.
+    Each image otherwise costs the kernel as many page faults as it has pages, up to a third of a small image's
+    whole time. A process then keeps its own peak, a few batches of images.
 
     Returns:
-        whether it was done: only glibc knows how.
+        whether it was done: only glibc can.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

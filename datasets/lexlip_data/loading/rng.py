@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ import torch
 _MASK = (1 << 64) - 1
 _STEP = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_State = TypeVar("_State", int, np.ndarray)
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:
@@ -26,12 +28,8 @@ def sample_seed(seed: int, epoch: int, index: int) -> int:
     return state >> 1
 
 
-def sample_generator(seed: int) -> np.random.Generator:
-    """numpy's generator of one sample, from its seed; making one takes some 15 microseconds."""
-    return np.random.default_rng(seed)
-
-
-def _mixed(state: int) -> int:
+def _mixed(state: _State) -> _State:
+    """One step of SplitMix64, of a number or of an array of uint64, which wraps round by itself."""
     z = (state + _STEP) & _MASK
     z = ((z ^ (z >> 30)) * _FIRST) & _MASK
     z = ((z ^ (z >> 27)) * _SECOND) & _MASK
@@ -49,16 +47,9 @@ def uniforms(seeds: np.ndarray, stream: int, count: int) -> np.ndarray:
         float64 (B, count).
     """
     # The stream goes through the mixer, or sequences of neighbouring seeds would be shifts of each other.
-    starts = _mixed_array(_mixed_array(np.asarray(seeds).astype(np.uint64)) ^ np.uint64(stream))
+    starts = _mixed(_mixed(np.asarray(seeds).astype(np.uint64)) ^ np.uint64(stream))
     counters = np.arange(count, dtype=np.uint64) * np.uint64(_STEP)
-    return (_mixed_array(starts[:, None] + counters) >> np.uint64(11)) * 2.0**-53
-
-
-def _mixed_array(states: np.ndarray) -> np.ndarray:
-    z = states + np.uint64(_STEP)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(_FIRST)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(_SECOND)
-    return z ^ (z >> np.uint64(31))
+    return (_mixed(starts[:, None] + counters) >> 11) * 2.0**-53
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from lexlip_data.errors import DataError
 
 
 class GlobalBatchSampler:
-    """Batches of the whole run, cut into one contiguous block per process.
+    """Batches of the whole training, cut into one contiguous block per process.
 
     Global batch g of an epoch is order[g*B : (g+1)*B]; process r gets block r of it. So the blocks of all
     processes, put together in the order of their ranks, are the same batch for any number of processes.
@@ -65,23 +65,18 @@ class GlobalBatchSampler:
 
     def __len__(self) -> int:
         """Global batches of a whole epoch, those skipped by set_start included."""
-        if self.drop_last:
-            return self.n // self.batch_size
-        return self.n // self.batch_size + (self.n % self.batch_size >= self.world_size)
+        whole, rest = divmod(self.n, self.batch_size)
+        return whole + (not self.drop_last and rest >= self.world_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch = self.epoch
-        order = self.order(epoch) if self.shuffle else None
+        epoch, order = self.epoch, np.arange(self.n)
+        if self.shuffle:
+            order = np.random.default_rng(np.random.SeedSequence([self.seed, epoch])).permutation(self.n)
         for g in range(self.start, len(self)):
             first = g * self.batch_size
-            share = min(self.batch_size, self.n - first) // self.world_size
-            low = first + self.rank * share
-            block = range(low, low + share) if order is None else order[low : low + share].tolist()
-            yield [(epoch, index) for index in block]
-
-    def order(self, epoch: int) -> np.ndarray:
-        """The permutation of an epoch: int64 (n,)."""
-        return np.random.default_rng(np.random.SeedSequence([self.seed, epoch])).permutation(self.n)
+            size = min(self.batch_size, self.n - first) // self.world_size
+            low = first + self.rank * size
+            yield [(epoch, index) for index in order[low : low + size].tolist()]
 
 
 def shard(n: int, rank: int, world_size: int) -> range:

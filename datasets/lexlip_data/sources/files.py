@@ -1,6 +1,6 @@
-"""Opening what others made: nothing that waits for ever, nothing of any size, nothing outside the allowed folders.
+"""Opening files that others made: nothing that waits for ever, nothing too large, nothing outside the allowed folders.
 
-Costs a few system calls per picture: a `stat` of each folder on its way, which the system remembers.
+Costs a few system calls per image: a `stat` of each folder on its path, which the system caches.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lexlip_data.errors import BrokenImage, DataError, MissingImage, OutsideImage
 
-MAX_PICTURE_BYTES = 256 << 20
+MAX_IMAGE_BYTES = 256 << 20
 
+is_file = os.path.isfile  # never an error, whatever the path
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # else opening a pipe waits until somebody writes to it
 _KINDS = {
     stat.S_IFIFO: "a pipe", stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
@@ -22,16 +25,15 @@ _KINDS = {
 
 
 def real_roots(*roots: str | Path | Iterable[str | Path]) -> tuple[str, ...]:
-    """Folders that pictures may be read from, their own links resolved: a data root may itself be a link."""
+    """Folders that images may be read from, their own links resolved: a data root may itself be a link."""
     flat = [item for root in roots for item in ([root] if isinstance(root, (str, Path)) else root)]
     return tuple(dict.fromkeys(os.path.realpath(root) for root in flat))
 
 
 def check_inside(path: str | Path, roots: Sequence[str]) -> None:
-    """Refuse a path that leaves all of `roots`, be it by `..`, by its root or by a link.
+    """Refuse a path that leaves all of `roots`, whether by `..`, as an absolute path or by a link.
 
     Args:
-        path: of a picture.
         roots: from `real_roots`; none: any path may be read.
     Raises:
         OutsideImage: it leads out.
@@ -47,40 +49,35 @@ def check_inside(path: str | Path, roots: Sequence[str]) -> None:
         raise OutsideImage(f"leads out of {' and '.join(roots)} to {real}; picture_roots would allow its folder")
 
 
-def read_picture(path: str | Path, roots: Sequence[str] = ()) -> bytes:
-    """A picture's file as it is; `roots` as in `check_inside`.
+def read_image(path: str | Path, roots: Sequence[str] = ()) -> bytes:
+    """The bytes of an image's file; `roots` as in `check_inside`.
 
     Raises:
         MissingImage: no such file.
         OutsideImage: the path leads out of the roots.
-        BrokenImage: no ordinary file, larger than MAX_PICTURE_BYTES, or the system cannot read it.
+        BrokenImage: not an ordinary file, larger than MAX_IMAGE_BYTES, or the system cannot read it.
     """
     try:
         check_inside(path, roots)
-        with open(path, "rb", opener=_open_without_waiting) as file:
+        with open(path, "rb", opener=lambda path, flags: os.open(path, flags | _NONBLOCK)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise BrokenImage(f"is {_kind(status)}, not a file")
-            if status.st_size > MAX_PICTURE_BYTES:
-                raise BrokenImage(f"{status.st_size:,} bytes; a picture may have {MAX_PICTURE_BYTES:,}")
+            if status.st_size > MAX_IMAGE_BYTES:
+                raise BrokenImage(f"{status.st_size:,} bytes; an image may have {MAX_IMAGE_BYTES:,}")
             return file.read(status.st_size)
+    except BrokenImage:
+        raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingImage(error.strerror) from error
     except OSError as error:
         raise BrokenImage(error.strerror or str(error)) from error
-    except BrokenImage:
-        raise
     except ValueError as error:
         raise _impossible(error) from error
 
 
 def _impossible(error: Exception) -> BrokenImage:
-    return BrokenImage(f"not a possible path: {error}")  # a NUL, or letters that the file system's encoding lacks
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    # Opening a pipe waits until somebody writes to it.
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    return BrokenImage(f"not a possible path: {error}")  # a NUL, or characters that the file system cannot encode
 
 
 def _kind(status: os.stat_result) -> str:
@@ -88,20 +85,12 @@ def _kind(status: os.stat_result) -> str:
 
 
 def is_name(text: str) -> bool:
-    """Whether a data set or split may be called so: the name becomes part of a file's name."""
+    """Whether a data set or split may have this name, which becomes part of a file's name."""
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text) is not None
 
 
-def is_file(path: str | Path) -> bool:
-    """Whether an ordinary file is there; never an error, whatever the path."""
-    try:
-        return os.path.isfile(path)
-    except (OSError, ValueError):
-        return False
-
-
 def require_file(path: str | Path) -> None:
-    """Refuse what is no ordinary file before a library opens it and waits.
+    """Refuse what is not an ordinary file, before a library opens it and waits.
 
     Raises:
         DataError: nothing is there, or it is a folder, a pipe, a device.
@@ -118,13 +107,9 @@ def require_file(path: str | Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make new names in a folder durable, where the system can."""
-    try:
+    with suppress(OSError):  # Windows opens no folders; some network file systems cannot sync them
         handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
-        return
-    try:
-        os.fsync(handle)
-    except OSError:  # some network file systems
-        pass
-    finally:
-        os.close(handle)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,8 +1,8 @@
-"""Encoded bytes -> an RGB picture, whatever the file holds.
+"""Encoded bytes -> an RGB image, whatever the file holds.
 
 Costs one decode. A JPEG much larger than wanted is decoded at a half, a quarter or an eighth of its size by the
-JPEG library itself (draft mode), which is several times faster than decoding it whole and shrinking it.
-Needs numpy, Pillow and simplejpeg only, so that the converter's worker processes start quickly.
+JPEG library itself (draft mode), which is several times faster than decoding all of it and shrinking the result.
+Needs only numpy, Pillow and simplejpeg, so that the converter's worker processes start quickly.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import simplejpeg
@@ -18,22 +18,18 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from lexlip_data.errors import BrokenImage
 
-MAX_PIXELS = 64 << 20  # decoded, turned and converted such a picture takes up to 1.3 GB (JPEG 2000), 0.5 GB mostly
+MAX_PIXELS = 64 << 20  # decoded, turned and converted, such an image takes up to 1.3 GB (JPEG 2000), usually 0.5 GB
 MAX_RATIO = 100  # of the longer side to the shorter: resizing the shorter one makes the longer one that much longer
 Image.init()
-# By content, whatever the name says. Pillow knows more, some of which start other programs (EPS) or are no pictures.
-_FORMATS = [
-    name
-    for name in ("JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "AVIF")
-    if name in Image.OPEN
-]
+# Chosen by content, whatever the name says. Pillow knows more; some start other programs (EPS) or are not images.
+_FORMATS = [name for name in "JPEG MPO PNG GIF WEBP TIFF BMP PPM JPEG2000 AVIF".split() if name in Image.OPEN]
 _ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 _TAGGED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # where Pillow looks for the rotation
-_BAND_PIXELS = 1 << 20  # what needs more memory than the picture itself is done so many pixels at a time
+_BAND_PIXELS = 1 << 20  # what needs more memory than the image itself is done in bands of so many pixels
 
 
 def open_image(data: bytes | memoryview, min_side: int = 0, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode the first frame of an encoded picture to 8-bit RGB, upright, transparency on white.
+    """Decode the first frame of an encoded image to 8-bit RGB, upright, transparency on white.
 
     Args:
         data: the encoded file (JPEG, PNG, GIF, WebP, TIFF, BMP, PPM, JPEG 2000, AVIF).
@@ -50,28 +46,23 @@ def open_image(data: bytes | memoryview, min_side: int = 0, max_pixels: int = MA
 
 
 def open_pixels(data: bytes | memoryview, size: int) -> Image.Image | np.ndarray:
-    """`open_image` for pictures of size x size: a JPEG that has this size already comes as a uint8 array (H, W, 3).
+    """`open_image` for images of size x size: a JPEG that has this size already comes as a uint8 array (H, W, 3).
 
     The same pixels, in little more than half the time: simplejpeg and Pillow both drive libjpeg-turbo, but Pillow packs
-    them into an image first. Where a picture has to be resized there is nothing to gain.
+    them into an image first. Where an image has to be resized there is nothing to gain.
     Raises:
         BrokenImage: as `open_image`.
     """
     with _refused_clearly(data):
         image = _open(data, MAX_PIXELS)
         if image.size == (size, size) and image.format == "JPEG" and image.mode == "RGB" and not _is_tagged(image):
-            pixels = _decode_jpeg(data)
-            if pixels is not None and pixels.shape == (size, size, 3):
-                return pixels
+            with suppress(ValueError):  # something is wrong: Pillow decides whether the file can be used all the same
+                pixels = simplejpeg.decode_jpeg(
+                    memoryview(data).cast("B"), "RGB"
+                )  # Arrow's buffers are of signed bytes
+                if pixels.shape == (size, size, 3):
+                    return pixels
         return to_rgb(upright(_decode(image, size, MAX_PIXELS)))
-
-
-def _decode_jpeg(data: bytes | memoryview) -> np.ndarray | None:
-    """None where the file is not quite in order: what to make of that is left to Pillow."""
-    try:
-        return simplejpeg.decode_jpeg(memoryview(data).cast("B"), "RGB")  # Arrow's buffers are of signed bytes
-    except ValueError:
-        return None
 
 
 @contextmanager
@@ -79,23 +70,17 @@ def _refused_clearly(data: bytes | memoryview) -> Iterator[None]:
     if len(data) == 0:
         raise BrokenImage("the file is empty")
     try:
-        with _bombs_refused():
+        with warnings.catch_warnings():
+            # Pillow's first warning of a bomb is an error; its other warnings say nothing that a user could act on.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except BrokenImage:
         raise
     except UnidentifiedImageError as error:
-        raise BrokenImage("cannot be decoded: no picture, or of an unknown format") from error
+        raise BrokenImage("cannot be decoded: no image, or of an unknown format") from error
     except Exception as error:  # on bad bytes Pillow and its plugins raise anything, MemoryError included
         raise BrokenImage(f"cannot be decoded ({type(error).__name__}: {error})") from error
-
-
-@contextmanager
-def _bombs_refused() -> Iterator[None]:
-    """Pillow's first warning of a bomb is an error; its other warnings say nothing that a user could act on."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
 
 
 def _open(data: bytes | memoryview, max_pixels: int) -> Image.Image:
@@ -108,7 +93,7 @@ def _decode(image: Image.Image, min_side: int, max_pixels: int) -> Image.Image:
     if min_side > 0:
         image.draft(None, (2 * min_side, 2 * min_side))  # a no-op for everything but JPEG
     image.load()
-    _check_size(image.size, max_pixels)  # some formats say it again, otherwise, where the pixels begin
+    _check_size(image.size, max_pixels)  # some formats state it again, differently, where the pixels begin
     return image
 
 
@@ -125,12 +110,11 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
 def upright(image: Image.Image) -> Image.Image:
     """Apply the camera's rotation tag. A damaged tag is ignored: the pixels themselves are fine."""
     if image.format == "JPEG" and not _is_tagged(image):
-        return image  # most are so, and looking closer takes a twentieth of the decode
+        return image  # most have no tag, and looking closer takes a twentieth of the decode
     try:
-        turned = ImageOps.exif_transpose(image)
+        return ImageOps.exif_transpose(image) or image
     except Exception:
         return image
-    return image if turned is None else turned
 
 
 def _is_tagged(image: Image.Image) -> bool:
@@ -138,7 +122,7 @@ def _is_tagged(image: Image.Image) -> bool:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to 8-bit RGB: transparency on white, 16-bit and float pictures scaled, not clipped."""
+    """Any mode to 8-bit RGB: transparency on white; 16-bit and float images are scaled, not clipped."""
     mode = image.mode
     if mode == "RGB" and "transparency" not in image.info:
         return image
@@ -153,7 +137,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """(first row, the rows as a picture) from the top: what is made of a band is much larger than the band itself."""
+    """(first row, the rows as an image) from the top: what is made of a band is much larger than the band itself."""
     rows = max(1, _BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
@@ -168,22 +152,20 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _scaled_to_grey(image: Image.Image) -> Image.Image:
-    """16-bit, 32-bit and float pictures -> 8-bit grey by scale; Pillow's own convert would clip all above 255 to white.
+    """16-bit, 32-bit and float images -> 8-bit grey by scale; Pillow's own convert would clip all above 255 to white.
 
-    I;16 is 16 bits by definition, and so is mode I out of a PNG (older Pillow opens 16-bit PNGs so). For other
-    files the range is not written down: it is taken as 1 (float), 8 bits or 16 bits, the first that holds the
-    values, and else the picture's own range.
+    I;16 is 16 bits by definition, and so is mode I out of a PNG (older Pillow opens 16-bit PNGs so). Other files do
+    not state their range: it is taken as 1 (float), 8 bits or 16 bits, the first that holds the values, and else as
+    the image's own range.
     """
     ends = [(values.min(), values.max()) for values in (_floats(band) for _, band in _bands(image))]
     low, high = float(min(low for low, _ in ends)), float(max(high for _, high in ends))
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        low, high = 0.0, 65535.0
-    elif low >= 0 and high <= 1 and image.mode == "F":
-        low, high = 0.0, 1.0
-    elif low >= 0 and high <= 255:
-        low, high = 0.0, 255.0
-    elif low >= 0 and high <= 65535:
-        low, high = 0.0, 65535.0
+        tops = (65535.0,)
+    else:
+        tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+    if low >= 0:
+        low, high = next(((0.0, top) for top in tops if high <= top), (low, high))
     out = Image.new("L", image.size)
     for top, band in _bands(image):
         scaled = (_floats(band) - low) * (255.0 / max(high - low, 1e-12))

@@ -1,7 +1,7 @@
 """Data set name + split -> the files under data_root that hold it. Costs a look into the folder, no more.
 
 Arrow files come first (ours or ViLT's), then the table layout. A name that is not listed here follows the
-convention `{name}_{split}.arrow` or `{name}/{name}_{split}.tsv`; the key `data_sets` gives any other files.
+convention `{name}_{split}.arrow` or `{name}/{name}_{split}.tsv`; the key `data_sets` names any other files.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lexlip_data.errors import DataError
-from lexlip_data.sources.arrow import ArrowSource, find_shards, require_all
+from lexlip_data.sources.arrow import ArrowSource, find_arrow_files, require_all
+from lexlip_data.sources.files import is_file
 from lexlip_data.sources.skipped import USUAL_RULES, Rules
 from lexlip_data.sources.source import Source
 from lexlip_data.sources.table import TsvSource
@@ -21,25 +22,11 @@ log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 DataSets = Mapping[str, Mapping[str, "str | list[str]"]]
 
-# The first prefix of a split is required, the others are added where they are.
-_KARPATHY = {
-    "train": ["{}_caption_karpathy_train", "{}_caption_karpathy_restval"],
-    "val": ["{}_caption_karpathy_val"],
-    "test": ["{}_caption_karpathy_test"],
-}
-ARROW_PREFIXES: dict[str, dict[str, list[str]]] = {
-    "coco": {split: [prefix.format("coco") for prefix in prefixes] for split, prefixes in _KARPATHY.items()},
-    "f30k": {split: [prefixes[0].format("f30k")] for split, prefixes in _KARPATHY.items()},
-    "gcc": {"train": ["conceptual_caption_train"], "val": ["conceptual_caption_val"]},
-    "sbu": {"train": ["sbu"]},
-}
-TABLES: dict[str, dict[str, str]] = {
+# The official sets, with the splits that they have and the table of each.
+_TABLES: dict[str, dict[str, str]] = {
     "coco": {split: f"COCO/coco_{split}.tsv" for split in SPLITS},
     "f30k": {split: f"F30k/f30k_{split}.tsv" for split in SPLITS},
-    "gcc": {
-        "train": "CC4M/Train_GCC-training_output.csv",
-        "val": "CC4M/Validation_GCC-1.1.0-Validation_output.csv",
-    },
+    "gcc": {"train": "CC4M/Train_GCC-training_output.csv", "val": "CC4M/Validation_GCC-1.1.0-Validation_output.csv"},
     "sbu": {"train": "sbu/sbu_out.tsv"},
 }
 
@@ -53,15 +40,18 @@ def arrow_prefix(name: str, split: str) -> str:
     return "sbu" if name == "sbu" and split == "train" else f"{name}_{split}"
 
 
-def always_numbered(name: str) -> bool:
-    """Whether readers of these files expect a number even on a single shard, as ViLT's do for GCC and SBU."""
-    return name in ("gcc", "sbu")
+def _arrow_prefixes(name: str, split: str) -> list[str]:
+    """The first prefix of a split is required, the others are added where they are."""
+    if split not in _TABLES.get(name, SPLITS):
+        return []
+    parts = ("train", "restval") if (name, split) == ("coco", "train") else (split,)
+    return [arrow_prefix(name, part) for part in parts]
 
 
 def table_paths(name: str, split: str) -> list[str]:
     """Where the table of a split may lie, relative to data_root."""
-    if name in TABLES:
-        return [TABLES[name][split]] if split in TABLES[name] else []
+    if name in _TABLES:
+        return [_TABLES[name][split]] if split in _TABLES[name] else []
     return [f"{name}/{name}_{split}.tsv", f"{name}/{name}_{split}.csv"]
 
 
@@ -80,29 +70,30 @@ def open_split(
         name: data set, e.g. "coco".
         split: train, val or test.
         data_sets: own files per data set and split: Arrow prefixes, or paths of .arrow, .tsv or .csv files.
-        max_images: cap on pictures of this data set and split, or caps by data set name.
-        rules: how many bad rows of a table are too many, and where its pictures may lie besides `data_root`.
+        max_images: cap on images of this data set and split, or caps by data set name.
+        rules: how many bad rows of a table are too many, and where its images may lie besides `data_root`.
     Raises:
         DataError: a file that data_sets names is absent, or a file is unusable.
     """
     root = Path(data_root)
-    cap = _cap(name, max_images)
+    cap = max_images.get(name) if isinstance(max_images, Mapping) else max_images
+    if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int) or cap < 1):
+        raise DataError(f"max_images of {name} is {cap!r}: give a positive number of images, or leave it out")
     if data_sets and name in data_sets:
         return _open_own(root, name, split, data_sets[name], cap, rules)
-    prefixes = ARROW_PREFIXES.get(name, {s: [f"{name}_{s}"] for s in SPLITS}).get(split, [])
-    found = [find_shards(root, prefix) for prefix in prefixes]
-    if found and found[0]:
-        for prefix, paths in zip(prefixes[1:], found[1:], strict=True):
+    prefixes = _arrow_prefixes(name, split)
+    files = [find_arrow_files(root, prefix) for prefix in prefixes]
+    if any(files):
+        if not files[0]:
+            raise DataError(f"data set {name}: {root} holds {prefixes[1]}.arrow but not {prefixes[0]}.arrow")
+        for prefix, paths in zip(prefixes, files, strict=True):
             if not paths:
-                # No error: a coco_train.tsv holds restval's pictures too, so its conversion makes no such file.
+                # No error: a coco_train.tsv holds restval's images too, so its conversion makes no such file.
                 log.warning("data set %s: no %s.arrow in %s, going on without it", name, prefix, root)
-        for paths in found:
             require_all(paths)
-        return [ArrowSource(name, split, [path for paths in found for path in paths], cap)]
-    if any(found):
-        raise DataError(f"data set {name}: {root} holds {prefixes[1]}.arrow but not {prefixes[0]}.arrow")
+        return [ArrowSource(name, split, [path for paths in files for path in paths], cap)]
     for relative in table_paths(name, split):
-        if (root / relative).is_file():
+        if is_file(root / relative):
             return [TsvSource(name, split, root / relative, cap, rules, root)]
     return []
 
@@ -114,24 +105,15 @@ def require_data_set(data_root: str | Path, name: str, data_sets: DataSets | Non
         return  # opening a split names what is absent
     looked_for = []
     for split in SPLITS:
-        prefixes = ARROW_PREFIXES.get(name, {s: [f"{name}_{s}"] for s in SPLITS}).get(split, [])
-        if any(find_shards(root, prefix) for prefix in prefixes):
+        prefixes, tables = _arrow_prefixes(name, split), table_paths(name, split)
+        if any(find_arrow_files(root, prefix) for prefix in prefixes) or any(is_file(root / path) for path in tables):
             return
-        if any((root / relative).is_file() for relative in table_paths(name, split)):
-            return
-        looked_for += [f"{prefix}[_0].arrow" for prefix in prefixes] + table_paths(name, split)
+        looked_for += [f"{prefix}[_0].arrow" for prefix in prefixes] + tables
     problem = "holds none of its files" if root.is_dir() else "does not exist"
     raise DataError(
         f"data set {name}: the folder {root} {problem}; looked for {', '.join(looked_for)}. "
         "Set data_root, or make the files with datasets/convert.py"
     )
-
-
-def _cap(name: str, max_images: int | Mapping[str, int] | None) -> int | None:
-    cap = max_images.get(name) if isinstance(max_images, Mapping) else max_images
-    if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int) or cap < 1):
-        raise DataError(f"max_images of {name} is {cap!r}: give a positive number of pictures, or leave it out")
-    return cap
 
 
 def _open_own(
@@ -142,16 +124,18 @@ def _open_own(
     entries = files.get(split, [])
     sources: list[Source] = []
     for entry in [entries] if isinstance(entries, str) else entries:
-        left = None if cap is None else cap - sum(len(source) for source in sources)
+        left = None if cap is None else cap - sum(map(len, sources))
         if left == 0:
             break
+        path = root / entry
         if entry.endswith((".tsv", ".csv")):
-            sources.append(TsvSource(name, split, root / entry, left, rules, root))
+            sources.append(TsvSource(name, split, path, left, rules, root))
             continue
-        paths = [root / entry] if entry.endswith(".arrow") else find_shards((root / entry).parent, Path(entry).name)
-        if not paths:
-            raise DataError(f"data_sets: {name} {split}: neither {entry}.arrow nor {entry}_0.arrow is in {root}")
+        paths = [path]
         if not entry.endswith(".arrow"):
+            paths = find_arrow_files(path.parent, path.name)
+            if not paths:
+                raise DataError(f"data_sets: {name} {split}: neither {entry}.arrow nor {entry}_0.arrow is in {root}")
             require_all(paths)
         sources.append(ArrowSource(name, split, paths, left))
     return sources

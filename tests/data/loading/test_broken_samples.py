@@ -10,7 +10,7 @@ from lexlip_data.loading.datasets import EvalTexts
 from lexlip_data.sources.registry import open_split
 
 
-def test_broken_pictures_are_skipped_and_counted_in_training(mine, config, tokenizer):
+def test_broken_images_are_skipped_and_counted_in_training(mine, config, tokenizer):
     (mine / "images" / "mine_train_2.jpg").write_bytes(b"broken")
     (mine / "images" / "mine_train_5.jpg").unlink()
     (mine / "images" / "mine_val_1.jpg").unlink()
@@ -30,21 +30,21 @@ def test_broken_pictures_are_skipped_and_counted_in_training(mine, config, token
         list(pairs.val_dataloader()[0])
 
 
-def save_odd(folder, split, jpeg) -> None:
-    """An Arrow file of seven pictures, five of which have something that cannot be used."""
+@pytest.fixture
+def save_odd(tmp_path, jpeg, save):
+    """save_odd(split): an Arrow file of seven images, five of which have something that cannot be used."""
     captions = [[b"a dog"], [b"a cat", None], [b"\xff"], [b" "], [b"a dog " * 2_000_000], [b"x"], [b"y"]]
     ids = [b"0", b"1", b"2", b"3", b"4", b"\xff", b"6"]
-    batch = pa.table({
+    table = pa.table({
         "image": pa.array([jpeg(i) for i in range(6)] + [None], pa.binary()),
         "caption": pa.array(captions, pa.list_(pa.binary())).view(pa.list_(pa.string())),
         "image_id": pa.array(ids, pa.binary()).view(pa.string()),
     })  # fmt: skip
-    with pa.OSFile(str(folder / f"odd_{split}.arrow"), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_table(batch)
+    return lambda split: save(tmp_path / f"odd_{split}.arrow", table)
 
 
-def test_whatever_is_broken_in_a_sample_is_skipped_and_named(tmp_path, jpeg, config, tokenizer):
-    save_odd(tmp_path, "train", jpeg)
+def test_whatever_is_broken_in_a_sample_is_skipped_and_named(tmp_path, save_odd, config, tokenizer):
+    save_odd("train")
     module = CaptionDataModule({**config, "datasets": ["odd"], "batch_size": 8}, tokenizer, mlm=True)
     (batch,) = module.train_dataloader()
     assert sorted(image_id for _, image_id, _ in batch["sample"]) == ["0", "1"]
@@ -52,13 +52,13 @@ def test_whatever_is_broken_in_a_sample_is_skipped_and_named(tmp_path, jpeg, con
     where = f"odd/[{tmp_path}/odd_train.arrow, record batch 0, row 5]"
     assert sorted(batch["skipped"]) == sorted([
         "odd/1: caption is null", "odd/2: caption is not UTF-8 text (invalid start byte)", "odd/3: empty caption",
-        "odd/4: caption of 12,000,000 bytes, 10,000 letters are allowed", "odd/6: the image cell is null",
+        "odd/4: caption of 12,000,000 bytes, 10,000 characters are allowed", "odd/6: the image cell is null",
         f"{where}: image_id is not UTF-8 text (invalid start byte)",
     ])  # fmt: skip
 
 
-def test_whatever_is_broken_in_evaluation_is_an_error_with_file_and_row(tmp_path, jpeg, config, tokenizer):
-    save_odd(tmp_path, "test", jpeg)
+def test_whatever_is_broken_in_evaluation_is_an_error_with_file_and_row(tmp_path, save_odd, config, tokenizer):
+    save_odd("test")
     module = CaptionDataModule({**config, "datasets": ["odd"]}, tokenizer)
     place = r"odd_test.arrow, record batch 0, row {}\]; evaluation replaces nothing"
     with pytest.raises(BrokenSample, match="image_id is not UTF-8.*" + place.format(5)):
@@ -74,7 +74,7 @@ def test_whatever_is_broken_in_evaluation_is_an_error_with_file_and_row(tmp_path
             texts[order]
 
 
-def test_pictures_outside_the_data_root(mine, tmp_path, config, tokenizer):
+def test_images_outside_the_data_root(mine, tmp_path, config, tokenizer):
     (tmp_path / "root").mkdir()
     mine.rename(tmp_path / "root" / "mine")
     images = tmp_path / "root" / "mine" / "images"
@@ -94,7 +94,7 @@ def test_pictures_outside_the_data_root(mine, tmp_path, config, tokenizer):
         assert len(batch["sample"]) == 12
 
 
-def test_a_batch_of_broken_pictures_only(tokenizer):
+def test_a_batch_of_broken_images_only(tokenizer):
     batch = Collator(tokenizer, 24, 16, mlm=True)([{"skipped": "a/1: gone"}, {"skipped": "a/2: gone"}])
     assert batch["image"].shape == (0, 3, 16, 16) and batch["skipped"] == ["a/1: gone", "a/2: gone"]
     assert batch["text_ids"].shape == batch["decoder_labels"].shape == (0, 2) and batch["image_id"].shape == (0,)

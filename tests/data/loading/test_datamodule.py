@@ -14,6 +14,7 @@ from lexlip_data.loading.datasets import CaptionPairs, EvalImages, EvalTexts
 from lexlip_data.loading.masking import IGNORED
 from lexlip_data.sources.arrow import ArrowSource
 from lexlip_data.sources.registry import open_split
+from lexlip_data.sources.rows import Rows
 from lexlip_data.sources.source import hash_id
 from lexlip_data.sources.table import CaptionTable
 
@@ -116,7 +117,7 @@ def test_the_sampler_survives_learning_its_rank(mine, config, tokenizer):
 
 
 def test_evaluation_sees_everything_once(mine, make_folder, config, tokenizer):
-    make_folder("second", "second_val.tsv", pictures=4, per_picture=1)
+    make_folder("second", "second_val.tsv", images=4, per_image=1)
     config = {**config, "datasets": ["second", "mine"]}
     module = CaptionDataModule(config, tokenizer)
     assert module.eval_names("val") == [("second", "image"), ("second", "text"), ("mine", "image"), ("mine", "text")]
@@ -165,11 +166,14 @@ def test_validation_pairs(mine, config, tokenizer):
     assert sum(len(batch["image"]) for half in halves for batch in half) == 10
 
 
-def test_a_repeated_picture_is_evaluated_once(tmp_path, jpeg):
+def test_a_repeated_image_is_evaluated_once(tmp_path, jpeg):
     (tmp_path / "p.jpg").write_bytes(jpeg(0))
-    one = CaptionTable("x", "val", ["a"], ["p.jpg"], ["7"], folder=tmp_path)
-    two = CaptionTable("x", "val", ["b", "c"], ["p.jpg", "p.jpg"], ["7", "8"], folder=tmp_path)
-    other = CaptionTable("y", "val", ["d"], ["p.jpg"], ["7"], folder=tmp_path)
+
+    def table(name, captions, ids):
+        rows = Rows({"title": captions, "filepath": ["p.jpg"] * len(captions), "image_id": ids})
+        return CaptionTable(name, "val", rows, tmp_path)
+
+    one, two, other = table("x", ["a"], ["7"]), table("x", ["b", "c"], ["7", "8"]), table("y", ["d"], ["7"])
     images, texts = EvalImages([one, two, other], ["vit"], 16), EvalTexts([one, two, other])
     assert [images[i]["sample"][:2] for i in range(len(images))] == [("x", "7"), ("x", "8"), ("y", "7")]
     assert [texts[i]["caption"] for i in range(len(texts))] == ["a", "b", "c", "d"]
@@ -178,18 +182,21 @@ def test_a_repeated_picture_is_evaluated_once(tmp_path, jpeg):
 
 def test_mixture_numbers_every_pair_once(tmp_path):
     sources = [
-        CaptionTable(name, "train", [f"{name}{i}{k}" for i in range(n) for k in range(1 + i)],
-                     [f"{i}" for i in range(n) for k in range(1 + i)])
+        CaptionTable(name, "train", Rows({
+            "title": [f"{name}{i}{k}" for i in range(n) for k in range(1 + i)],
+            "filepath": [f"{i}" for i in range(n) for k in range(1 + i)],
+        }))
         for name, n in (("a", 3), ("b", 1), ("c", 4))
     ]  # fmt: skip
     pairs = CaptionPairs(sources, "vit", 16)
     found = [pairs.mixture.pair(index) for index in range(len(pairs))]
     captions = [source.captions(i)[number] for source, i, number in found]
     assert captions == [caption for source in sources for i in range(len(source)) for caption in source.captions(i)]
-    assert len(pairs) == 6 + 1 + 10 and pairs.mixture.n_pictures == 8
+    assert len(pairs) == 6 + 1 + 10
+    assert [pairs.mixture.image(i) for i in range(8)] == [(s, i) for s in sources for i in range(len(s))]
 
 
-def test_masks_follow_their_own_shares(mine, config, tokenizer):
+def test_masks_follow_their_own_probabilities(mine, config, tokenizer):
     def batch(**keys):
         return next(iter(CaptionDataModule({**config, **keys}, tokenizer, mlm=True).train_dataloader()))
 
@@ -204,13 +211,13 @@ def test_masks_follow_their_own_shares(mine, config, tokenizer):
     ("keys", "message"),
     [
         ({"datasets": ["absent"]}, "data set absent.*absent_train"),
-        ({"datasets": []}, "datasets"),
-        ({"datasets": "mine"}, "datasets"),
+        ({"datasets": []}, r"datasets \[\]: give a list of different data set names"),
+        ({"datasets": "mine"}, "datasets 'mine': give a list of different data set names"),
         ({"batch_size": 100}, "14 samples are fewer than one batch of 100"),
-        ({"train_transform_keys": ["nothing"]}, "transform keys"),
+        ({"train_transform_keys": ["nothing"]}, r"transform keys \['nothing'\]: give exactly one of"),
         ({"mlm_prob": 1.5}, "mlm_prob 1.5"),
         ({"max_text_len": 2}, "max_text_len 2"),
-        ({"max_images": {"mine": -1}}, "max_images of mine"),
+        ({"max_images": {"mine": -1}}, "max_images of mine is -1: give a positive number"),
     ],
 )
 def test_refusals(mine, config, tokenizer, keys, message):
@@ -233,15 +240,14 @@ def test_other_refusals(make_folder, config, tokenizer):
         EvalImages([], ["vit_randaug"], 16)
 
 
-def test_max_images_counts_pictures(mine, config, tokenizer):
+def test_max_images_counts_images(mine, config, tokenizer):
     module = CaptionDataModule({**config, "max_images": 4}, tokenizer)
     assert module.n_pairs == 8 and len(module.val_dataloader()[0].dataset) == 4
 
 
-def test_a_converted_data_set_gives_the_same_batches(mine, tmp_path, config, tokenizer, convert):
+def test_a_converted_data_set_gives_the_same_batches(mine, tmp_path, config, tokenizer, command):
     out = tmp_path / "arrow"
-    command = ["tsv", "--root", tmp_path, "--name", "mine", "--out", out, "--workers", 0, "--quiet"]
-    assert convert.main([str(argument) for argument in command]) == 0
+    command("tsv", "--root", tmp_path, "--name", "mine", "--out", out, "--workers", 0, "--quiet")
     assert isinstance(open_split(out, "mine", "train")[0], ArrowSource)
     expected = list(CaptionDataModule(config, tokenizer, mlm=True).train_dataloader())
     for workers in (0, 2):

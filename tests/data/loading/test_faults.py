@@ -1,16 +1,13 @@
 """A loader process that dies is named, with what most likely happened and what to do."""
 
-import os
 import re
 import signal
-import subprocess
-import sys
 import traceback
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from lexlip_data.errors import memory_kills
 from lexlip_data.loading import faults
 from lexlip_data.loading.faults import explain_loader_failure
 
@@ -52,10 +49,8 @@ os._exit(0)
         (signal.SIGBUS, r"was ended by a bus error \(SIGBUS\).*/dev/shm.*cut short"),
     ],
 )
-def test_a_worker_that_is_killed_is_named(signum, message):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3] / "datasets")}
-    command = [sys.executable, "-c", SCRIPT, str(int(signum))]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+def test_a_worker_that_is_killed_is_named(signum, message, python):
+    done = python(SCRIPT, int(signum), text=True)
     worker, explained = done.stdout.splitlines()
     assert explained.startswith(f"DataError loader process {worker.removeprefix('worker ')} was")
     assert re.search(message, explained)
@@ -123,13 +118,11 @@ def test_a_worker_without_a_signal():
         ("0::/not/visible/here\n", "memory.events"),
     ],
 )
-def test_kills_are_counted_where_the_system_counts_them(tmp_path, monkeypatch, groups, file):
+def test_kills_are_counted_where_the_system_counts_them(tmp_path, groups, file):
     (tmp_path / "cgroup").write_text(groups)
     counter = tmp_path / "sys" / file
     counter.parent.mkdir(parents=True)
     counter.write_text("oom 5\noom_kill 3\n")
-    find = faults._counter_files
-    monkeypatch.setattr(faults, "_counter_files", lambda: find(tmp_path / "cgroup", tmp_path / "sys"))
-    assert faults.memory_kills() == " (kills counted in this control group: 3)"
+    assert memory_kills(tmp_path / "cgroup", tmp_path / "sys") == " (kills counted in this control group: 3)"
     counter.unlink()
-    assert faults.memory_kills() == ""
+    assert memory_kills(tmp_path / "cgroup", tmp_path / "sys") == ""

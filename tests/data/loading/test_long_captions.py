@@ -28,7 +28,7 @@ def test_long_captions_are_taken_whole_each_once_before_any_twice():
     assert {tuple(draw(["a", "b", "c"], count=3, seed=seed)) for seed in range(40)} > {("a", "b", "c"), ("c", "b", "a")}
 
 
-def test_without_long_captions_the_pictures_captions_are_joined():
+def test_without_long_captions_the_images_captions_are_joined():
     assert draw([]) == draw([" ", "."]) == ["A dog. It runs. Fast"]
     assert draw([], captions=["..."]) == ["..."]
 
@@ -42,9 +42,10 @@ def test_sub_captions_are_some_sentences_in_their_order():
     assert len({tuple(parts) for parts in seen}) == 15  # every choice comes up
 
 
-@pytest.fixture
-def data(tiny_data, tmp_path, convert):
-    """Four pictures with two captions each, the first two with long captions; as a table, and converted."""
+@pytest.fixture(scope="module")
+def data(tiny_data, tmp_path_factory, convert):
+    """Four images with two captions each, the first two with long captions; as a table, and converted."""
+    tmp_path = tmp_path_factory.mktemp("data")
     rng, lines = np.random.default_rng(0), ["title\tfilepath\timage_id\tlong_caption"]
     (tmp_path / "longs").mkdir()
     for number in range(4):

@@ -1,4 +1,4 @@
-"""Whole words are masked, in the right share, by BERT's rule, from the sample's seed."""
+"""Whole words are masked, in the right ratio, by BERT's rule, from the sample's seed."""
 
 import numpy as np
 import pytest
@@ -11,10 +11,10 @@ VOCABULARY = Vocabulary(4, np.arange(50) >= 30, SPECIAL, np.flatnonzero(~SPECIAL
 IDS = np.array([2, 5, 30, 31, 6, 7, 32, 8, 3, 0, 0])
 
 
-def one(ids, share, seed=0, part=0):
+def one(ids, fraction, seed=0, part=0):
     """(masked, labels) of one caption."""
     ids = np.asarray(ids)[None]
-    masked, labels = mask_words(ids, word_numbers(ids, VOCABULARY), share, VOCABULARY, np.array([seed]), part)
+    masked, labels = mask_words(ids, word_numbers(ids, VOCABULARY), fraction, VOCABULARY, np.array([seed]), part)
     return masked[0], labels[0]
 
 
@@ -43,13 +43,13 @@ def test_whole_words_and_labels():
     assert IDS.tolist() == [2, 5, 30, 31, 6, 7, 32, 8, 3, 0, 0]  # the input is left as it was
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.01, 1), (0.3, 3), (0.5, 5), (1.0, 10), (0.0, 0)])
-def test_number_of_words(share, expected):
-    _, labels = one(np.concatenate([[2], np.arange(5, 15), [3]]), share)
+@pytest.mark.parametrize(("fraction", "expected"), [(0.01, 1), (0.3, 3), (0.5, 5), (1.0, 10), (0.0, 0)])
+def test_number_of_words(fraction, expected):
+    _, labels = one(np.concatenate([[2], np.arange(5, 15), [3]]), fraction)
     assert (labels != IGNORED).sum() == expected
 
 
-def test_shares_of_the_replacement_rule():
+def test_ratios_of_the_replacement_rule():
     masked, labels = one(np.concatenate([[2], np.full(40000, 5), [3]]), 0.5)
     chosen = labels != IGNORED
     assert chosen.sum() == 20000

@@ -8,19 +8,19 @@ import pyarrow as pa
 import pytest
 
 from lexlip_data.errors import BrokenImage, BrokenSample, DataError
-from lexlip_data.sources.arrow import ArrowSource, find_shards
+from lexlip_data.sources.arrow import ArrowSource, find_arrow_files
 from lexlip_data.sources.registry import open_split, require_data_set
 
 
-def save(path, table: pa.Table, rows_per_batch: int | None = None):
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=rows_per_batch)
-    return path
+@pytest.fixture
+def opened(tmp_path, save):
+    """opened(table, rows per record batch): the source of the file w.arrow that holds the table."""
+    return lambda *table_and_rows: ArrowSource("x", "train", [save(tmp_path / "w.arrow", *table_and_rows)])
 
 
 def table(n=5, first=0, **columns) -> pa.Table:
     content = {
-        "image": pa.array([b"picture %d" % i for i in range(first, first + n)], pa.binary()),
+        "image": pa.array([b"image %d" % i for i in range(first, first + n)], pa.binary()),
         "caption": [[f"caption {k} of {i}" for k in range(1 + i % 3)] for i in range(first, first + n)],
         "image_id": [f"{i}.jpg" for i in range(first, first + n)],
         "split": ["train"] * n,
@@ -33,8 +33,8 @@ def everything(source):
     return [(bytes(source.image_bytes(i)), source.captions(i), source.image_id(i)) for i in range(len(source))]
 
 
-def test_shards_and_batches_read_as_one(tmp_path):
-    whole = ArrowSource("x", "train", [save(tmp_path / "w.arrow", table(23))])
+def test_shards_and_batches_read_as_one(tmp_path, save, opened):
+    whole = opened(table(23))
     parts = [
         save(tmp_path / f"p_{k}.arrow", table(n, first), 3) for k, (n, first) in enumerate([(10, 0), (0, 10), (13, 10)])
     ]
@@ -50,60 +50,62 @@ def test_shards_and_batches_read_as_one(tmp_path):
         source.captions(23)
 
 
-def test_reading_copies_nothing(tmp_path):
-    path = save(tmp_path / "w.arrow", table(3, image=pa.array([b"x" * 1_000_000] * 3, pa.binary())))
-    source = ArrowSource("x", "train", [path])
+def test_reading_copies_nothing(opened):
+    source = opened(table(3, image=pa.array([b"x" * 1_000_000] * 3, pa.binary())))
     before = pa.total_allocated_bytes()
     views = [source.image_bytes(i) for i in range(3)]
     assert pa.total_allocated_bytes() - before < 10_000 and {len(view) for view in views} == {1_000_000}
 
 
-def test_a_file_as_vilt_writes_it(tmp_path):
+def test_a_file_as_vilt_writes_it(tmp_path, save):
     pandas = pytest.importorskip("pandas")
-    rows = [[b"picture %d" % i, [f"caption {i}", "another"], f"{i}.jpg", "train"] for i in range(7)]
+    rows = [[b"image %d" % i, [f"caption {i}", "another"], f"{i}.jpg", "train"] for i in range(7)]
     frame = pandas.DataFrame(rows, columns=["image", "caption", "image_id", "split"])
     written = pa.Table.from_pandas(frame)
     assert b"pandas" in written.schema.metadata
-    with pa.OSFile(str(tmp_path / "coco_caption_karpathy_train.arrow"), "wb") as sink:
-        with pa.RecordBatchFileWriter(sink, written.schema) as writer:
-            writer.write_table(written)
+    save(tmp_path / "coco_caption_karpathy_train.arrow", written)
     (source,) = open_split(tmp_path, "coco", "train")
     assert everything(source) == [(row[0], row[1], row[2]) for row in rows]
 
 
+IMAGES, CAPTIONS, IDS = (table()[name].to_pylist() for name in ("image", "caption", "image_id"))
+
+
 @pytest.mark.parametrize(
-    "columns",
+    ("columns", "expected"),
     [
-        {"image_id": pa.array(range(5), pa.int64())},
-        {"caption": [f"only {i}" for i in range(5)]},
-        {"caption": pa.array([["a"]] * 5, pa.large_list(pa.large_string()))},
-        {"image": pa.array([b"x"] * 5, pa.large_binary())},
-        {"split": None, "width": list(range(5)), "__index_level_0__": list(range(5))},
+        ({"image_id": pa.array(range(5), pa.int64())}, {"ids": list("01234")}),
+        ({"image_id": pa.array(IDS).dictionary_encode()}, {}),
+        ({"caption": [f"only {i}" for i in range(5)]}, {"captions": [[f"only {i}"] for i in range(5)]}),
+        ({"caption": pa.array([["a"]] * 5, pa.large_list(pa.large_string()))}, {"captions": [["a"]] * 5}),
+        ({"image": pa.array([b"x"] * 5, pa.large_binary())}, {"images": [b"x"] * 5}),
+        ({"split": None, "width": list(range(5)), "__index_level_0__": list(range(5))}, {}),
     ],
-    ids=["int ids", "plain captions", "large lists", "large binary", "other columns"],
+    ids=["int ids", "dictionary", "plain captions", "large lists", "large binary", "other columns"],
 )
-def test_variants_of_columns(tmp_path, columns):
-    source = ArrowSource("x", "train", [save(tmp_path / "w.arrow", table(**columns))])
-    assert len(everything(source)) == 5 and source.caption_counts.sum() >= 5
-    assert all(isinstance(caption, str) for i in range(5) for caption in source.captions(i))
-    assert all(isinstance(source.image_id(i), str) for i in range(5))
+def test_variants_of_columns(opened, columns, expected):
+    source = opened(table(**columns))
+    images, captions, ids = zip(*everything(source), strict=True)
+    wanted = {"images": IMAGES, "captions": CAPTIONS, "ids": IDS, **expected}
+    assert {"images": list(images), "captions": list(captions), "ids": list(ids)} == wanted
+    assert source.caption_counts.tolist() == [len(texts) for texts in wanted["captions"]]
 
 
-def test_nulls(tmp_path):
+def test_nulls(opened):
     columns = {"image": pa.array([None, b"x"], pa.binary()), "caption": pa.array([None, ["a"]], pa.list_(pa.string()))}
-    source = ArrowSource("x", "train", [save(tmp_path / "w.arrow", table(2, **columns))])
+    source = opened(table(2, **columns))
     assert source.caption_counts.tolist() == [0, 1] and source.captions(0) == []
     with pytest.raises(BrokenImage, match="null"):
         source.image_bytes(0)
 
 
-def test_long_captions(tmp_path):
-    source = ArrowSource("x", "train", [save(tmp_path / "w.arrow", table(2, long_caption=[["long"], []]))])
+def test_long_captions(opened):
+    source = opened(table(2, long_caption=[["long"], []]))
     assert [source.long_captions(i) for i in range(2)] == [["long"], []]
-    assert ArrowSource("x", "train", [save(tmp_path / "v.arrow", table(2))]).long_captions(0) == []
+    assert opened(table(2)).long_captions(0) == []
 
 
-def test_unusable_files(tmp_path):
+def test_unusable_files(tmp_path, save, opened):
     path = save(tmp_path / "w.arrow", table())
     whole = path.read_bytes()
     for size in (0, 3, 100, len(whole) // 2, len(whole) - 5):
@@ -113,9 +115,9 @@ def test_unusable_files(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         ArrowSource("x", "train", [tmp_path / "none.arrow"])
     with pytest.raises(DataError, match="no column caption, image_id; the columns are image"):
-        ArrowSource("x", "train", [save(path, table().select(["image"]))])
+        opened(table().select(["image"]))
     with pytest.raises(DataError, match="column image is string"):
-        ArrowSource("x", "train", [save(path, table(image=["a"] * 5))])
+        opened(table(image=["a"] * 5))
 
 
 @pytest.mark.parametrize(
@@ -130,15 +132,15 @@ def test_unusable_files(tmp_path):
         ({"long_caption": pa.array(range(5))}, "column long_caption is int64"),
     ],
 )
-def test_another_schema(tmp_path, columns, message):
+def test_another_schema(opened, columns, message):
     with pytest.raises(DataError, match=f"w.arrow: {message}"):
-        ArrowSource("x", "train", [save(tmp_path / "w.arrow", table(**columns))])
+        opened(table(**columns))
 
 
-def test_a_column_twice(tmp_path):
+def test_a_column_twice(opened):
     twice = pa.table([*table().columns, table()["caption"]], names=[*table().column_names, "caption"])
     with pytest.raises(DataError, match="w.arrow: the column caption occurs twice"):
-        ArrowSource("x", "train", [save(tmp_path / "w.arrow", twice)])
+        opened(twice)
 
 
 def with_offset(array: pa.Array, place: int, value: int, child: bool = False) -> pa.Array:
@@ -168,10 +170,25 @@ def test_an_offset_that_points_outside(tmp_path, column, child, value):
         ArrowSource("x", "train", [tmp_path / "w.arrow"])
 
 
-def test_opening_reads_no_picture_and_no_caption(tmp_path):
-    """Bytes that are neither a picture nor UTF-8 do not matter until they are asked for."""
+@pytest.mark.parametrize("what", ["image", "caption", "text", "image_id"])
+def test_a_first_offset_that_points_outside(tmp_path, save, what):
+    content = table(split=None)  # whose offsets are those of the ids
+    path = save(tmp_path / "w.arrow", content)
+    array = content["caption" if what == "text" else what].combine_chunks()
+    offsets = np.frombuffer((array.values if what == "text" else array).buffers()[1], dtype=np.int32)
+    changed = offsets.copy()
+    changed[0] = 400_000_000
+    data = path.read_bytes()
+    assert data.count(offsets.tobytes()) == 1
+    path.write_bytes(data.replace(offsets.tobytes(), changed.tobytes()))
+    with pytest.raises(DataError, match="w.arrow: record batch 0 cannot be read"):
+        ArrowSource("x", "train", [path])
+
+
+def test_opening_reads_no_image_and_no_caption(opened):
+    """Bytes that are neither an image nor UTF-8 do not matter until they are asked for."""
     captions = pa.array([[b"\xff\xfe", b"good"]] * 5, pa.list_(pa.binary())).view(pa.list_(pa.string()))
-    source = ArrowSource("x", "train", [save(tmp_path / "w.arrow", table(caption=captions))])
+    source = opened(table(caption=captions))
     assert source.caption_counts.tolist() == [2] * 5 and source.caption(3, 1) == "good"
     with pytest.raises(BrokenSample, match="caption is not UTF-8 text"):
         source.caption(3, 0)
@@ -180,28 +197,28 @@ def test_opening_reads_no_picture_and_no_caption(tmp_path):
 @pytest.mark.parametrize(
     ("caption", "message"),
     [
-        (None, "caption is null"), (" \n", "empty caption"), ("x" * 10_001, "caption of 10,001 letters"),
+        (None, "caption is null"), (" \n", "empty caption"), ("x" * 10_001, "caption of 10,001 characters"),
         ("a dog " * 2_000_000, "caption of 12,000,000 bytes"),
     ],
 )  # fmt: skip
-def test_a_caption_that_cannot_be_used(tmp_path, caption, message):
-    source = ArrowSource("x", "train", [save(tmp_path / "w.arrow", table(caption=[["a", caption]] * 5))])
+def test_a_caption_that_cannot_be_used(opened, caption, message):
+    source = opened(table(caption=[["a", caption]] * 5))
     assert source.caption(0, 0) == "a"
     with pytest.raises(BrokenSample, match=message):
         source.caption(0, 1)
 
 
-def test_an_id_that_cannot_be_used(tmp_path):
+def test_an_id_that_cannot_be_used(opened):
     ids = pa.array([b"\xff", None, b"7" * 20_000, b"good", b""], pa.binary()).view(pa.string())
-    source = ArrowSource("x", "train", [save(tmp_path / "w.arrow", table(image_id=ids))])
+    source = opened(table(image_id=ids))
     for i, message in enumerate(("is not UTF-8", "is null", "of 20,000 bytes")):
         with pytest.raises(BrokenSample, match=f"image_id {message}"):
             source.image_id(i)
     assert source.image_id(3) == "good"
 
 
-def test_pictures_without_a_caption_are_listed(tmp_path):
-    source = ArrowSource("x", "train", [save(tmp_path / "w.arrow", table(caption=[["a"], [], ["b"], None, ["c"]]), 2)])
+def test_images_without_a_caption_are_listed(opened):
+    source = opened(table(caption=[["a"], [], ["b"], None, ["c"]]), 2)
     assert [item.reason.split("w.arrow, ")[1] for item in source.left_out] == [
         "record batch 0, row 1: no caption", "record batch 1, row 1: no caption",
     ]  # fmt: skip
@@ -218,25 +235,25 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
 def test_an_absurd_shard_number_costs_nothing(tmp_path):
     (tmp_path / "sbu_99999999999.arrow").touch()
     with pytest.raises(DataError, match="sbu_0.arrow is missing"):
-        find_shards(tmp_path, "sbu")
+        find_arrow_files(tmp_path, "sbu")
 
 
-def test_find_shards(tmp_path):
+def test_find_arrow_files(tmp_path):
     for name in ("sbu_10", "sbu_9", *(f"sbu_{i}" for i in range(9)), "sbu_old", "xsbu_0"):
         (tmp_path / f"{name}.arrow").touch()
-    assert [path.name for path in find_shards(tmp_path, "sbu")] == [f"sbu_{i}.arrow" for i in range(11)]
-    assert find_shards(tmp_path, "gcc") == find_shards(tmp_path / "none", "sbu") == []
+    assert [path.name for path in find_arrow_files(tmp_path, "sbu")] == [f"sbu_{i}.arrow" for i in range(11)]
+    assert find_arrow_files(tmp_path, "gcc") == find_arrow_files(tmp_path / "none", "sbu") == []
     (tmp_path / "sbu_4.arrow").unlink()
     with pytest.raises(DataError, match="sbu_4.arrow is missing"):
-        find_shards(tmp_path, "sbu")
+        find_arrow_files(tmp_path, "sbu")
     (tmp_path / "sbu_4.arrow").touch()
     (tmp_path / "sbu.arrow").touch()
     with pytest.raises(DataError, match="both sbu.arrow and numbered shards"):
-        find_shards(tmp_path, "sbu")
+        find_arrow_files(tmp_path, "sbu")
 
 
-def test_registry_prefers_arrow_and_joins_restval(tmp_path, make_folder, caplog):
-    make_folder("COCO", "coco_train.tsv", pictures=3)
+def test_registry_prefers_arrow_and_joins_restval(tmp_path, save, make_folder, caplog):
+    make_folder("COCO", "coco_train.tsv", images=3)
     assert len(open_split(tmp_path, "coco", "train")[0]) == 3
     save(tmp_path / "coco_caption_karpathy_train.arrow", table(5))
     assert len(open_split(tmp_path, "coco", "train")[0]) == 5
@@ -250,19 +267,8 @@ def test_registry_prefers_arrow_and_joins_restval(tmp_path, make_folder, caplog)
         open_split(tmp_path, "coco", "train")
 
 
-@pytest.mark.parametrize(
-    ("name", "folder", "file", "split"),
-    [
-        ("coco", "COCO", "coco_val.tsv", "val"),
-        ("f30k", "F30k", "f30k_test.tsv", "test"),
-        ("gcc", "CC4M", "Train_GCC-training_output.csv", "train"),
-        ("gcc", "CC4M", "Validation_GCC-1.1.0-Validation_output.csv", "val"),
-        ("sbu", "sbu", "sbu_out.tsv", "train"),
-        ("mine", "mine", "mine_val.tsv", "val"),
-    ],
-)
-def test_registry_reads_every_table_layout(tmp_path, make_folder, name, folder, file, split):
-    make_folder(folder, file, with_id=name != "gcc")
+def test_registry_reads_every_table_layout(tmp_path, layout):
+    name, split, _, _ = layout
     require_data_set(tmp_path, name)
     (source,) = open_split(tmp_path, name, split)
     assert len(source) == 6 and source.captions(0)[0].startswith("a black dog") and source.image_bytes(5)
@@ -270,15 +276,15 @@ def test_registry_reads_every_table_layout(tmp_path, make_folder, name, folder, 
 
 
 @pytest.mark.parametrize("prefix", ["conceptual_caption_train_0", "sbu_0", "mine_test", "mine_test_0"])
-def test_registry_reads_every_arrow_name(tmp_path, prefix):
+def test_registry_reads_every_arrow_name(tmp_path, save, prefix):
     save(tmp_path / f"{prefix}.arrow", table())
     name = {"conc": "gcc", "sbu_": "sbu", "mine": "mine"}[prefix[:4]]
     (source,) = open_split(tmp_path, name, "test" if name == "mine" else "train")
     assert len(source) == 5
 
 
-def test_registry_own_files(tmp_path, make_folder):
-    path = make_folder("elsewhere", "pairs.tsv", pictures=3)
+def test_registry_own_files(tmp_path, save, make_folder):
+    path = make_folder("elsewhere", "pairs.tsv", images=3)
     save(tmp_path / "odd_0.arrow", table(4))
     own = {"mine": {"train": ["odd", str(path.relative_to(tmp_path))], "val": "odd_0.arrow"}}
     assert [len(source) for source in open_split(tmp_path, "mine", "train", own)] == [4, 3]
@@ -308,14 +314,14 @@ def private_bytes() -> int:
     return int(fields["RssAnon"].split()[0]) * 1024
 
 
-def test_memory_does_not_grow_over_an_epoch(tmp_path):
+def test_memory_does_not_grow_over_an_epoch(opened):
     try:
         private_bytes()
     except (OSError, KeyError):
         pytest.skip("needs Linux's /proc")
     rng = np.random.default_rng(0)
-    pictures = pa.array([rng.bytes(20_000) for _ in range(2000)], pa.binary())
-    source = ArrowSource("x", "train", [save(tmp_path / "w.arrow", table(2000, image=pictures), 256)])
+    images = pa.array([rng.bytes(20_000) for _ in range(2000)], pa.binary())
+    source = opened(table(2000, image=images), 256)
 
     def epoch() -> int:
         order = rng.permutation(len(source))

@@ -6,7 +6,9 @@ import pickle
 import pytest
 
 from lexlip_data.errors import BrokenImage, DataError
-from lexlip_data.sources.table import CaptionTable, TsvSource, read_columns
+from lexlip_data.sources.rows import Rows
+from lexlip_data.sources.table import CaptionTable, TsvSource
+from lexlip_data.sources.tsv import read_columns
 
 TITLES = [
     'a sign that says " free dinner "',
@@ -84,7 +86,7 @@ def test_grouping_keeps_the_order_of_first_rows(tmp_path):
     source = TsvSource("x", "train", path)
     assert [source.captions(i) for i in range(3)] == [["a", "c"], ["b"], ["d"]]
     assert [source.image_id(i) for i in range(3)] == ["9", "1", "007"]
-    assert source.empty_rows == 1 and source.caption_counts.tolist() == [2, 1, 1]
+    assert [item.kind for item in source.left_out] == ["empty"] and source.caption_counts.tolist() == [2, 1, 1]
     assert "row 5" in source.where(2)
     capped = TsvSource("x", "train", path, max_images=2)
     assert len(capped) == 2 and capped.caption_counts.tolist() == [2, 1]
@@ -104,7 +106,9 @@ def test_without_ids_the_path_groups(tmp_path):
 
 
 def test_long_captions():
-    table = CaptionTable("x", "train", ["a", "b"], ["p", "p"], long_titles=["long", "long"])
+    table = CaptionTable(
+        "x", "train", Rows({"title": ["a", "b"], "filepath": ["p", "p"], "long_caption": ["long", "long"]})
+    )
     assert table.long_captions(0) == ["long"] and table.captions(0) == ["a", "b"]
 
 
@@ -132,12 +136,14 @@ def test_absent_file_and_wrong_encoding(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_columns(tmp_path / "none.tsv")
     (tmp_path / "t.tsv").write_bytes("title\tfilepath\nfüchslein\ta\n".encode("latin-1"))
-    with pytest.raises(DataError, match="t.tsv"):
+    with pytest.raises(DataError, match="t.tsv, row 1: title is not UTF-8 text .*; save the table as UTF-8"):
         read_columns(tmp_path / "t.tsv")
 
 
 def test_fingerprint_follows_the_content():
     def make(title="b", path="q", cap=None):
-        return CaptionTable("x", "train", ["a", title], ["p", path], max_images=cap).fingerprint()
+        table = CaptionTable("x", "train", Rows({"title": ["a", title], "filepath": ["p", path]}))
+        table.keep_first(cap)
+        return table.fingerprint()
 
     assert make() == make() and len({make(), make("c"), make("bb"), make(path="r"), make(cap=1)}) == 5
