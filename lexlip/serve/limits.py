@@ -13,12 +13,12 @@ MAX_JSON = 1 << 20  # bytes; the largest bag of words that an index takes needs 
 
 @dataclass(frozen=True)
 class Limits:
-    """The service's memory is bounded by these: concurrency x max_body, one decoded picture, threads x one search.
+    """The service's memory is bounded by these: concurrency x max_body, one decoded image, threads x one search.
 
     Attributes:
         max_body: bytes of a request's body, counted as they come in; JSON has MAX_JSON besides.
-        max_pixels: of a picture, by its header, before anything is decoded.
-        max_k: results that may be asked for.
+        max_pixels: of an image, by its header, before anything is decoded.
+        max_k: results of one request.
         concurrency: requests that are worked on at once; one more is answered 503.
         body_seconds: within which a body must have come in.
         reload_seconds: between two looks at the index's folder.
@@ -38,4 +38,4 @@ class Limits:
             if value <= 0:
                 raise ConfigError(f"{name}={value}: it must be above 0")
         if self.max_pixels > MAX_PIXELS:
-            raise ConfigError(f"max_pixels={self.max_pixels}: no picture above {MAX_PIXELS} is ever decoded")
+            raise ConfigError(f"max_pixels={self.max_pixels}: no image above {MAX_PIXELS} is ever decoded")
