@@ -25,24 +25,18 @@ def _allow_terms_only(schema: dict) -> None:
 
 
 QUERIES: dict[str, Any] = {
-    "text": (
-        Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT)],
-        Field(description="what to look for; the model reads its first words, as many as it was trained for"),
-    ),
-    "words": (
-        dict[_Word, _Weight],
-        Field(
-            min_length=1, max_length=MAX_QUERY_TERMS, examples=[{"dog": 0.7, "beach": 0.4}],
-            description="words of the model's vocabulary and their weights; others are ignored, and named",
-        ),
-    ),
-    "terms": (
-        dict[_Term, _Weight],
-        Field(
-            min_length=1, max_length=MAX_QUERY_TERMS, examples=[{"3899": 0.7, "3509": 0.4}],
-            json_schema_extra=_allow_terms_only, description="terms of the vocabulary by number and their weights",
-        ),
-    ),
+    "text": Annotated[str, Field(
+        min_length=1, max_length=MAX_TEXT,
+        description="what to look for; the model reads its first words, as many as it was trained for",
+    )],
+    "words": Annotated[dict[_Word, _Weight], Field(
+        min_length=1, max_length=MAX_QUERY_TERMS, examples=[{"dog": 0.7, "beach": 0.4}],
+        description="words of the model's vocabulary and their weights; others are ignored, and named",
+    )],
+    "terms": Annotated[dict[_Term, _Weight], Field(
+        min_length=1, max_length=MAX_QUERY_TERMS, examples=[{"3899": 0.7, "3509": 0.4}],
+        json_schema_extra=_allow_terms_only, description="terms of the vocabulary by number and their weights",
+    )],
 }  # fmt: skip
 
 EXPLAIN_FIELDS: dict[str, Any] = {"id": (_Id, Field(description="of the document"))}
@@ -50,13 +44,11 @@ EXPLAIN_FIELDS: dict[str, Any] = {"id": (_Id, Field(description="of the document
 
 def search_fields(max_k: int) -> dict[str, Any]:
     """Fields of a search besides the query."""
+    drop = "0 finds exactly the best; above, docs/INDEX.md says what is left out"
     return {
         "k": (Annotated[int, Field(ge=1, le=max_k), _WHOLE], Field(10, description="how many to find")),
-        "drop": (
-            Annotated[float, Field(ge=0, lt=1)],
-            Field(0.0, description="0 finds exactly the best; above, docs/INDEX.md says what is left out"),
-        ),
-    }  # fmt: skip
+        "drop": (Annotated[float, Field(ge=0, lt=1)], Field(0.0, description=drop)),
+    }
 
 
 class _Request(BaseModel):
@@ -71,8 +63,8 @@ def request_models(route: str, fields: dict[str, Any]) -> dict[str, type[BaseMod
         fields: besides the query; a form has only these besides its file. It holds strings, so it is not strict.
     """
     models = {
-        kind: create_model(f"{route}By{kind.capitalize()}", __base__=_Request, **{kind: definition}, **fields)
-        for kind, definition in QUERIES.items()
+        kind: create_model(f"{route}By{kind.capitalize()}", __base__=_Request, **{kind: (type, ...)}, **fields)
+        for kind, type in QUERIES.items()
     }
     form = create_model(f"{route}Form", __base__=_Request, __cls_kwargs__={"strict": False}, **fields)
     return {**models, "image": form}

@@ -70,7 +70,7 @@ class Searcher:
             return await self._run("encode", partial(bag_of, query, self._model)), []
         if kind == "image":
             pixels = await self._run("decode", partial(self._pixels, query))
-            return await self._run("encode", partial(self._encode_pixels, pixels)), []
+            return await self._run("encode", lambda: bag_of_encoded(self._model.encode_image(pixels[None])[0])), []
         if kind == "words":
             known = {self._terms[word]: weight for word, weight in query.items() if word in self._terms}
             return bag_of(known), [word for word in query if word not in self._terms]
@@ -93,9 +93,6 @@ class Searcher:
     async def _run(self, stage: str, work: Callable[[], _Result]) -> _Result:
         with self._metrics.stages.labels(stage).time():
             return await asyncio.get_running_loop().run_in_executor(self._pools[stage], work)
-
-    def _encode_pixels(self, pixels: Tensor) -> Bag:
-        return bag_of_encoded(self._model.encode_image(pixels[None])[0])
 
     def _pixels(self, data: bytes) -> Tensor:
         """(3, H, W), as the model takes it."""
