@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lexlip.convert.names import BERT_NEEDED, HEAD_WIDTH, bert_config, depth, refuse_unknown, translate
+from lexlip.convert.names import BERT_NEEDED, HEAD_WIDTH, bert_config, depth, translate
 from lexlip.errors import CheckpointError
 from lexlip.models.config import ModelConfig
 from lexlip.models.dense import DenseLIP
@@ -31,7 +31,7 @@ NAMES = {  # open_clip -> here
     r"text\.proj\.weight": "text_projection.weight",
     r"logit_scale": "logit_scale",
 }
-COUNTERS = (f"{TEXT}embeddings.position_ids", f"{TEXT}embeddings.token_type_ids")
+UNUSED = {r"text\.transformer\.embeddings\.(position|token_type)_ids": "counters"}
 NEEDED = (
     "visual.trunk.patch_embed.proj.weight", "visual.trunk.pos_embed", "visual.trunk.blocks.0.mlp.fc1.weight",
     "text.proj.weight", *(TEXT + name for name in BERT_NEEDED),
@@ -63,10 +63,9 @@ def import_lotlip(path: str | Path, corner_tokens: int = 2, tokenizer: str | Non
     words = config.text["vocab_size"]
     if not 0 <= corner_tokens < words:
         raise CheckpointError(f"--corner-tokens {corner_tokens}: {path} has {words} words, the corners among them")
-    names = {name: translate(name, NAMES) for name in weights if name not in COUNTERS}
-    refuse_unknown([name for name, ours in names.items() if ours is None], path)
+    state, _ = translate(weights.items(), NAMES, UNUSED, path)
     model = DenseLIP(config, load_tokenizer(tokenizer, config.vocab_size) if tokenizer else None)
-    fit(model, {ours: weights[name] for name, ours in names.items() if ours}, path)
+    fit(model, state, path)
     return model.eval()
 
 

@@ -17,15 +17,36 @@ BERT_NEEDED = (
 )  # fmt: skip
 
 
-def translate(name: str, table: Mapping[str, str]) -> str | None:
-    """Our name for a parameter, by the first pattern of a table that matches all of it; None where none does."""
-    return next((match.expand(ours) for theirs, ours in table.items() if (match := re.fullmatch(theirs, name))), None)
+def translate(
+    weights: Iterable[tuple[str, Tensor]], names: Mapping[str, str], unused: Mapping[str, str], path: str | Path
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Parameters by our names, and the others with the reason why they are not used.
+
+    Args:
+        names: pattern -> our name; the first pattern that matches a whole name counts.
+        unused: pattern -> reason; looked at first.
+        path: for the message.
+
+    Raises:
+        CheckpointError: a parameter is in neither table.
+    """
+    state, reasons, unknown = {}, {}, []
+    for name, value in weights:
+        if reason := _look_up(name, unused):
+            reasons[name] = reason
+        elif ours := _look_up(name, names):
+            state[ours] = value
+        else:
+            unknown.append(name)
+    if unknown:
+        raise CheckpointError(f"{path} holds parameters without a place here: {', '.join(unknown[:5])}")
+    return state, reasons
 
 
-def refuse_unknown(names: list[str], path: str | Path) -> None:
-    """Raise a `CheckpointError` that names the first parameters for which no table has an entry, if there are any."""
-    if names:
-        raise CheckpointError(f"{path} holds parameters without a place here: {', '.join(names[:5])}")
+def _look_up(name: str, table: Mapping[str, str]) -> str | None:
+    return next(
+        (match.expand(entry) for pattern, entry in table.items() if (match := re.fullmatch(pattern, name))), None
+    )
 
 
 def depth(names: Iterable[str], prefix: str) -> int:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lexlip.convert.names import BERT_NEEDED, HEAD_WIDTH, bert_config, depth, refuse_unknown, translate
+from lexlip.convert.names import BERT_NEEDED, HEAD_WIDTH, bert_config, depth, translate
 from lexlip.errors import CheckpointError
 from lexlip.models.config import ModelConfig
 from lexlip.models.lexlip import LexLIP
@@ -66,7 +66,7 @@ NAMES = {  # official, as `_reshaped` gives them -> in our checkpoints
     r"(image|text)_queue_(ids|filled)": r"\1_ring.\2",
     r"(image|text)_queue_ptr": r"\1_ring.position",
 }
-UNUSED = {  # names that carry nothing of their own, and why
+_UNUSED = {  # names that carry nothing of their own, and why
     r".*position_ids": "a counter from 0",
     r".*relative_position_index": "computed from the grid",
     r".*predictions\.bias": "the same parameter as predictions.decoder.bias",
@@ -75,33 +75,22 @@ UNUSED = {  # names that carry nothing of their own, and why
     r".*\.seq_relationship\..*": "no next-sentence prediction",
     r".*\.pooler\..*": "no pooler",
 }
-UNUSED_IN_PHASE2 = {r"text_transformer\.decoder_heads\..*": "Phase 2 trains no decoder", **UNUSED}
+UNUSED = {1: _UNUSED, 2: {r"text_transformer\.decoder_heads\..*": "Phase 2 trains no decoder", **_UNUSED}}
 
 
-@dataclass
-class Imported:
-    """A model and what else the checkpoint held.
-
-    Attributes:
-        model: with its weights.
-        phase: 1 or 2.
-        state: the phase's own parts by its names: weakened decoder, or momentum encoders and queues.
-        unused: official name -> reason.
-    """
+class Imported(NamedTuple):
+    """A model and what else the checkpoint held."""
 
     model: LexLIP
-    phase: int
-    state: dict[str, Tensor]
-    unused: dict[str, str]
+    phase: int  # 1 or 2
+    state: dict[str, Tensor]  # the phase's own parts by its names: weakened decoder, or momentum encoders and queues
+    unused: dict[str, str]  # official name -> reason
 
 
 def import_official(
-    path: str | Path,
-    text_heads: int | None = None,
-    image_heads: int | None = None,
-    tokenizer: str | None = None,
+    path: str | Path, text_heads: int | None = None, image_heads: int | None = None, tokenizer: str | None = None,
     rel_pos: str = "2d",
-) -> Imported:
+) -> Imported:  # fmt: skip
     """Read an official checkpoint.
 
     Args:
@@ -124,18 +113,11 @@ def import_official(
     config = _config(path, weights, saved, text_heads, image_heads)
     grid = config.image_size // config.vit_kwargs["patch_size"]
 
-    state, unused, unknown = {}, {}, []
-    for name, value in _reshaped(weights, grid, rel_pos):
-        if reason := translate(name, UNUSED if phase == 1 else UNUSED_IN_PHASE2):
-            same = name.replace("predictions.bias", "predictions.decoder.bias")
-            if same != name and same in weights and not torch.equal(value, weights[same]):
-                raise CheckpointError(f"{path}: {name} and {same} should be one parameter, but they differ")
-            unused[name] = reason
-        elif ours := translate(name, NAMES):
-            state[ours] = value
-        else:
-            unknown.append(name)
-    refuse_unknown(unknown, path)
+    state, unused = translate(_reshaped(weights, grid, rel_pos), NAMES, UNUSED[phase], path)
+    for name in unused:
+        same = name.replace("predictions.bias", "predictions.decoder.bias")
+        if same != name and same in weights and not torch.equal(weights[name], weights[same]):
+            raise CheckpointError(f"{path}: {name} and {same} should be one parameter, but they differ")
     model = LexLIP(config, load_tokenizer(tokenizer, config.vocab_size) if tokenizer else None)
     of_model = {name for name in state if name.startswith(MODEL_PREFIX)}
     fit(model, {name.removeprefix(MODEL_PREFIX): state.pop(name) for name in of_model}, path)

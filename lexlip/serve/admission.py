@@ -17,11 +17,8 @@ class Admission:
     Requests that cost nothing (health, metrics) are always answered.
 
     Args:
-        app: the application behind it.
         paths: that exist; all others share one name in the metrics.
-        limited: paths whose requests cost something.
-        concurrency: requests to these at once.
-        metrics: where it counts.
+        limited: paths of which at most `concurrency` requests are worked on at once.
     """
 
     def __init__(self, app: ASGIApp, paths: set[str], limited: set[str], concurrency: int, metrics: Metrics):

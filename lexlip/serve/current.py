@@ -19,10 +19,6 @@ class CurrentIndex:
     A request takes `index` once and keeps it to its end; a state is dropped when its last request is done, because its
     files stay readable while they are mapped.
 
-    Args:
-        folder: of the index.
-        metrics: told of every state.
-
     Raises:
         IndexingError: no index there.
     """

@@ -32,11 +32,6 @@ class Searcher:
     model are resized already. The model runs one query at a time on all the threads of torch, because a tokenizer is
     not safe in several threads. Searches, short and without the interpreter's lock, run side by side.
 
-    Args:
-        model: its towers and its vocabulary.
-        limits: of images and threads.
-        metrics: where stages are timed.
-
     Raises:
         IndexingError: the model has no tokenizer.
     """
