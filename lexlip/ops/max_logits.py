@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lexlip.errors import ConfigError
 from lexlip.ops.fused import PADDING_LOGIT, pooled
 
 METHODS = ("auto", "fused", "textbook")
@@ -32,10 +33,10 @@ def max_logits(
         (B, V), at least float32.
 
     Raises:
-        ValueError: an unknown method.
+        ConfigError: an unknown method.
     """
     if method not in METHODS:
-        raise ValueError(f"lexicon_head={method!r}; it must be one of {', '.join(METHODS)}")
+        raise ConfigError(f"lexicon_head={method!r}; it must be one of {', '.join(METHODS)}")
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         hidden = hidden.to(torch.get_autocast_dtype(device))
