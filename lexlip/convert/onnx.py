@@ -77,6 +77,7 @@ def export_onnx(folder: str | Path, out: str | Path) -> dict[str, float]:
                 side, tuple(inputs.values()), dynamo=True, input_names=list(inputs), output_names=["weights"],
                 dynamic_shapes=[dict(enumerate(dims))] * len(inputs), verbose=False,
             )  # fmt: skip
+        assert program is not None  # as `dynamo` makes one
         draft = out / f"{file}.tmp"
         program.save(draft)
         session = onnxruntime.InferenceSession(str(draft), providers=["CPUExecutionProvider"])

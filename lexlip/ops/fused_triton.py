@@ -14,6 +14,8 @@ pairs (b, v) are sorted by token, and each state sums its own. There are no atom
 number travels to the host. A pair without gradient loads nothing.
 """
 
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportOptionalMemberAccess=false
+# (Triton's annotations do not describe what its language accepts.)
 from __future__ import annotations
 
 import torch

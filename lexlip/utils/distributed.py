@@ -113,7 +113,7 @@ def gather_with_grad(x: Tensor, rows: Sequence[int] | None = None) -> Tensor:
     return _OfAllRanks.apply(x, gather_rows(x, rows), slice(start, start + len(x)))
 
 
-def gather_pair(a: Tensor, b: Tensor, rows: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+def gather_pair(a: Tensor, b: Tensor, rows: Sequence[int] | None = None) -> tuple[Tensor, ...]:
     """Two (n_rank, V) tensors in one `gather_with_grad`: one exchange instead of two."""
     return tuple(gather_many([a, b], rows))
 
