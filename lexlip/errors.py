@@ -1,6 +1,8 @@
-"""Mistakes that a user can put right: the `lexlip` command tells them in one line. Needs no torch."""
+"""Every error that a user can see; the ways in which data can be wrong are in `lexlip_data.errors`. Needs no torch."""
 
 from __future__ import annotations
+
+# --- mistakes that a user can correct: the `lexlip` command tells them in one line ---
 
 
 class UserError(ValueError):
@@ -8,31 +10,23 @@ class UserError(ValueError):
 
 
 class ConfigError(UserError):
-    """A key, a value or a combination that cannot work; the message says what would."""
+    """A config key, a value or a combination that cannot work; the message says what would."""
 
 
 class CheckpointError(UserError):
-    """A file that cannot be used as weights; the message names it and says why."""
+    """A file or folder that cannot be used as weights; the message names it and says why."""
 
 
 class BenchmarkError(UserError):
-    """Annotations that cannot be read, or pictures and entries that are not there."""
-
-
-class TrainingError(RuntimeError):
-    """A training that cannot go on; the message says why and what to do."""
-
-
-class LoaderDied(RuntimeError):
-    """A loader process was killed; the message says by what, most likely. Starting again may well succeed."""
+    """Annotations of a benchmark that cannot be read, or images and entries that are missing."""
 
 
 class EncodingError(UserError):
-    """A corpus, a folder or an argument that cannot be used; the message names it and says what would do."""
+    """A corpus, an output folder or an argument that `lexlip encode` cannot use."""
 
 
 class IndexingError(UserError):
-    """Vectors, ids, queries or settings that an index cannot take, or a folder that holds none."""
+    """Vectors, ids, queries or settings that an index cannot take, or a folder that holds no index."""
 
 
 class DamagedIndex(IndexingError):
@@ -43,9 +37,20 @@ class IndexBusy(IndexingError):
     """Another process is writing to the index."""
 
 
-class LostContact(RuntimeError):
-    """Another process of the run ended or cannot be reached; the message says what was seen and what to do."""
+# --- what ends a run: not by what was given, or not by that alone ---
 
 
 class LaunchError(RuntimeError):
     """A launch that cannot start or cannot go on; the message says why and what would help."""
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot go on; the message says why and what to do."""
+
+
+class LostContact(RuntimeError):
+    """Another process of the run ended or cannot be reached; the message says what was seen and what to do."""
+
+
+class LoaderDied(RuntimeError):
+    """A loader process was killed; the message says by what, most likely. Starting again may well succeed."""

@@ -10,23 +10,24 @@ from torch import Tensor
 
 from lexlip.errors import CheckpointError
 from lexlip.models.auto import model_class
+from lexlip.models.config import known_config
+from lexlip.models.phase_state import phase_file
 from lexlip.models.tokenizer import load_tokenizer
 from lexlip.models.two_tower import TwoTowers
-from lexlip.models.weights import MODEL_PREFIX, fit, known_config, model_weights, phase_file, read
+from lexlip.models.weights import MODEL_PREFIX, fit, model_weights, read
 from lexlip.utils.files import give_usual_rights
 
 
-def write_folder(model: TwoTowers, out: str | Path, state: dict[str, Tensor] | None = None, phase: int = 0) -> None:
+def write_folder(model: TwoTowers, out: str | Path, state: dict[str, Tensor], phase: str) -> None:
     """`save_pretrained`, and a phase's own parts beside it.
 
     Args:
-        state: the phase's own parts by its names.
-        phase: 1 or 2, with `state`.
+        state: the phase's own parts by its names; empty: none are written.
+        phase: "Phase1" or "Phase2".
     """
-    out = Path(out)
     model.save_pretrained(out)
     if state:
-        file = phase_file(out, f"Phase{phase}")
+        file = phase_file(out, phase)
         draft = file.with_name(file.name + ".tmp")
         save_file({name: value.contiguous() for name, value in state.items()}, draft)
         give_usual_rights(draft)
@@ -45,20 +46,22 @@ def export_checkpoint(
     Raises:
         CheckpointError: no checkpoint of this code.
     """
-    content = read(path)
-    weights = model_weights(path)
-    known = known_config(path)
-    if known is None:
+    content, weights, config = read(path), model_weights(path), known_config(path)
+    if config is None:
         raise CheckpointError(f"{path} does not say how its model is built; it is no checkpoint of this code")
+    files = content.get("tokenizer", {})
+    if not tokenizer and not files:
+        raise CheckpointError(f"{path} holds no tokenizer; name one with --tokenizer FOLDER")
     with tempfile.TemporaryDirectory() as folder:
-        for name, text in content.get("tokenizer", {}).items():
+        for name, text in files.items():
             Path(folder, Path(name).name).write_text(text, encoding="utf-8")
-        source = tokenizer or (folder if content.get("tokenizer") else None)
-        if source is None:
-            raise CheckpointError(f"{path} holds no tokenizer; name one with --tokenizer FOLDER")
-        model = model_class(known)(known, load_tokenizer(source, known.vocab_size))
+        model = model_class(config)(config, load_tokenizer(tokenizer or folder, config.vocab_size))
     fit(model, weights, path)
-    state = {}
-    if phase_state:
-        state = {n: v for n, v in content["state_dict"].items() if not n.startswith(MODEL_PREFIX)}
-    write_folder(model, out, state, phase=2 if any(n.startswith("twin.") for n in state) else 1)
+    state = {name: value for name, value in content["state_dict"].items() if not name.startswith(MODEL_PREFIX)}
+    write_folder(model, out, state if phase_state else {}, _phase(content, state))
+
+
+def _phase(content: dict, state: dict[str, Tensor]) -> str:
+    """The phase that wrote a checkpoint; in older ones that do not say, a contrastive mode has own parts in Phase 2."""
+    mode = content["hyper_parameters"].get("config", {}).get("training_mode")
+    return content.get("phase") or ("Phase2" if mode == "con" and state else "Phase1")

@@ -7,11 +7,11 @@ weights; every parameter is used or refused by name.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from torch import Tensor
 
+from lexlip.convert.names import BERT_NEEDED, HEAD_WIDTH, bert_config, depth, translate
 from lexlip.errors import CheckpointError
 from lexlip.models.config import ModelConfig
 from lexlip.models.dense import DenseLIP
@@ -19,24 +19,22 @@ from lexlip.models.tokenizer import load_tokenizer
 from lexlip.models.weights import fit, read
 
 CONTEXT = 128  # tokens that LoTLIP reads
-HEAD_WIDTH = 64  # of the attention heads of BERT and of ViT
 NORM_EPS = 1e-6  # of timm's ViT
+TEXT = "text.transformer."
 
-NAMES = (  # open_clip -> here
-    (r"visual\.trunk\.norm\.(.*)", r"image_encoder.norm.\1"),
-    (r"visual\.trunk\.(.*)", r"image_encoder.backbone.\1"),
-    (r"visual\.head\.proj\.weight", "image_projection.weight"),
-    (r"text\.transformer\.pooler\.dense\.(.*)", r"text_pooler.\1"),
-    (r"text\.transformer\.(.*)", r"text_encoder.bert.\1"),
-    (r"text\.proj\.weight", "text_projection.weight"),
-    (r"logit_scale", "logit_scale"),
-)
-COUNTERS = ("text.transformer.embeddings.position_ids", "text.transformer.embeddings.token_type_ids")
+NAMES = {  # open_clip -> here
+    r"visual\.trunk\.norm\.(.*)": r"image_encoder.norm.\1",
+    r"visual\.trunk\.(.*)": r"image_encoder.backbone.\1",
+    r"visual\.head\.proj\.weight": "image_projection.weight",
+    r"text\.transformer\.pooler\.dense\.(.*)": r"text_pooler.\1",
+    r"text\.transformer\.(.*)": r"text_encoder.bert.\1",
+    r"text\.proj\.weight": "text_projection.weight",
+    r"logit_scale": "logit_scale",
+}
+UNUSED = {r"text\.transformer\.embeddings\.(position|token_type)_ids": "counters"}
 NEEDED = (
     "visual.trunk.patch_embed.proj.weight", "visual.trunk.pos_embed", "visual.trunk.blocks.0.mlp.fc1.weight",
-    "text.transformer.embeddings.word_embeddings.weight", "text.transformer.embeddings.position_embeddings.weight",
-    "text.transformer.embeddings.token_type_embeddings.weight", "text.proj.weight",
-    "text.transformer.encoder.layer.0.intermediate.dense.weight",
+    "text.proj.weight", *(TEXT + name for name in BERT_NEEDED),
 )  # fmt: skip
 
 
@@ -45,7 +43,7 @@ def import_lotlip(path: str | Path, corner_tokens: int = 2, tokenizer: str | Non
 
     Args:
         path: the file, a state dict or a training checkpoint that holds one.
-        corner_tokens: how many of the last words are corners; the weights do not say.
+        corner_tokens: how many of BERT's words, the last ones, are corners; the weights do not say.
         tokenizer: hub name or folder, saved along.
 
     Returns:
@@ -61,62 +59,37 @@ def import_lotlip(path: str | Path, corner_tokens: int = 2, tokenizer: str | Non
     absent = [name for name in NEEDED if not isinstance(weights.get(name), Tensor)]
     if absent:
         raise CheckpointError(f"{path} is no LoTLIP checkpoint: it holds no {absent[0]}")
-    words = len(weights["text.transformer.embeddings.word_embeddings.weight"])
+    config = _config(weights, corner_tokens)
+    words = config.text["vocab_size"]
     if not 0 <= corner_tokens < words:
         raise CheckpointError(f"--corner-tokens {corner_tokens}: {path} has {words} words, the corners among them")
-    config = _config(weights, corner_tokens)
-    state, lost = {}, []
-    for name, value in weights.items():
-        target = next((re.sub(a, b, name) for a, b in NAMES if re.fullmatch(a, name)), None)
-        if target is not None and name not in COUNTERS:
-            state[target] = value
-        elif name not in COUNTERS:
-            lost.append(name)
-    if lost:
-        raise CheckpointError(f"{path} holds parameters without a place here: {', '.join(lost[:5])}")
+    state, _ = translate(weights.items(), NAMES, UNUSED, path)
     model = DenseLIP(config, load_tokenizer(tokenizer, config.vocab_size) if tokenizer else None)
     fit(model, state, path)
     return model.eval()
 
 
 def _config(weights: dict[str, Tensor], corner_tokens: int) -> ModelConfig:
-    patches, middle, words, positions, types, projection, text_middle = (
-        weights[name].shape for name in NEEDED if name != "visual.trunk.pos_embed"
-    )
+    patches, table, mlp, projection = (weights[name].shape for name in NEEDED[:4])
     width, patch = patches[0], patches[-1]
-    side = round((weights["visual.trunk.pos_embed"].shape[1] - 1) ** 0.5)
+    text = bert_config(weights, TEXT)
     return ModelConfig(
         head="dense",
         vit="vit_base_patch16_224",
         vit_kwargs={
             "patch_size": patch,
             "embed_dim": width,
-            "depth": _depth(weights, r"visual\.trunk\.blocks\.(\d+)\."),
+            "depth": depth(weights, "visual.trunk.blocks."),
             "num_heads": max(1, width // HEAD_WIDTH),
-            "mlp_ratio": middle[0] / width,
+            "mlp_ratio": mlp[0] / width,
         },
-        image_size=side * patch,
+        image_size=round((table[1] - 1) ** 0.5) * patch,
         image_norm_eps=NORM_EPS,
-        text={
-            "vocab_size": words[0],
-            "hidden_size": words[1],
-            "num_hidden_layers": _depth(weights, r"text\.transformer\.encoder\.layer\.(\d+)\."),
-            "num_attention_heads": max(1, words[1] // HEAD_WIDTH),
-            "intermediate_size": text_middle[0],
-            "max_position_embeddings": positions[0],
-            "type_vocab_size": types[0],
-            "hidden_dropout_prob": 0.1,
-            "attention_probs_dropout_prob": 0.1,
-            "layer_norm_eps": 1e-12,
-        },
-        max_text_len=min(CONTEXT, positions[0]),
+        text=text,
+        max_text_len=min(CONTEXT, text["max_position_embeddings"]),
         corner_tokens=corner_tokens,
         sentence_sep=True,
         embed_dim=projection[0],
-        text_pooler="text.transformer.pooler.dense.weight" in weights,
+        text_pooler=f"{TEXT}pooler.dense.weight" in weights,
         image_projection="visual.head.proj.weight" in weights,
     )
-
-
-def _depth(weights: dict[str, Tensor], pattern: str) -> int:
-    return 1 + max(int(found[1]) for name in weights if (found := re.match(pattern, name)))

@@ -1,9 +1,9 @@
 """Attention with a trained bias on the CPU, as one operator that keeps no (B, H, L, L) matrix.
 
 B batch, H heads, L tokens, D width of a head. Torch's fused kernel for the CPU takes a bias, but gives it no
-gradient, and torch then falls back to writing the matrix out several times. Here the forward pass is the fused kernel;
-the backward pass makes the attention weights again, a sample at a time, where the processor's cache holds them. At
-L = 197 and B = 8 that is a third of a gigabyte less in a BEiT-base tower. On a GPU torch's own kernel does all of it.
+gradient: torch then falls back to writing the matrix out several times. Here the forward pass is the fused kernel; the
+backward pass computes the attention weights again, one sample at a time, so that they fit the processor's cache. At
+L = 197 and B = 8 that saves a third of a gigabyte in a BEiT-base tower. On a GPU torch's own kernel does all of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: flo
     Args:
         q, k, v: (B, H, L, D) of one dtype.
         bias: (1, H, L, L).
-        dropout: share of the attention weights that is dropped.
+        dropout: probability that an attention weight is dropped.
 
     Returns:
         (B, H, L, D).

@@ -1,19 +1,21 @@
-"""`lexlip.ops.fused` on NVIDIA GPUs: one matrix product that keeps the largest number of each row group.
+"""`lexlip.ops.fused` on NVIDIA GPUs: one matrix product that keeps the largest number of each group of rows.
 
 B batch, L tokens, D width, V vocabulary, T = B x L tokens of the whole batch.
 
-Forward: a program makes a (words, tokens) tile of logits in registers and takes the maximum per word over each
+Forward: a program makes a (terms, tokens) tile of logits in registers and takes the maximum per term over each
 sample that the tile meets. Tiles run over the tokens of all samples laid end to end: with 197 tokens a sample, tiles
-of their own would be a quarter padding. What the tiles of one sample found meets in a 64-bit atomic maximum whose high
-half orders like the logit and whose low half prefers the lower token. A maximum knows no order, so the result is
-deterministic. Words are the rows of the tile because a row's maximum lies in few threads; a column's would be shuffled
-through the whole block.
+per sample would be a quarter padding. The maxima of a sample's tiles are merged by a 64-bit atomic maximum, whose high
+half orders like the logit and whose low half prefers the lower token. A maximum does not depend on the order, so the
+result is deterministic. Terms are the rows of the tile because a row's maximum lies in few threads; a column's would be
+shuffled through the whole block.
 
-Backward: the decoder matrix gathers one state per word and sample. The states need the reverse, all words of a token:
-pairs (b, v) are sorted by token, and each state sums its own. No atomics, so sums are in a fixed order; no number
-travels to the host. A pair without gradient loads nothing.
+Backward: the decoder matrix gathers one state per term and sample. The states need the reverse, all terms of a token:
+pairs (b, v) are sorted by token, and each state sums its own. There are no atomics, so sums are in a fixed order; no
+number travels to the host. A pair without gradient loads nothing.
 """
 
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportOptionalMemberAccess=false
+# (Triton's annotations do not describe what its language accepts.)
 from __future__ import annotations
 
 import torch
@@ -21,12 +23,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from lexlip.ops import fused
+
 try:
     from triton.tools.tensor_descriptor import TensorDescriptor
 except ImportError:  # an older Triton: tiles are loaded by pointers
     TensorDescriptor = None
 
-PADDING_LOGIT = tl.constexpr(-1e6)
+PADDING_LOGIT = tl.constexpr(fused.PADDING_LOGIT)
 SIGN_OFF = tl.constexpr(0x7FFFFFFF)
 NOT_A_NUMBER = tl.constexpr(0x7FC00000)  # as an integer above infinity's
 LOWEST = -(2**63)
@@ -44,7 +48,7 @@ def _best_kernel(
     BLOCK_V: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """best (B, V) int64: packed maximum and token; holds `LOWEST` before. LONG only tells the tuner sizes apart."""
-    # Groups of word tiles walk along the tokens together, so that both operands' tiles are met again in the L2 cache.
+    # Groups of term tiles walk along the tokens together, so that both operands' tiles are met again in the L2 cache.
     program = tl.program_id(0)
     tiles_v, tiles_t = tl.cdiv(vocab, BLOCK_V), tl.cdiv(tokens, BLOCK_T)
     group = program // (GROUP * tiles_t)
@@ -58,16 +62,16 @@ def _best_kernel(
     logits = tl.zeros((BLOCK_V, BLOCK_T), tl.float32) + shift[:, None]
     for first_d in range(0, WIDTH, BLOCK_D):
         if DESCRIPTORS:
-            words = weight.load([first_v, first_d])
+            terms = weight.load([first_v, first_d])
             states = hidden.load([first_t, first_d])
         else:
             d = first_d + tl.arange(0, BLOCK_D)
             inside = d[None, :] < WIDTH
             at = v.to(tl.int64)[:, None] * WIDTH + d[None, :]
-            words = tl.load(weight + at, mask=inside & (v < vocab)[:, None], other=0.0)
+            terms = tl.load(weight + at, mask=inside & (v < vocab)[:, None], other=0.0)
             at = t.to(tl.int64)[:, None] * WIDTH + d[None, :]
             states = tl.load(hidden + at, mask=inside & (t < tokens)[:, None], other=0.0)
-        logits = tl.dot(words, states.T, logits)
+        logits = tl.dot(terms, states.T, logits)
 
     if HAS_MASK:
         keep = tl.load(mask + t, mask=t < tokens, other=0) != 0
@@ -79,7 +83,7 @@ def _best_kernel(
         value = tl.reduce(tl.where(inside, logits, float("-inf")), 1, _larger)
         wins = inside & (logits == value[:, None])
         token = tl.min(tl.where(wins, column[None, :], BLOCK_T), axis=1)
-        token = tl.where(token < BLOCK_T, token - start, 0)  # not-a-number equals nothing
+        token = tl.where(token < BLOCK_T, token - start, 0)  # NaN equals nothing
         bits = (value + 0.0).to(tl.int32, bitcast=True)  # -0 becomes 0, as both are equal
         bits = tl.where(value == value, bits, NOT_A_NUMBER)
         order = bits ^ ((bits >> 31) & SIGN_OFF)  # integers in the order of the floats
@@ -162,21 +166,15 @@ def _shape_descriptors(arguments: dict) -> None:
         arguments["hidden"].block_shape = [arguments["BLOCK_T"], arguments["BLOCK_D"]]
 
 
-def _best_config(words: int, tokens: int, stages: int, warps: int) -> triton.Config:
-    blocks = {"BLOCK_V": words, "BLOCK_T": tokens, "BLOCK_D": 64, "GROUP": 8}
+def _best_config(terms: int, tokens: int, stages: int, warps: int) -> triton.Config:
+    blocks = {"BLOCK_V": terms, "BLOCK_T": tokens, "BLOCK_D": 64, "GROUP": 8}
     return triton.Config(blocks, num_stages=stages, num_warps=warps, pre_hook=_shape_descriptors)
 
 
+_SIZES = ((128, 256, 3, 8), (128, 256, 4, 8), (256, 128, 3, 8), (128, 128, 4, 8), (128, 128, 3, 4), (128, 64, 4, 4))
 # The products of one logit are added in the same order whatever the tile, so tuning changes no result.
 _tuned_best_kernel = triton.autotune(
-    [
-        _best_config(128, 256, 3, 8),
-        _best_config(128, 256, 4, 8),
-        _best_config(256, 128, 3, 8),
-        _best_config(128, 128, 4, 8),
-        _best_config(128, 128, 3, 4),
-        _best_config(128, 64, 4, 4),
-    ],
+    [_best_config(*sizes) for sizes in _SIZES],
     key=["vocab", "WIDTH", "LONG", "HAS_MASK", "DESCRIPTORS"],
 )(_best_kernel)
 
@@ -187,23 +185,20 @@ def pooled(
     """See `lexlip.ops.fused.pooled`.
 
     Args:
-        blocks: sizes of the first kernel's tiles; None: the quickest of a few, found at the first call of its kind.
+        blocks: sizes of the first kernel's tiles; None: the fastest of a few, tuned at the first call of its kind.
     """
     batch, length, width = hidden.shape
     vocab = len(weight)
     hidden, weight = hidden.contiguous(), weight.to(hidden.dtype).contiguous()
     mask = None if mask is None else mask.contiguous().view(torch.uint8 if mask.dtype == torch.bool else mask.dtype)
     best = torch.full((batch, vocab), LOWEST, dtype=torch.int64, device=hidden.device)
-    value = torch.empty((batch, vocab), dtype=torch.float32, device=hidden.device)
-    token = torch.empty((batch, vocab), dtype=torch.int16 if length < 2**15 else torch.int32, device=hidden.device)
-
-    states, words = hidden.view(-1, width), weight
-    descriptors = _fit_descriptors(states, words)
-    if descriptors:
-        shape = [1, 1] if blocks is None else [blocks["BLOCK_T"], blocks["BLOCK_D"]]
-        states = TensorDescriptor.from_tensor(states, shape)
-        shape = [1, 1] if blocks is None else [blocks["BLOCK_V"], blocks["BLOCK_D"]]
-        words = TensorDescriptor.from_tensor(words, shape)
+    value, token = fused.outputs(hidden, weight)
+    states, terms = hidden.view(-1, width), weight
+    descriptors = _fit_descriptors(states, terms)
+    if descriptors:  # of 1 x 1 until the tuner has chosen
+        sizes = blocks or {"BLOCK_T": 1, "BLOCK_V": 1, "BLOCK_D": 1}
+        states = TensorDescriptor.from_tensor(states, [sizes["BLOCK_T"], sizes["BLOCK_D"]])
+        terms = TensorDescriptor.from_tensor(terms, [sizes["BLOCK_V"], sizes["BLOCK_D"]])
 
     def grid(sizes: dict) -> tuple[int]:
         return (triton.cdiv(vocab, sizes["BLOCK_V"]) * triton.cdiv(batch * length, sizes["BLOCK_T"]),)
@@ -211,7 +206,7 @@ def pooled(
     kernel = _tuned_best_kernel if blocks is None else _best_kernel
     with torch.cuda.device_of(hidden):  # kernels are launched on the current device
         kernel[grid](
-            states, words, bias, mask, best, batch * length, length, vocab,
+            states, terms, bias, mask, best, batch * length, length, vocab,
             WIDTH=width, LONG=batch * length >= 8192, HAS_MASK=mask is not None, DESCRIPTORS=descriptors,
             **(blocks or {}),
         )  # fmt: skip
@@ -222,17 +217,17 @@ def pooled(
     return value, token
 
 
-def _fit_descriptors(states: Tensor, words: Tensor) -> bool:
+def _fit_descriptors(states: Tensor, terms: Tensor) -> bool:
     """Whether both operands' tiles can be fetched by the copy engine of Hopper and later."""
     if TensorDescriptor is None or (states.is_cuda and torch.cuda.get_device_capability(states.device) < (9, 0)):
         return False
-    return all(tensor.shape[1] % 8 == 0 and tensor.data_ptr() % 16 == 0 for tensor in (states, words))
+    return all(tensor.shape[1] % 8 == 0 and tensor.data_ptr() % 16 == 0 for tensor in (states, terms))
 
 
 def pooled_backward(
     grad: Tensor, token: Tensor, hidden: Tensor, weight: Tensor, wanted: list[bool]
 ) -> tuple[Tensor, Tensor]:
-    """Gradients with respect to hidden and weight, in their dtypes; `grad` is (B, V) float32, 0 where there is none."""
+    """Gradients of hidden and weight, in their dtypes; `grad` is (B, V) float32, 0 where there is none."""
     batch, length, width = hidden.shape
     vocab = len(weight)
     grad = grad.contiguous()
@@ -247,7 +242,7 @@ def pooled_backward(
         grad_weight = total.to(weight.dtype)
     if wanted[0]:
         tokens = batch * length
-        kind = torch.int16 if tokens < 2**15 else torch.int32  # the shorter the key, the fewer passes of the sort
+        kind = torch.int16 if tokens < 2**15 else torch.int32  # the shorter the key, the faster the sort
         start = torch.arange(0, tokens, length, dtype=kind, device=grad.device)[:, None]
         state = torch.where(grad != 0, start + token.to(kind), tokens).to(kind).flatten()
         state, pairs = state.sort(stable=True)

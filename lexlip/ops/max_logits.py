@@ -9,19 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lexlip.errors import ConfigError
 from lexlip.ops.fused import PADDING_LOGIT, pooled
 
 METHODS = ("auto", "fused", "textbook")
 
 
 def max_logits(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mask: Tensor | None = None,
-    saturated: bool = False,
+    hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None = None, saturated: bool = False,
     method: str = "auto",
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """max over L of (hidden @ weight.T + bias), padded positions counting as -1e6.
 
     Args:
@@ -30,16 +27,16 @@ def max_logits(
         bias: (V,).
         mask: (B, L) with 0 at padding, or None.
         saturated: give log(1 + relu(maximum)).
-        method: "fused" never holds (B, L, V); "textbook" does; "auto" is fused on CPU and NVIDIA GPU, else textbook.
+        method: "fused" never holds (B, L, V); "textbook", the reference, does; "auto" is fused on CPU and NVIDIA GPU.
 
     Returns:
         (B, V), at least float32.
 
     Raises:
-        ValueError: an unknown method.
+        ConfigError: an unknown method.
     """
     if method not in METHODS:
-        raise ValueError(f"lexicon_head={method!r}; it must be one of {', '.join(METHODS)}")
+        raise ConfigError(f"lexicon_head={method!r}; it must be one of {', '.join(METHODS)}")
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         hidden = hidden.to(torch.get_autocast_dtype(device))
@@ -47,10 +44,10 @@ def max_logits(
         if method == "fused" or (method == "auto" and device in ("cpu", "cuda")):
             with_tokens = torch.is_grad_enabled() and any(t.requires_grad for t in (hidden, weight, bias))
             return pooled(hidden, weight, bias, mask, saturated, with_tokens)[0]
-        return _textbook(hidden, weight.to(hidden.dtype), bias.to(hidden.dtype), mask, saturated)
+        return _reference(hidden, weight.to(hidden.dtype), bias.to(hidden.dtype), mask, saturated)
 
 
-def _textbook(hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, saturated: bool) -> Tensor:
+def _reference(hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, saturated: bool) -> Tensor:
     logits = F.linear(hidden, weight, bias)  # (B, L, V)
     if mask is not None:
         padding = max(PADDING_LOGIT, torch.finfo(logits.dtype).min)
@@ -64,7 +61,7 @@ def saturate(pooled: Tensor) -> Tensor:
     """log(1 + relu(m)): the term weights, which grow slower than the logits (LexLIP's lexicon weights; SPLADE-max).
 
     Args:
-        pooled: (B, V) largest logit of each word. As log1p and relu do not decrease, saturating the maximum is the
+        pooled: (B, V) largest logit of each term. As log1p and relu do not decrease, saturating the maximum is the
             maximum of the saturated.
     """
     return torch.log1p(F.relu(pooled))

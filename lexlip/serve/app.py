@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -15,7 +16,7 @@ from lexlip.index import DamagedIndex, IndexingError
 from lexlip.models.lexlip import LexLIP
 from lexlip.serve import schemas
 from lexlip.serve.admission import Admission
-from lexlip.serve.bodies import Reader
+from lexlip.serve.bodies import BodyReader
 from lexlip.serve.current import CurrentIndex
 from lexlip.serve.errors import ErrorAnswer, Refusal, add_handlers
 from lexlip.serve.limits import Limits
@@ -23,12 +24,12 @@ from lexlip.serve.metrics import Metrics
 from lexlip.serve.searcher import Searcher
 
 _REASONS = {
-    400: "No JSON, or no form",
+    400: "Neither JSON nor a form",
     404: "No document has this id",
     408: "The body came in too slowly",
     413: "The body is too large",
     415: "Another content type",
-    422: "Fields, a query or a picture that cannot be",
+    422: "Invalid fields, query or image",
     500: "A mistake of the service, or a damaged index",
     503: "Too many requests at once",
 }
@@ -39,7 +40,7 @@ def create_app(index: str | Path, model: LexLIP, limits: Limits | None = None) -
 
     Args:
         index: folder of the index; states that are published later are picked up.
-        model: encodes texts and pictures; in evaluation mode, on the device that it shall run on.
+        model: encodes texts and images; in evaluation mode, on the device that it shall run on.
         limits: the defaults if not given.
 
     Raises:
@@ -62,38 +63,38 @@ def create_app(index: str | Path, model: LexLIP, limits: Limits | None = None) -
 
     app = FastAPI(
         title="LexLIP", version=lexlip.__version__, lifespan=life, docs_url=None, redoc_url=None,
-        description="Pictures and captions found by the weighted words they share.",
+        description="Images and captions found by the weighted words they share.",
     )  # fmt: skip
     add_handlers(app)
-    read_search = Reader("Search", schemas.search_fields(limits.max_k), limits)
-    read_explain = Reader("Explain", schemas.explain_fields(), limits)
+    read_search = BodyReader("Search", schemas.search_fields(limits.max_k), limits)
+    read_explain = BodyReader("Explain", schemas.EXPLAIN_FIELDS, limits)
 
     @app.post(
-        "/search", summary="Find the best documents for a text, a picture or a bag of words",
-        openapi_extra={"requestBody": read_search.described}, responses=_errors(400, 408, 413, 415, 422, 500, 503),
+        "/search", summary="Find the best documents for a text, an image or a bag of words",
+        openapi_extra={"requestBody": read_search.openapi}, responses=_errors(400, 408, 413, 415, 422, 500, 503),
     )  # fmt: skip
     async def search(request: Request) -> schemas.SearchAnswer:
-        asked = await read_search(request)
+        kind, query, fields = await read_search(request)
         index = current.index  # one state from here on, whatever is published
-        bag, unknown = await searcher.bag(asked)
-        hits = await searcher.search(index, bag, asked.fields.k, asked.fields.drop)
+        bag, unknown = await searcher.bag(kind, query)
+        hits = await searcher.search(index, bag, **fields)
         return schemas.SearchAnswer(
-            generation=index.manifest.generation, hits=[hit._asdict() for hit in hits], unknown_words=unknown
-        )
+            generation=index.manifest.generation, hits=[schemas.HitAnswer(**hit._asdict()) for hit in hits],
+            unknown_words=unknown,
+        )  # fmt: skip
 
     @app.post(
         "/explain", summary="What each shared word adds to a document's score",
-        openapi_extra={"requestBody": read_explain.described},
+        openapi_extra={"requestBody": read_explain.openapi},
         responses=_errors(400, 404, 408, 413, 415, 422, 500, 503),
     )  # fmt: skip
     async def explain(request: Request) -> schemas.ExplainAnswer:
-        asked = await read_explain(request)
-        index = current.index
-        id = asked.fields.id
-        if asked.kind == "picture" and index.manifest.settings.ids == "int":  # forms hold strings
+        kind, query, fields = await read_explain(request)
+        index, id = current.index, fields["id"]
+        if kind == "image" and index.manifest.settings.ids == "int":  # forms hold strings
             with suppress(ValueError):
                 id = int(id)
-        bag, unknown = await searcher.bag(asked)
+        bag, unknown = await searcher.bag(kind, query)
         try:
             shares = await searcher.explain(index, bag, id)
         except DamagedIndex:
@@ -103,7 +104,7 @@ def create_app(index: str | Path, model: LexLIP, limits: Limits | None = None) -
         score = sum(share.score for share in sorted(shares, key=lambda share: share.term))  # as a search adds them up
         return schemas.ExplainAnswer(
             generation=index.manifest.generation, id=id, score=score,
-            terms=[share._asdict() for share in shares], unknown_words=unknown,
+            terms=[schemas.ShareAnswer(**share._asdict()) for share in shares], unknown_words=unknown,
         )  # fmt: skip
 
     @app.get("/healthz", summary="Whether the service answers", responses=_errors(500))
@@ -124,5 +125,5 @@ def create_app(index: str | Path, model: LexLIP, limits: Limits | None = None) -
     return app
 
 
-def _errors(*statuses: int) -> dict:
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorAnswer, "description": _REASONS[status]} for status in statuses}

@@ -1,13 +1,12 @@
-"""From a request's bytes to a query, with every limit held before the bytes cost more than themselves."""
+"""From a request's bytes to a query, with every limit enforced before the bytes cost more than themselves."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import anyio
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import from_json
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -17,62 +16,51 @@ from lexlip.serve import schemas
 from lexlip.serve.errors import Refusal
 from lexlip.serve.limits import MAX_JSON, Limits
 
-_CLOSE = {"Connection": "close"}  # what is left of the body is not read
+Content = tuple[str, Any, dict[str, Any]]  # kind of query, the query, the other fields
+_CLOSE = {"Connection": "close"}  # the rest of the body is not read
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A checked request.
-
-    Attributes:
-        kind: "text", "words", "terms" or "picture".
-        query: a string, a mapping, or an encoded picture.
-        fields: the others, checked.
-    """
-
-    kind: str
-    query: Any
-    fields: BaseModel
-
-
-class Reader:
-    """Reads requests of one route.
+class BodyReader:
+    """Reads the bodies of one route's requests.
 
     Args:
-        name: of the route, in the OpenAPI document.
-        fields: besides the query, as `lexlip.serve.schemas` gives them.
+        route: its name in the OpenAPI document.
+        fields: besides the query, as in `lexlip.serve.schemas`.
         limits: of bodies.
 
     Attributes:
-        described: the request's body for the OpenAPI document.
+        openapi: the request's body in the OpenAPI document.
     """
 
-    def __init__(self, name: str, fields: dict[str, Any], limits: Limits):
-        self._models, self._form = schemas.request_models(name, fields), schemas.form_model(name, fields)
-        self._limits = limits
-        self.described = schemas.request_body(self._models, self._form)
+    def __init__(self, route: str, fields: dict[str, Any], limits: Limits):
+        self._models, self._limits = schemas.request_models(route, fields), limits
+        self.openapi = schemas.request_body(self._models)
 
-    async def __call__(self, request: Request) -> Asked:
+    async def __call__(self, request: Request) -> Content:
         """Read and check a request.
 
+        Returns:
+            Kind of query: "text", "words", "terms" or "image"; the query: a string, a mapping, or an encoded image; and
+            the request's other fields.
+
         Raises:
-            Refusal: 400 no JSON or no form, 408 too slow, 413 too large, 415 another type, 422 fields that cannot be.
+            Refusal: 400 neither JSON nor a form, 408 too slow, 413 too large, 415 another type, 422 invalid fields.
         """
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind == "application/json":
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type == "application/json":
             return self._json(await self._body(request, min(MAX_JSON, self._limits.max_body)))
-        if kind == "multipart/form-data":
-            return await self._picture(request, await self._body(request, self._limits.max_body))
+        if media_type == "multipart/form-data":
+            return await self._form(request, await self._body(request, self._limits.max_body))
         raise Refusal(
             415, "unsupported_media_type",
-            f"content-type {kind or 'missing'}: send application/json, or multipart/form-data with a picture",
+            f"content-type {media_type or 'missing'}: send application/json, or multipart/form-data with an image",
             headers=_CLOSE,
         )  # fmt: skip
 
     async def _body(self, request: Request, limit: int) -> bytes:
         too_large = Refusal(413, "body_too_large", f"a body of more than {limit:,} bytes", headers=_CLOSE)
-        said = request.headers.get("content-length", "")
-        if said.isdecimal() and int(said) > limit:
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > limit:
             raise too_large
         body = bytearray()
         try:
@@ -88,44 +76,41 @@ class Reader:
             raise Refusal(400, "disconnected", "the client went away") from error
         return bytes(body)
 
-    def _json(self, body: bytes) -> Asked:
+    def _json(self, body: bytes) -> Content:
         try:
             # The parser goes 200 levels deep, however deep the text is.
             value = from_json(body, allow_inf_nan=False)
         except ValueError as error:
             raise Refusal(400, "invalid_json", f"the body is no JSON: {error}") from error
-        kinds = [kind for kind in self._models if kind in value] if isinstance(value, dict) else []
+        kinds = [kind for kind in schemas.QUERIES if kind in value] if isinstance(value, dict) else []
         if len(kinds) != 1:
-            names = ", ".join(self._models)
+            names = ", ".join(schemas.QUERIES)
             raise Refusal(422, "invalid_request", f"the body must be an object with exactly one of {names}")
-        fields = _checked(self._models[kinds[0]], value)
-        return Asked(kinds[0], getattr(fields, kinds[0]), fields)
+        fields = self._checked(kinds[0], value)
+        return kinds[0], fields.pop(kinds[0]), fields
 
-    async def _picture(self, request: Request, body: bytes) -> Asked:
-        async def again() -> dict:
+    async def _form(self, request: Request, body: bytes) -> Content:
+        async def receive() -> dict:
             return {"type": "http.request", "body": body, "more_body": False}
 
         try:
-            form = await Request(request.scope, again).form(max_files=1, max_fields=8, max_part_size=4096)
+            parsing = Request(request.scope, receive).form(max_files=1, max_fields=8, max_part_size=4096)
+            async with parsing as form:
+                repeated = next((name for name in form if len(form.getlist(name)) > 1), None)
+                if repeated is not None:
+                    raise Refusal(422, "invalid_request", f"{repeated} comes twice", (repeated,))
+                image = form.get("image")
+                if not isinstance(image, UploadFile):
+                    raise Refusal(422, "invalid_request", "the form needs an image as the file `image`", ("image",))
+                fields = {name: value for name, value in form.items() if name != "image"}
+                return "image", await image.read(), self._checked("image", fields)
         except HTTPException as error:
-            raise Refusal(400, "invalid_form", f"the body is no form with one picture: {error.detail}") from error
+            raise Refusal(400, "invalid_form", f"the body is no form with one image: {error.detail}") from error
+
+    def _checked(self, kind: str, value: dict[str, Any]) -> dict[str, Any]:
         try:
-            repeated = next((name for name in form if len(form.getlist(name)) > 1), None)
-            if repeated is not None:
-                raise Refusal(422, "invalid_request", f"{repeated} comes twice", (repeated,))
-            image = form.get("image")
-            if not isinstance(image, UploadFile):
-                raise Refusal(422, "invalid_request", "the form needs a picture as the file `image`", ("image",))
-            fields = _checked(self._form, {name: value for name, value in form.items() if name != "image"})
-            return Asked("picture", await image.read(), fields)
-        finally:
-            await form.close()
-
-
-def _checked(model: type[BaseModel], value: dict) -> BaseModel:
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise Refusal(422, "invalid_request", f"{place}: {first['msg']}", first["loc"]) from error
+            return dict(self._models[kind].model_validate(value))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            field = ".".join(map(str, first["loc"]))
+            raise Refusal(422, "invalid_request", f"{field}: {first['msg']}", first["loc"]) from error

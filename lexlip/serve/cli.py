@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from lexlip.errors import UserError
 
-_DRAIN_SECONDS = 30  # for requests that are being worked on when the service is told to stop
-
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Hook `serve` into the parser of the `lexlip` command."""
-    serve = commands.add_parser("serve", help="answer searches over HTTP; docs/SERVING.md")
+    # Limits that are not given are left out, so that their defaults stand in `Limits` alone.
+    serve = commands.add_parser(
+        "serve", help="answer searches over HTTP; docs/SERVING.md", argument_default=argparse.SUPPRESS
+    )
     serve.add_argument("--index", type=Path, required=True, help="folder; new states are picked up while serving")
     serve.add_argument("--model", required=True, help="model folder, or a name on the hub")
     serve.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, default=8000, help="0 takes any that is free (default: 8000)")
-    serve.add_argument("--max-body", type=int, default=16 << 20, help="bytes of a request (default: 16 MiB)")
-    serve.add_argument("--max-pixels", type=int, default=64 << 20, help="of a picture (default: 67,108,864)")
-    serve.add_argument("--max-k", type=int, default=1000, help="results of a request (default: 1000)")
-    serve.add_argument("--concurrency", type=int, default=64, help="requests at once; more get 503 (default: 64)")
-    serve.add_argument("--body-seconds", type=float, default=10.0, help="for a body to come in (default: 10)")
-    serve.add_argument("--reload-seconds", type=float, default=1.0, help="between looks at the index (default: 1)")
-    serve.add_argument("--threads", type=int, default=os.cpu_count(), help="that search (default: all processors)")
-    serve.add_argument("--access-log", action="store_true", help="a line on the terminal for each request")
+    serve.add_argument("--max-body", type=int, help="bytes of a request (default: 16 MiB)")
+    serve.add_argument("--max-pixels", type=int, help="of an image (default: 67,108,864)")
+    serve.add_argument("--max-k", type=int, help="results of a request (default: 1000)")
+    serve.add_argument("--concurrency", type=int, help="requests at once; more get 503 (default: 64)")
+    serve.add_argument("--body-seconds", type=float, help="for a body to come in (default: 10)")
+    serve.add_argument("--reload-seconds", type=float, help="between looks at the index (default: 1)")
+    serve.add_argument("--threads", type=int, help="that search (default: all processors)")
+    serve.add_argument("--access-log", action="store_true", default=False, help="log a line for each request")
     serve.set_defaults(run=_serve)
 
 
@@ -41,20 +41,14 @@ def _serve(options: argparse.Namespace) -> None:
         raise UserError(f"lexlip serve needs the extra: pip install -e '.[serve]' ({error})") from error
     from lexlip.models.lexlip import LexLIP
     from lexlip.serve.limits import Limits
+    from lexlip.utils.devices import usable_device
 
-    limits = Limits(**{name: getattr(options, name) for name in Limits.__dataclass_fields__})
-    app = create_app(options.index, _on_device(LexLIP.from_pretrained(options.model), options.device), limits)
+    limits = Limits(**{name: value for name, value in vars(options).items() if name in Limits.__dataclass_fields__})
+    model = LexLIP.from_pretrained(options.model).to(usable_device(options.device))
     uvicorn.run(
-        app, host=options.host, port=options.port, access_log=options.access_log, server_header=False,
+        create_app(options.index, model, limits), host=options.host, port=options.port,
+        access_log=options.access_log, server_header=False,
         http="h11",  # bounds the size of a request's head
         ws="none", timeout_keep_alive=75,  # longer than what proxies keep connections to it open
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        timeout_graceful_shutdown=30,  # seconds, for requests that are being worked on
     )  # fmt: skip
-
-
-def _on_device(model, device: str):
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {device}: the model cannot be put there: {reason}") from error

@@ -16,12 +16,8 @@ _log = logging.getLogger("uvicorn.error")
 class CurrentIndex:
     """An index's newest state.
 
-    A request takes `index` once and keeps it to its end; a state is let go when its last request is done, because its
+    A request takes `index` once and keeps it to its end; a state is dropped when its last request is done, because its
     files stay readable while they are mapped.
-
-    Args:
-        folder: of the index.
-        metrics: told of every state.
 
     Raises:
         IndexingError: no index there.
@@ -31,11 +27,11 @@ class CurrentIndex:
         self._folder, self._metrics = folder, metrics
         self._seen = self._stamp()
         self.index = Index.open(folder)
-        metrics.serve(self.index)
+        metrics.note_index(self.index)
 
     async def watch(self, seconds: float) -> None:
-        """Look for a new state, again and again; one that cannot be opened is told once and tried again."""
-        told = None
+        """Look for a new state again and again; one that cannot be opened is logged once and tried again."""
+        logged = None
         while True:
             await asyncio.sleep(seconds)
             stamp = self._stamp()
@@ -43,15 +39,15 @@ class CurrentIndex:
                 continue
             try:
                 index = await asyncio.to_thread(Index.open, self._folder)
-            except Exception as error:  # whatever it is, looking goes on
+            except Exception as error:  # whatever it is, the old state is served on
                 self._metrics.reloads.labels("failed").inc()
-                if str(error) != told:
+                if str(error) != logged:
                     _log.error("still serving generation %d: %s", self.index.manifest.generation, error)
-                told = str(error)
+                logged = str(error)
                 continue
-            told, self._seen, self.index = None, stamp, index
+            logged, self._seen, self.index = None, stamp, index
             self._metrics.reloads.labels("done").inc()
-            self._metrics.serve(index)
+            self._metrics.note_index(index)
             _log.info("serving generation %d, %d documents", index.manifest.generation, len(index))
 
     def _stamp(self) -> tuple | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -30,48 +31,42 @@ class ErrorAnswer(BaseModel):
     error: Problem
 
 
+@dataclass(eq=False)
 class Refusal(Exception):
-    """A request that is not served.
+    """A request that is not served, with the status and the headers of its answer; the rest is a `Problem`."""
 
-    Args:
-        status: of HTTP.
-        code, message, where: see `Problem`.
-        headers: of the answer.
-    """
-
-    def __init__(
-        self, status: int, code: str, message: str, where: tuple = (), headers: Mapping[str, str] | None = None
-    ):
-        super().__init__(message)
-        self.status, self.code, self.where, self.headers = status, code, where, headers
+    status: int
+    code: str
+    message: str
+    where: tuple = ()
+    headers: Mapping[str, str] | None = None
 
     def answer(self) -> JSONResponse:
-        """As the client gets it."""
-        problem = Problem(code=self.code, message=one_line(self), where=list(self.where))
+        """The response that the client gets."""
+        problem = Problem(code=self.code, message=one_line(self.message), where=list(self.where))
         return JSONResponse(ErrorAnswer(error=problem).model_dump(), self.status, self.headers)
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Every error that leaves a route, in one form."""
+    """Answer every error that leaves a route in this one form."""
+    for kind in (Refusal, IndexingError, HTTPException, Exception):
+        app.add_exception_handler(kind, _answer)
 
-    @app.exception_handler(Refusal)
-    async def refusal(_: Request, error: Refusal) -> JSONResponse:
-        return error.answer()
 
-    @app.exception_handler(IndexingError)
-    async def query(_: Request, error: IndexingError) -> JSONResponse:
-        return Refusal(422, "invalid_query", str(error)).answer()
+async def _answer(_: Request, error: Exception) -> JSONResponse:
+    return _refusal_of(error).answer()
 
-    @app.exception_handler(DamagedIndex)
-    async def damaged(_: Request, error: DamagedIndex) -> JSONResponse:  # not the client's mistake
+
+def _refusal_of(error: Exception) -> Refusal:
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, DamagedIndex):  # an IndexingError, but not the client's mistake
         _log.error("%s", error)
-        return Refusal(500, "damaged_index", "the index is damaged; the service's log says where").answer()
-
-    @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
+        return Refusal(500, "damaged_index", "the index is damaged; the service's log says where")
+    if isinstance(error, IndexingError):
+        return Refusal(422, "invalid_query", str(error))
+    if isinstance(error, HTTPException):
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-        return Refusal(error.status_code, code, str(error.detail), headers=error.headers).answer()
-
-    @app.exception_handler(Exception)
-    async def bug(_: Request, error: Exception) -> JSONResponse:  # the server logs it, with its trace
-        return Refusal(500, "internal_error", f"{type(error).__name__} in the service; its log says more").answer()
+        return Refusal(error.status_code, code, str(error.detail), headers=error.headers)
+    # A mistake of the service: the server logs its trace.
+    return Refusal(500, "internal_error", f"{type(error).__name__} in the service; its log says more")

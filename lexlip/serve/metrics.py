@@ -30,7 +30,7 @@ class Metrics:
         self._generation = Gauge("lexlip_index_generation", "State of the index that is served", registry=registry)
         self._documents = Gauge("lexlip_index_documents", "Documents that can be found", registry=registry)
 
-    def serve(self, index: Index) -> None:
+    def note_index(self, index: Index) -> None:
         """Note the state that is served from now on."""
         self._generation.set(index.manifest.generation)
         self._documents.set(len(index))

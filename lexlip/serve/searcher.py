@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -14,7 +14,6 @@ from torch import Tensor
 from lexlip.index import Hit, Index, IndexingError, Share
 from lexlip.index.queries import bag_of, bag_of_encoded
 from lexlip.models.lexlip import LexLIP
-from lexlip.serve.bodies import Asked
 from lexlip.serve.errors import Refusal
 from lexlip.serve.limits import Limits
 from lexlip.serve.metrics import Metrics
@@ -23,19 +22,15 @@ from lexlip_data.loading.transforms import build_transform
 from lexlip_data.sources.images import open_image
 
 Bag = tuple[np.ndarray, np.ndarray]
+_Result = TypeVar("_Result")
 
 
 class Searcher:
     """A model and threads.
 
-    Three pools. Pictures are decoded one at a time, because a decoded one may take a gigabyte; what waits for the model
-    then is resized. The model runs one query at a time on all the threads of torch, because a tokenizer is not safe in
-    several threads. Searches, short and without the interpreter's lock, run side by side.
-
-    Args:
-        model: its towers and its vocabulary.
-        limits: of pictures and threads.
-        metrics: where stages are timed.
+    Three pools. Images are decoded one at a time, because a decoded one may take a gigabyte; those that wait for the
+    model are resized already. The model runs one query at a time on all the threads of torch, because a tokenizer is
+    not safe in several threads. Searches, short and without the interpreter's lock, run side by side.
 
     Raises:
         IndexingError: the model has no tokenizer.
@@ -46,7 +41,7 @@ class Searcher:
             raise IndexingError("the model has no tokenizer, so it reads no texts; save one in its folder")
         self._model, self._limits, self._metrics = model, limits, metrics
         self._transform = build_transform("vit", model.config.image_size)
-        self._terms = model.tokenizer.get_vocab()
+        self._terms: dict[str, int] = model.tokenizer.get_vocab()
         self._words = {term: word for word, term in self._terms.items()}
         self._pools = {
             stage: ThreadPoolExecutor(threads, thread_name_prefix=stage)
@@ -55,32 +50,34 @@ class Searcher:
 
     def warm_up(self, index: Index) -> None:
         """Load what is compiled or loaded on first use."""
-        index.search(self._encode_text("a"), 1, threads=1)
+        index.search(bag_of("a", self._model), 1, threads=1)
 
-    async def bag(self, asked: Asked) -> tuple[Bag, list[str]]:
-        """A query's terms and weights, and those of its words that the vocabulary has not.
+    async def bag(self, kind: str, query: Any) -> tuple[Bag, list[str]]:
+        """A query's terms and weights, and those of its words that the vocabulary lacks.
+
+        Args:
+            kind, query: as `lexlip.serve.bodies.BodyReader` gives them.
 
         Raises:
-            Refusal: 422 for a picture that cannot be decoded.
+            Refusal: 422 for an image that cannot be decoded.
         """
-        if asked.kind == "text":
-            return await self._run("encode", self._encode_text, asked.query), []
-        if asked.kind == "picture":
-            pixels = await self._run("decode", self._pixels, asked.query)
-            return await self._run("encode", self._encode_pixels, pixels), []
-        if asked.kind == "words":
-            unknown = [word for word in asked.query if word not in self._terms]
-            terms = {self._terms[word]: weight for word, weight in asked.query.items() if word in self._terms}
-            return bag_of(terms), unknown
-        return bag_of({int(term): weight for term, weight in asked.query.items()}), []
+        if kind == "text":
+            return await self._run("encode", partial(bag_of, query, self._model)), []
+        if kind == "image":
+            pixels = await self._run("decode", partial(self._pixels, query))
+            return await self._run("encode", lambda: bag_of_encoded(self._model.encode_image(pixels[None])[0])), []
+        if kind == "words":
+            known = {self._terms[word]: weight for word, weight in query.items() if word in self._terms}
+            return bag_of(known), [word for word in query if word not in self._terms]
+        return bag_of({int(term): weight for term, weight in query.items()}), []
 
     async def search(self, index: Index, bag: Bag, k: int, drop: float) -> list[Hit]:
         """See `Index.search`."""
-        return await self._run("search", lambda: index.search(bag, k, drop=drop, threads=1))
+        return await self._run("search", partial(index.search, bag, k, drop=drop, threads=1))
 
     async def explain(self, index: Index, bag: Bag, id: int | str) -> list[Share]:
-        """See `Index.explain`; with the words' names."""
-        shares = await self._run("search", lambda: index.explain(bag, id))
+        """See `Index.explain`; with the terms' words."""
+        shares = await self._run("search", partial(index.explain, bag, id))
         return [share._replace(word=self._words.get(share.term)) for share in shares]
 
     def close(self) -> None:
@@ -88,22 +85,13 @@ class Searcher:
         for pool in self._pools.values():
             pool.shutdown()
 
-    async def _run(self, stage: str, work: Callable, *arguments: Any) -> Any:
-        begin = time.perf_counter()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pools[stage], work, *arguments)
-        finally:
-            self._metrics.stages.labels(stage).observe(time.perf_counter() - begin)
-
-    def _encode_text(self, text: str) -> Bag:
-        return bag_of_encoded(self._model.encode_text([text])[0])
-
-    def _encode_pixels(self, pixels: Tensor) -> Bag:
-        return bag_of_encoded(self._model.encode_image(pixels[None])[0])
+    async def _run(self, stage: str, work: Callable[[], _Result]) -> _Result:
+        with self._metrics.stages.labels(stage).time():
+            return await asyncio.get_running_loop().run_in_executor(self._pools[stage], work)
 
     def _pixels(self, data: bytes) -> Tensor:
         """(3, H, W), as the model takes it."""
         try:
             return self._transform(open_image(data, self._model.config.image_size, self._limits.max_pixels))
         except BrokenImage as error:
-            raise Refusal(422, "broken_picture", f"the picture {error}", ("image",)) from error
+            raise Refusal(422, "broken_picture", f"the image {error}", ("image",)) from error

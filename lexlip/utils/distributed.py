@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from types import EllipsisType
 
 import torch
 import torch.distributed as dist
@@ -58,7 +59,7 @@ def gather_rows(x: Tensor, rows: Sequence[int] | None = None) -> Tensor:
 
     Args:
         x: (n_rank, ...) tensor, same trailing shape and dtype on every rank.
-        rows: n of every rank, where it is known; else it is asked for first.
+        rows: n of every rank, where it is known; otherwise it is exchanged first.
 
     Returns:
         (sum of n_rank, ...) tensor, the same on every rank.
@@ -66,9 +67,7 @@ def gather_rows(x: Tensor, rows: Sequence[int] | None = None) -> Tensor:
     x = x.detach().contiguous()
     if world_size() == 1:
         return x
-    if rows is None:
-        ones = [1] * world_size()
-        rows = gather_rows(torch.tensor([len(x)], device=x.device), ones).tolist()
+    rows = rows or _rows_of_ranks(x)
     most = max(rows)
     if len(x) < most:
         x = torch.cat([x, x.new_zeros((most - len(x), *x.shape[1:]))])
@@ -77,6 +76,10 @@ def gather_rows(x: Tensor, rows: Sequence[int] | None = None) -> Tensor:
     if min(rows) == most:
         return everything
     return torch.cat([part[:n] for part, n in zip(everything.split(most), rows, strict=True)])
+
+
+def _rows_of_ranks(x: Tensor) -> list[int]:
+    return gather_rows(torch.tensor([len(x)], device=x.device), [1] * world_size()).tolist()
 
 
 def gather_objects(value: object) -> list:
@@ -88,38 +91,29 @@ def gather_objects(value: object) -> list:
     return values
 
 
-class _GatherRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, rows: Sequence[int] | None) -> Tensor:
-        if rows is None:
-            rows = gather_rows(torch.tensor([len(x)], device=x.device), [1] * world_size()).tolist()
-        everything = gather_rows(x, rows)
-        ctx.start, ctx.rows = sum(rows[: rank()]), len(x)
-        return everything
+class _OfAllRanks(torch.autograd.Function):
+    """`whole`, which all ranks made of their `x` together; its part `own` carries the gradient of this rank's."""
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        return grad[ctx.start : ctx.start + ctx.rows] * world_size(), None
-
-
-class _SumOverRanks(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        total = x.detach().clone()
-        dist.all_reduce(total)
-        return total
+    def forward(ctx, x: Tensor, whole: Tensor, own: slice | EllipsisType) -> Tensor:
+        ctx.own = own
+        return whole
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        return grad * world_size()
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad[ctx.own] * world_size(), None, None
 
 
 def gather_with_grad(x: Tensor, rows: Sequence[int] | None = None) -> Tensor:
     """Like `gather_rows`, with the gradient that the module docstring describes."""
-    return x if world_size() == 1 else _GatherRows.apply(x, rows)
+    if world_size() == 1:
+        return x
+    rows = rows or _rows_of_ranks(x)
+    start = sum(rows[: rank()])
+    return _OfAllRanks.apply(x, gather_rows(x, rows), slice(start, start + len(x)))
 
 
-def gather_pair(a: Tensor, b: Tensor, rows: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+def gather_pair(a: Tensor, b: Tensor, rows: Sequence[int] | None = None) -> tuple[Tensor, ...]:
     """Two (n_rank, V) tensors in one `gather_with_grad`: one exchange instead of two."""
     return tuple(gather_many([a, b], rows))
 
@@ -133,4 +127,8 @@ def gather_many(parts: Sequence[Tensor], rows: Sequence[int] | None = None) -> S
 
 def sum_over_ranks(x: Tensor) -> Tensor:
     """Sum over all ranks, same shape, with the gradient that the module docstring describes."""
-    return x if world_size() == 1 else _SumOverRanks.apply(x)
+    if world_size() == 1:
+        return x
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return _OfAllRanks.apply(x, total, ...)

@@ -1,4 +1,4 @@
-"""A tiny model, and an index of pictures that it encoded."""
+"""A tiny model, and an index over its vocabulary."""
 
 import io
 
@@ -11,30 +11,15 @@ from lexlip.index import SparseRows, build
 from lexlip.train.build import build_model
 
 
-def encoded(seed=0, size=(40, 40), kind="PNG"):
-    """A picture of noise."""
-    pixels = np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind)
-    return buffer.getvalue()
-
-
 @pytest.fixture
-def picture():
-    return encoded
+def image():
+    """Makes PNG files of noise."""
 
-
-@pytest.fixture(scope="session")
-def rows_of_pictures():
-    """Random vectors over a small vocabulary, string ids."""
-
-    def make(documents=60, vocabulary=40, seed=0):
-        rng = np.random.default_rng(seed)
-        bags = [
-            {int(term): float(w) for term, w in zip(rng.choice(vocabulary, 6, replace=False), rng.random(6) + 0.1)}
-            for _ in range(documents)
-        ]
-        return SparseRows.from_bags(bags, ids=[f"photo {number}" for number in range(documents)])
+    def make(seed=0, size=(40, 40)):
+        pixels = np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        return buffer.getvalue()
 
     return make
 
@@ -55,6 +40,12 @@ def model(model_folder):
 
 
 @pytest.fixture
-def index_folder(tmp_path, rows_of_pictures):
-    build(tmp_path / "index", [rows_of_pictures()])
+def index_folder(tmp_path):
+    """60 documents of random vectors over a small vocabulary, with string ids."""
+    rng = np.random.default_rng(0)
+    bags = [
+        {int(term): float(w) for term, w in zip(rng.choice(40, 6, replace=False), rng.random(6) + 0.1)}
+        for _ in range(60)
+    ]
+    build(tmp_path / "index", [SparseRows.from_bags(bags, ids=[f"photo {number}" for number in range(60)])])
     return tmp_path / "index"

@@ -36,7 +36,7 @@ def pairs(answer):
     return [(hit["id"], hit["score"]) for hit in answer.json()["hits"]]
 
 
-def test_answers_are_the_indexs(client, index_folder, model, picture):
+def test_answers_are_the_indexs(client, index_folder, model, image):
     index = Index.open(index_folder, model)
     assert pairs(client.post("/search", json={"text": "red dot", "k": 5})) == index.search("red dot", 5)
     bag = {5: 0.5, 7: 2.0}
@@ -44,8 +44,8 @@ def test_answers_are_the_indexs(client, index_folder, model, picture):
     words = {model.tokenizer.convert_ids_to_tokens(term): weight for term, weight in bag.items()}
     answer = client.post("/search", json={"words": {**words, "no such word": 1.0}})
     assert pairs(answer) == index.search(bag) and answer.json()["unknown_words"] == ["no such word"]
-    answer = client.post("/search", files={"image": picture()}, data={"k": "4", "drop": "0"})
-    assert pairs(answer) == index.search(open_image(picture()), 4)
+    answer = client.post("/search", files={"image": image()}, data={"k": "4", "drop": "0"})
+    assert pairs(answer) == index.search(open_image(image()), 4)
     # A term that no document has finds nothing.
     assert pairs(client.post("/search", json={"terms": {"4000000000": 1.0, "9999999999": 1.0}})) == []
 
@@ -58,21 +58,21 @@ def test_an_explanation_adds_up(client, model):
     assert [term["score"] for term in why["terms"]] == sorted((t["score"] for t in why["terms"]), reverse=True)
 
 
-def test_a_model_that_gives_more_terms_than_a_query_has(index_folder, model, picture, monkeypatch):
+def test_a_model_that_gives_more_terms_than_a_query_has(index_folder, model, image, monkeypatch):
     """The service starts, and its answers are those to the heaviest terms."""
     vector = torch.linspace(2.0, 1.0, 20_000)
     monkeypatch.setattr(model, "encode_text", lambda texts: vector[None])
-    monkeypatch.setattr(model, "encode_image", lambda pictures: vector[None])
+    monkeypatch.setattr(model, "encode_image", lambda images: vector[None])
     with TestClient(create_app(index_folder, model)) as client:
         wanted = Index.open(index_folder).search(vector[:16_384])
         assert pairs(client.post("/search", json={"text": "a dog"})) == wanted
-        assert pairs(client.post("/search", files={"image": picture()})) == wanted
+        assert pairs(client.post("/search", files={"image": image()})) == wanted
 
 
-def test_number_ids_in_forms(tmp_path, model, picture):
+def test_number_ids_in_forms(tmp_path, model, image):
     build(tmp_path / "numbers", [SparseRows.from_bags([{term: 1.0 for term in range(100)}], ids=[7])])
     with TestClient(create_app(tmp_path / "numbers", model)) as client:
-        by_form = client.post("/explain", files={"image": picture()}, data={"id": "7"})
+        by_form = client.post("/explain", files={"image": image()}, data={"id": "7"})
         assert by_form.status_code == 200 and by_form.json()["id"] == 7 and by_form.json()["terms"]
         assert client.post("/explain", json={"terms": {"1": 1}, "id": 7}).json()["score"] == 1.0
         assert client.post("/explain", json={"terms": {"1": 1}, "id": "7"}).status_code == 404
@@ -140,9 +140,17 @@ def test_other_errors_have_the_same_form(client, monkeypatch):
     ):
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     quiet = TestClient(client.app, raise_server_exceptions=False)
-    monkeypatch.setattr(Index, "search", lambda *_, **__: 1 / 0)
-    answer = quiet.post("/search", json={"terms": {"1": 1}})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "search", lambda *_, **__: 1 / 0)
+        answer = quiet.post("/search", json={"terms": {"1": 1}})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    assert client.post("/search", json={"terms": {"1": 1}}).status_code == 200
+    numbers = client.get("/metrics").text
+    for path, status in (("/search", 500), ("/search", 200), ("other", 404)):
+        assert f'lexlip_requests_total{{path="{path}",status="{status}"}} 1.0' in numbers
+    assert "lexlip_active_requests 0.0" in numbers
+    assert 'lexlip_request_seconds_count{path="/search"} 3.0' in numbers  # GET, the mistake, the answer
+    assert 'lexlip_stage_seconds_count{stage="search"} 3.0' in numbers  # the explanation, the mistake, the answer
 
 
 @pytest.mark.parametrize("path, method", [("/search", "search"), ("/explain", "explain")])
@@ -156,12 +164,12 @@ def test_a_damaged_index_is_not_the_clients_mistake(client, monkeypatch, path, m
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "damaged_index")
 
 
-def test_a_picture_waits_for_the_model_resized(client, model, monkeypatch, picture):
+def test_an_image_waits_for_the_model_resized(client, model, monkeypatch, image):
     """However many wait, a single one is held in its own size."""
     seen = []
     encode = model.encode_image
     monkeypatch.setattr(model, "encode_image", lambda images: seen.append(images) or encode(images))
-    assert client.post("/search", files={"image": picture(size=(90, 70))}).status_code == 200
+    assert client.post("/search", files={"image": image(size=(90, 70))}).status_code == 200
     assert [tuple(images.shape) for images in seen] == [(1, 3, model.config.image_size, model.config.image_size)]
 
 
@@ -204,8 +212,8 @@ def test_a_body_that_never_ends(index_folder, model):
     assert answer.headers["connection"] == "close"
 
 
-def test_too_many_at_once(index_folder, model, monkeypatch):
-    """One request sits in the model: the next is turned away, what is free is answered, and it ends well itself."""
+def hold(model, monkeypatch):
+    """Lets texts wait in the model; two events: one is waiting, and all may go on."""
     inside, free = threading.Event(), threading.Event()
     encode = model.encode_text
 
@@ -215,6 +223,12 @@ def test_too_many_at_once(index_folder, model, monkeypatch):
         return encode(texts)
 
     monkeypatch.setattr(model, "encode_text", slow)
+    return inside, free
+
+
+def test_too_many_at_once(index_folder, model, monkeypatch):
+    """One request sits in the model: the next is turned away, what is free is answered, and it ends well itself."""
+    inside, free = hold(model, monkeypatch)
 
     async def work(client):
         first = asyncio.create_task(client.post("/search", json={"text": "a"}))
@@ -228,6 +242,7 @@ def test_too_many_at_once(index_folder, model, monkeypatch):
     assert (busy.status_code, busy.json()["error"]["code"]) == (503, "busy") and int(busy.headers["retry-after"]) >= 1
     assert health.status_code == metrics.status_code == first.status_code == later.status_code == 200
     assert "lexlip_active_requests 1.0" in metrics.text
+    assert 'lexlip_requests_total{path="/search",status="200"}' not in metrics.text  # it is counted when it ends
     assert 'lexlip_requests_total{path="/search",status="503"} 1.0' in metrics.text
 
 
@@ -239,7 +254,7 @@ def wait_for(client, generation):
     raise AssertionError(f"generation {generation} is not served after 5 seconds")
 
 
-def test_a_new_state_is_picked_up(index_folder, model, rows_of_pictures):
+def test_a_new_state_is_picked_up(index_folder, model):
     with TestClient(create_app(index_folder, model, Limits(reload_seconds=0.01))) as client:
         before = client.post("/search", json={"terms": {"3": 1.0}}).json()
         add(index_folder, [SparseRows.from_bags([{3: 60_000.0}], ids=["the new one"])])
@@ -252,17 +267,9 @@ def test_a_new_state_is_picked_up(index_folder, model, rows_of_pictures):
 
 def test_a_request_ends_on_the_state_it_began_with(index_folder, model, monkeypatch):
     """While it waits in the model, the index is built anew, and the files of the old state are removed."""
-    inside, free = threading.Event(), threading.Event()
-    encode = model.encode_text
-
-    def slow(texts):
-        inside.set()
-        assert free.wait(30)
-        return encode(texts)
-
     expected = Index.open(index_folder, model).search("red dot", 5)
     with TestClient(create_app(index_folder, model, Limits(reload_seconds=0.01))) as client:
-        monkeypatch.setattr(model, "encode_text", slow)
+        inside, free = hold(model, monkeypatch)
         answers = []
         thread = threading.Thread(
             target=lambda: answers.append(client.post("/search", json={"text": "red dot", "k": 5}))

@@ -15,10 +15,10 @@ PATHS = {"/search", "/explain", "/healthz", "/metrics"}
 
 
 @pytest.fixture
-def described(index_folder, model, picture):
-    pictures = st.integers(0, 20).map(picture)
-    schemathesis.openapi.media_type("image/*", pictures)
-    schemathesis.openapi.format("binary", pictures)
+def described(index_folder, model, image):
+    images = st.integers(0, 20).map(image)
+    schemathesis.openapi.media_type("image/*", images)
+    schemathesis.openapi.format("binary", images)
     return schemathesis.openapi.from_asgi("/openapi.json", create_app(index_folder, model))
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from lexlip.cli import main
 from lexlip.index import SparseRows, add, delete, merge
+from lexlip.serve.limits import Limits
 
 for module in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
     pytest.importorskip(module, reason="needs the extra serve")
@@ -98,7 +99,7 @@ def test_hostile_requests_in_bounded_memory(index_folder, model_folder):
     assert not any("Traceback" in line for line in lines)
 
 
-def test_new_states_under_load(index_folder, model_folder, picture):
+def test_new_states_under_load(index_folder, model_folder, image):
     stop, answers, failures = threading.Event(), [], []
 
     def load(request):
@@ -110,7 +111,7 @@ def test_new_states_under_load(index_folder, model_folder, picture):
                 except Exception as error:
                     failures.append(repr(error))
 
-    requests = [{"json": {"text": "red dot"}}, {"json": {"terms": {"3": 1.0}}}, {"files": {"image": picture()}}]
+    requests = [{"json": {"text": "red dot"}}, {"json": {"terms": {"3": 1.0}}}, {"files": {"image": image()}}]
     with serving(index_folder, model_folder, "--reload-seconds", "0.05") as (_, address, lines):
         threads = [threading.Thread(target=load, args=(request,)) for request in requests]
         for thread in threads:
@@ -166,6 +167,17 @@ def test_mistakes_are_told_in_one_line(tmp_path, index_folder, model_folder, cap
         assert main(["serve", "--index", str(index), "--model", str(model), *option]) == 2
         error = capsys.readouterr().err
         assert message in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_options_that_are_given_are_the_limits(index_folder, model_folder, monkeypatch):
+    uvicorn, app = pytest.importorskip("uvicorn"), pytest.importorskip("lexlip.serve.app")
+    given = []
+    monkeypatch.setattr(app, "create_app", lambda index, model, limits: given.append(limits))
+    monkeypatch.setattr(uvicorn, "run", lambda app, **options: given.append(options))
+    words = ["serve", "--index", str(index_folder), "--model", str(model_folder), "--port", "7"]
+    assert main([*words, "--max-k", "9", "--body-seconds", "0.5", "--threads", "3"]) == main(words) == 0
+    assert [given[0], given[2]] == [Limits(max_k=9, body_seconds=0.5, threads=3), Limits()]
+    assert given[1]["port"] == 7 and given[1]["http"] == "h11" and given[1]["access_log"] is False
 
 
 @pytest.mark.parametrize("module", ["uvicorn", "prometheus_client"])

@@ -1,0 +1,85 @@
+"""The commands around checkpoints: lexlip import-official, import-lotlip, export, export-onnx."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Hook the commands into the parser of the `lexlip` command."""
+
+    def add(name: str, source: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text)
+        command.add_argument(source, type=Path)
+        command.add_argument("out", type=Path)
+        command.set_defaults(run=run)
+        return command
+
+    official = add(
+        "import-official", "checkpoint", _import_official, "turn a checkpoint of the official code into a model folder"
+    )
+    official.add_argument("--text-heads", type=int, help="attention heads of the text tower (default: width / 64)")
+    official.add_argument("--image-heads", type=int, help="of the image tower (default: as in the position table)")
+    official.add_argument("--tokenizer", help="hub name or folder of the tokenizer, saved along")
+    official.add_argument(
+        "--rel-pos", choices=("2d", "official"), default="2d",
+        help="how positions trained at 224 px are brought to a fine-tuned 384 px",
+    )  # fmt: skip
+
+    lotlip = add("import-lotlip", "checkpoint", _import_lotlip, "turn a checkpoint of LoTLIP into a model folder")
+    lotlip.add_argument("--corner-tokens", type=int, default=2, help="how many of its last words are corners")
+    lotlip.add_argument("--tokenizer", help="hub name or folder of the tokenizer, saved along: bert-base-uncased")
+
+    export = add("export", "checkpoint", _export, "turn a checkpoint of either phase into a model folder")
+    export.add_argument("--tokenizer", help="hub name or folder, for checkpoints that hold none")
+    export.add_argument("--phase-state", action="store_true", help="also keep decoder, or momentum encoders and queues")
+
+    add("export-onnx", "folder", _export_onnx, "both towers of a model folder as ONNX files, checked")
+
+
+def _import_official(options: argparse.Namespace) -> None:
+    from lexlip.convert.export import write_folder
+    from lexlip.convert.official import import_official
+
+    imported = import_official(
+        options.checkpoint, options.text_heads, options.image_heads, options.tokenizer, options.rel_pos
+    )
+    model, config = imported.model, imported.model.config
+    write_folder(model, options.out, imported.state, f"Phase{imported.phase}")
+    heads = f"{config.text['num_attention_heads']} text heads, {config.vit_kwargs['num_heads']} image heads"
+    print(f"Phase {imported.phase} model: {_size(model)}, {config.image_size} px, {heads} -> {options.out}")
+    for reason in sorted(set(imported.unused.values())):
+        names = sorted(name for name, why in imported.unused.items() if why == reason)
+        print(f"not used, {reason}:", *names, sep="\n  ")
+
+
+def _import_lotlip(options: argparse.Namespace) -> None:
+    from lexlip.convert.lotlip import import_lotlip
+
+    model = import_lotlip(options.checkpoint, options.corner_tokens, options.tokenizer)
+    model.save_pretrained(options.out)
+    config = model.config
+    print(
+        f"dense model: {_size(model)}, {config.image_size} px, {config.vocab_size} words and "
+        f"{config.corner_tokens} corner tokens, {config.embed_dim} numbers per vector -> {options.out}"
+    )
+
+
+def _size(model) -> str:
+    return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f}M parameters"
+
+
+def _export(options: argparse.Namespace) -> None:
+    from lexlip.convert.export import export_checkpoint
+
+    export_checkpoint(options.checkpoint, options.out, options.tokenizer, options.phase_state)
+    print(f"{options.checkpoint} -> {options.out}")
+
+
+def _export_onnx(options: argparse.Namespace) -> None:
+    from lexlip.convert.onnx import export_onnx
+
+    for file, difference in export_onnx(options.folder, options.out).items():
+        print(f"{file}: largest difference from torch {difference:.1e}")

@@ -1,0 +1,39 @@
+"""ONNX files against the model that they were made from."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from lexlip import LexLIP
+from lexlip.cli import main
+from lexlip.train.build import build_model
+
+
+def test_onnx_files_give_the_model_s_vectors(make_config, livelier, tmp_path):
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package, reason="needs the extra onnx")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+
+    def run(file, **inputs):
+        session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / file), providers=["CPUExecutionProvider"])
+        (result,) = session.run(["weights"], {name: value.numpy() for name, value in inputs.items()})
+        return result
+
+    model = livelier(build_model(LexLIP, make_config())).eval()
+    model.save_pretrained(tmp_path / "model")
+    assert main(["export-onnx", str(tmp_path / "model"), str(tmp_path / "onnx")]) == 0
+    ids, mask = torch.randint(5, 40, (5, 6)), torch.ones(5, 6, dtype=torch.int64)
+    mask[0, 3:] = 0
+    wanted = model.lexicon_text(ids, mask).detach().numpy()
+    np.testing.assert_allclose(run("text.onnx", input_ids=ids, attention_mask=mask), wanted, atol=1e-4)
+    pixels = torch.randn(4, 3, 32, 32)
+    wanted = model.lexicon_image(pixels).detach().numpy()
+    np.testing.assert_allclose(run("image.onnx", pixel_values=pixels), wanted, atol=1e-4)
+
+
+def test_a_missing_package_is_named(make_config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnx", None)  # an import of it fails
+    assert main(["export-onnx", str(tmp_path), str(tmp_path / "onnx")]) == 2
+    assert "onnx is needed to export to ONNX: pip install onnx onnxscript onnxruntime" in capsys.readouterr().err

@@ -1,0 +1,18 @@
+"""Model folders: what `save_pretrained` leaves in one."""
+
+import pytest
+
+from lexlip import LexLIP, ModelConfig
+
+
+def test_saving_over_another_model_leaves_nothing_of_it(make_keys, tmp_path):
+    model = LexLIP.from_keys(make_keys())
+    model.save_pretrained(tmp_path)
+    for stale in ("phase2.safetensors", "tokenizer.json", "vocab.txt"):
+        (tmp_path / stale).write_text("old")
+    model.save_pretrained(tmp_path)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+    assert LexLIP.from_pretrained(tmp_path).config == ModelConfig(**vars(model.config))
+    with pytest.raises(TypeError, match="imagesize"):
+        LexLIP.from_pretrained(tmp_path, imagesize=3)
