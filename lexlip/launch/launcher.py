@@ -8,13 +8,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch.distributed import DistStoreError
+from torch.distributed.elastic import rendezvous
 from torch.distributed.elastic.agent.server.api import WorkerState
 from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.rendezvous import (
-    RendezvousClosedError,
-    RendezvousConnectionError,
-    RendezvousTimeoutError,
-)
 
 from lexlip.errors import LaunchError
 from lexlip.launch.agent import Agent
@@ -63,15 +59,15 @@ def run(settings: Settings, address: str) -> int:
         return left.code
     except (SignalException, KeyboardInterrupt) as stop:  # between torch's handlers and our own
         return INTERRUPTED if getattr(stop, "sigval", signal.SIGINT) == signal.SIGINT else REQUEUE
-    except RendezvousTimeoutError:
+    except rendezvous.RendezvousTimeoutError:
         return failed(
             f"fewer than {settings.min_nodes} nodes met at {settings.endpoint} in JOIN_TIMEOUT={settings.join_timeout} "
             "s: others have ended (see their output), cannot be reached, or were given another MASTER_ADDR, "
             "MASTER_PORT, RUN_ID or NNODES, or the same NODE_RANK"
         )
-    except RendezvousClosedError:
+    except rendezvous.RendezvousClosedError:
         return failed("another node has ended the run; its output says why")
-    except (RendezvousConnectionError, DistStoreError, TimeoutError):
+    except (rendezvous.RendezvousConnectionError, DistStoreError, TimeoutError):
         return failed(f"lost contact with node 0 at {settings.endpoint}: its launcher has ended, or the link is down")
     finally:
         if agent is not None and not (settings.elastic and agent.leaving is not None):
