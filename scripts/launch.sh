@@ -15,4 +15,4 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 PYTHONPATH=$PWD:$PWD/datasets${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONPATH
 cd "$here"
-exec "$python" -m lexlip.launch.elastic "$@"
+exec "$python" -m lexlip.launch "$@"

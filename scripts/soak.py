@@ -2,9 +2,10 @@
 
     python scripts/soak.py [--kills 20] [--seed 0] [--data data/openmoji] [--out runs/soak]
 
-Both phases on the demo's towers, a checkpoint after every step, dropout on, a worker loading. Half of the kills fall at
-any moment, half while a checkpoint is being written. After the last kill of a phase the run ends in peace. Weights,
-twins, rings, optimiser and schedule must be the same bit for bit. Takes some ten minutes on two cores.
+Both phases train the demo's towers, with a checkpoint after every step, dropout, and a loader process. Half of the
+kills fall at any moment, half while a checkpoint is being written. After the last kill of a phase nothing disturbs the
+run any more. Weights, momentum encoder, queue, optimiser and schedule must be the same bit for bit. Takes about ten
+minutes on two cores.
 """
 
 from __future__ import annotations
@@ -32,34 +33,34 @@ LONGEST = 20.0  # seconds until a kill at any moment; starting takes up to half 
 
 def command(phase: str, version: str, arguments: argparse.Namespace) -> list[str]:
     """The training's command line."""
-    keys = {
+    config = {
         "data_root": arguments.data, "tokenizer": f"{arguments.data}/vocab", "log_dir": arguments.out,
         "version": version, "resume_from": "auto", "max_steps": STEPS, "checkpoint_steps": 1, "batch_size": 16,
         "per_gpu_batchsize": 8, "queue_size": 64, "drop_rate": 0.1, "num_workers": 1, "cpu_threads": 1,
         "get_recall_metric": False, "max_images": 400,
     }  # fmt: skip
     if phase == "Phase2":
-        keys["load_path"] = str(folder_of("Phase1", "whole", arguments) / "last.ckpt")
+        config["load_path"] = str(checkpoints_of("Phase1", "whole", arguments) / "last.ckpt")
     words = [sys.executable, str(ROOT / phase / "run.py"), "with", *PHASES[phase]]
-    return words + [f"{key}={value}" for key, value in keys.items()]
+    return words + [f"{key}={value}" for key, value in config.items()]
 
 
-def folder_of(phase: str, version: str, arguments: argparse.Namespace) -> Path:
-    """Where the checkpoints are."""
+def checkpoints_of(phase: str, version: str, arguments: argparse.Namespace) -> Path:
+    """The folder of a run's checkpoints."""
     return Path(arguments.out) / f"{phase.lower()}_seed0" / version / "checkpoints"
 
 
 def run(words: list[str], log: Path, moment: float | None = None, drafts: Path | None = None) -> bool:
-    """Run a command; True if it was killed, False if it ended in peace.
+    """Run a command; True if it was killed, False if it ended by itself.
 
     Args:
         words: the command.
-        log: gets what it prints.
+        log: file for what it prints.
         moment: seconds after which it is killed; None: never.
-        drafts: if given, `moment` counts steps instead, and the kill falls while the next checkpoint is written.
+        drafts: if given, `moment` counts steps instead, and the kill falls while the next checkpoint is written there.
 
     Raises:
-        SystemExit: the command failed by itself.
+        SystemExit: the command failed without being killed.
     """
     with open(log, "ab") as out:
         process = subprocess.Popen(words, stdout=out, stderr=out, start_new_session=True)
@@ -82,7 +83,7 @@ def run(words: list[str], log: Path, moment: float | None = None, drafts: Path |
 
 
 def differences(one: dict, two: dict) -> list[str]:
-    """Names of what is not the same bit for bit."""
+    """Names of the parts of two checkpoints that are not the same bit for bit."""
     wrong = [name for name, value in one["state_dict"].items() if not torch.equal(value, two["state_dict"][name])]
     states = [content["optimizer_states"][0]["state"] for content in (one, two)]
     for index, state in states[0].items():
@@ -94,16 +95,16 @@ def differences(one: dict, two: dict) -> list[str]:
 
 
 def soak(phase: str, kills: int, chance: random.Random, arguments: argparse.Namespace) -> None:
-    """One phase, whole and killed."""
+    """One phase, once undisturbed and once killed again and again, then compared."""
     log = Path(arguments.out) / f"{phase.lower()}.txt"
     run(command(phase, "whole", arguments), log)
     killed, writing = 0, 0
-    checkpoints = folder_of(phase, "killed", arguments)
+    checkpoints = checkpoints_of(phase, "killed", arguments)
     while killed < kills:
         in_writing = killed % 2 == 1
         moment = chance.randint(0, 3) if in_writing else chance.uniform(0.5, LONGEST)
         if not run(command(phase, "killed", arguments), log, moment, checkpoints if in_writing else None):
-            raise SystemExit(f"{phase}: done after {killed} of {kills} kills; raise STEPS")
+            raise SystemExit(f"{phase}: finished after {killed} of {kills} kills; raise STEPS")
         killed += 1
         left = sorted(path.name for path in checkpoints.glob("step_*")) if checkpoints.is_dir() else []
         halves = [name for name in left if name.endswith(".tmp")]
@@ -112,7 +113,7 @@ def soak(phase: str, kills: int, chance: random.Random, arguments: argparse.Name
         print(f"{phase}: kill {killed} {when}, left {left}", flush=True)
     run(command(phase, "killed", arguments), log)
     one, two = (
-        torch.load(folder_of(phase, version, arguments) / "last.ckpt", weights_only=True)
+        torch.load(checkpoints_of(phase, version, arguments) / "last.ckpt", weights_only=True)
         for version in ("whole", "killed")
     )
     wrong = differences(one, two)

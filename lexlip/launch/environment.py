@@ -1,8 +1,8 @@
-"""What a launcher decides for a run: how many processes, which folder, which checkpoint to go on from.
+"""What the environment says about the processes of a run, and what they agree on before there is a process group.
 
 Under torchrun (scripts/launch.sh) the number of processes comes from its environment, so the same command runs on one
-GPU or on a hundred. The first process picks the folder and the checkpoint and tells the others through torchrun's
-store, before there is a process group.
+GPU or on a hundred. The first process picks the run directory and the checkpoint and tells the others through
+torchrun's store.
 """
 
 from __future__ import annotations
@@ -65,15 +65,15 @@ def leave_with_launcher() -> None:
 
 
 def settled(name: str, decide: Callable[[], dict]) -> dict:
-    """A decision of the first process, the same on every process; asked again, it is what it was.
+    """What the first process decides, the same on every process and at every later call.
 
     Args:
-        name: of the environment variable that keeps it, also for processes that this one starts.
-        decide: makes it, a dict that JSON can hold; runs in the first process only where there is a way to tell the
+        name: of the environment variable that keeps the decision, also for processes that this one starts.
+        decide: returns it, a dict that JSON can hold; runs in the first process only where there is a way to tell the
             others, else in each.
 
     Raises:
-        LookupError: processes of a torchrun that has no store to share it through.
+        LookupError: torchrun gives these processes no store to share it through.
     """
     if name not in os.environ:
         os.environ[name] = json.dumps(decide()) if not under_torchrun() else _through_store(name, decide)

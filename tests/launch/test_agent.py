@@ -1,6 +1,8 @@
 """Real launches of small programs: restarts, exit statuses, signals, two nodes on one machine. A few seconds each."""
 
+import ast
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from lexlip.launch.elastic import agent
+from lexlip.launch import agent
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# As python -m lexlip.launch.elastic does, with a program of the test's own.
+# As python -m lexlip.launch does, with a program of the test's own.
 LAUNCH = """
 import os, sys
-from lexlip.launch.elastic import launcher, settings
-wanted = settings.Settings(command=(sys.argv[1],), **eval(sys.argv[2]))
-os._exit(launcher.run(wanted, launcher.meet(wanted, {})))
+from lexlip.launch import launcher, network, settings
+settings = settings.Settings(command=(sys.argv[1],), **eval(sys.argv[2]))
+os._exit(launcher.run(settings, network.meet(settings, {})))
 """
 
 START = """
@@ -187,6 +189,26 @@ def test_a_node_gives_up_when_node_0_does_not_answer(launches, tmp_path):
     assert code == 1 and "lost contact with node 0 at 127.0.0.1:" in said
 
 
+def test_a_node_still_leaving_when_node_0_has_left_ends_as_its_processes_do(launches, tmp_path):
+    program = """
+def leave(*_):
+    open("leave", "w")
+    sys.exit(75)
+signal.signal(signal.SIGTERM, leave)
+open(f"ready{rank}", "w")
+wait_for("leave")
+time.sleep(3)
+sys.exit(75)
+"""
+    first, second = two_nodes(launches, program)
+    for rank in range(2):
+        wait_for(tmp_path / f"ready{rank}")
+    first.send_signal(signal.SIGTERM)
+    assert launches.finish(first)[0] == 75
+    code, _, said = launches.finish(second)
+    assert code == 75 and "lost contact" not in said
+
+
 def test_node_0_says_that_too_few_nodes_came(launches):
     node = launches.start("", min_nodes=2, max_nodes=2, master="127.0.0.1", port=free_port(), join_timeout=3)
     code, lines, said = launches.finish(node)
@@ -213,9 +235,9 @@ sys.exit(0 if round_ == 2 else 75)
 """
 
 
-@pytest.mark.slow  # torch waits 30 s for more nodes once enough are there
+@pytest.mark.slow
 def test_elastic_nodes_go_on_when_one_leaves_and_when_one_comes(launches, tmp_path):
-    common = {"min_nodes": 1, "max_nodes": 2, "master": "127.0.0.1", "port": free_port(), "join_timeout": 60}
+    common = {"min_nodes": 1, "max_nodes": 2, "master": "127.0.0.1", "port": free_port(), "last_call": 10}
     first = launches.start(ELASTIC, node_rank=0, **common)
     second = launches.start(ELASTIC, node_rank=1, **common)
     for rank in range(2):
@@ -229,3 +251,17 @@ def test_elastic_nodes_go_on_when_one_leaves_and_when_one_comes(launches, tmp_pa
     ended = [launches.finish(node) for node in (first, third)]
     assert [code for code, _, _ in ended] == [0, 0]
     assert "another node leaves" in ended[0][2] and "restarts are left" not in ended[0][2]
+
+
+def test_of_torchs_own_methods_only_documented_ones_are_used():
+    documented = {"_rendezvous", "_start_workers", "_monitor_workers", "_restart_workers", "_exit_barrier", "_shutdown"}
+    nodes = [
+        node for file in Path(agent.__file__).parent.glob("*.py") for node in ast.walk(ast.parse(file.read_text()))
+    ]
+    own = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+    private = [node for node in nodes if isinstance(node, ast.Attribute) and re.match("_[a-z]", node.attr)]
+    assert {node.attr for node in private} - own - {"_restart_workers", "_exit"} == set()
+    assert not [node.attr for node in private if isinstance(node.ctx, ast.Store)]
+    assert {name for name in own if hasattr(agent.LocalElasticAgent, name) and name.startswith("_")} <= {
+        *documented, "__init__",
+    }  # fmt: skip

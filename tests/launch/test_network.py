@@ -11,8 +11,8 @@ from packaging.version import Version
 from torch.distributed import TCPStore
 
 from lexlip.errors import LaunchError
-from lexlip.launch.elastic import launcher, network
-from lexlip.launch.elastic.settings import Settings
+from lexlip.launch import network
+from lexlip.launch.settings import Settings
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def free_port():
         return port_of(probe)
 
 
-def test_a_launcher_that_starts_later_is_found():
-    port, said, stores = free_port(), [], []
+def test_a_launcher_that_starts_later_is_found(capfd):
+    port, stores = free_port(), []
 
     def serve():
         time.sleep(1.5)
@@ -42,15 +42,16 @@ def test_a_launcher_that_starts_later_is_found():
 
     server = threading.Thread(target=serve)
     server.start()
-    network.reach("127.0.0.1", port, 20, said.append)
+    network.reach("127.0.0.1", port, 20)
     server.join()
+    said = capfd.readouterr().err.splitlines()
     assert len(said) == 1 and f"127.0.0.1 port {port}: the machine answers, but nothing listens" in said[0]
 
 
 def test_nothing_listens():
     port, started = free_port(), time.monotonic()
     with pytest.raises(LaunchError, match=rf"cannot reach node 0 at 127.0.0.1 port {port} within 2 s.*nothing listens"):
-        network.reach("127.0.0.1", port, 2, print)
+        network.reach("127.0.0.1", port, 2)
     assert time.monotonic() - started < 4
 
 
@@ -77,13 +78,13 @@ def test_a_lookup_that_hangs_does_not_hold_the_launch(monkeypatch):
     monkeypatch.setattr(network, "attempt", lambda host, port: time.sleep(30))
     started = time.monotonic()
     with pytest.raises(LaunchError, match="no answer so far"):
-        network.reach("node0", 29500, 1, print)
+        network.reach("node0", 29500, 1)
     assert time.monotonic() - started < 5
 
 
 def test_a_taken_port_is_refused_before_anything_starts(listener):
     with pytest.raises(LaunchError, match=rf"port {port_of(listener)} is in use on this node; set MASTER_PORT"):
-        launcher.meet(Settings(command=(), max_nodes=2, master="127.0.0.1", port=port_of(listener)), {})
+        network.meet(Settings(command=(), max_nodes=2, master="127.0.0.1", port=port_of(listener)), {})
     network.check_free(free_port())
 
 
@@ -94,25 +95,25 @@ def test_a_host_without_route_or_name():
 
 def test_the_interface_of_the_route_is_given_to_gloo(monkeypatch):
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
-    monkeypatch.setattr(launcher.os, "environ", {})
+    monkeypatch.setattr(network.os, "environ", {})
     settings = Settings(command=(), max_nodes=2, master="127.0.0.1", port=free_port())
-    assert launcher.meet(settings, {}) == "127.0.0.1"
+    assert network.meet(settings, {}) == "127.0.0.1"
     loopback = network.interface("127.0.0.1")
     assert loopback in [name for _, name in socket.if_nameindex()]
-    assert launcher.os.environ == {"GLOO_SOCKET_IFNAME": loopback}
+    assert network.os.environ == {"GLOO_SOCKET_IFNAME": loopback}
     assert network.interface("203.0.113.7") is None
 
 
 def test_a_user_given_interface_stays(monkeypatch):
-    monkeypatch.setattr(launcher.os, "environ", {})
+    monkeypatch.setattr(network.os, "environ", {})
     settings = Settings(command=(), max_nodes=2, master="127.0.0.1", port=free_port())
-    launcher.meet(settings, {"GLOO_SOCKET_IFNAME": "ib0"})
-    assert launcher.os.environ == {}
+    network.meet(settings, {"GLOO_SOCKET_IFNAME": "ib0"})
+    assert network.os.environ == {}
 
 
 def test_a_name_that_means_loopback_is_warned_about(monkeypatch, capfd):
-    monkeypatch.setattr(launcher.os, "environ", {})
+    monkeypatch.setattr(network.os, "environ", {})
     monkeypatch.setattr(network, "own_address", lambda host, port: "127.0.1.1")
     settings = Settings(command=(), max_nodes=2, master="node0", port=free_port())
-    assert launcher.meet(settings, {}) == "node0"  # the name under which the others know it
-    assert "the name node0 means 127.0.1.1" in capfd.readouterr().err and launcher.os.environ == {}
+    assert network.meet(settings, {}) == "node0"  # the name under which the others know it
+    assert "the name node0 means 127.0.1.1" in capfd.readouterr().err and network.os.environ == {}

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from lexlip.errors import ConfigError, LaunchError, LostContact
-from lexlip.launch.elastic import agent
-from lexlip.launch.elastic.settings import read
+from lexlip.launch import agent
+from lexlip.launch.settings import read
 from lexlip.train.callbacks import interruption
 from lexlip.train.main import Refused
 

@@ -35,7 +35,7 @@ case "$1 $2" in
 esac
 """
 
-# In place of `python -m lexlip.launch.elastic`: writes down how it was called, then does as $PLAY says.
+# In place of `python -m lexlip.launch`: writes down how it was called, then does as $PLAY says.
 PYTHON = """#!/usr/bin/env python3
 import json, os, signal, sys, time
 from pathlib import Path
@@ -111,7 +111,7 @@ def test_every_node_runs_one_launcher_with_the_papers_settings(file, tmp_path):
     job = Job(tmp_path, file, *words, "num_workers=2", play="0", LOAD_PATH="x.ckpt", DATA_ROOT="/shared/data")
     assert job.end()[:2] == (0, None)
     for node, (line, variables) in enumerate(job.nodes()):
-        assert line[:2] == ["-m", "lexlip.launch.elastic"] and line[-1] == "num_workers=2"
+        assert line[:2] == ["-m", "lexlip.launch"] and line[-1] == "num_workers=2"
         wanted = {*KEYS[file].split(), "data_root=/shared/data", "log_dir=result", "num_gpus=8", "version=123456"}
         assert wanted <= set(line)
         assert ("resume_from=auto" in line) == (file != "evaluate.sbatch")
