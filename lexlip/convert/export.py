@@ -10,11 +10,9 @@ from torch import Tensor
 
 from lexlip.errors import CheckpointError
 from lexlip.models.auto import model_class
-from lexlip.models.config import known_config
-from lexlip.models.phase_state import phase_file
 from lexlip.models.tokenizer import load_tokenizer
 from lexlip.models.two_tower import TwoTowers
-from lexlip.models.weights import MODEL_PREFIX, fit, model_weights, read
+from lexlip.models.weights import MODEL_PREFIX, fit, known_config, model_weights, phase_file, read
 from lexlip.utils.files import give_usual_rights
 
 
@@ -25,6 +23,7 @@ def write_folder(model: TwoTowers, out: str | Path, state: dict[str, Tensor], ph
         state: the phase's own parts by its names; empty: none are written.
         phase: "Phase1" or "Phase2".
     """
+    out = Path(out)
     model.save_pretrained(out)
     if state:
         file = phase_file(out, phase)
