@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from lexlip.train.build import build_model
 from lexlip.train.dense import DenseModule
+from lexlip.train.module import _mean_over_ranks
 from lexlip.train.step import split_batch
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
@@ -201,3 +202,8 @@ def test_skipped_samples_are_counted_and_logged_by_name(build, make_batch, caplo
         module.training_step({**make_batch(), "skipped": ["tiny/7: the file is empty"]}, 0)
     assert module.skipped.total == 2
     assert sum("tiny/7: the file is empty" in line for line in caplog.messages) == 2
+
+
+def test_losses_are_averaged_in_an_order_that_all_processes_share():
+    one = _mean_over_ranks({"b": torch.tensor(2.0), "a": torch.tensor(1.0)})
+    assert list(one.items()) == [("a", 1.0), ("b", 2.0)]
