@@ -1,18 +1,19 @@
 """What several test files share: a tiny model, a tiny batch, a tiny data set. Nothing is downloaded."""
 
 import os
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from lexlip.train.config import Config, base
 
-torch.set_num_threads(1)
+sys.path.insert(0, str(Path(__file__).parent))  # where tiny.py and runs.py are, which tests import
 
-WORDS = "red green blue grey dark light dot ring cross box on beside under a the small large".split()
+import tiny  # noqa: E402  (found on that path)
+
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -29,10 +30,10 @@ def shared():
     folder = Path(os.environ.get("LEXLIP_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 
     def find(*parts: str) -> Path:
-        place = folder.joinpath(*parts)
-        if not place.exists():
+        path = folder.joinpath(*parts)
+        if not path.exists():
             pytest.skip(f"needs {'/'.join(parts)} of the reference data; LEXLIP_SHARED names their folder")
-        return place
+        return path
 
     return find
 
@@ -42,15 +43,7 @@ def make_keys():
     """All keys of a tiny model on the CPU; keyword arguments change some."""
 
     def make(**changes) -> dict:
-        keys = base()
-        keys.update(
-            num_gpus=0, num_workers=0, cpu_threads=1, seed=1, batch_size=6, per_gpu_batchsize=6, queue_size=6,
-            datasets=["tiny"], image_size=32, max_text_len=8, vocab_size=40, drop_rate=0.0,
-            vit="beit_base_patch16_224", vit_pretrained=False, patch_size=8, input_image_embed_size=16,
-            vit_kwargs={"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "init_values": 0.5},
-            text_pretrained=False, text_layers=2, text_positions=16, input_text_embed_size=16, hidden_size=16,
-            num_heads=2, decoder_layers=1,
-        )  # fmt: skip
+        keys = {**base(), **tiny.MODEL, "batch_size": 6, "per_gpu_batchsize": 6, "vocab_size": 40}
         unknown = set(changes) - set(keys)
         assert not unknown, unknown
         return {**keys, **changes}
@@ -62,6 +55,28 @@ def make_keys():
 def make_config(make_keys):
     """The config of a tiny model on the CPU; keyword arguments change some keys, unchecked."""
     return lambda **changes: Config.checked(make_keys()).changed(**changes)
+
+
+@pytest.fixture
+def make_model(make_config, livelier):
+    """A tiny `LexLIP`, or one with the head that is asked for; keyword arguments change its config."""
+    from lexlip.models.auto import model_class
+    from lexlip.train.build import build_model
+
+    def make(tokenizer=None, **changes):
+        config = make_config(**changes)
+        return livelier(build_model(model_class(config), config, tokenizer))
+
+    return make
+
+
+@pytest.fixture
+def make_worded(make_model, tiny_data):
+    """`make_model` with the tokenizer of `tiny_data`, for strings."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
+    return lambda **changes: make_model(tokenizer, vocab_size=tiny_data["words"], **changes)
 
 
 @pytest.fixture
@@ -80,7 +95,7 @@ def livelier():
 
 @pytest.fixture
 def make_batch():
-    """A training batch as the collator makes it: rows of different lengths, some of the same picture."""
+    """A training batch as the collator makes it: rows of different lengths, some of the same image."""
 
     def make(rows: int = 6, length: int = 7, vocab: int = 40, size: int = 32, seed: int = 0, ids=None) -> dict:
         g = torch.Generator().manual_seed(seed)
@@ -95,8 +110,8 @@ def make_batch():
             "image_id": torch.arange(rows) * 7 + 3 if ids is None else torch.tensor(ids),
             "skipped": [],
         }
-        for side, share in (("encoder", 0.3), ("decoder", 0.5)):
-            hidden = (torch.rand(rows, length, generator=g) < share) & (mask == 1)
+        for side, probability in (("encoder", 0.3), ("decoder", 0.5)):
+            hidden = (torch.rand(rows, length, generator=g) < probability) & (mask == 1)
             hidden[:, 1] = True
             hidden[:, 0] = False
             batch[f"{side}_ids"] = text_ids.masked_fill(hidden, 4)
@@ -108,23 +123,11 @@ def make_batch():
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
-    """A folder with a tokenizer and a data set `tiny` as tables: 8, 4 and 4 pictures with 2 captions each."""
+    """A folder with a tokenizer and a data set `tiny` as tables: 8, 4 and 4 images with 2 captions each."""
     from lexlip_data.convert.vocabulary import build_tokenizer
 
     root = tmp_path_factory.mktemp("tiny_data")
-    rng = np.random.default_rng(0)
-    (root / "tiny").mkdir()
-    captions = []
-    for split, pictures in (("train", 8), ("val", 4), ("test", 4)):
-        lines = ["title\tfilepath\timage_id"]
-        for number in range(pictures):
-            file = f"{split}_{number}.png"
-            Image.fromarray(rng.integers(0, 255, (32, 36, 3), dtype=np.uint8)).save(root / "tiny" / file)
-            for _ in range(2):
-                captions.append(" ".join(rng.choice(WORDS, size=5)))
-                lines.append(f"{captions[-1]}\t{file}\t{split}{number}")
-        (root / "tiny" / f"tiny_{split}.tsv").write_text("\n".join(lines) + "\n")
-    words = build_tokenizer(captions, root / "tokenizer", vocab_size=120)
+    words = build_tokenizer(tiny.write_tables(root), root / "tokenizer", vocab_size=120)
     return {"root": root, "tokenizer": str(root / "tokenizer"), "words": words}
 
 

@@ -1,12 +1,12 @@
 """Steps without a Trainer, and whole runs."""
 
+import shutil
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-
-from lexlip.train.config import base
-from lexlip.train.config import named as named_configs
 
 
 class _Schedule:
@@ -48,30 +48,41 @@ def gradients_of():
 
 
 @pytest.fixture
-def start(make_keys, tiny_data, tmp_path):
-    """Runs a phase on the tiny data set; gives its result, its keys and its folder."""
-    pytest.importorskip("sacred")
-    from lexlip.train.main import make_experiment, plain
+def start(tiny_data, tmp_path):
+    """Runs a phase on the tiny data set; gives its result, its keys and its run directory, under log/ of `tmp_path`."""
+    from runs import run_phase
 
-    def run(phase, named, **changes):
-        keys = make_keys(
-            data_root=str(tiny_data["root"]), tokenizer=tiny_data["tokenizer"], vocab_size=tiny_data["words"],
-            log_dir=str(tmp_path / "log"), batch_size=4, per_gpu_batchsize=2, queue_size=8, learning_rate=1e-2,
-        )  # fmt: skip
-        usual = base()
-        for name in named:
-            usual.update(named_configs()[name])
-        # What the named configs say stays.
-        stated = (
-            "head", "training_mode", "loss_names", "exp_name", "test_only", "train_transform_keys", "long_captions",
-            "sub_captions", "corner_tokens", "sentence_sep",
-        )  # fmt: skip
-        updates = {key: value for key, value in keys.items() if value != usual[key] and key not in stated}
-        updates.update(changes)
-        done = make_experiment(phase.__name__, phase).run(named_configs=named, config_updates=updates)
-        keys = plain(dict(done.config))
-        version = keys["version"] if keys["version"] is not None else 0
-        folder = tmp_path / "log" / f"{keys['exp_name']}_seed{keys['seed']}" / f"version_{version}"
-        return SimpleNamespace(result=done.result, keys=keys, folder=folder)
+    return partial(run_phase, tiny_data, tmp_path / "log")
+
+
+@pytest.fixture(scope="session")
+def whole_run(tiny_data, tmp_path_factory):
+    """Runs of 9 steps that keep a checkpoint of each, made once for all tests, which only read them.
+
+    Beside what `start` gives, `samples` are the captions of each step.
+    """
+    from runs import WHOLE, captions_noted, run_phase
+
+    made = {}
+
+    def run(phase: type, named: list[str]) -> SimpleNamespace:
+        if str(named) not in made:
+            with captions_noted(phase) as samples:
+                folder = tmp_path_factory.mktemp("whole")
+                done = run_phase(tiny_data, folder, phase, named, version=0, checkpoint_steps=1, **WHOLE)
+            done.samples = samples
+            made[str(named)] = done
+        return made[str(named)]
 
     return run
+
+
+@pytest.fixture
+def own_copy(whole_run, tmp_path):
+    """Copies a `whole_run` to where `start` runs, as its version 0; gives the run directory."""
+
+    def copy(phase: type, named: list[str]) -> Path:
+        folder = whole_run(phase, named).folder
+        return Path(shutil.copytree(folder, tmp_path / "log" / folder.parent.name / folder.name))
+
+    return copy

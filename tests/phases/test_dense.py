@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from lexlip import DenseLIP
+from lexlip.cli import main
 from lexlip.train.build import build_model
 from lexlip.train.dense import DenseModule
-
-NAMED = ["task_dense_contrastive_train", "text_bert"]
+from Phase1.module import Phase1Module
+from Phase2.module import Phase2Module
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def build(make_config, livelier, without_trainer):
 
 
 def written_out(model, batch):
-    """Symmetric InfoNCE with plain loops; rows of the same picture are no negatives."""
+    """Symmetric InfoNCE with plain loops; rows of the same image are no negatives."""
     text = F.normalize(model.vectors_text(batch["text_ids"], batch["text_mask"]), dim=-1)
     image = F.normalize(model.vectors_image(batch["image"]), dim=-1)
     total, rows = 0, len(text)
@@ -36,7 +37,7 @@ def written_out(model, batch):
     return total / (2 * rows)
 
 
-@pytest.mark.parametrize("ids", [None, [1, 1, 2, 3, 2, 1]], ids=["pictures", "same_pictures"])
+@pytest.mark.parametrize("ids", [None, [1, 1, 2, 3, 2, 1]], ids=["images", "same_images"])
 def test_loss_and_gradients_are_the_equation(build, make_batch, gradients_of, ids):
     module, batch = build(), make_batch(ids=ids)
     wanted = written_out(module.model, batch)
@@ -64,27 +65,13 @@ def test_the_temperature_starts_as_clip_s_and_stays_within_bounds(make_config, b
         assert float(module.model.logit_scale.detach()) == pytest.approx(bound)
 
 
-sacred = pytest.importorskip("sacred")
+def test_a_run_is_exported_evaluated_and_refused_by_the_other_head(start, tmp_path):
+    from runs import DENSE, EVALUATE, PHASE1, Refused, checkpoint_of
 
-
-@pytest.fixture
-def _restore_torch():
-    precision, state = torch.get_float32_matmul_precision(), torch.get_rng_state()
-    yield
-    torch.set_float32_matmul_precision(precision)
-    torch.set_rng_state(state)
-
-
-def test_a_run_is_exported_evaluated_and_refused_by_the_other_head(start, tmp_path, _restore_torch):
-    from lexlip.cli import main
-    from lexlip.train.main import Refused
-    from Phase1.module import Phase1Module
-    from Phase2.module import Phase2Module
-
-    done = start(Phase1Module, NAMED, max_steps=3, version=0)  # the key head=dense chooses what is trained
+    done = start(Phase1Module, DENSE, max_steps=3, version=0)  # the key head=dense chooses what is trained
     assert {"val/rsum", "val/tiny/t2i_R@1"} <= set(done.result)
     best = done.folder / "checkpoints" / "best.ckpt"
-    state = torch.load(best, weights_only=True)["state_dict"]
+    state = checkpoint_of(done.folder, "best.ckpt")["state_dict"]
     assert "model.logit_scale" in state and not any("text_head" in name or "decoder" in name for name in state)
 
     assert main(["export", str(best), str(tmp_path / "folder")]) == 0
@@ -92,14 +79,14 @@ def test_a_run_is_exported_evaluated_and_refused_by_the_other_head(start, tmp_pa
     assert model.encode_text(["red dot"]).shape == (1, 512)
 
     results = [
-        start(phase, ["task_IRTR_evaluate", "text_bert"], head="dense", load_path=str(source)).result
+        start(phase, EVALUATE, head="dense", load_path=str(source)).result
         for phase, source in ((Phase1Module, best), (Phase2Module, tmp_path / "folder"))
     ]
     assert results[0] == results[1]
     assert results[0]["tiny"]["captions"] == 8 and 0 <= results[0]["tiny"]["rsum"] <= 600
 
     with pytest.raises(Refused, match="holds a model with the dense head"):
-        start(Phase1Module, ["task_Text_MAE_Contrastive_train", "text_bert"], load_path=str(best), max_steps=1)
+        start(Phase1Module, PHASE1, load_path=str(best), max_steps=1)
     for changes in ({"training_mode": "both"}, {"eval_top_k": [4]}, {"train_top_k": [4]}):
         with pytest.raises(Refused, match=next(iter(changes))):
-            start(Phase1Module, NAMED, max_steps=1, **changes)
+            start(Phase1Module, DENSE, max_steps=1, **changes)

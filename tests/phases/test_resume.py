@@ -11,45 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import DENSE, LONG, PHASE1, PHASE2, WHOLE, Refused, captions_noted, checkpoint_of, command, names
 
-sacred = pytest.importorskip("sacred")
-
-from lexlip.train import run_dir  # noqa: E402
-from lexlip.train.callbacks.interruption import REQUEUE, Stopped  # noqa: E402
-from lexlip.train.dense import DenseModule  # noqa: E402
-from lexlip.train.main import Refused  # noqa: E402
-from lexlip.utils import files  # noqa: E402
-from Phase1.module import Phase1Module  # noqa: E402
-from Phase2.module import Phase2Module  # noqa: E402
-
-ROOT = Path(__file__).resolve().parents[2]
-PHASE1 = ["task_Text_MAE_Contrastive_train", "text_bert", "vit_randaug"]
-PHASE2 = ["task_contrastive_train", "text_bert"]
-DENSE = ["task_dense_contrastive_train", "text_bert"]
-LONG = ["task_long_caption_train", "text_bert"]
-
-
-@pytest.fixture(autouse=True)
-def _as_before():
-    precision, state = torch.get_float32_matmul_precision(), torch.get_rng_state()
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-    yield
-    torch.set_float32_matmul_precision(precision)
-    torch.set_rng_state(state)
-    run_dir.forget()
-    assert handlers == {signum: signal.getsignal(signum) for signum in handlers}
-
-
-def checkpoint_of(folder, name="last.ckpt"):
-    return torch.load(folder / "checkpoints" / name, map_location="cpu", weights_only=True)
-
-
-def names(folder):
-    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+from lexlip.train.callbacks.interruption import REQUEUE, Stopped
+from lexlip.train.dense import DenseModule
+from Phase1.module import Phase1Module
+from Phase2.module import Phase2Module
 
 
 def assert_identical(one, two):
-    """Weights, twins, rings, optimiser and schedule, bit for bit."""
+    """Weights, momentum encoders, queues, optimiser and schedule, bit for bit."""
     assert one["global_step"] == two["global_step"]
     assert one["state_dict"].keys() == two["state_dict"].keys()
     for name, value in one["state_dict"].items():
@@ -62,54 +33,31 @@ def assert_identical(one, two):
     assert one["batches_seen"] == two["batches_seen"]
 
 
-def recorder(monkeypatch, phase, crash_after=None):
-    """Notes the captions of each step; raises after so many of them."""
-    seen, step = [], phase.training_step
-
-    def training_step(self, batch, index):
-        if crash_after is not None and len(seen) == crash_after:
-            raise RuntimeError("power cut")
-        seen.append([(image_id, number) for _, image_id, number in batch["sample"]])
-        return step(self, batch, index)
-
-    monkeypatch.setattr(phase, "training_step", training_step)
-    return seen
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(
     ("phase", "named"),
     [(Phase1Module, PHASE1), (Phase2Module, PHASE2), (DenseModule, DENSE), (Phase1Module, LONG)],
     ids=["one", "two", "dense", "long"],
 )
-def test_from_every_step_a_run_goes_on_bit_for_bit(start, monkeypatch, phase, named, workers):
-    """4 steps an epoch, validation after each epoch, dropout on; all checkpoints of a whole run are kept."""
-    how = {
-        "max_steps": 9, "drop_rate": 0.1, "num_workers": workers, "warmup_steps": 2, "keep_checkpoints": 9,
-        "flops_warmup": 0.7,
-    }  # fmt: skip
-    with monkeypatch.context() as patch:
-        whole_samples = recorder(patch, phase)
-        whole = start(phase, named, version=0, checkpoint_steps=1, **how)
-    assert sorted(sum(whole_samples[:4], [])) == sorted((f"train{i}", n) for i in range(8) for n in range(2))
-    assert len([name for name in names(whole.folder) if name.startswith("step_")]) == 9
+def test_from_every_step_a_run_goes_on_bit_for_bit(start, whole_run, phase, named, workers):
+    """4 steps an epoch, validation after each epoch, dropout on. The whole run had no loader process."""
+    whole = whole_run(phase, named)
+    assert sorted(sum(whole.samples[:4], [])) == sorted((f"train{i}", n) for i in range(8) for n in range(2))
+    assert len(names(whole.folder, "step_")) == 9
     end = checkpoint_of(whole.folder)
     for step in range(1, 9) if not workers else (2, 4, 7):
-        with monkeypatch.context() as patch:
-            rest = recorder(patch, phase)
-            file = whole.folder / "checkpoints" / f"step_{step:08d}.ckpt"
-            resumed = start(phase, named, version=step, resume_from=str(file), **how)
-        assert rest == whole_samples[step:], step
+        with captions_noted(phase) as rest:
+            file = str(whole.folder / "checkpoints" / f"step_{step:08d}.ckpt")
+            resumed = start(phase, named, version=step, resume_from=file, num_workers=workers, **WHOLE)
+        assert rest == whole.samples[step:], step
         assert_identical(end, checkpoint_of(resumed.folder))
 
 
-def test_resuming_after_whole_epochs_goes_on_with_the_next(start, monkeypatch):
-    with monkeypatch.context() as patch:
-        samples = recorder(patch, Phase1Module)
+def test_resuming_after_whole_epochs_goes_on_with_the_next(start):
+    with captions_noted(Phase1Module) as samples:
         first = start(Phase1Module, PHASE1, version=0, max_epoch=1)
     assert len(samples) == 4
-    with monkeypatch.context() as patch:
-        more = recorder(patch, Phase1Module)
+    with captions_noted(Phase1Module) as more:
         last = str(first.folder / "checkpoints" / "last.ckpt")
         second = start(Phase1Module, PHASE1, version=1, max_epoch=2, resume_from=last)
     assert len(more) == 4
@@ -129,35 +77,32 @@ def test_the_newest_are_kept_and_last_and_best_are_names_of_them(start):
 
 def test_the_clock_asks_for_checkpoints_too(start):
     done = start(Phase1Module, PHASE1, version=0, max_steps=3, checkpoint_minutes=1e-9, keep_checkpoints=5)
-    assert [name for name in names(done.folder) if "step" in name] == [f"step_{n:08d}.ckpt" for n in (1, 2, 3)]
+    assert names(done.folder, "step_") == [f"step_{n:08d}.ckpt" for n in (1, 2, 3)]
     done = start(Phase1Module, PHASE1, version=1, max_steps=3, checkpoint_minutes=0, keep_checkpoints=5)
-    assert [name for name in names(done.folder) if "step" in name] == ["step_00000003.ckpt"]
+    assert names(done.folder, "step_") == ["step_00000003.ckpt"]
 
 
-def test_auto_takes_the_newest_whole_checkpoint_and_says_what_it_passes_over(start, caplog):
-    how = {"max_steps": 6, "checkpoint_steps": 1, "keep_checkpoints": 9, "drop_rate": 0.1}
-    whole = start(Phase2Module, PHASE2, **how)
-    folder = whole.folder / "checkpoints"
-    end = checkpoint_of(whole.folder)
-    cut = folder / "step_00000006.ckpt"
+def test_auto_takes_the_newest_whole_checkpoint_and_says_what_it_passes_over(start, own_copy, whole_run, caplog):
+    folder = own_copy(Phase2Module, PHASE2) / "checkpoints"
+    cut = folder / "step_00000009.ckpt"
     cut.write_bytes(cut.read_bytes()[:-100])
-    flipped = bytearray((folder / "step_00000005.ckpt").read_bytes())
+    flipped = bytearray((folder / "step_00000008.ckpt").read_bytes())
     flipped[len(flipped) // 2] ^= 1
-    (folder / "step_00000005.ckpt").write_bytes(flipped)
-    (folder / "step_00000004.ckpt").write_bytes(b"")
-    torch.save({"state_dict": {}}, folder / "step_00000003.ckpt")
-    caplog.clear()
-    resumed = start(Phase2Module, PHASE2, resume_from="auto", **how)
-    assert resumed.folder == whole.folder and not (folder.parents[1] / "version_1").exists()
+    (folder / "step_00000008.ckpt").write_bytes(flipped)
+    (folder / "step_00000007.ckpt").write_bytes(b"")
+    torch.save({"state_dict": {}}, folder / "step_00000006.ckpt")
+    resumed = start(Phase2Module, PHASE2, resume_from="auto", **WHOLE)
+    assert resumed.folder == folder.parent and [path.name for path in folder.parents[1].iterdir()] == ["version_0"]
     passed = [line for line in caplog.messages if "passed over" in line]
-    assert [f"step_0000000{n}" in line for n, line in zip((6, 5, 4, 3), passed, strict=True)] == [True] * 4
+    assert [f"step_0000000{n}" in line for n, line in zip((9, 8, 7, 6), passed, strict=True)] == [True] * 4
     assert "checksum" in passed[1] and "no optimizer_states" in passed[3]
-    assert_identical(end, checkpoint_of(resumed.folder))
+    assert_identical(checkpoint_of(whole_run(Phase2Module, PHASE2).folder), checkpoint_of(resumed.folder))
     assert (resumed.folder / "metrics_0.csv").is_file()  # the first attempt's log is still there
 
 
 def test_auto_without_anything_starts_afresh_also_from_load_path(start):
     one = start(Phase1Module, PHASE1, version=0, max_steps=1, resume_from="auto")
+    assert checkpoint_of(one.folder)["global_step"] == 1
     last = str(one.folder / "checkpoints" / "last.ckpt")
     two = start(Phase2Module, PHASE2, max_steps=2, resume_from="auto", load_path=last)
     again = start(Phase2Module, PHASE2, max_steps=2, resume_from="auto", load_path=last)
@@ -166,9 +111,7 @@ def test_auto_without_anything_starts_afresh_also_from_load_path(start):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_leaves_and_the_rest_is_bit_for_bit(start, monkeypatch, signum):
-    how = {"max_steps": 7, "drop_rate": 0.1, "warmup_steps": 2}
-    whole = start(Phase2Module, PHASE2, version=0, **how)
+def test_a_signal_saves_and_leaves_and_the_rest_is_bit_for_bit(start, whole_run, tmp_path, monkeypatch, signum):
     step = Phase2Module.training_step
 
     def training_step(self, batch, index):
@@ -179,13 +122,14 @@ def test_a_signal_saves_and_leaves_and_the_rest_is_bit_for_bit(start, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(Phase2Module, "training_step", training_step)
         with pytest.raises(Stopped) as stopped:
-            start(Phase2Module, PHASE2, version=1, **how)
+            start(Phase2Module, PHASE2, version=1, **WHOLE)
     assert stopped.value.code == (130 if signum == signal.SIGINT else REQUEUE)
-    folder = whole.folder.with_name("version_1")
+    folder = tmp_path / "log" / "Contrastive_Train_seed1" / "version_1"
     assert json.loads((folder / "sacred" / "1" / "run.json").read_text())["status"] == "INTERRUPTED"
     assert 4 < checkpoint_of(folder)["global_step"] <= 6
-    resumed = start(Phase2Module, PHASE2, version=1, resume_from="auto", **how)
-    assert_identical(checkpoint_of(whole.folder), checkpoint_of(resumed.folder))
+    resumed = start(Phase2Module, PHASE2, version=1, resume_from="auto", **WHOLE)
+    assert resumed.folder == folder
+    assert_identical(checkpoint_of(whole_run(Phase2Module, PHASE2).folder), checkpoint_of(folder))
 
 
 def test_a_signal_in_validation_leaves_at_once(start, monkeypatch):
@@ -216,7 +160,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(start, monkeypatch, capl
 
     monkeypatch.setattr("lexlip.train.checkpoint.torch.save", failing)
     done = start(Phase1Module, PHASE1, version=0, max_steps=4, checkpoint_steps=1, keep_checkpoints=9)
-    assert [name for name in names(done.folder) if "step" in name] == [f"step_{n:08d}.ckpt" for n in (1, 3, 4)]
+    assert names(done.folder, "step_") == [f"step_{n:08d}.ckpt" for n in (1, 3, 4)]
     (line,) = [line for line in caplog.messages if "could not be written" in line]
     assert "step_00000002.ckpt" in line and "No space left" in line
 
@@ -234,7 +178,7 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error_and_leaves_the_old
         start(Phase1Module, PHASE1, version="full", max_steps=2, checkpoint_steps=1)
     monkeypatch.undo()
     done = start(Phase1Module, PHASE1, version="full", max_steps=2, resume_from="auto")
-    assert checkpoint_of(done.folder.with_name("full"))["global_step"] == 2
+    assert checkpoint_of(done.folder)["global_step"] == 2
 
 
 @pytest.fixture
@@ -249,9 +193,9 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_disk_that_fills_during_a_checkpoint_leaves_the_older_one(start, small_disk, monkeypatch, tmp_path):
+def test_a_disk_that_fills_during_a_checkpoint_leaves_the_older_one(start, whole_run, small_disk, monkeypatch):
     """At step 4 so little is left that only half a checkpoint fits; the run ends with a message, then goes on."""
-    how = {"version": 0, "max_steps": 6, "checkpoint_steps": 1, "log_dir": str(small_disk), "drop_rate": 0.1}
+    how = {**WHOLE, "version": 0, "checkpoint_steps": 1, "keep_checkpoints": 2, "log_dir": str(small_disk)}
     folder, save = small_disk / "Contrastive_Train_seed1" / "version_0", torch.save
 
     def filling(content, file):
@@ -265,12 +209,11 @@ def test_a_disk_that_fills_during_a_checkpoint_leaves_the_older_one(start, small
         patch.setattr("lexlip.train.checkpoint.torch.save", filling)
         with pytest.raises(Refused, match="could not be written|no space left"):
             start(Phase2Module, PHASE2, **how)
-    assert [name for name in names(folder) if name.startswith("step_")] == [f"step_0000000{n}.ckpt" for n in (2, 3)]
+    assert names(folder, "step_") == [f"step_0000000{n}.ckpt" for n in (2, 3)]
     assert checkpoint_of(folder)["global_step"] == 3
     (small_disk / "filler").unlink()
     start(Phase2Module, PHASE2, resume_from="auto", **how)
-    whole = start(Phase2Module, PHASE2, **{**how, "log_dir": str(tmp_path / "log")})
-    assert_identical(checkpoint_of(whole.folder), checkpoint_of(folder))
+    assert_identical(checkpoint_of(whole_run(Phase2Module, PHASE2).folder), checkpoint_of(folder))
 
 
 def test_losses_that_are_not_finite_stop_the_run_and_are_kept(start, monkeypatch):
@@ -315,32 +258,22 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_alone(start, monkeypat
     assert (done.folder / "not_finite_00000002.json").is_file()
 
 
-def test_killed_in_the_middle_it_goes_on_bit_for_bit(start, tmp_path):
+def test_killed_in_the_middle_it_goes_on_bit_for_bit(start, whole_run, tmp_path):
     """The command itself, SIGKILL after its first checkpoint."""
-    how = {"max_steps": 12, "checkpoint_steps": 1, "drop_rate": 0.1}
-    whole = start(Phase2Module, PHASE2, version=0, **how)
-    keys = {**whole.keys, "version": 1}
-    words = [sys.executable, str(ROOT / "Phase2" / "run.py"), "with", *PHASE2]
-    words += [f"{key}={value!r}" for key, value in keys.items() if not key.startswith("__")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "datasets")])}
-    folder = whole.folder.with_name("version_1")
+    keys = {**whole_run(Phase2Module, PHASE2).keys, "log_dir": str(tmp_path / "log"), "version": 1}
+    words, environment = command("Phase2/run.py", PHASE2, keys)
+    folder = tmp_path / "log" / "Contrastive_Train_seed1" / "version_1"
     with open(tmp_path / "out.txt", "w") as out:
-        process = subprocess.Popen(words, env=environment, stdout=out, stderr=out)
+        process = subprocess.Popen([sys.executable, *words], env=environment, stdout=out, stderr=out)
     give_up = time.monotonic() + 100
     while not (folder / "checkpoints" / "last.ckpt").exists() and time.monotonic() < give_up:
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL, (tmp_path / "out.txt").read_text()[-2000:]
-    resumed = start(Phase2Module, PHASE2, version=1, resume_from="auto", **how)
-    assert_identical(checkpoint_of(whole.folder), checkpoint_of(resumed.folder))
-
-
-def test_write_whole_leaves_the_old_file_if_writing_fails(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-    with pytest.raises(OSError, match="full"):
-        files.write_whole(path, lambda file: file.write(b"new") and (_ for _ in ()).throw(OSError("full")))
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
+    assert checkpoint_of(folder)["global_step"] < 9
+    resumed = start(Phase2Module, PHASE2, version=1, resume_from="auto", **WHOLE)
+    assert resumed.folder == folder
+    assert_identical(checkpoint_of(whole_run(Phase2Module, PHASE2).folder), checkpoint_of(folder))
 
 
 def test_a_loader_process_that_the_system_kills_is_named(start, monkeypatch):

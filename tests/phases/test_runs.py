@@ -6,42 +6,24 @@ import shutil
 import time
 
 import pytest
+import tiny
 import torch
 from PIL import Image
+from runs import EVALUATE, PHASE1, PHASE2, Refused, checkpoint_of, logged
+from sacred.utils import SacredError
 from transformers import AutoTokenizer
 
 from lexlip.evaluate import recall
+from lexlip.models.lexicon_head import LexiconHead
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.weights import load_model
+from lexlip.train import run_dir
 from lexlip.train.build import build_model
-
-sacred = pytest.importorskip("sacred")
-
-from lexlip.train import run_dir  # noqa: E402
-from lexlip.train.config import Config  # noqa: E402
-from lexlip.train.main import Refused  # noqa: E402
-from lexlip_data.loading.transforms import build_transform  # noqa: E402
-from lexlip_data.sources.source import hash_id  # noqa: E402
-from Phase1.module import Phase1Module  # noqa: E402
-from Phase2.module import Phase2Module  # noqa: E402
-
-PHASE1 = ["task_Text_MAE_Contrastive_train", "text_bert", "vit_randaug"]
-PHASE2 = ["task_contrastive_train", "text_bert"]
-EVALUATE = ["task_IRTR_evaluate", "text_bert"]
-
-
-@pytest.fixture(autouse=True)
-def _restore_torch():
-    """A run seeds everything and sets the matrix product's precision."""
-    precision, state = torch.get_float32_matmul_precision(), torch.get_rng_state()
-    yield
-    torch.set_float32_matmul_precision(precision)
-    torch.set_rng_state(state)
-
-
-def state_of(path):
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    return content["state_dict"], content["global_step"], content["epoch"]
+from lexlip.train.config import Config
+from lexlip_data.loading.transforms import build_transform
+from lexlip_data.sources.source import hash_id
+from Phase1.module import Phase1Module
+from Phase2.module import Phase2Module
 
 
 def test_phase_1_then_phase_2_then_evaluation(start, tiny_data, tmp_path):
@@ -53,13 +35,14 @@ def test_phase_1_then_phase_2_then_evaluation(start, tiny_data, tmp_path):
     assert list(one.folder.glob("events.out.tfevents*"))
     assert json.loads((one.folder / "sacred" / "1" / "config.json").read_text())["max_steps"] == 2
     assert json.loads((one.folder / "sacred" / "1" / "run.json").read_text())["status"] == "COMPLETED"
-    assert state_of(checkpoints / "last.ckpt")[1] == 2
+    assert checkpoint_of(one.folder)["global_step"] == 2
     assert {"val/rsum", "val/tiny/t2i_R@1", "val/tiny/i2t_R@10"} <= set(one.result)
     assert 0 <= one.result["val/rsum"] <= 600
 
     two = start(Phase2Module, PHASE2, max_steps=2, version=0, DR=True, load_path=str(checkpoints / "best.ckpt"))
-    state, step, _ = state_of(two.folder / "checkpoints" / "last.ckpt")
-    assert step == 2
+    content = checkpoint_of(two.folder)
+    state = content["state_dict"]
+    assert content["global_step"] == 2
     assert int(state["text_ring.filled"]) == int(state["image_ring.filled"]) == 8
     assert not any(name.startswith("decoder.") for name in state)
 
@@ -72,7 +55,7 @@ def test_phase_1_then_phase_2_then_evaluation(start, tiny_data, tmp_path):
     assert set(metrics) == {"tiny"}
     assert (metrics["tiny"]["pictures"], metrics["tiny"]["captions"]) == (4, 8)
 
-    # The same numbers by the model alone, from the table, one picture and one caption at a time.
+    # The same numbers by the model alone, from the table, one image and one caption at a time.
     keys = three.keys
     model = build_model(LexLIP, Config.checked(keys), AutoTokenizer.from_pretrained(keys["tokenizer"]))
     load_model(model, best)
@@ -84,8 +67,8 @@ def test_phase_1_then_phase_2_then_evaluation(start, tiny_data, tmp_path):
             ids.append(hash_id("tiny", row["image_id"]))
             if row["image_id"] not in seen:
                 seen.append(row["image_id"])
-                picture = Image.open(tiny_data["root"] / "tiny" / row["filepath"]).convert("RGB")
-                images.append(model.encode_image(transform(picture)[None])[0])
+                image = Image.open(tiny_data["root"] / "tiny" / row["filepath"]).convert("RGB")
+                images.append(model.encode_image(transform(image)[None])[0])
     image_ids = [hash_id("tiny", name) for name in seen]
     wanted = recall.evaluate(
         recall.SparseVectors.from_dense(torch.stack(images), torch.tensor(image_ids), torch.arange(4)),
@@ -99,14 +82,17 @@ def test_phase_1_then_phase_2_then_evaluation(start, tiny_data, tmp_path):
     assert metrics["tiny"]["chance"]["t2i"]["R@1"] == 25.0
 
 
-def test_twins_and_rings_move_with_the_steps_and_not_with_validation(start, monkeypatch):
-    """Two passes a step, a validation after each, once by recall and once by pairs."""
+def test_momentum_encoders_and_queues_move_with_the_steps_and_not_with_validation(start, monkeypatch):
+    """Two micro-batches a step, a validation after each, once by recall and once by pairs."""
     events = []
     after, validate = Phase2Module.after_step, Phase2Module.validation_step
 
     def after_step(self, batch, context):
-        events.append("step")
+        before = {name: value.clone() for name, value in self.state_dict().items()}
         after(self, batch, context)
+        moved = {name for name, value in self.state_dict().items() if not torch.equal(value, before[name])}
+        assert {"twin.module.text_head.decoder.weight", "text_ring.keys", "image_ring.position"} <= moved
+        events.append("step")
 
     def validation_step(self, batch, index, dataloader_idx=0):
         before = {name: value.clone() for name, value in self.state_dict().items()}
@@ -119,15 +105,18 @@ def test_twins_and_rings_move_with_the_steps_and_not_with_validation(start, monk
     for by_recall in (True, False):
         events.clear()
         start(Phase2Module, PHASE2, max_steps=3, val_check_interval=1, get_recall_metric=by_recall)
-        assert events.count("step") == 3
-        assert events.count("validation") >= 3
-        assert events[0] == "step" and events[1] == "validation"
+        steps = "".join(event[0] for event in events).split("s")[1:]  # the validation batches after each step
+        assert len(steps) == 3 and len(set(steps)) == 1 and set(steps[0]) == {"v"}
 
 
 def test_without_recall_the_best_checkpoint_is_that_of_the_smallest_loss(start):
-    done = start(Phase1Module, PHASE1, max_steps=2, get_recall_metric=False, version=0)
+    how = {"get_recall_metric": False, "val_check_interval": 1, "keep_checkpoints": 4}
+    done = start(Phase1Module, PHASE1, max_steps=4, version=0, **how)
     assert "val/loss" in done.result and "val/rsum" not in done.result
-    assert (done.folder / "checkpoints" / "best.ckpt").is_file()
+    losses = [float(row["val/loss"]) for row in logged(done.folder, "val/loss")]
+    best = json.loads((done.folder / "checkpoints" / "best.json").read_text())
+    assert len(losses) == 4 and best == {"val/loss": pytest.approx(min(losses)), "step": 1 + losses.index(min(losses))}
+    assert checkpoint_of(done.folder, "best.ckpt")["global_step"] == best["step"]
 
 
 def test_training_reads_no_test_split_and_needs_no_val(start, tiny_data, tmp_path):
@@ -136,13 +125,19 @@ def test_training_reads_no_test_split_and_needs_no_val(start, tiny_data, tmp_pat
     (root / "tiny" / "tiny_test.tsv").unlink()
     (root / "tiny" / "tiny_val.tsv").unlink()
     done = start(Phase1Module, PHASE1, max_steps=1, data_root=str(root), version=0)
-    assert state_of(done.folder / "checkpoints" / "last.ckpt")[1] == 1
+    assert checkpoint_of(done.folder)["global_step"] == 1
     assert not (done.folder / "checkpoints" / "best.ckpt").exists()
 
 
-def test_16_bits_on_the_cpu(start):
+def test_16_bits_on_the_cpu(start, monkeypatch):
+    """They are bfloat16, in training and in validation; weights stay in 32."""
+    heads, transform = [], LexiconHead.transform
+    monkeypatch.setattr(
+        LexiconHead, "transform", lambda self, x: heads.append(self.dense(x).dtype) or transform(self, x)
+    )
     done = start(Phase1Module, PHASE1, max_steps=1, precision=16, version=0)
-    state, _, _ = state_of(done.folder / "checkpoints" / "last.ckpt")
+    assert set(heads) == {torch.bfloat16}
+    state = checkpoint_of(done.folder)["state_dict"]
     assert {v.dtype for v in state.values() if v.is_floating_point()} == {torch.float32}
     assert torch.isfinite(torch.tensor(list(done.result.values()))).all()
 
@@ -171,8 +166,7 @@ def test_every_run_gets_a_folder_of_its_own(start, tmp_path):
         assert len([p for p in (version / "sacred").iterdir() if p.name.isdigit()]) == 1
 
 
-def test_run_folder(make_config, tmp_path, monkeypatch):
-    monkeypatch.delenv(run_dir.VARIABLE, raising=False)
+def test_run_directory(make_config, tmp_path):
     config = make_config(log_dir=str(tmp_path), exp_name="e", seed=3)
     parent = tmp_path / "e_seed3"
     (parent / "version_4" / "checkpoints").mkdir(parents=True)
@@ -180,14 +174,13 @@ def test_run_folder(make_config, tmp_path, monkeypatch):
     (parent / "version_5" / "checkpoints").mkdir(parents=True)  # died before its first checkpoint
     (parent / "version_x").mkdir()
     (parent / "version_6").mkdir()  # an evaluation, say
-    assert run_dir.settle(config) == (parent / "version_7", None)
+    assert run_dir.choose(config) == (parent / "version_7", None)
     (parent / "version_7").mkdir()
-    assert run_dir.settle(config)[0] == parent / "version_7"  # the other processes of the same run
-    assert run_dir.settle(config.changed(version=9))[0] == parent / "version_9"
-    assert run_dir.settle(config.changed(version="final"))[0] == parent / "final"
+    assert run_dir.choose(config)[0] == parent / "version_7"  # the other processes of the same run
+    assert run_dir.choose(config.changed(version=9))[0] == parent / "version_9"
+    assert run_dir.choose(config.changed(version="final"))[0] == parent / "final"
     run_dir.forget()
-    assert run_dir.settle(config.changed(resume_from="auto")) == (parent / "version_4", None)
-    run_dir.forget()
+    assert run_dir.choose(config.changed(resume_from="auto")) == (parent / "version_4", None)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +221,7 @@ def test_a_mistake_is_one_sentence_and_leaves_no_checkpoint(start, tmp_path, mon
 
 
 def test_a_misspelt_key_is_refused(start):
-    with pytest.raises(sacred.utils.SacredError, match="learning_rat'"):
+    with pytest.raises(SacredError, match="learning_rat'"):
         start(Phase1Module, PHASE1, learning_rat=1.0)
 
 
@@ -239,8 +232,8 @@ def test_evaluation_without_a_test_split_is_refused(start, tiny_data, tmp_path):
         start(Phase2Module, EVALUATE, data_root=str(tmp_path / "data"))
 
 
-def test_a_broken_picture_is_skipped_in_training_and_named_in_evaluation(start, tiny_data, tmp_path, caplog):
-    """1 of 8 training pictures, 2 of 16 pairs."""
+def test_a_broken_image_is_skipped_in_training_and_named_in_evaluation(start, tiny_data, tmp_path, caplog):
+    """1 of 8 training images, 2 of 16 pairs."""
     shutil.copytree(tiny_data["root"] / "tiny", tmp_path / "data" / "tiny")
     for split in ("train", "test"):
         (tmp_path / "data" / "tiny" / f"{split}_0.png").write_bytes(b"broken")
@@ -280,12 +273,17 @@ def test_own_data_sets_and_caps_from_the_command_line(start):
 @pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
 def test_compiled_towers_train_to_the_same_weights(start):
-    """The whole run, in Phase 2 with its twins; a compiler may order sums otherwise."""
-    how = {"max_steps": 2, "learning_rate": 5e-5}
+    """The whole run, in Phase 2 with its momentum encoders; a compiler may order sums otherwise."""
+    how = {
+        "max_steps": 2,
+        "learning_rate": 5e-5,
+        "text_layers": 1,
+        "vit_kwargs": {**tiny.MODEL["vit_kwargs"], "depth": 1},
+    }
     states = []
     for version, compiled in enumerate((False, True)):
         done = start(Phase2Module, PHASE2, version=version, compile=compiled, **how)
-        states.append(state_of(done.folder / "checkpoints" / "last.ckpt")[0])
+        states.append(checkpoint_of(done.folder)["state_dict"])
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-4)
@@ -304,8 +302,7 @@ def test_throughput_is_logged_and_a_slow_loader_is_named(start, monkeypatch, cap
     monkeypatch.setattr(CaptionPairs, "__getitem__", slow)
     monkeypatch.setattr(throughput, "HINT_STEPS", 2)
     done = start(Phase1Module, PHASE1, version=0, max_steps=4, log_every=1, get_recall_metric=False)
-    with open(done.folder / "metrics.csv", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["train/data_wait_ratio"]]
+    rows = logged(done.folder, "train/data_wait_ratio")
     assert len(rows) == 4
     assert all(0 < float(row["train/data_wait_ratio"]) < 1 for row in rows[1:])
     assert all(0 < float(row["train/pairs_per_second"]) < 20 for row in rows[1:])  # 4 pairs take 0.2 s at least

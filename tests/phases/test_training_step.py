@@ -6,9 +6,8 @@ import torch.nn.functional as F
 
 from lexlip.train.build import build_model
 from lexlip.train.dense import DenseModule
-from lexlip.train.losses import global_count
+from lexlip.train.module import _mean_over_ranks
 from lexlip.train.step import split_batch
-from lexlip.utils.files import write_json
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
 
@@ -205,21 +204,6 @@ def test_skipped_samples_are_counted_and_logged_by_name(build, make_batch, caplo
     assert sum("tiny/7: the file is empty" in line for line in caplog.messages) == 2
 
 
-def test_split_batch():
-    batch = {"image_id": torch.arange(5), "x": torch.arange(10).view(5, 2), "count": torch.tensor(3.0), "sample": ["a"]}
-    parts = list(split_batch(batch, 2))
-    assert [part["image_id"].tolist() for part in parts] == [[0, 1], [2, 3], [4]]
-    assert parts[2]["x"].tolist() == [[8, 9]]
-    assert all(part["count"] is batch["count"] and part["sample"] == ["a"] for part in parts)
-
-
-def test_global_count_is_at_least_one():
-    assert float(global_count(torch.tensor([[-100, 4], [9, -100]]))) == 2
-    assert float(global_count(torch.tensor([[-100, -100]]))) == 1
-
-
-def test_write_json_leaves_one_whole_file(tmp_path):
-    write_json({"a": 1}, tmp_path / "new" / "m.json")
-    write_json({"a": 2}, tmp_path / "new" / "m.json")
-    assert (tmp_path / "new" / "m.json").read_text() == '{\n  "a": 2\n}\n'
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["m.json"]
+def test_losses_are_averaged_in_an_order_that_all_processes_share():
+    one = _mean_over_ranks({"b": torch.tensor(2.0), "a": torch.tensor(1.0)})
+    assert list(one.items()) == [("a", 1.0), ("b", 2.0)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lexlip.train.losses import flops, in_batch_contrastive, masked_lm, queue_contrastive
+from lexlip.train.losses import flops, global_count, in_batch_contrastive, masked_lm, queue_contrastive
 
 
 def unit(*shape, seed=0):
@@ -96,3 +96,8 @@ def test_masked_lm_by_hand_and_without_any_masked_word():
     logits = torch.tensor([[math.log(3.0), 0.0]])
     assert float(masked_lm(logits, torch.tensor([0]), 1.0)) == pytest.approx(-math.log(0.75))
     assert float(masked_lm(torch.zeros(0, 5), torch.zeros(0, dtype=torch.long), 1.0)) == 0
+
+
+def test_global_count_is_at_least_one():
+    assert float(global_count(torch.tensor([[-100, 4], [9, -100]]))) == 2
+    assert float(global_count(torch.tensor([[-100, -100]]))) == 1
