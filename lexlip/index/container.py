@@ -39,7 +39,7 @@ class FileEntry:
     crc32: int
 
 
-class Writer:
+class ContainerWriter:
     """Writes a container section by section.
 
     Args:
@@ -86,7 +86,7 @@ class Writer:
         self._crc32 = zlib.crc32(data, self._crc32)
 
 
-class Reader:
+class ContainerReader:
     """A container mapped into memory. Its footer is checked, a section's bytes only by `section(check=True)`.
 
     Args:
