@@ -17,7 +17,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     corpus.add_argument("--arrow", type=Path, nargs="+", metavar="FILE", help="Arrow files of captioned images")
     corpus.add_argument("--tsv", type=Path, metavar="FILE", help="a table: title, filepath, and optionally image_id")
     corpus.add_argument("--images", type=Path, metavar="DIR", help="all images under a folder; ids are their paths")
-    corpus.add_argument("--texts", type=Path, metavar="FILE", help="a text file, a document a line; ids count from 1")
+    corpus.add_argument(
+        "--texts", type=Path, metavar="FILE", help="a text file, one document per line; ids count from 1"
+    )
     command.add_argument("--out", type=Path, required=True, help="folder of the shards; the same command goes on there")
     command.add_argument(
         "--what", choices=("images", "texts"), default="images",

@@ -14,7 +14,7 @@ class Corpus(Protocol):
     what: ClassVar[str]  # "images" or "texts"
     ids: str  # of the shards' id column: "int" or "string"
     origin: str  # its file or folder, for messages
-    left_out: list[Skipped]  # rows of its file that are no documents; to be listed
+    left_out: list[Skipped]  # rows of its file that are no documents; they are listed in the output folder
 
     def __len__(self) -> int: ...
 

@@ -1,4 +1,4 @@
-"""Plain files as a corpus: a folder of images, and a text file with a document a line."""
+"""Plain files as a corpus: a folder of images, and a text file with one document per line."""
 
 from __future__ import annotations
 

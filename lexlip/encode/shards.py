@@ -69,7 +69,7 @@ class ShardFolder:
     """The output folder of one encoding.
 
     Args:
-        path: made if need be.
+        path: a new folder, or one that the same facts began.
         plan: of the corpus.
         facts: what decides the vectors; JSON values by name.
         rules: how many documents may be left out.

@@ -47,14 +47,14 @@ def _add_index(commands: argparse._SubParsersAction) -> None:
         "--segment-documents", type=int, default=writer.SEGMENT_DOCUMENTS,
         help="documents per segment at most (default: 4,194,304)",
     )  # fmt: skip
-    build.add_argument("--overwrite", action="store_true", help="take the place of an index that is there")
+    build.add_argument("--overwrite", action="store_true", help="replace an index that is there")
 
-    add = action("add", _add, "add documents; one whose id is there takes the old one's place")
+    add = action("add", _add, "add documents; one whose id the index holds replaces the old one")
     add.add_argument("shards", type=Path, nargs="+")
 
-    delete = action("delete", _delete, "delete documents by their ids; unknown ids are passed over")
+    delete = action("delete", _delete, "delete documents by their ids; unknown ids are ignored")
     delete.add_argument("ids", nargs="*", help="ids")
-    delete.add_argument("--from", dest="file", type=Path, help="a file with an id a line")
+    delete.add_argument("--from", dest="file", type=Path, help="a file with one id per line")
 
     action(
         "merge", lambda options: _print(asdict(writer.merge(options.index))), "merge segments and drop what is deleted"

@@ -3,7 +3,7 @@
 A list of n postings with r low bits and b impact bits is
 
     fields   n x (r + b) bits    impact code, then the low r bits of the gap; packed from the lowest bit up
-    unary    the high part of each gap as so many zeros, then a one; begins at a whole byte
+    unary    per posting as many zeros as the high part of its gap, then a one; begins at a whole byte
 
 where the gap is the number of documents left out since the previous posting. With the r that makes a list shortest
 this takes at most 0.1 bits a posting more than the entropy of random documents, about 0.45 less than Elias-Fano, and
@@ -85,7 +85,7 @@ def decode(data, entry, bits, documents, codes):
 
 @compiled
 def find(data, skips, entry, bits, target):
-    """The impact code of one document, by the skips and then posting by posting; -1 where the list has it not."""
+    """The impact code of one document, by the skips and then posting by posting; -1 where the list does not hold it."""
     begin, end, count, low, first = entry[BEGIN], entry[END], entry[COUNT], entry[LOW], entry[SKIPS]
     unary = unary_begin(begin, count, low, bits)
     left, right = 0, (count - 1) // SKIP_EVERY  # skip s > 0 stands at posting s * SKIP_EVERY, in row first + s - 1
@@ -190,7 +190,7 @@ def encode(keys, offsets, code_of, bits, out, table, skips):
 
 
 def room(postings: int, lists: int, bits: int) -> int:
-    """Bytes that so many postings in so many lists can take at most.
+    """Bytes that postings in lists can take at most, given the number of each.
 
     With r the logarithm of the mean gap, zeros and ones together are at most 3 a posting; the best r takes no more.
     """

@@ -39,7 +39,7 @@ class FileEntry:
     crc32: int
 
 
-class Writer:
+class ContainerWriter:
     """Writes a container section by section.
 
     Args:
@@ -63,7 +63,7 @@ class Writer:
     def write(self, data: bytes | np.ndarray) -> None:
         """Append to the section that was begun last."""
         section = self._sections[next(reversed(self._sections))]
-        content = data if isinstance(data, bytes) else np.ascontiguousarray(data).tobytes()
+        content = memoryview(data if isinstance(data, bytes) else np.ascontiguousarray(data).reshape(-1).view(np.uint8))
         self._write(content)
         section[1] += len(content)
         section[2] = zlib.crc32(content, section[2])
@@ -80,13 +80,13 @@ class Writer:
         self._file.close()
         return FileEntry(self._name, self._bytes, self._crc32)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         self._file.write(data)
         self._bytes += len(data)
         self._crc32 = zlib.crc32(data, self._crc32)
 
 
-class Reader:
+class ContainerReader:
     """A container mapped into memory. Its footer is checked, a section's bytes only by `section(check=True)`.
 
     Args:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lexlip.index.container import Reader, Writer
+from lexlip.index.container import ContainerReader, ContainerWriter
 from lexlip.sparse import Ids, concatenate_ids, kind_of, take_ids
 
 GROUP = 16
@@ -51,7 +51,7 @@ def locate(ids: Ids, among: Ids) -> np.ndarray:
     return pc.fill_null(pc.index_in(ids, value_set=among), -1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def write(ids: Ids, out: Writer) -> dict:
+def write(ids: Ids, out: ContainerWriter) -> dict:
     """Write ascending ids as sections of a segment; returns what the footer needs to know."""
     if kind_of(ids) == "int":
         first = int(ids[0]) if len(ids) else 0
@@ -71,13 +71,13 @@ def write(ids: Ids, out: Writer) -> dict:
     return {"kind": "string", "group": GROUP}
 
 
-def read(file: Reader) -> Numbers | Strings:
+def read(file: ContainerReader) -> Numbers | Strings:
     """The ids of a segment's file, as `write` put them there."""
     return Numbers(file) if file.footer["ids"]["kind"] == "int" else Strings(file)
 
 
 class _Column:
-    def __init__(self, file: Reader):
+    def __init__(self, file: ContainerReader):
         self._documents: int = file.footer["documents"]
         self._facts: dict = file.footer["ids"]
         self._data = file.section("ids", check=False)
@@ -91,7 +91,7 @@ class _Column:
 class Numbers(_Column):
     """Ids that are numbers."""
 
-    def __init__(self, file: Reader):
+    def __init__(self, file: ContainerReader):
         super().__init__(file)
         self._first: int = self._facts["first"]
         self._width: int = self._facts["width"]
@@ -115,7 +115,7 @@ class Numbers(_Column):
 class Strings(_Column):
     """Ids that are strings. See `Numbers` for the methods."""
 
-    def __init__(self, file: Reader):
+    def __init__(self, file: ContainerReader):
         super().__init__(file)
         self._groups = file.section("id_groups", "<u8").astype(np.int64)
         self._group: int = self._facts["group"]

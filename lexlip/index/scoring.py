@@ -153,7 +153,7 @@ def _search(
         document = kept[n, 0]
         score = 0.0
         for j in range(len(lists)):
-            # From the block's begin, unless a skip is likely to stand nearer.
+            # From the beginning of the block, unless a skip is likely to be nearer.
             if used[j] and lists[j, COUNT] <= SKIP_EVERY * blocks:
                 code = _code(data, lists, j, bits, cursors, document)
             else:

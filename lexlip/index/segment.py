@@ -23,7 +23,7 @@ import numpy as np
 
 from lexlip.errors import DamagedIndex
 from lexlip.index import id_column, impacts
-from lexlip.index.container import FileEntry, Reader, Writer
+from lexlip.index.container import ContainerReader, ContainerWriter, FileEntry
 from lexlip.index.impacts import Codebook
 from lexlip.index.layout import BEGIN, COLUMNS, COUNT, END, LOW, MAX_LOW_BITS, PADDING, SKIP_EVERY, SKIPS, TOP
 from lexlip.sparse import Ids
@@ -69,7 +69,7 @@ class Segment:
     """
 
     def __init__(self, folder: Path, entry: SegmentEntry):
-        self.file = Reader(folder, entry.file, KIND)
+        self.file = ContainerReader(folder, entry.file, KIND)
         facts = self.file.footer
         self.documents: int = facts["documents"]
         self.postings: int = facts["postings"]
@@ -79,10 +79,10 @@ class Segment:
         self.skips = self.file.section("skips", "<u4").reshape(-1, 2)
         self.impacts = self.file.section("impacts", "<f2").astype(np.float64)
         self.ids = id_column.read(self.file)
-        self._deletions: Reader | None = None
+        self._deletions: ContainerReader | None = None
         self.deleted = np.empty(0, np.uint8)
         if entry.deletions is not None:
-            self._deletions = Reader(folder, entry.deletions, DELETIONS_KIND)
+            self._deletions = ContainerReader(folder, entry.deletions, DELETIONS_KIND)
             self.deleted = self._deletions.section("deleted")
             if len(self.deleted) != (self.documents + 7) // 8:
                 raise DamagedIndex(
@@ -183,7 +183,7 @@ def write_segment(path: Path, ids: Ids, sources: list, codebook: Codebook, histo
     from lexlip.index.codec import encode, room
     from lexlip.index.runs import groups
 
-    out = Writer(path, KIND)
+    out = ContainerWriter(path, KIND)
     out.begin("postings")
     tables, skips, terms = [], [], []
     for group_terms, offsets, keys in groups(sources, ids):
@@ -216,6 +216,6 @@ def write_segment(path: Path, ids: Ids, sources: list, codebook: Codebook, histo
 
 def write_deletions(path: Path, alive: np.ndarray) -> FileEntry:
     """Write which documents of a segment are deleted."""
-    out = Writer(path, DELETIONS_KIND)
+    out = ContainerWriter(path, DELETIONS_KIND)
     out.begin("deleted", np.packbits(~alive, bitorder="little"))
     return out.close(documents=len(alive))

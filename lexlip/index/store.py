@@ -1,4 +1,4 @@
-"""The folder of an index: which files it is made of, who may write, and how a new state takes the place of the old.
+"""The folder of an index: which files it is made of, who may write, and how a new state replaces the old one.
 
 The manifest names the files of the current state. It is replaced by a rename, after all files that it names are on the
 disk: a reader sees the old state or the new one, whenever the writer is killed. Files never change; those that no
@@ -40,7 +40,7 @@ class IndexSettings:
         ids: "int" or "string".
         impact_bits: of a stored weight, 1 to 12.
         impact_scale: "fitted" or "linear"; see `lexlip.index.impacts`.
-        segment_documents: a segment holds at most so many.
+        segment_documents: documents of a segment at most.
     """
 
     ids: str
@@ -148,7 +148,7 @@ def transaction(folder: Path, create: bool = False) -> Iterator[Transaction]:
 
     Args:
         folder: of the index.
-        create: make the folder if need be, and go on where it holds no index.
+        create: the folder may be new or empty.
 
     Raises:
         IndexBusy: another process writes to it.

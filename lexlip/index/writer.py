@@ -64,8 +64,8 @@ def build(
         impact_bits: of a stored weight, 1 to 12.
         impact_scale: "fitted" or "linear"; see `lexlip.index.impacts`.
         segment_documents: documents of a segment at most; memory while building grows with it.
-        overwrite: take the place of an index that is in the folder; its readers keep the old state until they open
-            the index again.
+        overwrite: replace an index that is in the folder; its readers keep the old state until they open the index
+            again.
 
     Raises:
         IndexingError: rows that cannot be stored, an id or a document's term twice, or a folder that holds something.
@@ -82,7 +82,7 @@ def build(
 
 
 def add(folder: str | Path, batches: Iterable[SparseRows]) -> Change:
-    """Add documents in segments of their own. One whose id is there already takes the place of the old one.
+    """Add documents in segments of their own. One whose id the index holds already replaces the old one.
 
     Raises:
         IndexingError: no index, rows that cannot be stored, ids of another kind, an id or a document's term twice.
@@ -101,7 +101,7 @@ def add(folder: str | Path, batches: Iterable[SparseRows]) -> Change:
 
 
 def delete(folder: str | Path, ids: Sequence[int] | Sequence[str] | Ids) -> Change:
-    """Delete documents by their ids; ids that the index does not hold are passed over.
+    """Delete documents by their ids; ids that the index does not hold are ignored.
 
     Raises:
         IndexingError: no index, or ids of another kind than the index has.

@@ -56,11 +56,9 @@ def stored(folder):
     """Id -> (terms, weights) of all shards, in their order."""
     found = {}
     for rows in read_shards([folder]):
-        ids = rows.ids.tolist() if isinstance(rows.ids, np.ndarray) else rows.ids.to_pylist()
-        for row, id in enumerate(ids):
-            part = slice(rows.offsets[row], rows.offsets[row + 1])
+        for id, terms, weights in rows.documents():
             assert id not in found
-            found[id] = rows.terms[part], rows.weights[part]
+            found[id] = terms, weights
     return found
 
 
@@ -89,9 +87,9 @@ def test_texts_are_what_encode_text_gives(model, lines, tmp_path):
         assert reader.schema.types == [pa.int64(), pa.list_(pa.uint16()), pa.list_(pa.float16())]
 
 
-def test_pictures_are_what_encode_image_gives(model, table, tmp_path):
-    pictures = [Image.open(table.parent / f"train_{number}.png") for number in range(8)]
-    vectors = model.encode_image(pictures)
+def test_images_are_what_encode_image_gives(model, table, tmp_path):
+    images = [Image.open(table.parent / f"train_{number}.png") for number in range(8)]
+    vectors = model.encode_image(images)
     for name, corpus, ids in (
         ("tsv", read_tsv(table), [f"train{number}" for number in range(8)]),
         ("folder", FolderImages(table.parent), None),
@@ -114,13 +112,13 @@ def test_captions_have_ids_of_their_own(model, table, tmp_path):
     source = TsvSource("tiny", "train", table)
     encode(model, read_tsv(table, "texts"), tmp_path / "out", batch_size=4)
     ids = [f"train{number}#{caption}" for number in range(8) for caption in range(2)]
-    texts = [text for picture in range(8) for text in source.captions(picture)]
+    texts = [text for image in range(8) for text in source.captions(image)]
     assert_holds(stored(tmp_path / "out"), ids, model.encode_text(texts))
 
 
 @pytest.fixture
 def repeating(table, tmp_path):
-    """An Arrow file whose rows 0 and 2 are one picture, with captions of their own."""
+    """An Arrow file whose rows 0 and 2 are one image, with captions of their own."""
     data = [(table.parent / f"train_{number}.png").read_bytes() for number in range(2)]
     batch = pa.record_batch(
         {
@@ -134,7 +132,7 @@ def repeating(table, tmp_path):
     return tmp_path / "mine.arrow", data
 
 
-def test_rows_that_repeat_a_picture(model, repeating, tmp_path):
+def test_rows_that_repeat_an_image(model, repeating, tmp_path):
     path, data = repeating
     encode(model, read_arrow([path]), tmp_path / "images")
     assert_holds(stored(tmp_path / "images"), ["a", "b"], model.encode_image([open_image(part) for part in data]))
@@ -217,8 +215,8 @@ def test_from_the_command_line_to_an_answer(model, table, tmp_path, capsys):
     assert main(["encode", "--model", str(tmp_path / "model"), "--tsv", str(table), "--out", str(out)]) == 0
     assert capsys.readouterr().out == "8 images in 1 shards, 8 encoded now\n"
     assert main(["index", "build", str(index), str(out)]) == 0
-    picture = Image.open(table.parent / "train_3.png")
-    assert Index.open(index, model=model).search(picture, k=1)[0].id == "train3"
+    image = Image.open(table.parent / "train_3.png")
+    assert Index.open(index, model=model).search(image, k=1)[0].id == "train3"
 
 
 def test_a_part_of_a_run_is_no_corpus(model, lines, tmp_path, capsys):
@@ -257,7 +255,7 @@ def broken_folder(folder, good, bad):
     return FolderImages(folder)
 
 
-def test_a_broken_picture_is_left_out_and_listed(model, tmp_path):
+def test_a_broken_image_is_left_out_and_listed(model, tmp_path):
     done = encode(model, broken_folder(tmp_path / "in", 20, 3), tmp_path / "out", shard_documents=9, batch_size=2)
     assert done.skipped == 3 and len(stored(tmp_path / "out")) == 20
     lines = (tmp_path / "out" / "skipped_samples.tsv").read_text().splitlines()
@@ -266,8 +264,8 @@ def test_a_broken_picture_is_left_out_and_listed(model, tmp_path):
     assert all("no image" in line for line in lines[1:])
 
 
-def test_too_many_broken_pictures_end_the_run(model, tmp_path):
-    """More than a share of 1%, counted over all shards and processes."""
+def test_too_many_broken_images_end_the_run(model, tmp_path):
+    """More than 1%, counted over all shards and processes."""
     corpus, out = broken_folder(tmp_path / "in", 22, 11), tmp_path / "out"  # bad ones come first
     encode(model, corpus, out, shard_documents=10, batch_size=5, process=(0, 4))
     with pytest.raises(EncodingError, match="11 of 33 documents cannot be used, more than the 10 .* bad000.jpg"):

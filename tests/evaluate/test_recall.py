@@ -19,20 +19,8 @@ def sparse(dense, ids, order=None):
     return SparseVectors.from_dense(dense, torch.tensor(list(ids)), torch.tensor(list(order)))
 
 
-def brute_ranks(queries, query_ids, gallery, gallery_ids):
-    ranks = []
-    for query, wanted in zip(queries, query_ids, strict=True):
-        scores = [float((query * item).sum()) for item in gallery]
-        best = max(score for score, i in zip(scores, gallery_ids, strict=True) if i == wanted)
-        rank = 1
-        for score, i in zip(scores, gallery_ids, strict=True):
-            rank += score > best or (score == best and i != wanted)
-        ranks.append(rank)
-    return ranks
-
-
 @pytest.mark.parametrize("block_numbers", [1, 70, 2**27])
-def test_ranks_of_both_directions_are_the_loops(monkeypatch, block_numbers):
+def test_ranks_of_both_directions_are_the_loops(monkeypatch, brute_ranks, block_numbers):
     monkeypatch.setattr(recall, "BLOCK_NUMBERS", block_numbers)
     image_ids = [50, 7, 23, 4, 99, 12]
     text_ids = [7, 7, 7, 50, 23, 23, 4, 99, 99, 99, 99, 12]  # one to four captions each
@@ -47,7 +35,7 @@ def test_metrics_by_hand():
     images = torch.eye(3)
     texts = torch.tensor([[1.0, 0, 0], [0.5, 0.9, 0], [0, 0.2, 0.1], [0, 0.2, 0.3], [0.5, 0, 0.75]])
     metrics = recall.retrieval_metrics(sparse(images, [1, 2, 3]), sparse(texts, [1, 1, 3, 3, 2]))
-    # Text to image: 1; 2 (picture 2 scores 0.9); 2 (picture 2 scores 0.2); 1; 3.
+    # Text to image: 1; 2 (image 2 scores 0.9); 2 (image 2 scores 0.2); 1; 3.
     assert metrics["t2i"] == {"R@1": 40.0, "R@5": 100.0, "R@10": 100.0, "mean_rank": 1.8, "median_rank": 2.0}
     # Image to text: 1; 5 (its caption scores 0, and the captions with 0.9, 0.2, 0.2 and the tie at 0 come first); 2.
     assert metrics["i2t"]["mean_rank"] == pytest.approx((1 + 5 + 2) / 3)
@@ -69,7 +57,7 @@ def test_rsum_is_the_sum_of_six_recalls():
     images, texts = sparse(torch.eye(12), range(12)), sparse(torch.eye(12), range(12))
     assert recall.retrieval_metrics(images, texts)["rsum"] == 600
     backwards = recall.retrieval_metrics(images, sparse(torch.eye(12).flip(0), range(12)))
-    # Each wrong picture scores 1 or ties with the right one at 0, so every rank is 12.
+    # Each wrong image scores 1 or ties with the right one at 0, so every rank is 12.
     assert backwards["t2i"] == {"R@1": 0.0, "R@5": 0.0, "R@10": 0.0, "mean_rank": 12.0, "median_rank": 12.0}
     assert backwards["rsum"] == 0
 
@@ -102,12 +90,12 @@ def test_ranks_are_the_dense_computations_on_real_numbers(monkeypatch, block_num
     scores = texts.double() @ images.double().T
     right = text_ids[:, None] == image_ids[None, :]
     ours = recall.best_ranks(sparse(texts, text_ids), sparse(images, image_ids))
-    for dim in (1, 0):  # along the pictures, along the captions
+    for dim in (1, 0):  # along the images, along the captions
         best = scores.masked_fill(~right, -1).amax(dim, keepdim=True)
         assert ours[1 - dim].tolist() == (1 + ((scores >= best) & ~right).sum(dim)).tolist()
 
 
-def test_the_same_picture_twice_ties_whatever_the_order_of_the_sum():
+def test_the_same_image_twice_ties_whatever_the_order_of_the_sum():
     """A thousand words each; the copy stands in another block of the product."""
     dense = vectors(1, 1000, density=1.0) + 0.1
     images = sparse(torch.cat([dense, vectors(40, 1000, seed=1) / 100, dense]), range(42))
@@ -118,7 +106,7 @@ def test_the_same_picture_twice_ties_whatever_the_order_of_the_sum():
 
 @pytest.mark.parametrize("density", [0.1, 1.0])
 def test_scores_that_float32_cannot_tell_apart_are_told_apart(density):
-    """Copies of one picture, each better by less than float32 would notice."""
+    """Copies of one image, each better by less than float32 would notice."""
     dense = vectors(1, 400, density=density) + (density == 1.0)
     word = int(dense.argmax())
     images = dense.repeat(30, 1)
@@ -168,22 +156,25 @@ def test_from_dense_keeps_rows_without_a_word():
     assert torch.equal(rows.take(np.array([1, 0])).columns().T, dense[[1, 0]])
 
 
-@pytest.mark.parametrize("block_numbers", [1, 2**27])
-def test_pruned_rows_hold_the_heaviest_words(monkeypatch, block_numbers):
-    monkeypatch.setattr(recall, "BLOCK_NUMBERS", block_numbers)
-    dense = vectors(5, density=0.8)
-    pruned = sparse(dense, range(5), order=[9, 2, 3, 7, 5])  # an order that is not the rows'
-    cut = pruned.top_k(3)
-    by_place = dict(zip(cut.order.tolist(), cut.columns().T, strict=True))
-    for place, row in zip([9, 2, 3, 7, 5], dense, strict=True):
-        wanted = torch.zeros(30)
-        for word in row.argsort(descending=True)[:3]:
-            wanted[word] = row[word]
-        assert torch.equal(by_place[place], wanted)
-    assert cut.active_terms == 3
+def test_cut_rows_hold_the_heaviest_terms():
+    dense, order = vectors(5, density=0.8), [9, 2, 3, 7, 5]  # an order that is not the rows'
+    cut = sparse(dense, range(5), order).top_k(3)
+    wanted = torch.zeros(5, 30)
+    for number, row in enumerate(dense):
+        for term in row.argsort(descending=True)[:3]:
+            wanted[number, term] = row[term]
+    assert torch.equal(cut.columns().T, wanted)
+    assert cut.order.tolist() == order and cut.ids.tolist() == list(range(5)) and cut.active_terms == 3
 
 
-def test_folds_are_averages_over_consecutive_pictures():
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_broken_vector_is_broken_after_a_cut(value):
+    dense = vectors(4, density=0.8)
+    dense[2, 7] = value
+    assert sparse(dense, range(4)).top_k(2).broken().tolist() == [False, False, True, False]
+
+
+def test_folds_are_averages_over_consecutive_images(brute_ranks):
     images, texts = vectors(6, seed=1), vectors(12, seed=2)
     ids = [10, 11, 12, 13, 14, 15]
     text_ids = [i for i in ids for _ in range(2)]
@@ -206,15 +197,19 @@ def test_chance_with_two_right_captions_of_four():
     assert found["i2t"] == pytest.approx({"R@1": 50.0, "R@5": 100.0, "R@10": 100.0})
 
 
-def test_evaluate_adds_pruned_folds_and_chance():
-    images, texts = sparse(vectors(8, seed=1), range(8)), sparse(vectors(8, seed=1), range(8))
+def test_evaluate_adds_pruned_folds_and_chance(brute_ranks):
+    dense, others = vectors(8, seed=1), vectors(8, seed=3)
+    images, texts = sparse(dense, range(8)), sparse(others, range(8))
     metrics = recall.evaluate(images, texts, [1, 4], 2)
-    assert metrics["t2i"]["R@1"] < 100 or metrics["rsum"] == 600
+    ranks = brute_ranks(others, range(8), dense, range(8))
+    assert 1 < np.mean(ranks) < 8  # neither all right nor all wrong
+    assert metrics["t2i"] == recall.summary(np.array(ranks))
+    assert metrics["i2t"] == recall.summary(np.array(brute_ranks(dense, range(8), others, range(8))))
     assert metrics["chance"]["t2i"] == {"R@1": 12.5, "R@5": 62.5, "R@10": 100.0}
     assert metrics["chance"]["i2t"] == pytest.approx({"R@1": 12.5, "R@5": 62.5, "R@10": 100.0})
     assert set(metrics["pruned"]) == {"1", "4"}
     assert metrics["pruned"]["4"] == recall.retrieval_metrics(images.top_k(4), texts.top_k(4))
-    assert metrics["folds"]["count"] == 2
+    assert metrics["folds"] == {"count": 2, **recall.folded_metrics(images, texts, 2)}
     assert set(recall.evaluate(images, texts, [], 0)) == set(metrics) - {"pruned", "folds"}
 
 
@@ -225,3 +220,9 @@ def test_the_table_shows_every_number():
     assert len(lines) == 4
     assert lines[2].split() == ["coco", *["100.00"] * 6, "600.0", "1.0", "1.0"]
     assert len({len(line) for line in lines[1:]}) == 1  # columns line up
+
+
+def test_the_table_has_a_line_for_each_cut_and_for_the_folds():
+    rows = sparse(torch.eye(12), range(12))
+    lines = recall.table({"coco": recall.evaluate(rows, rows, [1, 4], 3)}).splitlines()
+    assert [line[:24].strip() for line in lines[2:]] == ["coco", "coco, 1 terms", "coco, 4 terms", "coco, 3 folds"]

@@ -8,16 +8,16 @@ from lexlip.index.codec import decode
 from lexlip.index.layout import COUNT
 
 
-def random_rows(documents, vocabulary, most_terms, seed=0, first_id=0, ids=None, empty_share=0.05, copies_share=0.1):
+def random_rows(documents, vocabulary, most_terms, seed=0, first_id=0, ids=None, empty_ratio=0.05, copies_ratio=0.1):
     """Documents of 0 to `most_terms` terms, common ones more often; some empty, some copies of others."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, min(most_terms, vocabulary) + 1, documents)
-    counts[rng.random(documents) < empty_share] = 0
+    counts[rng.random(documents) < empty_ratio] = 0
     bags = []
     for count in counts:
         terms = np.unique((rng.random(count) ** 2 * vocabulary).astype(int))
         bags.append((terms, np.log1p(rng.gamma(2.0, 1.0, len(terms))).astype(np.float16)))
-    for copy in np.flatnonzero(rng.random(documents) < copies_share):
+    for copy in np.flatnonzero(rng.random(documents) < copies_ratio):
         bags[copy] = bags[rng.integers(documents)]
     offsets = np.concatenate([[0], np.cumsum([len(terms) for terms, _ in bags])])
     terms = np.concatenate([terms for terms, _ in bags]) if bags else np.empty(0, int)
@@ -43,14 +43,9 @@ class BruteForce:
     def __init__(self, index):
         self.ids, self.documents, self.terms, self.weights = [], [], [], []
         for segment in index.segments:
-            ids = list(
-                segment.ids.all().tolist()
-                if segment.file.footer["ids"]["kind"] == "int"
-                else segment.ids.all().to_pylist()
-            )
             alive = segment.alive()
             begin = len(self.ids)
-            self.ids += ids
+            self.ids += segment.ids.all().tolist()
             for row, term in enumerate(segment.terms.tolist()):
                 count = segment.table[row, COUNT]
                 documents, codes = np.zeros(count, np.int64), np.zeros(count, np.int64)
@@ -84,16 +79,43 @@ class BruteForce:
         return [Hit(self.ids[document], scores[document]) for document in best.tolist()]
 
 
-@pytest.fixture
+def flip_bits(path, place, bits=1):
+    """Damage a file: other bits in the byte at a place."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= bits
+    path.write_bytes(content)
+
+
+def read_number(data, place):
+    """A number in bytes of 7 bits, lowest first, the eighth bit set on all but the last; and where it ends."""
+    value = shift = 0
+    while True:
+        value |= (data[place] & 127) << shift
+        shift, place = shift + 7, place + 1
+        if data[place - 1] < 128:
+            return value, place
+
+
+@pytest.fixture(scope="session")
 def rows():
     return random_rows
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def queries():
     return random_queries
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def brute_force():
     return BruteForce
+
+
+@pytest.fixture(scope="session")
+def flip():
+    return flip_bits
+
+
+@pytest.fixture(scope="session")
+def varint():
+    return read_number

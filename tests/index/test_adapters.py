@@ -2,11 +2,11 @@
 
 import sys
 
-import numpy as np
 import pytest
 
-from lexlip.index import Index, IndexingError, SparseRows, build
+from lexlip.index import Index, IndexingError, SparseRows, add, build, delete
 from lexlip.index.adapters import installed, open_engine
+from lexlip.index.queries import bag_of
 from lexlip.index.stored import stored_rows
 
 DOCUMENTS, VOCABULARY = 10_000, 2000
@@ -15,34 +15,25 @@ OPTIONS = {"lexlip": {"options": {"impact_bits": 10}}}  # two segments with 9 bi
 
 
 @pytest.fixture(scope="module")
-def collections(tmp_path_factory):
-    """Our index by kind of ids, half of it deleted and added again, so that there are two segments."""
-    from lexlip.index import add, delete
-
+def collections(tmp_path_factory, rows):
+    """Our index by kind of ids, of two segments with some documents deleted."""
     folder = tmp_path_factory.mktemp("ours")
     made = {}
     for kind, name in (("int", lambda n: n - 5000), ("string", lambda n: f"photo {n}.jpg")):
-        rng = np.random.default_rng(3)
-        bags = []
-        for _ in range(DOCUMENTS):
-            terms = np.unique((rng.random(rng.integers(0, 25)) ** 3 * VOCABULARY).astype(int))
-            bags.append(dict(zip(terms.tolist(), np.log1p(rng.gamma(2.0, 1.0, len(terms))).tolist())))
         ids = [name(n) for n in range(DOCUMENTS)]
-        build(folder / kind, [SparseRows.from_bags(bags[:6000], ids[:6000])])
-        add(folder / kind, [SparseRows.from_bags(bags[6000:], ids[6000:])])
+        everything = rows(DOCUMENTS, VOCABULARY, 25, seed=3, ids=ids, copies_ratio=0)
+        build(folder / kind, [everything.between(0, 6000)])
+        add(folder / kind, [everything.between(6000, DOCUMENTS)])
         delete(folder / kind, ids[::100])
         made[kind] = Index.open(folder / kind)
     return made
 
 
 @pytest.fixture
-def bags():
-    rng = np.random.default_rng(5)
-    made = [([], [])]  # an empty query
-    for _ in range(100):
-        terms = np.unique((rng.random(rng.integers(1, 12)) ** 3 * VOCABULARY * 1.05).astype(int))
-        made.append((terms, rng.gamma(2.0, 1.0, len(terms))))
-    return made
+def bags(queries):
+    """Of distinct terms; the first is empty."""
+    filled = [bag_of(query) for query in queries(120, VOCABULARY, seed=5) if len(query[0])]
+    return [bag_of({}), *filled[:100]]
 
 
 def same_up_to_ties(theirs, ours, all_ours):

@@ -51,34 +51,28 @@ def test_from_shards_to_answers(tmp_path, shards, capsys):
     assert [line.split("  ")[1] for line in lines if not line.startswith(" ")] == [hit.id for hit in hits]
 
 
-def test_verify_says_what_is_damaged(tmp_path, shards, capsys):
+def test_verify_says_what_is_damaged(tmp_path, shards, capsys, flip):
     run(capsys, "index", "build", tmp_path / "index", shards)
     (segment,) = (tmp_path / "index").glob("*.seg")
-    content = bytearray(segment.read_bytes())
-    content[100] ^= 1
-    segment.write_bytes(content)
+    flip(segment, 100)
     assert "section postings is damaged" in run(capsys, "index", "verify", tmp_path / "index", status=1)
 
 
-def test_verify_lists_all_damage_of_an_index_that_does_not_open(tmp_path, shards, capsys):
+def test_verify_lists_all_damage_of_an_index_that_does_not_open(tmp_path, shards, capsys, flip):
     folder = tmp_path / "index"
     run(capsys, "index", "build", folder, shards, "--segment-documents", 100)
     first, second, third = (folder / file.name for file in lexlip.Index.open(folder).manifest.files())
     first.write_bytes(first.read_bytes()[:-1])
     second.unlink()
-    content = bytearray(third.read_bytes())
-    content[100] ^= 1
-    third.write_bytes(content)
+    flip(third, 100)
     lines = run(capsys, "index", "verify", folder, status=1).splitlines()
     assert [line.startswith(str(path)) for line, path in zip(lines, (first, second, third))] == [True] * 3
     assert "bytes instead of" in lines[0] and "is missing" in lines[1] and "section postings" in lines[2]
-    manifest = bytearray((folder / "manifest").read_bytes())
-    manifest[60] ^= 1
-    (folder / "manifest").write_bytes(manifest)
+    flip(folder / "manifest", 60)
     assert "manifest is damaged" in run(capsys, "index", "verify", folder, status=1)
 
 
-def test_search_by_text_picture_and_words(tmp_path, make_config, livelier, tiny_data, capsys, monkeypatch):
+def test_search_by_text_image_and_words(tmp_path, make_config, livelier, tiny_data, capsys, monkeypatch):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
@@ -87,17 +81,17 @@ def test_search_by_text_picture_and_words(tmp_path, make_config, livelier, tiny_
     model = livelier(build_model(LexLIP, config, tokenizer)).eval()
     model.save_pretrained(tmp_path / "model")
     rng = np.random.default_rng(0)
-    pictures = [Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)) for _ in range(6)]
-    pictures[4].save(tmp_path / "four.png")
-    names = [f"picture {number}" for number in range(6)]
-    lexlip.index.build(tmp_path / "index", [SparseRows.from_dense(model.encode_image(pictures), names)])
+    images = [Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)) for _ in range(6)]
+    images[4].save(tmp_path / "four.png")
+    names = [f"image {number}" for number in range(6)]
+    lexlip.index.build(tmp_path / "index", [SparseRows.from_dense(model.encode_image(images), names)])
     search = ("search", "--index", tmp_path / "index", "--model", tmp_path / "model", "-k", 2, "--json")
-    assert json.loads(run(capsys, *search, "--image", tmp_path / "four.png"))[0]["id"] == "picture 4"
+    assert json.loads(run(capsys, *search, "--image", tmp_path / "four.png"))[0]["id"] == "image 4"
     encoded, encode = [], LexLIP.encode_text
     monkeypatch.setattr(LexLIP, "encode_text", lambda self, texts: encoded.append(texts) or encode(self, texts))
     by_text = json.loads(run(capsys, *search, "a red dot", "--explain"))
     assert encoded == [["a red dot"]] and len(by_text) == 2  # once for the search and for what explains each hit
-    scores = (model.encode_text(["a red dot"]) @ model.encode_image(pictures).T)[0]
+    scores = (model.encode_text(["a red dot"]) @ model.encode_image(images).T)[0]
     assert by_text[0]["id"] == names[int(scores.argmax())]
     assert by_text[0]["score"] == pytest.approx(float(scores.max()), abs=2e-3)
     words = {term["word"]: term["query"] for term in by_text[0]["terms"]}

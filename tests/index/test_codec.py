@@ -46,12 +46,12 @@ def test_lists_come_back(bits):
 def test_size_is_near_the_entropy():
     """Random documents: at most 0.1 bits a posting above the entropy of which documents they are."""
     rng = np.random.default_rng(0)
-    for share in (0.5, 0.1, 0.01, 0.003):
-        documents = np.flatnonzero(rng.random(2_000_000) < share)
+    for ratio in (0.5, 0.1, 0.01, 0.003):
+        documents = np.flatnonzero(rng.random(2_000_000) < ratio)
         data, table, _ = packed([(documents, np.zeros(len(documents), int))], 1)
         bits = 8 * len(data) / len(documents) - 1
-        entropy = -(share * np.log2(share) + (1 - share) * np.log2(1 - share)) / share
-        assert bits < entropy + (0.1 if share < 0.2 else 0.6), share
+        entropy = -(ratio * np.log2(ratio) + (1 - ratio) * np.log2(1 - ratio)) / ratio
+        assert bits < entropy + (0.1 if ratio < 0.2 else 0.6), ratio
 
 
 def test_any_bytes_decode_within_bounds():

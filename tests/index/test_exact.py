@@ -58,7 +58,7 @@ def test_through_adds_deletes_and_merges(tmp_path, rows, queries, brute_force):
 def test_equal_scores_go_by_id(tmp_path, brute_force):
     """Hundreds of equal documents in three segments, in an order of rows that is not the order of ids."""
     rng = np.random.default_rng(0)
-    names = [f"picture {number}" for number in rng.permutation(3000)]
+    names = [f"image {number}" for number in rng.permutation(3000)]
     bag = SparseRows.from_bags([{5: 0.5, 9: 0.25}] * 1000, names[:1000])
     build(tmp_path, [bag], segment_documents=400)
     for begin in (1000, 2000):

@@ -115,14 +115,14 @@ def test_loading_sends_every_file_and_stops_at_an_error(index, tmp_path):
         (tmp_path / "asked").write_text("")
         path = f"{fake.parent}:/usr/bin:/bin"
         return subprocess.run(
-            ["bash", tmp_path / "out" / "load.sh", "http://x:9200", "pictures"], capture_output=True, text=True,
+            ["bash", tmp_path / "out" / "load.sh", "http://x:9200", "images"], capture_output=True, text=True,
             env={"PATH": path, "ANSWER": answer, "CURL_OPTIONS": "-u me:secret"},
         )  # fmt: skip
 
     assert load('{"errors":false}').returncode == 0
     asked = (tmp_path / "asked").read_text()
     assert all("-u me:secret" in line for line in asked.splitlines())
-    assert "PUT http://x:9200/pictures -H" in asked and "@index.json" in asked
+    assert "PUT http://x:9200/images -H" in asked and "@index.json" in asked
     for path in (tmp_path / "out" / "documents").iterdir():
         assert f"@documents/{path.name}" in asked
     failed = load('{"errors":true,"items":[]}')
@@ -199,7 +199,7 @@ def ciff_messages():
     return [message_factory.GetMessageClass(pool.FindMessageTypeByName(f"ciff.{name}")) for name in fields]
 
 
-def test_ciff(index, queries, tmp_path):
+def test_ciff(index, queries, varint, tmp_path):
     header_of, _, list_of, record_of = ciff_messages()
     export(index, "ciff", tmp_path / "out", scale=50)
     data = (tmp_path / "out" / "index.ciff").read_bytes()
@@ -207,14 +207,7 @@ def test_ciff(index, queries, tmp_path):
 
     def following(kind):
         nonlocal place
-        size = shift = 0
-        while True:
-            byte = data[place]
-            place += 1
-            size |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                break
+        size, place = varint(data, place)
         message = kind.FromString(data[place : place + size])
         place += size
         return message
@@ -265,7 +258,7 @@ def test_a_sample_behind_empty_and_deleted_documents(tmp_path, monkeypatch):
     assert (tmp_path / "out.tmp" / "mine").exists()
 
 
-def test_refusals(index, tmp_path, rows):
+def test_refusals(index, tmp_path, rows, flip):
     with pytest.raises(IndexingError, match="one of opensearch"):
         export(index, "solr", tmp_path / "out")
     with pytest.raises(IndexingError, match="scale=0"):
@@ -281,8 +274,6 @@ def test_refusals(index, tmp_path, rows):
         export(Index.open(tmp_path / "long"), "elasticsearch", tmp_path / "out")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.tmp"))
     (segment, *_) = index.folder.glob("*.seg")
-    content = bytearray(segment.read_bytes())
-    content[200] ^= 1
-    segment.write_bytes(content)
+    flip(segment, 200)
     with pytest.raises(IndexingError, match="damaged"):
         export(Index.open(index.folder), "ciff", tmp_path / "out")

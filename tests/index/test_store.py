@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -240,17 +239,7 @@ def test_a_new_state_while_readers_open(tmp_path):
     assert not errors
 
 
-def damaged(folder: Path, where: Path, file: str, place: int, flip: int) -> Path:
-    """A copy of an index with one byte of one file changed."""
-    shutil.rmtree(where, ignore_errors=True)
-    shutil.copytree(folder, where)
-    content = bytearray((where / file).read_bytes())
-    content[place] ^= flip
-    (where / file).write_bytes(content)
-    return where
-
-
-def test_a_flipped_byte_is_found_and_harmless(tmp_path, rows, queries):
+def test_a_flipped_byte_is_found_and_harmless(tmp_path, rows, queries, flip):
     """In any file at any place: opening or `verify` says so, and a search ends with a result or an error of its own."""
     rng = np.random.default_rng(0)
     names = [f"name {number}" for number in range(3000)]
@@ -262,7 +251,10 @@ def test_a_flipped_byte_is_found_and_harmless(tmp_path, rows, queries):
     for file in ["manifest", *(entry.name for entry in manifest.files())]:
         size = (tmp_path / "index" / file).stat().st_size
         for place in {0, size - 1, *rng.integers(0, size, 120).tolist()}:
-            folder = damaged(tmp_path / "index", tmp_path / "damaged", file, place, int(rng.integers(1, 256)))
+            folder = tmp_path / "damaged"
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(tmp_path / "index", folder)
+            flip(folder / file, place, int(rng.integers(1, 256)))
             try:
                 index = Index.open(folder)
             except DamagedIndex as error:

@@ -180,7 +180,7 @@ def test_recall_of_both_processes_rows_without_the_doubled(in_two_processes):
 
     for gathered in in_two_processes(work):
         assert gathered.order.tolist() == list(range(6)) and gathered.ids.tolist() == ids.tolist()
-        assert torch.equal(gathered.dense(0, 6), dense)
+        assert torch.equal(gathered.columns().T, dense)
 
 
 def test_recall_is_shared_out_among_the_processes(in_two_processes, monkeypatch):

@@ -1,4 +1,4 @@
-"""The four sets in their real folder structure, with pictures of one colour each."""
+"""The four sets in their real folder structure, with images of one colour each."""
 
 import json
 
@@ -20,7 +20,7 @@ def write(path, text):
 
 @pytest.fixture
 def dci(tmp_path):
-    """Two splits; the green picture is told as blue."""
+    """Two splits; the green image is told as blue."""
     root = tmp_path / "dci" / "densely_captioned_images"
     told = {"a": ("red", "red"), "b": ("green", "blue"), "c": ("blue", "blue")}
     for name, (colour, word) in told.items():
@@ -33,7 +33,7 @@ def dci(tmp_path):
 
 @pytest.fixture
 def iiw(tmp_path):
-    """Five pairs in three parts, with both names of the picture's field, with and without its ending."""
+    """Five pairs in three parts, with both names of the image's field, with and without its ending."""
     root = tmp_path / "iiw"
     rows = [
         ("DOCCI_Test", "docci", "image", "one.jpg", "red"), ("DOCCI_Test", "docci", "image", "two", "green"),

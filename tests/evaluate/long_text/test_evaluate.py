@@ -20,7 +20,7 @@ WORDS = {"red": [1.0, 0, 0], "green": [0, 1.0, 0], "blue": [0, 0, 1.0], "yellow"
 
 
 class ColourEncoder:
-    """A picture's mean colour against the colour that a text names; the "model" reads 4 words."""
+    """An image's mean colour against the colour that a text names; the "model" reads 4 words."""
 
     name, context = "colours", 4
     transform = staticmethod(build_transform("vit", 8))
@@ -38,8 +38,8 @@ def numbers(row):
 
 
 def test_dci_by_hand(dci):
-    """Texts red, blue, blue of pictures red, green, blue. Text 2 finds blue, not green; picture green finds all texts
-    at score 0, so the two wrong ones count; picture blue finds texts 2 and 3 equal, and a wrong equal one counts."""
+    """Texts red, blue, blue of images red, green, blue. Text 2 finds blue, not green; image green finds all texts
+    at score 0, so the two wrong ones count; image blue finds texts 2 and 3 equal, and a wrong equal one counts."""
     row = evaluate(read_dci(dci), ColourEncoder(), batch_size=2)
     third = 100 / 3
     assert numbers(row)[0] == pytest.approx([third, 100, 100], abs=1e-3)
@@ -54,8 +54,8 @@ def test_iiw_by_hand(iiw):
 
 
 def test_share4v_by_hand(share4v):
-    """Texts red, green, green, yellow of red, green, blue, yellow. Text 3 ranks green, yellow, blue: third. Picture
-    green is equal between texts 2 and 3; picture blue is nearest to yellow's text."""
+    """Texts red, green, green, yellow of red, green, blue, yellow. Text 3 ranks green, yellow, blue: third. Image
+    green is equal between texts 2 and 3; image blue is nearest to yellow's text."""
     row = evaluate(read_share4v(*share4v, 4), ColourEncoder(), workers=0)
     assert numbers(row) == [[50, 100, 100], [75, 100, 100]]
 
@@ -97,7 +97,7 @@ def test_missing_ones_are_an_error_that_lists_them_or_counted(colours, dci, urba
     assert [(row["pairs"], row["missing"]) for row in sets.values()] == [(2, 1), (2, 1)]
 
 
-def test_a_picture_that_cannot_be_decoded_is_missing_too(colours, urban1k, capsys, tmp_path):
+def test_an_image_that_cannot_be_decoded_is_missing_too(colours, urban1k, capsys, tmp_path):
     (urban1k / "image" / "10.jpg").write_bytes(b"no picture")
     words = ["eval-long-text", "--model", "colours", "--urban1k", str(urban1k)]
     assert main(words) == 2
@@ -107,19 +107,20 @@ def test_a_picture_that_cannot_be_decoded_is_missing_too(colours, urban1k, capsy
     assert (row["pairs"], row["missing"]) == (2, 1)
 
 
-def by_loops(texts, images):
-    """Recall from a table of scores, one query at a time; wrong items that score as much stand before the right one."""
-    scores = (texts.double() @ images.double().T).tolist()
-    n = len(scores)
-    sides = {
-        "t2i": [1 + sum(scores[i][j] >= scores[i][i] for j in range(n) if j != i) for i in range(n)],
-        "i2t": [1 + sum(scores[j][i] >= scores[i][i] for j in range(n) if j != i) for i in range(n)],
-    }
-    return [[round(100 * sum(rank <= k for rank in sides[side]) / n, 4) for k in (1, 5, 10)] for side in ("i2t", "t2i")]
+@pytest.fixture
+def by_loops(brute_ranks):
+    """Recall of texts and images in pairs, as `numbers` has it."""
+
+    def recalls(texts, images):
+        pairs = range(len(texts))
+        sides = brute_ranks(images, pairs, texts, pairs), brute_ranks(texts, pairs, images, pairs)
+        return [[round(100 * sum(rank <= k for rank in ranks) / len(ranks), 4) for k in (1, 5, 10)] for ranks in sides]
+
+    return recalls
 
 
 @pytest.mark.parametrize("head", [LexLIP, DenseLIP])
-def test_model_folders_of_both_heads(make_config, livelier, tiny_data, urban1k, share4v, tmp_path, head):
+def test_model_folders_of_both_heads(make_config, livelier, tiny_data, urban1k, share4v, by_loops, tmp_path, head):
     tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
     words = tiny_data["words"]
     config = make_config(head=head.head, vocab_size=words, max_text_len=10, corner_tokens=2, sentence_sep=True)
@@ -140,7 +141,7 @@ def test_model_folders_of_both_heads(make_config, livelier, tiny_data, urban1k, 
     assert encoder.texts(texts)[1] == 1
 
 
-def test_a_tiny_random_open_clip_model(dci, iiw, share4v, urban1k, tmp_path, capsys):
+def test_a_tiny_random_open_clip_model(dci, iiw, share4v, urban1k, by_loops, tmp_path, capsys):
     open_clip = pytest.importorskip("open_clip")
     vision = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
     text = {"context_length": 9, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}

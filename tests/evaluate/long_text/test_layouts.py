@@ -37,7 +37,7 @@ def test_urban1k_takes_first_lines(urban1k):
     assert pairs.texts == ["A red street. Cars", "A blue street. Cars", "A green street. Cars"]
 
 
-def test_missing_pictures_and_entries_are_listed(dci, iiw, urban1k):
+def test_missing_images_and_entries_are_listed(dci, iiw, urban1k):
     photos = dci / "densely_captioned_images"
     (photos / "photos" / "b.png").unlink()
     (photos / "annotations" / "c.json").unlink()
