@@ -77,9 +77,8 @@ def convert(
     with ImageReader(options.workers, read) as image_reader:
         for table in tables:
             table.keep_first(options.max_images)
-            per_shard = options.shard_images
-            if per_shard is None:
-                per_shard = _VILT_SHARD_IMAGES.get(table.name, _SHARD_IMAGES)
+            usual = _VILT_SHARD_IMAGES.get(table.name, _SHARD_IMAGES)
+            per_shard = usual if options.shard_images is None else options.shard_images
             plan = ShardPlan(
                 table, options.out, arrow_prefix(table.name, table.split), shards=shards,
                 shard_images=None if shards else per_shard or None,

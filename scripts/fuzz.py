@@ -4,7 +4,7 @@
     python scripts/fuzz.py --seed 0 --only 137          # one input again, with its messages
 
 An input is a function of (seed, number). Every use of it ends in one of these ways: "read": all that was wanted is
-there; "skipped": some of it is left out, and listed; "refused": one line that names the file, row or picture. The other
+there; "skipped": some of it is left out, and listed; "refused": one line that names the file, row or image. The other
 three must not happen: "crash", "hang" (longer than --time-limit), "memory" (more than --memory-limit). The status is 1
 if one did. Takes about half a second per input, and a few for some.
 """
@@ -62,7 +62,7 @@ def main() -> int:
     numbers = range(options.inputs) if options.only is None else [options.only]
     results = []
     with open(options.json or os.devnull, "w") as file:
-        for result in run(numbers, options.seed, options.time_limit, options.memory_limit):
+        for result in fuzz(numbers, options.seed, options.time_limit, options.memory_limit):
             results.append(result)
             file.write(json.dumps(vars(result)) + "\n")
             file.flush()
@@ -76,9 +76,9 @@ def main() -> int:
     return 0 if all(result.outcome in GOOD for result in results) else 1
 
 
-def run(numbers: Iterable[int], seed: int, time_limit: float, memory_limit: float) -> Iterator[Result]:
+def fuzz(numbers: Iterable[int], seed: int, time_limit: float, memory_limit: float) -> Iterator[Result]:
     """All uses of the inputs of these numbers, one after the other."""
-    from fuzzing import annotations, arrow_files, pictures, places, tables  # noqa: F401  registered by being imported
+    from fuzzing import annotations, arrow_files, images, paths, tables  # noqa: F401  registered by being imported
     from fuzzing.good import KINDS, WORDS
     from fuzzing.uses import USES, load_converter, use
     from tqdm import tqdm

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fuzzing.good import CAPTIONS, PICTURES, Rng, caption, cut, damages, encode, flip, zero
+from fuzzing.good import CAPTIONS, IMAGES, Rng, caption, cut, damages, encode, flip, zero
 
 LAYOUTS = ("karpathy", "gcc", "coco-captions")
 
 
 def good(layout: str, folder: Path, rng: Rng) -> tuple[Path, object]:
-    """The pictures; returns where the annotations belong, and what they hold."""
-    names = [f"{i}.png" for i in range(PICTURES)]
+    """Write the images; returns where the annotations belong, and what they hold."""
+    names = [f"{i}.png" for i in range(IMAGES)]
     images = folder / {"karpathy": "images", "gcc": "images_train/0", "coco-captions": "train2017"}[layout]
     images.mkdir(parents=True)
     for name in names:
@@ -28,26 +28,26 @@ def good(layout: str, folder: Path, rng: Rng) -> tuple[Path, object]:
             [f"images_train/0/{name}", caption(rng)] for name in names for _ in range(CAPTIONS)
         ]
     (folder / "annotations").mkdir()
-    pictures = [{"id": i, "file_name": name} for i, name in enumerate(names)]
-    captions = [{"image_id": i, "caption": caption(rng)} for i in range(PICTURES) for _ in range(CAPTIONS)]
-    return folder / "annotations" / "captions_train2017.json", {"images": pictures, "annotations": captions}
+    images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
+    captions = [{"image_id": i, "caption": caption(rng)} for i in range(IMAGES) for _ in range(CAPTIONS)]
+    return folder / "annotations" / "captions_train2017.json", {"images": images, "annotations": captions}
 
 
-def places(node: object) -> list[tuple[object, object]]:
+def positions(node: object) -> list[tuple[object, object]]:
     """(container, key) of everything inside a JSON value."""
-    found = []
+    inside = []
     for key, value in list(node.items()) if isinstance(node, dict) else list(enumerate(node)):
-        found.append((node, key))
+        inside.append((node, key))
         if isinstance(value, (dict, list)):
-            found += places(value)
-    return found
+            inside += positions(value)
+    return inside
 
 
 def text_of(layout: str, content: object, rng: Rng) -> tuple[object, object]:
     """Where one caption stands."""
     words = {"karpathy": "raw", "coco-captions": "caption", "gcc": 1}[layout]
-    found = [(node, key) for node, key in places(content) if key == words and isinstance(node[key], str)]
-    return found[int(rng.integers(len(found)))]
+    texts = [(node, key) for node, key in positions(content) if key == words and isinstance(node[key], str)]
+    return texts[int(rng.integers(len(texts)))]
 
 
 def odd_value(rng: Rng) -> object:
@@ -75,23 +75,22 @@ def register(layout: str) -> None:
 
     @damages(
         layout, f"JSON of {layout}", "value replaced", "value removed", "several replaced", "deeply nested",
-        "half a letter", "10 MB caption", "empty caption", "another top", "two pictures of one name",
+        "half a character", "10 MB caption", "empty caption", "another top", "two images of one name",
     )  # fmt: skip
     def damaged_values(folder: Path, rng: Rng, how: str) -> None:
         path, content = good(layout, folder, rng)
-        found = places(content)
-        at = int(rng.integers(len(found)))
-        node, key = found[at]
+        inside = positions(content)
+        node, key = inside[int(rng.integers(len(inside)))]
         if how == "value replaced":
             node[key] = odd_value(rng)
         elif how == "several replaced":
-            for i in rng.integers(len(found), size=5):
-                node, key = found[int(i)]
+            for i in rng.integers(len(inside), size=5):
+                node, key = inside[int(i)]
                 if key in node if isinstance(node, dict) else key < len(node):
                     node[key] = odd_value(rng)
         elif how == "value removed":
             del node[key]
-        elif how == "two pictures of one name":
+        elif how == "two images of one name":
             entries = content if layout == "gcc" else content["images"]
             entries.append(json.loads(json.dumps(entries[int(rng.integers(len(entries)))])))
             if layout == "coco-captions":
@@ -100,7 +99,7 @@ def register(layout: str) -> None:
             content = odd_value(rng)
         elif how != "deeply nested":
             node, key = text_of(layout, content, rng)
-            odd = {"half a letter": "a \ud83d dog", "10 MB caption": "a dog " * 1_700_000, "empty caption": " "}
+            odd = {"half a character": "a \ud83d dog", "10 MB caption": "a dog " * 1_700_000, "empty caption": " "}
             node[key] = odd[how]
         text = json.dumps(content)
         if how == "deeply nested":

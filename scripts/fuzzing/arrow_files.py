@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.feather as feather
 
-from fuzzing.good import CAPTIONS, FORMATS, PICTURES, Rng, caption, cut, damages, encode, flip, zero
+from fuzzing.good import CAPTIONS, FORMATS, IMAGES, Rng, caption, cut, damages, encode, flip, zero
 
 ROWS_PER_BATCH = 4
 
 
-def good(rng: Rng, n: int = PICTURES) -> dict[str, pa.Array]:
-    pictures = [encode(rng, FORMATS[i % len(FORMATS)]) for i in range(n)]
+def good(rng: Rng, n: int = IMAGES) -> dict[str, pa.Array]:
+    images = [encode(rng, FORMATS[i % len(FORMATS)]) for i in range(n)]
     return {
-        "image": pa.array(pictures, pa.binary()),
+        "image": pa.array(images, pa.binary()),
         "caption": pa.array([[caption(rng) for _ in range(CAPTIONS)] for _ in range(n)], pa.list_(pa.string())),
         "image_id": pa.array([f"{i}.jpg" for i in range(n)]),
         "split": pa.array(["train"] * n),
@@ -36,7 +36,7 @@ def write(
     """As the converter writes, with `metadata` in place of its own, or (None) as another program does."""
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
-        own = {"name": "mine", "split": split, "fingerprint": "f", "shard": 0, "shards": 1, "listed": PICTURES}
+        own = {"name": "mine", "split": split, "fingerprint": "f", "shard": 0, "shards": 1, "listed": IMAGES}
         own = {**own, **(metadata or {})}
         schema = {b"lexlip": json.dumps(own)} if metadata is not None else None
         table = pa.table(columns).replace_schema_metadata(schema)
@@ -52,7 +52,7 @@ def each_file(folder: Path, change) -> None:
 
 
 def headers(data: bytes, rng: Rng) -> bytes:
-    """Flip bytes outside the pictures: near the batches' headers, whose metadata begin with eight known bytes."""
+    """Flip bytes outside the images: near the batches' headers, whose metadata begin with eight known bytes."""
     marks, at = [], data.find(b"\xff\xff\xff\xff")
     while at >= 0:
         marks.append(at)
@@ -93,19 +93,19 @@ def metadata(folder: Path, rng: Rng, how: str) -> None:
     write(folder, good(rng), metadata={key: values[int(rng.integers(len(values)))] for key in keys})
 
 
-@damages("arrow", "Arrow offsets", "pictures", "captions", "texts", "ids")
+@damages("arrow", "Arrow offsets", "images", "captions", "texts", "ids")
 def offsets(folder: Path, rng: Rng, how: str) -> None:
     """One offset points elsewhere: outside, backwards, or into another row."""
     columns = good(rng)
     arrays = {
-        "pictures": columns["image"], "captions": columns["caption"], "texts": columns["caption"].values,
+        "images": columns["image"], "captions": columns["caption"], "texts": columns["caption"].values,
         "ids": columns["image_id"],
     }  # fmt: skip
     numbers = np.frombuffer(arrays[how].buffers()[1], dtype=np.int32)[: len(arrays[how]) + 1]
     values = [-1, 2**31 - 1, -(2**31), int(numbers[-1]) + 1, 0, int(rng.integers(2**31))]
     changed = numbers.copy()
     changed[int(rng.integers(len(changed)))] = values[int(rng.integers(len(values)))]
-    write(folder, columns, rows=PICTURES)  # in one batch, so that the offsets stand in the file as they are here
+    write(folder, columns, rows=IMAGES)  # in one batch, so that the offsets stand in the file as they are here
     each_file(folder, lambda data: data.replace(numbers.tobytes(), changed.tobytes(), 1))
 
 
@@ -117,7 +117,7 @@ def offsets(folder: Path, rng: Rng, how: str) -> None:
 )  # fmt: skip
 def schema(folder: Path, rng: Rng, how: str) -> None:
     columns = good(rng)
-    n = PICTURES
+    n = IMAGES
     replaced = {
         "caption of numbers": ("caption", pa.array(range(n))),
         "caption of lists of numbers": ("caption", pa.array([[1, 2]] * n)),
@@ -157,18 +157,18 @@ def schema(folder: Path, rng: Rng, how: str) -> None:
 
 
 @damages(
-    "arrow", "Arrow cells", "null picture", "null caption", "null in captions", "null id", "empty caption",
-    "10 MB caption", "caption not UTF-8", "id not UTF-8", "ids all the same", "10 MB id", "empty picture",
-    "cut picture",
+    "arrow", "Arrow cells", "null image", "null caption", "null in captions", "null id", "empty caption",
+    "10 MB caption", "caption not UTF-8", "id not UTF-8", "ids all the same", "10 MB id", "empty image",
+    "cut image",
 )  # fmt: skip
 def cells(folder: Path, rng: Rng, how: str) -> None:
     columns = good(rng)
-    at = int(rng.integers(PICTURES))
-    pictures, captions, ids = (columns[name].to_pylist() for name in ("image", "caption", "image_id"))
+    at = int(rng.integers(IMAGES))
+    images, captions, ids = (columns[name].to_pylist() for name in ("image", "caption", "image_id"))
     number = int(rng.integers(CAPTIONS))
     text, name = pa.string(), pa.string()
-    if how in ("null picture", "empty picture", "cut picture"):
-        pictures[at] = {"null picture": None, "empty picture": b"", "cut picture": cut(pictures[at], rng)}[how]
+    if how in ("null image", "empty image", "cut image"):
+        images[at] = {"null image": None, "empty image": b"", "cut image": cut(images[at], rng)}[how]
     elif how == "null caption":
         captions[at] = None
     elif how in ("null in captions", "empty caption", "10 MB caption"):
@@ -184,9 +184,9 @@ def cells(folder: Path, rng: Rng, how: str) -> None:
         ids[at] = b"\xff.jpg"
         name = pa.binary()
     else:
-        ids = ["same"] * PICTURES if how == "ids all the same" else ids
+        ids = ["same"] * IMAGES if how == "ids all the same" else ids
         ids[at] = {"null id": None, "10 MB id": "9" * 10_000_000}.get(how, ids[at])
-    columns["image"] = pa.array(pictures, pa.binary())
+    columns["image"] = pa.array(images, pa.binary())
     columns["caption"] = pa.array(captions, pa.list_(text)).view(pa.list_(pa.string()))
     columns["image_id"] = pa.array(ids, name).view(pa.string())
     write(folder, columns)

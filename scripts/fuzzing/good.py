@@ -1,7 +1,7 @@
 """Small good data sets, the register of damages, and damage to bytes of any kind.
 
 A data set is the folder of one input: `mine/mine_train.tsv`, `mine/mine_test.tsv` and `mine/images/`; or JSON
-annotations beside the pictures; or `mine_train.arrow` and `mine_test.arrow`. A damage takes (folder, rng) and leaves a
+annotations beside the images; or `mine_train.arrow` and `mine_test.arrow`. A damage takes (folder, rng) and leaves a
 damaged data set in it; what it does follows from the generator alone.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-PICTURES, CAPTIONS = 9, 12  # 108 rows: one bad row is less than 1%
+IMAGES, CAPTIONS = 9, 12  # 108 rows: one bad row is less than 1%
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
 WORDS = "a an the black white dog cat child runs sleeps plays on under snow grass sofa tree two red ball small".split()
 Rng = np.random.Generator
@@ -47,7 +47,7 @@ def damages(layout: str, family: str, *hows: str) -> Callable:
 
 
 def encode(rng: Rng, kind: str) -> bytes:
-    """A small picture in one of FORMATS, of any mode that the format has."""
+    """A small image in one of FORMATS, of any mode that the format has."""
     modes = {"JPEG": ["RGB", "L", "CMYK"], "PNG": ["RGB", "RGBA", "L", "P", "1", "I;16"], "GIF": ["P"], "BMP": ["RGB"]}
     mode = str(rng.choice(modes.get(kind, ["RGB"])))
     width, height = (int(side) for side in rng.integers(20, 70, 2))
@@ -69,7 +69,7 @@ def caption(rng: Rng) -> str:
 
 def good_rows(rng: Rng) -> list[list[str]]:
     """[title, filepath, image_id] per row."""
-    names = [f"images/{i}.{FORMATS[i % len(FORMATS)].lower()}" for i in range(PICTURES)]
+    names = [f"images/{i}.{FORMATS[i % len(FORMATS)].lower()}" for i in range(IMAGES)]
     return [[caption(rng), name, str(1000 + i)] for i, name in enumerate(names) for _ in range(CAPTIONS)]
 
 
@@ -97,8 +97,8 @@ def good_tables(folder: Path, rng: Rng) -> None:
 
 
 def victim(folder: Path, rng: Rng) -> Path:
-    """One of the pictures."""
-    return sorted((folder / "mine" / "images").iterdir())[int(rng.integers(PICTURES))]
+    """One of the images."""
+    return sorted((folder / "mine" / "images").iterdir())[int(rng.integers(IMAGES))]
 
 
 def cut(data: bytes, rng: Rng) -> bytes:

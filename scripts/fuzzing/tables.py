@@ -24,7 +24,7 @@ from fuzzing.good import (
 def damaged_bytes(folder: Path, rng: Rng, how: str) -> None:
     good_tables(folder, rng)
     data = read_table(folder)
-    letters = list("abc\t\t\n\n\"'\\,\0\r ")
+    characters = list("abc\t\t\n\n\"'\\,\0\r ")
     write_table(
         folder,
         {
@@ -32,7 +32,7 @@ def damaged_bytes(folder: Path, rng: Rng, how: str) -> None:
             "flipped bytes": lambda: flip(data, rng),
             "zeroed": lambda: zero(data, rng),
             "random bytes": lambda: rng.bytes(int(rng.integers(1, 20_000))),
-            "random text": lambda: b"title\tfilepath\n" + "".join(rng.choice(letters, 3000)).encode(),
+            "random text": lambda: b"title\tfilepath\n" + "".join(rng.choice(characters, 3000)).encode(),
             "empty": lambda: b"",
         }[how](),
     )
@@ -113,7 +113,7 @@ def quotes(folder: Path, rng: Rng, how: str) -> None:
         rows[at][0] = f'"{title}\n{title}"'
     elif how == "quotes everywhere":
         for row in rows:
-            row[0] = "".join(letter + '"' * int(rng.integers(4) == 0) for letter in row[0])
+            row[0] = "".join(char + '"' * int(rng.integers(4) == 0) for char in row[0])
     else:
         for row in rows:
             row[0] = '"' * int(rng.integers(2)) + row[0]
@@ -123,7 +123,7 @@ def quotes(folder: Path, rng: Rng, how: str) -> None:
 @damages(
     "tsv", "texts", "10 MB caption", "20 MB caption", "one long word", "empty caption", "blank caption",
     "NUL in a caption",
-    "control characters", "many empty captions", "10 MB id", "odd letters",
+    "control characters", "many empty captions", "10 MB id", "odd characters",
 )  # fmt: skip
 def text(folder: Path, rng: Rng, how: str) -> None:
     good_tables(folder, rng)
@@ -144,7 +144,7 @@ def text(folder: Path, rng: Rng, how: str) -> None:
             "blank caption": " \u3000 ",
             "NUL in a caption": "a \0 dog",
             "control characters": controls,
-            "odd letters": "\U0001f436\U0010ffff\u0301\u0301\u200d\ufffd ﷺ" * 20,
+            "odd characters": "\U0001f436\U0010ffff\u0301\u0301\u200d\ufffd ﷺ" * 20,
         }[how]
     write_tables(folder, rows)
 

@@ -50,7 +50,7 @@ def use(name: str, layout: str, folder: Path, tokenizer: object, converter: Modu
 
 
 def _clear(message: str, folder: Path) -> str:
-    """A message is one line and names a file of the data set, one of its rows, or the data set's picture."""
+    """A message is one line and names a file of the data set, one of its rows, or the data set's image."""
     if len(message.splitlines()) != 1 or len(message) > 5000:
         raise Unclear(f"not one line: {message[:1000]!r}")
     if not any(word in message for word in (str(folder), "mine/", "mine_", "row ")):
@@ -80,7 +80,7 @@ def _evaluate(folder: Path, tokenizer: object) -> tuple[str, str]:
     module = CaptionDataModule({**CONFIG, "data_root": str(folder)}, tokenizer)
     module.setup("test")
     for loader in module.test_dataloader():
-        order = sorted(place for batch in loader for place in batch["order"].tolist())
+        order = sorted(number for batch in loader for number in batch["order"].tolist())
         if order != list(range(len(loader.dataset))):
             raise Unclear("evaluation left something out")
     return "read", ""

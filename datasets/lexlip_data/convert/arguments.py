@@ -1,4 +1,4 @@
-"""What the converter's commands have in common on the command line: options, and the forms of their values."""
+"""What the converter's commands have in common: options, and the types of their values."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def judging() -> argparse.ArgumentParser:
     parser.set_defaults(picture_roots=())
     parser.add_argument(
         "--max-bad-share", type=_fraction, default=MAX_BAD_SHARE, metavar="FRACTION",
-        help="refuse a split of which more is bad: images (but "
+        help="refuse a split if more than this is bad of its images (but "
         f"{SMALL}, or a third of fewer, are never too many) or rows (default: %(default)s)",
     )  # fmt: skip
     return parser
@@ -61,7 +61,7 @@ def common() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder for the Arrow files: the data_root of training")
     workers = min(8, os.cpu_count() or 1)
-    add("--workers", type=whole(0), default=workers, help="reading processes; 0: none besides this")
+    add("--workers", type=whole(0), default=workers, help="processes that read images; 0: only this one")
     add("--max-images", type=whole(1), help="the first so many images of each split")
     cut = parser.add_mutually_exclusive_group()
     per_file = "images per file; 0: one file per split (default: coco, f30k 0; gcc, sbu 100000; else 50000)"

@@ -1,7 +1,7 @@
-"""Whether converted files are all there and whole, after many machines made them or they were copied.
+"""Checks that converted files are complete and intact, after many machines made them or somebody copied them.
 
-Reads every byte once, by ordinary reads: what the disk or the network cannot give is an error here, where a memory
-map would end the process.
+Reads every byte once, by ordinary reads: what the disk or the network cannot give raises an error here, where a
+memory map would end the process.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which images of a table go into which file: a function of the table and the options alone.
 
-So machines that convert one shard each agree without a word, and a conversion that was cut off knows its finished
+So machines that convert one shard each need not communicate, and a conversion that was cut off knows its finished
 shards.
 """
 
@@ -75,7 +75,7 @@ class ShardPlan:
         return range(self.bounds[k], self.bounds[k + 1])
 
     def metadata(self, k: int) -> dict:
-        """What shard k says of itself."""
+        """What the file of shard k says of itself."""
         return {
             "format": FORMAT, "fingerprint": self.fingerprint, "name": self.table.name, "split": self.table.split,
             "shard": k, "shards": len(self.paths), "listed": len(self.images(k)), **self.options,

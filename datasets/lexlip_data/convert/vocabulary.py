@@ -1,4 +1,4 @@
-"""A WordPiece vocabulary of one's own captions. Costs seconds per 100,000 captions."""
+"""A WordPiece vocabulary of your own captions. Costs seconds per 100,000 captions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def build_tokenizer(captions: Iterable[str], folder: str | Path, vocab_size: int
     """Train a lower-case WordPiece vocabulary and save a folder that transformers' AutoTokenizer loads.
 
     Args:
-        captions: training captions only; held-out words must not leak in.
+        captions: of the training split alone; words of the others must not leak in.
         vocab_size: at most so many word pieces.
     Returns:
         the number of word pieces.
@@ -45,12 +45,9 @@ def build_tokenizer(captions: Iterable[str], folder: str | Path, vocab_size: int
         for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(caption))
     }
     characters = sorted({word[0] for word in words}) + sorted({f"##{char}" for word in words for char in word[1:]})
+    tokens = [*special.values(), *characters]
     tokenizer.train_from_iterator(
-        captions,
-        vocab_size=vocab_size,
-        min_frequency=1,
-        special_tokens=[*special.values(), *characters],
-        show_progress=False,
+        captions, vocab_size=vocab_size, min_frequency=1, special_tokens=tokens, show_progress=False
     )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +57,7 @@ def build_tokenizer(captions: Iterable[str], folder: str | Path, vocab_size: int
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
     names = {f"{name}_token": token for name, token in special.items()}
-    # Written by hand: what save_pretrained writes changes with the release of transformers, this all of them read.
+    # Written by hand: what save_pretrained writes differs between releases of transformers; all of them read this.
     config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
     config.update(names, clean_up_tokenization_spaces=True)
     for file, content in (("tokenizer_config.json", config), ("special_tokens_map.json", names)):

@@ -1,7 +1,7 @@
 """Captioned images -> Arrow files that ViLT, METER and `lexlip_data.sources.arrow` read.
 
-Every image is read and fully decoded once, in worker processes; what is stored are the file's own bytes. Memory
-stays at the images in flight and one record batch. A shard appears under its name only when it is complete and not
+Every image is read and fully decoded once, in worker processes; the file's own bytes are stored. Memory holds the
+images in flight and one record batch. A shard appears under its name only when it is complete and not
 too much of it is bad, so a conversion that was cut off or refused goes on where it stopped.
 """
 
@@ -50,8 +50,8 @@ def write_split(
 
     Args:
         plan: of its table, whose rules say how many bad images are too many. Its folder is made if absent.
-        image_reader: entered.
-        only: write just this shard, of which another machine need not know.
+        image_reader: inside its `with`.
+        only: write just this shard; other machines write the others.
         overwrite: remove the plan's files first. Else finished shards are kept, and files that other data or options
             made are refused.
         progress: show a bar.

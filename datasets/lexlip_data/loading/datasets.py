@@ -20,7 +20,7 @@ from lexlip_data.sources.source import Source, hash_id, locate
 
 
 class _Mixture:
-    """Images and pairs of several sources, numbered through."""
+    """Images and pairs of several sources, numbered consecutively."""
 
     def __init__(self, sources: Sequence[Source]):
         self.sources = list(sources)
@@ -143,7 +143,7 @@ class EvalTexts(Dataset):
         return self.mixture.n_pairs
 
     def by_length(self, orders: Sequence[int]) -> np.ndarray:
-        """These captions, the longest first, so that a batch pads little and memory that lasts is taken at once."""
+        """These captions, the longest first: a batch needs little padding, and the first one takes the most memory."""
         lengths = np.fromiter((len(self[order]["caption"]) for order in orders), np.int64, len(orders))
         return np.asarray(orders, dtype=np.int64)[np.argsort(-lengths, kind="stable")]
 

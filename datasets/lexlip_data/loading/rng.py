@@ -56,8 +56,8 @@ def uniforms(seeds: np.ndarray, stream: int, count: int) -> np.ndarray:
 def isolated(seed: int) -> Iterator[None]:
     """Inside, torch's CPU, numpy's and Python's global generators start from `seed`; afterwards they are as before.
 
-    Costs some 30 microseconds. `torch.manual_seed` would reseed the GPU's generators too, which is not ours to
-    disturb: hence the default generator directly.
+    Costs some 30 microseconds. `torch.manual_seed` would also reseed the GPU's generators, which are not ours to
+    disturb; hence the default generator is used directly.
     """
     torch_state = torch.default_generator.get_state()
     numpy_state, python_state = np.random.get_state(), random.getstate()

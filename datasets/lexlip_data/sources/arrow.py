@@ -2,7 +2,7 @@
 
 Opening touches the batch headers and all offsets, which it checks, but neither images nor captions: milliseconds per
 file. An image is handed out as a view into the map, so nothing is copied before the decoder reads it, and the
-operating system shares and drops the pages as it likes. Pickling keeps only the paths: a spawned worker opens the
+operating system shares and drops its pages as it likes. Pickling keeps only the paths: a spawned worker opens the
 files again.
 """
 

@@ -23,7 +23,6 @@ MAX_RATIO = 100  # of the longer side to the shorter: resizing the shorter one m
 Image.init()
 # Chosen by content, whatever the name says. Pillow knows more; some start other programs (EPS) or are not images.
 _FORMATS = [name for name in "JPEG MPO PNG GIF WEBP TIFF BMP PPM JPEG2000 AVIF".split() if name in Image.OPEN]
-_ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 _TAGGED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # where Pillow looks for the rotation
 _BAND_PIXELS = 1 << 20  # what needs more memory than the image itself is done in bands of so many pixels
 
@@ -131,7 +130,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-    if mode in _ALPHA_MODES or "transparency" in image.info:
+    if mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         return _on_white(image)
     return image.convert("RGB")
 

@@ -1,4 +1,4 @@
-"""Data set name + split -> the files under data_root that hold it. Costs a look into the folder, no more.
+"""Data set name + split -> the files under data_root that hold it. Costs one look into the folder.
 
 Arrow files come first (ours or ViLT's), then the table layout. A name that is not listed here follows the
 convention `{name}_{split}.arrow` or `{name}/{name}_{split}.tsv`; the key `data_sets` names any other files.
@@ -41,7 +41,7 @@ def arrow_prefix(name: str, split: str) -> str:
 
 
 def _arrow_prefixes(name: str, split: str) -> list[str]:
-    """The first prefix of a split is required, the others are added where they are."""
+    """Where a split is looked for: the first prefix is required, the others are added where they exist."""
     if split not in _TABLES.get(name, SPLITS):
         return []
     parts = ("train", "restval") if (name, split) == ("coco", "train") else (split,)

@@ -51,7 +51,7 @@ class Source(Protocol):
 
 
 def locate(ends: np.ndarray, i: int) -> tuple[int, int]:
-    """Item i of consecutive groups, of which each ends at one of `ends` -> (its group, its place in the group)."""
+    """Position i in groups that follow one another and end at `ends` -> (group, position in the group)."""
     k = int(np.searchsorted(ends, i, side="right"))
     return k, i - (int(ends[k - 1]) if k else 0)
 

@@ -26,10 +26,10 @@ _MOST = {"title": MAX_CAPTION, "filepath": MAX_NAME, "image_id": MAX_NAME, "long
 
 
 class CaptionTable(Source):
-    """Rows grouped to images in the order of their first row; the methods are `sources.source.Source`'s.
+    """Rows grouped into images, in the order of their first rows. See `sources.source.Source` for the methods.
 
-    Left out, and listed in `left_out`: rows with an empty or absurdly long title or file path, and rows that give an
-    id to a second file.
+    `left_out` lists the rows with an empty or absurdly long title or file path, and those that give an id to a second
+    file.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class CaptionTable(Source):
         Args:
             folder: what relative paths start from.
             origin: file the rows come from, for messages.
-            rules: how many bad rows are too many, and where else images may lie.
+            rules: how many bad rows are too many, and where else images may be.
             roots: folders that paths and links must not leave, from `real_roots`; none: they may lead anywhere; None:
                 `folder` and the rules' picture_roots.
         Raises:
@@ -89,7 +89,7 @@ class CaptionTable(Source):
         )
 
     def _without_clashes(self, rows: Rows, image_codes: np.ndarray) -> tuple[Rows, np.ndarray]:
-        """The rows whose id stands for one file, and which rows these are: bool (rows,)."""
+        """Without the rows that give an id to a second file; and which rows are kept, bool (rows,)."""
         paths, path_codes = rows.columns["filepath"], _codes(rows.columns["filepath"])
         first = np.unique(image_codes, return_index=True)[1][image_codes]  # of each row, the first row of its image
         same = path_codes == path_codes[first]

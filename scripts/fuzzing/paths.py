@@ -1,4 +1,4 @@
-"""Damage to where a picture's file is said to be, and to what is there."""
+"""Damage to the path that a table gives for an image, and to what is at that path."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fuzzing.good import Rng, damages, encode, good_tables, read_table, victim, 
 
 
 @damages(
-    "tsv", "picture paths", "missing", "../ out", "../ inside", "absolute out", "absolute inside", "link out",
+    "tsv", "image paths", "missing", "../ out", "../ inside", "absolute out", "absolute inside", "link out",
     "linked folder out", "link inside", "dangling link", "link loop", "pipe", "folder", "socket", "device", "NUL",
     "long name", "long path",
 )  # fmt: skip
-def place(folder: Path, rng: Rng, how: str) -> None:
+def image_path(folder: Path, rng: Rng, how: str) -> None:
     good_tables(folder, rng)
     path = victim(folder, rng)
     name = f"images/{path.name}"

@@ -1,4 +1,4 @@
-"""Damage to what is in a picture's file."""
+"""Damage to the content of an image's file."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from fuzzing.good import (
 )
 
 
-@damages("tsv", "pictures", "cut short", "flipped bytes", "flipped header", "zeroed", "spliced", "junk after")
-def picture(folder: Path, rng: Rng, how: str) -> None:
+@damages("tsv", "images", "cut short", "flipped bytes", "flipped header", "zeroed", "spliced", "junk after")
+def image(folder: Path, rng: Rng, how: str) -> None:
     good_tables(folder, rng)
     path = victim(folder, rng)
     data = path.read_bytes()
@@ -51,9 +51,9 @@ MAGIC = [
 
 
 @damages(
-    "tsv", "not pictures", "empty", "random bytes", "magic and junk", "web page", "EPS", "SVG", "PDF", "sparse 300 MB"
+    "tsv", "not images", "empty", "random bytes", "magic and junk", "web page", "EPS", "SVG", "PDF", "sparse 300 MB"
 )
-def no_picture(folder: Path, rng: Rng, how: str) -> None:
+def no_image(folder: Path, rng: Rng, how: str) -> None:
     good_tables(folder, rng)
     path = victim(folder, rng)
     content = {
@@ -71,7 +71,7 @@ def no_picture(folder: Path, rng: Rng, how: str) -> None:
         os.truncate(path, 300 << 20)
 
 
-@damages("tsv", "not pictures")
+@damages("tsv", "not images")
 def wrong_extension(folder: Path, rng: Rng) -> None:
     good_tables(folder, rng)
     victim(folder, rng).write_bytes(encode(rng, FORMATS[int(rng.integers(len(FORMATS)))]))
@@ -94,7 +94,7 @@ def png(width: int, height: int, colour: int, extra: bytes = b"", depth: int = 8
 def bomb(folder: Path, rng: Rng, how: str) -> None:
     good_tables(folder, rng)
     path = victim(folder, rng)
-    rows = good_rows(rng)  # one caption is enough: decoding a large picture takes a second or two
+    rows = good_rows(rng)  # one caption is enough: decoding a large image takes a second or two
     write_tables(folder, [row for i, row in enumerate(rows) if path.name not in row[1] or i % CAPTIONS == 0])
     colour = int(rng.choice([0, 2, 6]))
     data = b""
