@@ -14,6 +14,7 @@ import sys
 import time
 import uuid
 from datetime import timedelta
+from typing import Any
 
 from torch.distributed import TCPStore
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
@@ -84,12 +85,14 @@ class Agent(LocalElasticAgent):
     def __init__(self, settings: Settings, address: str):
         # A store that torch itself shares among the processes would outlive restarts.
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-        place = ("c10d", settings.endpoint, settings.run_id, settings.min_nodes, settings.max_nodes)
-        host = {"is_host": settings.node_rank == 0, "read_timeout": settings.store_timeout}
-        backend, store = create_backend(RendezvousParameters(*place, **host))
+        nodes, patience = (settings.min_nodes, settings.max_nodes), settings.store_timeout
+        place = RendezvousParameters(
+            "c10d", settings.endpoint, settings.run_id, *nodes, is_host=settings.node_rank == 0, read_timeout=patience
+        )
+        backend, store = create_backend(place)
         timeout = RendezvousTimeout(timedelta(seconds=settings.join_timeout), timedelta(seconds=settings.last_call))
-        self.meeting = Meeting.from_backend(settings.run_id, store, backend, *place[3:], address, timeout)
-        self.meeting.patience = settings.store_timeout
+        self.meeting = Meeting.from_backend(settings.run_id, store, backend, *nodes, address, timeout)
+        self.meeting.patience = patience
         spec = WorkerSpec(
             role="lexlip",
             local_world_size=settings.processes,
@@ -134,7 +137,7 @@ class Agent(LocalElasticAgent):
             sys.exit(self.leaving)
         within(self.settings.join_timeout + self.settings.store_timeout, self._meet, worker_group)
 
-    def _meet(self, group: WorkerGroup) -> None:
+    def _meet(self, group: Any) -> None:  # Any: to type checkers all fields of a WorkerGroup are None
         """The same round, restarts left and job on every node; a node that came later takes those of the others."""
         super()._rendezvous(group)
         mine = {"round": self.round + 1, "restarts_left": self.restarts_left, "job": self.job}
@@ -191,7 +194,7 @@ class Agent(LocalElasticAgent):
         with contextlib.suppress(SystemExit):  # a signal ends the wait for the other nodes; the work here is done
             within(EXIT_TIMEOUT + self.settings.store_timeout, super()._exit_barrier)
 
-    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, *more: object, **named: object) -> None:
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, *more: Any, **named: Any) -> None:
         # Behind a cut link no step ends. What torch passes besides the signal is not the same in all releases.
         cut = isinstance(self.meeting.lost, TimeoutError)
         super()._shutdown(signal.SIGKILL if cut else death_sig, *more, **named)
@@ -206,5 +209,5 @@ def how_it_ended(exitcode: int) -> str:
             "was killed by SIGKILL, which is how the kernel ends a process when memory runs out (dmesg would say so); "
             "a smaller per_gpu_batchsize, eval_batch_size or num_workers needs less"
         )
-    known = -exitcode in signal.valid_signals()
-    return f"was killed by {signal.Signals(-exitcode).name if known else f'signal {-exitcode}'}"
+    names = [known.name for known in signal.Signals if known == -exitcode]
+    return f"was killed by {names[0] if names else f'signal {-exitcode}'}"

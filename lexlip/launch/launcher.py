@@ -56,7 +56,7 @@ def run(settings: Settings, address: str) -> int:
             return 0
         return failed(f"no restart is left of MAX_RESTARTS={settings.max_restarts}")
     except SystemExit as left:
-        return left.code
+        return left.args[0]
     except (SignalException, KeyboardInterrupt) as stop:  # between torch's handlers and our own
         return INTERRUPTED if getattr(stop, "sigval", signal.SIGINT) == signal.SIGINT else REQUEUE
     except rendezvous.RendezvousTimeoutError:

@@ -128,7 +128,7 @@ def check_free(port: int) -> None:
                 errno.EADDRINUSE: "is in use on this node; set MASTER_PORT to another one on all nodes, or end the "
                 "earlier run that holds it",
                 errno.EACCES: "may not be used without privileges; set MASTER_PORT above 1023",
-            }.get(error.errno)
+            }.get(error.errno or 0)
             if known or family == socket.AF_INET:  # a machine without IPv6 is no problem
                 raise LaunchError(f"port {port} {known or f'cannot be listened on: {error}'}") from None
 
