@@ -22,11 +22,11 @@ FIXED = {"data": ("--device", "--dtype", "--threads"), "evaluate": ("--device", 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run them; the status is 1 if one of them failed, after the others had their turn."""
+    """Run them; the status is 1 if one of them failed, after all others were run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write all rows to this file")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--data", action="append", default=[], help="a folder of pictures for data.py; may be repeated")
+    parser.add_argument("--data", action="append", default=[], help="a folder of images for data.py; may be repeated")
     options, common = parser.parse_known_args(arguments)
     rows, failed = [], []
     with tempfile.TemporaryDirectory() as scratch:
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _known(name: str, common: list[str]) -> list[str]:
-    """Without what a benchmark does not leave open."""
+    """Without the options that a benchmark fixes itself."""
     kept, words = [], iter(common)
     for word in words:
         option = word.split("=")[0]

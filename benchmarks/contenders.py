@@ -1,14 +1,13 @@
 """Engines that race: each builds, then all are timed in turn, so that a busy machine slows all of them.
 
-Single queries are timed one by one through the engine's public interface, as a caller would wait for them. Rates are
-medians over the rounds; batches likewise.
+Single queries are timed one by one through the engine's public interface, as a caller waits for them. Rates are medians
+over the rounds, of single queries and of batches.
 """
 
 from __future__ import annotations
 
 import copy
 import multiprocessing
-import resource
 import statistics
 import sys
 import time
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from memory import own_peak
 
 from lexlip.index import read_shards
 from lexlip.index.engine import Bag, Engine, LexLIPEngine
@@ -31,15 +31,15 @@ class Contender:
 
     Attributes:
         name: in the table.
-        one: from a query's number to the ids found; None where single queries are another contender's.
-        many: the same for a batch; None where batches are.
+        one: from a query's number to the ids of its results; None where another contender does single queries.
+        many: the same for a batch; None where another contender does batches.
         bytes: on disk.
         single, batch: how many queries a round times, one by one and in batches.
         facts: further columns.
         role: "flat" or "product", which ratios are to; "" for others.
-        pass_by: finds the same as `one`, faster, for a pass over all queries; None: `many` does.
-        first: of each query, whether the first document found is a right one; None where nobody knows.
-        close: lets go of what it holds, when nothing is asked any more.
+        pass_by: gives the same as `one`, faster, where all queries are run once; None: `many` does.
+        first: of each query, whether its first result is a right one; None where it is not measured.
+        close: releases what it holds, after the last query.
         times: seconds of each single query.
         rates: queries per second of each round, single and batched.
     """
@@ -65,7 +65,7 @@ def enter(
     """Build an engine over a shard, and open it.
 
     Args:
-        apart: in a process of its own, whose largest memory, libraries included, is a column then.
+        apart: in a process of its own, whose largest memory, libraries included, is then a column.
     """
     say(f"building {name}")
     if apart:
@@ -74,17 +74,17 @@ def enter(
         begin = time.perf_counter()
         engine.build(read_shards([shard]))
         built = {"build_s": time.perf_counter() - begin}
-    found = {**(facts or {}), **built}
+    facts = {**(facts or {}), **built}
     if isinstance(engine, LexLIPEngine):
         begin = time.perf_counter()
         index = engine.index
-        found.update(open_ms=1000 * (time.perf_counter() - begin), segments=len(index.segments))
+        facts.update(open_ms=1000 * (time.perf_counter() - begin), segments=len(index.segments))
     engine.search(bags[0], K)  # loads what is compiled
     return Contender(
         name,
         lambda query: [hit.id for hit in engine.search(bags[query], K)],
         lambda queries: [[hit.id for hit in hits] for hits in engine.search_batch([bags[q] for q in queries], K)],
-        engine.bytes(), len(bags), len(bags), found, close=lambda: close(engine),
+        engine.bytes(), len(bags), len(bags), facts, close=lambda: close(engine),
     )  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def _build(shard: Path, answer, make: Callable[..., Engine], arguments: tuple, o
     engine.build(read_shards([shard]))
     seconds = time.perf_counter() - begin
     close(engine)
-    answer.send((seconds, _most_memory() / 1e6))
+    answer.send((seconds, own_peak() / 1e6))
 
 
 def close(engine: Engine) -> None:
@@ -119,24 +119,13 @@ def close(engine: Engine) -> None:
         engine.close()
 
 
-def place_of(name: str, folder: Path) -> str:
+def path_of(name: str, folder: Path) -> str:
     """Where an adapter keeps its index."""
     return str(folder / f"{name}.db") if name == "milvus" else str(folder / name)
 
 
-def _most_memory() -> int:
-    """Bytes that this process held at most, mapped files included."""
-    try:
-        # Of this program alone: what getrusage says begins with what the parent held when it forked.
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else 1024 * most
-
-
 def race(contenders: list[Contender], rounds: int, queries: int) -> None:
-    """Time all contenders in turn, each round another share of the queries for those that do not do all of them."""
+    """Time all contenders in turn; those that do only some of the queries do others in each round."""
     for number in range(-1, rounds):  # the first round warms up
         for contender in contenders if number % 2 else contenders[::-1]:
             if contender.one is not None:

@@ -1,4 +1,4 @@
-"""Curves of the trained run as PNG and SVG: recall over speed, recall over size, and how common words are."""
+"""Curves of the trained run as PNG and SVG: recall over speed, recall over size, and how common terms are."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _MARKERS = "s^vD"  # a colour comes again every ten rows
 
 
 def frequencies(data: TrainedSet, distractors: dict[str, int]) -> dict[str, np.ndarray]:
-    """Of pictures and captions, the share of documents that each word is in, most common first."""
-    found = {}
+    """Of each kind, the fraction of documents that each term is in, most common first."""
+    result = {}
     for kind, count in distractors.items():
         counts, documents = np.zeros(0, np.int64), 0
         for rows in data.rows(kind, count):
             batch = np.bincount(rows.terms, minlength=len(counts))
             batch[: len(counts)] += counts
             counts, documents = batch, documents + len(rows)
-        found[kind] = np.sort(counts[counts > 0])[::-1] / documents
-    return found
+        result[kind] = np.sort(counts[counts > 0])[::-1] / documents
+    return result
 
 
-def write_curves(rows: list[dict], words: dict[str, np.ndarray], folder: Path) -> list[str]:
+def write_curves(rows: list[dict], fractions: dict[str, np.ndarray], folder: Path) -> list[str]:
     """Write all curves, and the document frequencies as text.
 
     Returns:
@@ -31,11 +31,11 @@ def write_curves(rows: list[dict], words: dict[str, np.ndarray], folder: Path) -
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
-    for kind, shares in words.items():
-        np.savetxt(folder / f"document_frequencies_{kind}.txt", shares, fmt="%.6g")
-        places = [place for place in (1, 10, 100, 1000, 10_000) if place <= len(shares)]
-        named = ", ".join(f"word {place:,}: {shares[place - 1]:.2%}" for place in places)
-        lines.append(f"{kind}: {len(shares):,} words in use; share of documents with {named}")
+    for kind, of_term in fractions.items():
+        np.savetxt(folder / f"document_frequencies_{kind}.txt", of_term, fmt="%.6g")
+        ranks = [rank for rank in (1, 10, 100, 1000, 10_000) if rank <= len(of_term)]
+        named = ", ".join(f"term {rank:,}: {of_term[rank - 1]:.2%}" for rank in ranks)
+        lines.append(f"{kind}: {len(of_term):,} terms in use; fraction of documents with {named}")
     try:
         import matplotlib
     except ImportError:
@@ -44,7 +44,7 @@ def write_curves(rows: list[dict], words: dict[str, np.ndarray], folder: Path) -
     most = max(row["distractors"] for row in rows)
     for name, key, label in (("speed", "qps", "queries per second, one thread"), ("size", "bytes", "bytes on disk")):
         lines.append(_scatter([row for row in rows if row["distractors"] == most], key, label, folder / name, most))
-    lines.append(_frequency_curve(words, folder / "document_frequencies"))
+    lines.append(_frequency_curve(fractions, folder / "document_frequencies"))
     return lines
 
 
@@ -71,13 +71,13 @@ def _scatter(rows: list[dict], key: str, label: str, stem: Path, distractors: in
     return _save(figure, stem)
 
 
-def _frequency_curve(words: dict[str, np.ndarray], stem: Path) -> str:
+def _frequency_curve(fractions: dict[str, np.ndarray], stem: Path) -> str:
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(6.4, 4.8))
-    for kind, shares in words.items():
-        axis.loglog(np.arange(1, len(shares) + 1), shares, label=kind)
-    axis.set(xlabel="word, most common first", ylabel="share of documents with it")
+    for kind, of_term in fractions.items():
+        axis.loglog(np.arange(1, len(of_term) + 1), of_term, label=kind)
+    axis.set(xlabel="term, most common first", ylabel="fraction of documents with it")
     axis.grid(True, which="both", alpha=0.3)
     axis.legend()
     return _save(figure, stem)

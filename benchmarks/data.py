@@ -2,18 +2,17 @@
 
     python benchmarks/data.py DATA/flickr8k DATA/coco_mini --json data.json
 
-A folder holds NAME_train.tsv or COCO's annotations/captions_train2017.json, and the pictures; without one the
-pictures are made. Each is converted first, with datasets/convert.py.
+A folder holds NAME_train.tsv or COCO's annotations/captions_train2017.json, and the images; without one the images are
+made. Each is converted first, with datasets/convert.py.
 
-bare loop, the yardstick: Pillow opens each JPEG, decodes it in draft mode to RGB, resizes and crops it, and hands it
-over as an 8-bit array, one picture after the other; no captions, no batches. The ratio is the share of its rate that
-the loader reaches with all that training needs: pictures out of Arrow files, captions, tokens, both masks, ids, whole
-batches.
+bare loop, the yardstick: Pillow opens each JPEG, decodes it in draft mode to RGB, resizes and crops it, and returns it
+as an 8-bit array, one image after the other; no captions, no batches. The ratio is the fraction of its rate that the
+loader reaches with all that training needs: images from Arrow files, captions, tokens, both masks, ids, whole batches.
 simplejpeg: the same, but photos that have the wanted size already are decoded by simplejpeg, as the loader does too.
 usual loader: what ViLT's and METER's data sets do: whole decode, floats in the worker, one caption tokenised at a time.
 
-Both in one process and one thread, in turn, by the CPU time of the process: pictures per second and core. Then three
-epochs with worker processes, and what memory these hold after each.
+All in one process and one thread, in turn, by the CPU time of the process: images per second and core. Then three
+epochs with worker processes, and the memory that these hold after each.
 """
 
 from __future__ import annotations
@@ -32,7 +31,9 @@ import harness
 import numpy as np
 import simplejpeg
 import torch
-from harness import ROOT, Options
+from checkout import ROOT
+from harness import Options
+from memory import memory_of
 from PIL import Image
 from torchvision import transforms as tv
 from transformers import AutoTokenizer
@@ -64,14 +65,14 @@ def convert(command: list[str]) -> None:
         raise SystemExit(f"datasets/convert.py {' '.join(command)}: status {status}")
 
 
-def made_up(folder: Path, pictures: int) -> Path:
+def made_up(folder: Path, images: int) -> Path:
     """JPEGs of 640 x 480 with something to see, five captions each, in the TSV layout."""
     rng = np.random.default_rng(0)
     words = ["a", "dog", "cat", "red", "runs", "on", "grass", "near", "two", "people", "water", "boat"]
     root = folder / "made"
     root.mkdir()
     rows = ["title\tfilepath\timage_id"]
-    for i in range(pictures):
+    for i in range(images):
         coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
         coarse.resize((640, 480), Image.Resampling.BICUBIC).save(root / f"{i}.jpg", quality=90)
         rows += [f"{' '.join(rng.choice(words, 10))}\t{i}.jpg\t{i}" for _ in range(5)]
@@ -80,30 +81,30 @@ def made_up(folder: Path, pictures: int) -> Path:
 
 
 def data_module(out: Path, name: str, options: Options, workers: int = 0) -> CaptionDataModule:
-    keys = {
+    config = {
         "datasets": [name], "data_root": str(out), "image_size": options.more["size"], "num_workers": workers,
         "batch_size": options.more["batch"], "per_gpu_batchsize": options.more["batch"], "num_gpus": 0,
     }  # fmt: skip
-    return CaptionDataModule(keys, AutoTokenizer.from_pretrained(out / "vocab"), mlm=True)
+    return CaptionDataModule(config, AutoTokenizer.from_pretrained(out / "vocab"), mlm=True)
 
 
-# --- the paths: each hands over one batch after the other ---
+# --- the paths: each yields the sizes of its batches ---
 
 
 def bare_loop(blobs: list[bytes], size: int, fastest: bool = False) -> Iterator[int]:
     resize = tv.Resize(size, interpolation=tv.InterpolationMode.BICUBIC)
     crop = tv.CenterCrop(size)
     for blob in blobs:
-        picture = Image.open(io.BytesIO(blob))
-        if fastest and picture.size == (size, size) and picture.format == "JPEG" and picture.mode == "RGB":
+        image = Image.open(io.BytesIO(blob))
+        if fastest and image.size == (size, size) and image.format == "JPEG" and image.mode == "RGB":
             simplejpeg.decode_jpeg(blob, "RGB")
             yield 1
             continue
-        picture.draft("RGB", (2 * size, 2 * size))
-        picture.load()
-        if picture.mode != "RGB":
-            picture = picture.convert("RGB")
-        np.array(crop(resize(picture)))
+        image.draft("RGB", (2 * size, 2 * size))
+        image.load()
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        np.array(crop(resize(image)))
         yield 1
 
 
@@ -113,7 +114,7 @@ def loader(module: CaptionDataModule) -> Iterator[int]:
 
 
 def usual_loader(source: ArrowSource, tokenizer, order: list[int], size: int, batch: int) -> Iterator[int]:
-    """As ViLT and METER have it: see the module's docstring. Masks by the tokenizer's own collator's rule."""
+    """As ViLT and METER have it: see the module's docstring. Masks as transformers' own collator makes them."""
     from transformers import DataCollatorForLanguageModeling
 
     transform = tv.Compose([
@@ -122,34 +123,34 @@ def usual_loader(source: ArrowSource, tokenizer, order: list[int], size: int, ba
     ])  # fmt: skip
     mask = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.3)
     for start in range(0, len(order), batch):
-        pictures, texts = [], []
+        images, texts = [], []
         for i in order[start : start + batch]:
-            pictures.append(transform(Image.open(io.BytesIO(source.image_bytes(i))).convert("RGB")))
+            images.append(transform(Image.open(io.BytesIO(source.image_bytes(i))).convert("RGB")))
             texts.append(tokenizer(source.caption(i, 0), padding="max_length", truncation=True, max_length=40))
-        torch.stack(pictures)
+        torch.stack(images)
         for _ in range(2):
             mask([{"input_ids": text["input_ids"]} for text in texts])
-        yield len(pictures)
+        yield len(images)
 
 
 # --- timing ---
 
 
 def in_turn(paths: dict[str, Callable[[], Iterator[int]]], options: Options) -> dict[str, float]:
-    """CPU seconds per picture of each path: median over repeats in turn."""
-    found: dict[str, list[float]] = {name: [] for name in paths}
+    """CPU seconds per image of each path: median over repeats in turn."""
+    times: dict[str, list[float]] = {name: [] for name in paths}
     for repeat in range(-options.warmups, options.repeats):
         for name in sorted(paths, reverse=repeat % 2 == 1):
             start = time.process_time()
             count = sum(paths[name]())
             seconds = time.process_time() - start
             if repeat >= 0:
-                found[name].append(seconds / count)
-    return {name: statistics.median(values) for name, values in found.items()}
+                times[name].append(seconds / count)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def with_workers(module: CaptionDataModule) -> dict:
-    """Three epochs with worker processes: pictures per second and memory of the processes at the end of each."""
+    """Three epochs with worker processes: images per second and memory of the processes at the end of each."""
     loader, rates, memory = module.train_dataloader(), [], []
     for epoch in range(EPOCHS):
         module.train_sampler.set_epoch(epoch)
@@ -158,14 +159,10 @@ def with_workers(module: CaptionDataModule) -> dict:
             count += len(batch["image"])
         rates.append(count / (time.perf_counter() - start))
         del batch
-        memory.append(sum(map(proportional_set, ["self", *(p.pid for p in multiprocessing.active_children())])))
+        processes = ["self", *(process.pid for process in multiprocessing.active_children())]
+        # What processes share is counted in parts.
+        memory.append(sum(memory_of(process, "Pss", "smaps_rollup") for process in processes))
     return {"pictures_per_second": rates, "memory_bytes": memory}
-
-
-def proportional_set(process: int | str) -> int:
-    """Bytes of a process, what it shares with others counted in parts."""
-    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def rows_of(folder: Path, options: Options) -> list[dict]:
@@ -175,7 +172,7 @@ def rows_of(folder: Path, options: Options) -> list[dict]:
         name = converted(folder or made_up(Path(scratch), options.more["pictures"]), out, options.more["pictures"])
         module = data_module(out, name, options)
         (source,) = module.sources("train")[name]
-        # Each picture once; the loader goes through all pairs, so through every picture as often as it has captions.
+        # Each image once; the loader goes through all pairs, so through every image as often as it has captions.
         order = np.random.default_rng(0).permutation(len(source)).tolist()
         blobs = [bytes(source.image_bytes(i)) for i in order]
         times = in_turn(
@@ -187,7 +184,7 @@ def rows_of(folder: Path, options: Options) -> list[dict]:
             },
             options,
         )
-        found = with_workers(data_module(out, name, options, options.more["workers"]))
+        epochs = with_workers(data_module(out, name, options, options.more["workers"]))
     about = {"device": harness.device_name(options), "pictures": len(source), "size": size, **harness.versions(options)}
     against = {
         "bare": ("of bare loop, Pillow", "Pillow, draft mode"),
@@ -199,21 +196,19 @@ def rows_of(folder: Path, options: Options) -> list[dict]:
          "ratio": times[key] / times["loader"], "decoder": decoder, "yardstick": key == "bare", **about}
         for key, (what, decoder) in against.items()
     ]  # fmt: skip
-    grown = (found["memory_bytes"][-1] - found["memory_bytes"][0]) / 2**20
-    rates = ", ".join(f"{rate:.0f}" for rate in found["pictures_per_second"])
-    note = (
-        f"the yardstick; {options.more['workers']} workers: {rates} pictures/s, {grown:+.1f} MiB over {EPOCHS} epochs"
-    )
-    rows[0] |= {**found, "notes": [note]}
+    grown = (epochs["memory_bytes"][-1] - epochs["memory_bytes"][0]) / 2**20
+    rates = ", ".join(f"{rate:.0f}" for rate in epochs["pictures_per_second"])
+    note = f"the yardstick; {options.more['workers']} workers: {rates} images/s, {grown:+.1f} MiB over {EPOCHS} epochs"
+    rows[0] |= {**epochs, "notes": [note]}
     return rows
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = harness.parser(__doc__)
-    parser.add_argument("folders", nargs="*", type=Path, help="of pictures and captions; none: made-up ones")
-    parser.add_argument("--size", type=int, default=224, help="side of the pictures handed over")
-    parser.add_argument("--batch", type=int, default=64, help="pictures per batch")
-    parser.add_argument("--pictures", type=int, default=400, help="the first so many of a folder")
+    parser.add_argument("folders", nargs="*", type=Path, help="of images and captions; none: made-up ones")
+    parser.add_argument("--size", type=int, default=224, help="side of the images that a path returns")
+    parser.add_argument("--batch", type=int, default=64, help="images per batch")
+    parser.add_argument("--pictures", type=int, default=400, help="at most; the first of a folder")
     parser.add_argument("--workers", type=int, default=1, help="processes of the three epochs")
     parser.set_defaults(threads=1, device="cpu")
     options = harness.options(parser, arguments)

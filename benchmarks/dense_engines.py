@@ -1,4 +1,4 @@
-"""What sparse retrieval is measured against: dense vectors, in Faiss on one thread or multiplied in batches."""
+"""Dense vectors, which sparse retrieval is measured against: in Faiss on one thread, or multiplied in batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 WIDTH = 512
 _BLOCK = 1 << 16  # vectors multiplied at once: a batch's scores stay in the cache
-_TRAINED_ON = 50_000  # vectors that a quantiser learns from at least
+_TRAINED_ON = 50_000  # vectors, at least, that a quantiser learns from
 _PER_LIST = 40  # of an inverted list; Faiss asks for 39
 RANDOM_BLOCK = 50_000
 SUBVECTORS = 64  # bytes of a vector in IVF-PQ
@@ -42,9 +42,9 @@ class FlatVectors:
     def random(cls, documents: int, queries: int, seed: int = 0) -> FlatVectors:
         """Random vectors of WIDTH numbers: the time of an exact search does not depend on what vectors mean."""
         rng = np.random.default_rng(seed)
-        asked = _unit(rng, queries)
+        query_vectors = _unit(rng, queries)
         sizes = [min(RANDOM_BLOCK, documents - begin) for begin in range(0, documents, RANDOM_BLOCK)]
-        return cls((_unit(rng, size) for size in sizes), asked)
+        return cls((_unit(rng, size) for size in sizes), query_vectors)
 
     def search(self, query: int, k: int) -> list[int]:
         """Ids of the k nearest of one query."""
@@ -71,12 +71,12 @@ class FaissEngine:
     """Another of Faiss's indexes over the same vectors.
 
     Args:
-        kind: of what it is, one of KINDS.
+        kind: one of KINDS.
         flat: the vectors.
 
     Attributes:
         build_s: seconds.
-        efforts: how much a search may do, to be tried each: of IVF, lists searched; of HNSW, candidates kept; else 0.
+        efforts: how much a search may do, each to be tried: lists searched of IVF, candidates kept of HNSW, else 0.
     """
 
     KINDS = ("int8 flat", "IVF-PQ", "HNSW")

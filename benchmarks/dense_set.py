@@ -1,7 +1,7 @@
 """A dense model's own vectors of what the large-scale benchmark's collections hold, in the same order.
 
-Mixtures are of the same pairs with the same shares as the lexicon model's, brought to length 1. Vectors lie as float32
-arrays in files that the next run finds, by the model and by what was encoded.
+Mixtures are of the same pairs with the same weights as the lexicon model's, normalised to length 1. Vectors are kept as
+float32 arrays in files that the next run finds, by the model and by the documents.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lexlip_data.errors import BrokenSample, one_line
 from lexlip_data.sources.images import open_image
 from lexlip_data.sources.skipped import Skipped
 
-BLOCK = 50_000  # vectors handed on at once
+BLOCK = 50_000  # vectors at once
 _BATCH = 64
 _WINDOW = 16 * _BATCH  # texts that are sorted by length together
 
@@ -36,17 +36,17 @@ class DenseSet:
         folder: of the arrays.
 
     Raises:
-        SystemExit: no tokenizer, or a picture or text that cannot be read: the lexicon model's vectors then lack it.
+        SystemExit: no tokenizer, or an image or text that cannot be read: the lexicon model's vectors then lack it.
     """
 
     def __init__(self, model: DenseLIP, data: TrainedSet, folder: Path):
         if model.tokenizer is None:
             raise SystemExit("the dense model has no tokenizer, which captions need; save one into its folder")
-        place = folder / f"dense-{fingerprint(model)[:16]}"
-        place.mkdir(parents=True, exist_ok=True)
-        self._vectors = {kind: [_vectors(model, c, place) for c in corpora] for kind, corpora in data.corpora.items()}
-        names = [name for name, _ in data.sources["pictures"]]
-        self._mixtures = dict(data.sources["pictures"])[names[-1]] if len(names) == 3 else 0
+        folder = folder / f"dense-{fingerprint(model)[:16]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._vectors = {kind: [_vectors(model, c, folder) for c in corpora] for kind, corpora in data.corpora.items()}
+        names = [name for name, _ in data.sources["images"]]
+        self._mixtures = dict(data.sources["images"])[names[-1]] if len(names) == 3 else 0
 
     def queries(self, kind: str) -> np.ndarray:
         """(Q, W) float32 of the val documents, of length 1."""
@@ -61,7 +61,7 @@ class DenseSet:
             yield block[:left]
             left -= len(block[:left])
         if left:
-            raise SystemExit(f"{distractors:,} distractors were asked for, but {left:,} {kind} are missing")
+            raise SystemExit(f"{distractors:,} distractors are wanted, but {left:,} {kind} are missing")
         yield self.queries(kind)
 
     def _others(self, kind: str) -> Iterator[np.ndarray]:
@@ -69,10 +69,10 @@ class DenseSet:
         for vectors in others:
             for begin in range(0, len(vectors), BLOCK):
                 yield np.array(vectors[begin : begin + BLOCK])
-        if kind == "pictures" and self._mixtures:
+        if kind == "images" and self._mixtures:
             real = np.concatenate(others)
-            for _, pairs, shares in mixed_pairs(len(real), self._mixtures):
-                mixed = shares[:, None] * real[pairs[:, 0]] + (1 - shares[:, None]) * real[pairs[:, 1]]
+            for _, pairs, ratios in mixed_pairs(len(real), self._mixtures):
+                mixed = ratios[:, None] * real[pairs[:, 0]] + (1 - ratios[:, None]) * real[pairs[:, 1]]
                 yield mixed / np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-12)
 
 
@@ -83,35 +83,35 @@ def _vectors(model: DenseLIP, corpus: Images | Texts, folder: Path) -> np.ndarra
     if not file.exists():
         draft = file.with_suffix(".tmp")
         rows = np.lib.format.open_memmap(draft, "w+", np.float32, (len(corpus), model.config.embed_dim))
-        batches = _pictures(model, corpus) if corpus.what == "images" else _texts(model, corpus)
+        batches = _images(model, corpus) if corpus.what == "images" else _texts(model, corpus)
         with tqdm(total=len(corpus), unit=f" {corpus.what}") as bar:
-            for places, vectors in batches:
-                rows[places] = vectors.cpu().numpy()
-                bar.update(len(places))
+            for numbers, vectors in batches:
+                rows[numbers] = vectors.cpu().numpy()
+                bar.update(len(numbers))
         rows.flush()
         draft.replace(file)
     return np.load(file, mmap_mode="r")
 
 
-def _pictures(model: DenseLIP, corpus: Images) -> Iterator[tuple]:
+def _images(model: DenseLIP, corpus: Images) -> Iterator[tuple]:
     for begin in range(0, len(corpus), _BATCH):
-        places = list(range(begin, min(begin + _BATCH, len(corpus))))
+        numbers = list(range(begin, min(begin + _BATCH, len(corpus))))
         try:
-            pictures = [open_image(corpus.image(place)[1], model.config.image_size) for place in places]
+            images = [open_image(corpus.image(number)[1], model.config.image_size) for number in numbers]
         except BrokenSample as error:
-            raise SystemExit(f"{corpus.origin}: {one_line(error)}; the dense model needs every picture") from error
-        yield places, model.encode_image(pictures)
+            raise SystemExit(f"{corpus.origin}: {one_line(error)}; the dense model needs every image") from error
+        yield numbers, model.encode_image(images)
 
 
 def _texts(model: DenseLIP, corpus: Texts) -> Iterator[tuple]:
     documents = enumerate(corpus.read(0, len(corpus)))
     while window := list(islice(documents, _WINDOW)):
-        for place, text in window:
+        for number, text in window:
             if isinstance(text, Skipped):
                 raise SystemExit(
-                    f"{corpus.origin}: document {place + 1} cannot be read; the dense model needs every text"
+                    f"{corpus.origin}: document {number + 1} cannot be read; the dense model needs every text"
                 )
         window.sort(key=lambda document: len(document[1][1]))
         for first in range(0, len(window), _BATCH):
-            places, texts = zip(*window[first : first + _BATCH])
-            yield list(places), model.encode_text([text for _, text in texts])
+            numbers, texts = zip(*window[first : first + _BATCH])
+            yield list(numbers), model.encode_text([text for _, text in texts])

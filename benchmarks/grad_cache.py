@@ -2,7 +2,7 @@
 
     python benchmarks/grad_cache.py [--batch 512] [--chunk 128] [--json FILE]
 
-Each step runs in a process of its own, on the same random pictures and captions. Memory is what the process holds at
+Each step runs in a process of its own, on the same random images and captions. Memory is what the process holds at
 its peak beyond what it held before the step: gradients included, weights not. Gradients are compared as the optimiser
 gets them, clipped to norm 1.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,51 +18,38 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "datasets")]
+import checkout  # noqa: F401
+import torch
+from batches import random_batch
+from memory import memory_of, own_peak
+
+from lexlip.train import config
+from Phase1.module import Phase1Module
+from Phase2.module import Phase2Module
+
+PHASES = {"Phase1": Phase1Module, "Phase2": Phase2Module}
 NAMED = {
     "Phase1": ["task_Text_MAE_Contrastive_train", "demo", "demo_phase1"],
     "Phase2": ["task_contrastive_train", "demo", "demo_phase2"],
 }
 
 
-def make_keys(phase: str, batch: int, chunk: int) -> dict:
-    """The demo's keys; chunk 0: the plain step."""
-    from lexlip.train import config
-
-    keys = config.base()
+def make_config(phase: str, batch: int, chunk: int) -> dict:
+    """The demo's config without dropout, which would differ between the two; chunk 0: the plain step."""
+    values = config.base()
     for name in NAMED[phase]:
-        keys.update(config.named()[name])
-    keys.update(batch_size=batch, per_gpu_batchsize=batch, grad_cache_chunk=chunk or None, tokenizer="none")
-    return config.check(keys)
-
-
-def make_batch(keys: dict) -> dict:
-    """Random pictures and captions of up to max_text_len words, with both maskings."""
-    import torch
-
-    g = torch.Generator().manual_seed(0)
-    rows, length, size = keys["batch_size"], keys["max_text_len"], keys["image_size"]
-    ids = torch.randint(5, keys["vocab_size"], (rows, length), generator=g)
-    mask = (torch.arange(length) < torch.randint(4, length + 1, (rows, 1), generator=g)).long()
-    batch = {"image": torch.randn(rows, 3, size, size, generator=g), "text_ids": ids * mask, "text_mask": mask}
-    for side, share in (("encoder", keys["mlm_prob"]), ("decoder", keys["decoder_mlm_prob"])):
-        masked = (torch.rand(rows, length, generator=g) < share) & (mask == 1)
-        batch[f"{side}_ids"] = (ids * mask).masked_fill(masked, 4)
-        batch[f"{side}_labels"] = ids.masked_fill(~masked, -100)
-    return {**batch, "image_id": torch.arange(rows), "skipped": []}
+        values.update(config.named()[name])
+    values.update(
+        batch_size=batch, per_gpu_batchsize=batch, grad_cache_chunk=chunk or None, tokenizer="none", drop_rate=0.0
+    )
+    return config.check(values)
 
 
 def one_step(phase: str, batch: int, chunk: int, out: str) -> None:
     """In a child process: prints seconds and memory, writes the gradients."""
-    import torch
-
-    from Phase1.module import Phase1Module
-    from Phase2.module import Phase2Module
-
     torch.manual_seed(0)
-    keys = make_keys(phase, batch, chunk)
-    module = {"Phase1": Phase1Module, "Phase2": Phase2Module}[phase].from_keys(keys).train()
+    values = make_config(phase, batch, chunk)
+    module = PHASES[phase].from_keys(values).train()
     optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.0)
     schedule = SimpleNamespace(step=lambda: None, get_last_lr=lambda: [0.0])
     # Just enough of a Trainer for one step.
@@ -71,12 +57,13 @@ def one_step(phase: str, batch: int, chunk: int, out: str) -> None:
     module.optimizers, module.lr_schedulers = lambda: optimizer, lambda: schedule
     module.manual_backward = lambda loss: loss.backward()
     module.log = module.log_dict = lambda *args, **kwargs: None
-    data = make_batch(keys)
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(4, values["max_text_len"] + 1, (batch,), generator=generator)
+    data = {**random_batch(values, lengths, generator), "skipped": []}
+    before = memory_of("self", "VmRSS")
     started = time.perf_counter()
     module.training_step(data, 0)
-    seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    seconds, peak = time.perf_counter() - started, own_peak()
     norm = float(torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0))
     torch.save({name: p.grad for name, p in module.named_parameters() if p.grad is not None}, out)
     print(json.dumps({"seconds": seconds, "bytes": peak - before, "process_bytes": peak, "gradient_norm": norm}))
@@ -84,14 +71,12 @@ def one_step(phase: str, batch: int, chunk: int, out: str) -> None:
 
 def compare(phase: str, batch: int, chunk: int) -> dict:
     """Both steps, one row."""
-    import torch
-
     with tempfile.TemporaryDirectory() as folder:
         rows, gradients = [], []
         for rows_at_once in (0, chunk):
             out = str(Path(folder) / f"{rows_at_once}.pt")
-            words = [sys.executable, __file__, "--child", phase, str(batch), str(rows_at_once), out]
-            rows.append(json.loads(subprocess.run(words, check=True, capture_output=True).stdout.splitlines()[-1]))
+            command = [sys.executable, __file__, "--child", phase, str(batch), str(rows_at_once), out]
+            rows.append(json.loads(subprocess.run(command, check=True, capture_output=True).stdout.splitlines()[-1]))
             gradients.append(torch.load(out, weights_only=True))
     plain, cached = rows
     differences = [float((value - gradients[1][name]).abs().max()) for name, value in gradients[0].items()]
@@ -106,7 +91,7 @@ def compare(phase: str, batch: int, chunk: int) -> dict:
 
 
 def main() -> None:
-    """Both phases, a table, and JSON where asked for."""
+    """Both phases, a table, and JSON where wanted."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--chunk", type=int, default=128)

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# All that a GPU has to show, in one call of less than nine minutes: the tests that need one, the fused head, the steps of
-# both phases at the paper's batches, the largest batches in 80 GB, Phase 2 at 384 pixels.
+# Everything that needs a GPU, in one call of less than nine minutes: its tests, the fused head, the steps of both phases
+# at the paper's batches, the largest batches in 80 GB, Phase 2 at 384 pixels.
 #
 #   bash benchmarks/h100.sh [FOLDER]             # JSON files and log into FOLDER, default runs/gpu
 #   PYTHON=python3.12 bash benchmarks/h100.sh    # another interpreter than .venv's
 #
-# Every part has its own limit, and one that fails does not keep the others from running. The limits add up to 490 s, and
-# to 520 s if every part is cut off and takes the 5 s after that it has to end. What a part had measured is in its file.
+# Every part has its own time limit, and one that fails does not keep the others from running. The limits add up to 490 s,
+# and to 520 s if every part is cut off and takes the 5 s that it has to end. Rows measured so far are in a part's file.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 

@@ -1,12 +1,10 @@
-"""What the benchmarks share: two paths over the same inputs, timed in turn, their memory, a table, a JSON file.
+"""What the speed benchmarks share: two paths over the same inputs, timed in turn, their memory, a table, a JSON file.
 
-Times are medians over repeats of paths that take turns, so that a busy machine slows both. Memory is what a path holds
-at its peak beyond its inputs, its results and what it must keep anyway (parameters, gradients, optimiser state), by
-the count of torch's allocator: on a GPU its own, on the CPU the profiler's record of all it gave and took back. What
-other libraries allocate is not in it; where that matters a benchmark asks for the growth of the resident set, in a
-fresh process.
-
-Imported first, it puts the checkout on the import path.
+The fast path is ours; the other is the reference, "textbook" in the rows. Times are medians over repeats of paths that
+take turns, so that a busy machine slows both. Memory is what a path holds at its peak beyond its inputs, its results
+and what it must keep anyway (parameters, gradients, optimiser state), as torch's allocators count it: on a GPU its own
+counter, on the CPU the profiler's record. What other libraries allocate is not included; where that matters, a
+benchmark measures the growth of the resident set instead, in a fresh process.
 """
 
 from __future__ import annotations
@@ -20,18 +18,16 @@ import multiprocessing
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "datasets")]
-
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-from torch.profiler import ProfilerActivity, profile  # noqa: E402
+import checkout  # noqa: F401
+import torch
+from memory import memory_of
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -71,11 +67,12 @@ class Options:
         return DTYPES[self.dtype]
 
 
-Build = Callable[[str, Options], Subject]  # ("fast" or "textbook", options); picklable, for the memory's own process
+PATHS = ("fast", "textbook")
+Build = Callable[[str, Options], Subject]  # (one of PATHS, options); picklable, for the process that measures memory
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """The common keys; a benchmark adds its own and hands the parser to `options`."""
+    """The common options; a benchmark adds its own and hands the parser to `options`."""
     parser = argparse.ArgumentParser(
         description=description.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -107,9 +104,9 @@ def compare(name: str, build: Build, options: Options, resident: bool = False) -
         resident: measure the resident set rather than the allocator's count, on the CPU.
 
     Returns:
-        A row: times in seconds, memory in bytes, ratios textbook over fast.
+        A row: times in seconds, memory in bytes, ratios reference over fast.
     """
-    subjects = {which: build(which, options) for which in ("fast", "textbook")}
+    subjects = {which: build(which, options) for which in PATHS}
     times: dict[str, list[float]] = {which: [] for which in subjects}
     for repeat in range(-options.warmups, options.repeats):
         for which in sorted(subjects, reverse=repeat % 2 == 1):
@@ -123,7 +120,7 @@ def compare(name: str, build: Build, options: Options, resident: bool = False) -
         if resident and not options.cuda:
             del subjects
             gc.collect()
-            extra = {which: _in_fresh_process(which, build, options) for which in ("fast", "textbook")}
+            extra = {which: _in_fresh_process(which, build, options) for which in PATHS}
         else:
             extra = {which: _peak(subject, options) for which, subject in subjects.items()}
         row.update({f"{which}_memory": value for which, value in extra.items()})
@@ -170,16 +167,9 @@ def _resident_peak(subject: Subject, options: Options) -> int:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    before = _status("VmRSS")
+    before = memory_of("self", "VmRSS")
     results = subject.run()
-    return _status("VmHWM") - before - subject.kept - sum(tensor.nbytes for tensor in results)
-
-
-def _status(name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {name}")
+    return memory_of("self", "VmHWM") - before - subject.kept - sum(tensor.nbytes for tensor in results)
 
 
 def _child(which: str, build: Build, options: Options, answer) -> None:
@@ -228,12 +218,12 @@ def device_name(options: Options) -> str:
 
 def versions(options: Options) -> dict[str, str]:
     """What a number depends on besides the device."""
-    found = {"python": platform.python_version(), "torch": torch.__version__}
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
     if options.cuda:
         import triton
 
-        found |= {"triton": triton.__version__, "cuda": torch.version.cuda}
-    return found
+        versions |= {"triton": triton.__version__, "cuda": torch.version.cuda}
+    return versions
 
 
 def product_rate(options: Options) -> float:
@@ -251,22 +241,22 @@ def product_rate(options: Options) -> float:
 
 
 def report(rows: list[dict], options: Options) -> None:
-    """Print the table and write the JSON file that was asked for."""
-    print(f"\n{'':44}{'fast':>10}{'textbook':>10}{'ratio':>8}{'fast':>12}{'textbook':>12}{'ratio':>8}")
+    """Print the table and write the JSON file that is wanted."""
+    print(f"\n{'':44}{'fast':>10}{'reference':>10}{'ratio':>8}{'fast':>12}{'reference':>12}{'ratio':>8}")
     for row in rows:
         line = f"{row['name']:44}{_time(row['fast']):>10}{_time(row['textbook']):>10}{row['ratio']:8.2f}"
         if "memory_ratio" in row:
             line += f"{_size(row['fast_memory']):>12}{_size(row['textbook_memory']):>12}{row['memory_ratio']:8.2f}"
         print(line + "".join(f"  {note}" for note in row.get("notes", ())))
     if rows:
-        print(f"{rows[0]['device']}, torch {rows[0]['torch']}; ratios are textbook over fast")
+        print(f"{rows[0]['device']}, torch {rows[0]['torch']}; ratios are reference over fast")
     write(rows, options)
     if differ := [row["name"] for row in rows if not row.get("agrees", True)]:
         raise SystemExit(f"the two paths' results differ: {', '.join(differ)}")
 
 
 def write(rows: list[dict], options: Options) -> None:
-    """Write the JSON file, if one was asked for; `report` does so too."""
+    """Write the JSON file, if one is wanted; `report` does so too."""
     if options.json:
         Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -3,11 +3,11 @@
     python benchmarks/head.py --json head.json
 
 Rows:
-- every word: random states, nearly every word's largest logit is positive and gets a gradient, as at the start of
+- every word: random states; nearly every term's largest logit is positive and gets a gradient, as at the start of
   training, and as Phase 1's softmax bottleneck does throughout;
-- 1% of the words: a bias low enough that about 300 words a picture stay positive, as in a trained model;
+- 1% of the words: a bias low enough that about 300 terms an image stay positive, as in a trained model;
 - captions: 40 tokens at most, padding included;
-- without gradient: the momentum twins and evaluation.
+- without gradient: the momentum encoders and evaluation.
 
 Agreement: the values and all gradients are compared with float64. The largest of 197 logits may be two that differ by
 less than rounding; float64 then follows the token that the fast path chose, after checking that it is a maximum.
@@ -27,7 +27,7 @@ from lexlip.ops.max_logits import max_logits
 CASES = ("every word", "1% of the words", "captions", "without gradient")
 
 
-def textbook(hidden, weight, bias, mask):
+def reference(hidden, weight, bias, mask):
     """log(1 + max over L of relu(z)) as the formula reads."""
     logits = F.linear(hidden, weight, bias)  # (B, L, V)
     if mask is not None:
@@ -69,7 +69,7 @@ class Build:
                 if which == "fast":
                     value = max_logits(*tensors, mask, saturated=True)
                 else:
-                    value = textbook(*tensors, mask)
+                    value = reference(*tensors, mask)
             if not value.requires_grad:
                 return [value]
             return [value.detach(), *torch.autograd.grad(value, tensors, upstream)]
@@ -83,7 +83,7 @@ def differences(case: str, options: Options) -> dict[str, float]:
     results = Build(case)("fast", options).run()
     value, grads = results[0], results[1:]
     hidden, weight, bias = (tensor.detach() for tensor in tensors)
-    compute = hidden.dtype  # 16-bit operands are the operands: the reference multiplies the same numbers
+    compute = hidden.dtype  # 16-bit operands are the operands: float64 multiplies the same numbers
     _, token = fused.pooled(hidden, weight, bias, mask, True, True)
     weight64, bias64 = weight.to(compute).double(), bias.double()
     wanted, gap = torch.empty_like(value, dtype=torch.float64), 0.0
@@ -101,18 +101,18 @@ def differences(case: str, options: Options) -> dict[str, float]:
             dense[0][b] = spread @ weight64
             dense[1] += spread.T @ hidden[b].double()
             dense[2] += scale
-    found = {"difference": float((value.double() - wanted).abs().max()), "maximum_missed_by": gap}
+    worst = {"difference": float((value.double() - wanted).abs().max()), "maximum_missed_by": gap}
     if grads:
         names = ("difference_states", "difference_decoder", "difference_bias")
         for name, grad, want in zip(names, grads, dense, strict=True):
-            found[name] = float((grad.double() - want).abs().max() / want.abs().max())
-    return found
+            worst[name] = float((grad.double() - want).abs().max() / want.abs().max())
+    return worst
 
 
 def main(arguments: list[str] | None = None) -> list[dict]:
     parser = harness.parser(__doc__)
     parser.add_argument("--batch", type=int, help="16, on a GPU 100")
-    parser.add_argument("--length", type=int, default=197, help="tokens of a picture")
+    parser.add_argument("--length", type=int, default=197, help="tokens of an image")
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--vocab", type=int, default=30522)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))

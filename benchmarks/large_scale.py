@@ -5,10 +5,9 @@
     python benchmarks/large_scale.py --model model_folder --data flickr8k --captions flickr30k_captions.tsv.gz \\
         --phrases pycocoevalcap-1.2-py3-none-any.whl --distractors 0 10000 100000 1000000 --json rows.json --curves out
 
-Every engine runs on one thread. Single queries are timed one by one through the engine's public interface, as a caller
-would wait for them; engines take turns in rounds, so that a busy machine slows all of them, and rates are medians over
-the rounds. Batches likewise. Bytes are what lies on the disk, ids and checksums included; for the flat dense rows they
-are the vectors alone. Memory while building and the time it takes are those of a process of its own.
+Every engine runs on one thread; contenders.py says how they are timed. Bytes are those on disk, ids and checksums
+included; for the flat dense rows they are the vectors alone. Memory while building and the time it takes are those of a
+process of its own.
 
 With --synthetic, recall@10 is against exact float64 scores of the unrounded vectors. With --model the right answers are
 known: see trained_run.py, and trained_set.py for what the distractors are.
@@ -18,31 +17,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[name] = "1"  # read when the libraries are loaded
+import _one_thread  # noqa: F401
+import checkout  # noqa: F401
+import torch
+from contenders import BATCH, Contender, K, enter, race, rates, say
+from dense_engines import FaissEngine, FlatVectors
+from retrieval_sets import SYNTHETIC, SyntheticSet, exact_best, synthetic
+from tables import print_synthetic, print_trained
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "datasets")]
+from lexlip.errors import UserError
+from lexlip.index import write_shard
+from lexlip.index.adapters import installed
+from lexlip.index.engine import LexLIPEngine
 
-import torch  # noqa: E402
-from contenders import BATCH, Contender, K, enter, race, rates, say  # noqa: E402
-from dense_engines import FaissEngine, FlatVectors  # noqa: E402
-from retrieval_sets import SYNTHETIC, SyntheticSet, exact_best, synthetic  # noqa: E402
-from tables import print_synthetic, print_trained  # noqa: E402
-
-from lexlip.errors import UserError  # noqa: E402
-from lexlip.index import write_shard  # noqa: E402
-from lexlip.index.adapters import installed  # noqa: E402
-from lexlip.index.engine import LexLIPEngine  # noqa: E402
-
-PAIRS = (("text", "image"), ("image", "text"))
 ENGINES = ("dense", *FaissEngine.KINDS, "bm25")
 
 
@@ -84,7 +77,8 @@ def _trained(options: argparse.Namespace, folder: Path) -> list[dict]:
     model = LexLIP.from_pretrained(options.model)
     dense_model = DenseLIP.from_pretrained(options.dense_model) if options.dense_model else None
     vectors = options.vectors or folder / "vectors"
-    kinds = [trained_run.DIRECTIONS[f"{asked} to {found}"][1] for asked, found in PAIRS if asked in options.directions]
+    directions = trained_run.DIRECTIONS.items()
+    kinds = [gallery for direction, (_, gallery) in directions if direction.split()[0] in options.directions]
     most = max(options.distractors)
     data = TrainedSet(model, options.data, options.captions, options.phrases, vectors, most, kinds)
     dense = DenseSet(dense_model, data, vectors) if dense_model is not None else None
@@ -94,8 +88,8 @@ def _trained(options: argparse.Namespace, folder: Path) -> list[dict]:
         print(f"distractors of {kind}: " + ", ".join(f"{count:,} {name}" for name, count in parts))
     print(machine())
     if options.curves:
-        words = frequencies(data, {kind: most if kind in kinds else 0 for kind in data.folders})
-        print("\n".join(write_curves(rows, words, options.curves)))
+        fractions = frequencies(data, {kind: most if kind in kinds else 0 for kind in data.folders})
+        print("\n".join(write_curves(rows, fractions, options.curves)))
     return rows
 
 
@@ -116,8 +110,7 @@ def run(data: SyntheticSet, folder: Path, rounds: int, impact_bits: list[int]) -
     say("exact scores")
     truth = exact_best(data, K)
     for contender in contenders:
-        found = [contender.one(query) for query in range(len(bags))]
-        contender.facts["recall@10"] = recall(found, truth)
+        contender.facts["recall@10"] = recall([contender.one(query) for query in range(len(bags))], truth)
     say("dense vectors")
     dense = FlatVectors.random(data.documents, BATCH, data.seed)
     contenders += [
@@ -129,17 +122,16 @@ def run(data: SyntheticSet, folder: Path, rounds: int, impact_bits: list[int]) -
     ]  # fmt: skip
     nearest = [dense.search(query, K) for query in range(10)]
     for contender in contenders[-2:]:
-        found = dense.product(list(range(10)), K) if contender.one is None else nearest
-        contender.facts["recall@10"] = recall(found, nearest)
+        results = dense.product(list(range(10)), K) if contender.one is None else nearest
+        contender.facts["recall@10"] = recall(results, nearest)
     say(f"{rounds} rounds")
     race(contenders, rounds, len(bags))
     return rates(contenders, data.documents)
 
 
-def recall(found: list[list], truth: list[list]) -> float:
-    """Share of the best ones that were found; a query with fewer than ten counts its own."""
-    shares = [len(set(ids) & set(best)) / len(best) for ids, best in zip(found, truth) if best]
-    return statistics.fmean(shares)
+def recall(results: list[list], truth: list[list]) -> float:
+    """Fraction of the best documents that are among the results; a query with fewer than ten counts its own."""
+    return statistics.fmean(len(set(ids) & set(best)) / len(best) for ids, best in zip(results, truth) if best)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -154,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", help="folder for vectors and indexes, removed afterwards; the system's by default")
     parser.add_argument(
         "--queries", type=int, default=1000,
-        help="asked of every engine; with --model drawn from each direction's val documents, always the same ones",
+        help="the same for every engine; with --model a fixed random sample of each direction's val documents",
     )  # fmt: skip
     parser.add_argument("--json", help="write the rows to this file")
 
@@ -166,12 +158,15 @@ def _parser() -> argparse.ArgumentParser:
     trained.add_argument("--dense-model", help="folder of a dense model, for flat rows of its own vectors besides")
     trained.add_argument("--captions", type=Path, help="more captions: a gzipped TSV with the columns title and image")
     trained.add_argument("--phrases", type=Path, help="the wheel of pycocoevalcap, for its English phrases")
-    trained.add_argument("--vectors", type=Path, help="folder that keeps what was encoded, for the next run")
+    trained.add_argument("--vectors", type=Path, help="folder that keeps the vectors for the next run")
     trained.add_argument("--distractors", type=int, nargs="+", default=[0, 10_000, 100_000, 1_000_000])
     trained.add_argument(
-        "--directions", nargs="+", choices=("text", "image"), default=["text", "image"], help="asked by"
+        "--directions", nargs="+", choices=("text", "image"), default=["text", "image"], help="of the queries"
     )
-    trained.add_argument("--top-k", type=int, nargs="+", default=[8, 16, 32, 64, 128], help="terms kept; all come too")
+    trained.add_argument(
+        "--top-k", type=int, nargs="+", default=[8, 16, 32, 64, 128],
+        help="terms kept; uncut vectors are always included",
+    )  # fmt: skip
     trained.add_argument("--drop", type=float, nargs="*", default=[0.1], help="of searches that leave weak terms out")
     trained.add_argument("--engines", nargs="*", choices=ENGINES, default=list(ENGINES), help="besides ours")
     trained.add_argument("--adapters", nargs="*", default=[name for name in installed() if name != "lexlip"])

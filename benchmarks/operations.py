@@ -1,7 +1,7 @@
 """How many floating-point operations the matrix products of some work take, the project's own operators included.
 
-torch's counter knows torch's operators and sees nothing inside of others: those are told to it here. Only products of
-matrices are counted, since the roof that they are held against is a product's. The head's backward pass is none: it
+torch's counter knows torch's operators and sees nothing inside of others: their formulas are registered here. Only
+matrix products are counted, since they are compared with the rate of a product. The head's backward pass is none: it
 adds up N x D numbers twice, N at most B x V, where the head's forward product multiplies B x L x V x D.
 
 B batch, H heads, L tokens, D width (of a head, in attention), V vocabulary.

@@ -68,23 +68,23 @@ class SyntheticSet:
 
     def _vectors(self, rng: np.random.Generator, count: int, terms: int) -> tuple[np.ndarray, np.ndarray]:
         spread = math.sqrt(math.log(VOCABULARY * self.touched / (self.query_terms * self.terms * 1e6)))
-        share = np.exp(spread * np.random.default_rng([self.seed, 0]).standard_normal(VOCABULARY)).cumsum()
-        share /= share[-1]
-        drawn = np.sort(np.searchsorted(share, rng.random((count, terms))), axis=1)
+        edges = np.exp(spread * np.random.default_rng([self.seed, 0]).standard_normal(VOCABULARY)).cumsum()
+        edges /= edges[-1]  # of each term's interval of the random numbers
+        drawn = np.sort(np.searchsorted(edges, rng.random((count, terms))), axis=1)
         while (repeated := np.diff(drawn, axis=1, prepend=-1) == 0).any():
-            drawn[repeated] = np.searchsorted(share, rng.random(repeated.sum()))
+            drawn[repeated] = np.searchsorted(edges, rng.random(repeated.sum()))
             drawn.sort(axis=1)
         weights = np.log1p(rng.gamma(2.0, 1.0, (count, terms)))
         weights /= np.linalg.norm(weights, axis=1, keepdims=True)
         return drawn, weights.astype(np.float32)
 
 
-# Terms a document: terms a query, and the postings touched that engines were compared on before.
+# Terms per document -> terms per query, and postings touched, as in earlier comparisons of engines.
 SYNTHETIC = {16: (8, 20_000), 32: (16, 65_000)}
 
 
 def synthetic(terms: int, documents: int, queries: int) -> SyntheticSet:
-    """The set of that many terms a document."""
+    """The set with so many terms per document."""
     query_terms, touched = SYNTHETIC[terms]
     return SyntheticSet(documents, terms, queries, query_terms, touched)
 
@@ -108,10 +108,10 @@ def exact_best(data: SyntheticSet, k: int) -> list[list[int]]:
     for bag in bags:
         touched = []
         for term, weight in zip(*bag):
-            place = slice(offsets[term], offsets[term + 1])
-            scores[ids[place]] += np.float64(weight) * weights[place]
-            touched.append(ids[place])
-        found = np.unique(np.concatenate(touched))
-        best.append(found[np.lexsort((found, -scores[found]))][:k].tolist())
-        scores[found] = 0
+            postings = slice(offsets[term], offsets[term + 1])
+            scores[ids[postings]] += np.float64(weight) * weights[postings]
+            touched.append(ids[postings])
+        documents = np.unique(np.concatenate(touched))
+        best.append(documents[np.lexsort((documents, -scores[documents]))][:k].tolist())
+        scores[documents] = 0
     return best

@@ -1,4 +1,4 @@
-"""How bytes, build time, memory and speed of the index grow with the collection: what docs/SCALING.md reckons with.
+"""How bytes, build time, memory and speed of the index grow with the collection: the numbers behind docs/SCALING.md.
 
     python benchmarks/scaling.py --terms 16 --documents 250000 1000000 4000000 --json rows.json
     python benchmarks/scaling.py --engines lexlip milvus qdrant seismic --documents 100000
@@ -12,27 +12,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[name] = "1"  # read when the libraries are loaded
+import _one_thread  # noqa: F401
+import checkout  # noqa: F401
+from contenders import K, build_apart, close, path_of
+from memory import memory_of
+from retrieval_sets import SYNTHETIC, SyntheticSet, synthetic
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "datasets")]
-
-from contenders import build_apart, close, place_of  # noqa: E402
-from retrieval_sets import SYNTHETIC, SyntheticSet, synthetic  # noqa: E402
-
-from lexlip.index import Index, write_shard  # noqa: E402
-from lexlip.index.adapters import open_engine  # noqa: E402
-
-K = 10
+from lexlip.index import Index, write_shard
+from lexlip.index.adapters import open_engine
 
 
 def main(arguments: list[str] | None = None) -> list[dict]:
@@ -47,14 +39,14 @@ def main(arguments: list[str] | None = None) -> list[dict]:
             for name in options.engines:
                 here = Path(folder) / str(documents)
                 here.mkdir(exist_ok=True)
-                place = place_of(name, here)
+                path = path_of(name, here)
                 settings = {"options": {"segment_documents": options.segment_documents}} if name == "lexlip" else {}
-                built = build_apart(name, shard, open_engine, name, place, **settings)
+                built = build_apart(name, shard, open_engine, name, path, **settings)
                 facts = {
                     "build_s": round(built["build_s"], 1),
                     "build_mb": round(built["build_memory_mb"] * 1e6 / 2**20),
                 }
-                engine = open_engine(name, place, **settings)
+                engine = open_engine(name, path, **settings)
                 facts["bytes_per_document"] = round(engine.bytes() / documents, 2)
                 if name == "lexlip":
                     facts |= {"segments": len(engine.index.segments), "postings": _touched(engine.index, data)}
@@ -103,9 +95,10 @@ def _race(rows: list[dict], engines: list, rounds: int) -> None:
 
 def _resident() -> int:
     """Resident bytes of this process, 0 where the system does not tell."""
-    status = Path("/proc/self/status")
-    found = re.search(r"VmRSS:\s+(\d+) kB", status.read_text()) if status.exists() else None
-    return int(found[1]) * 1024 if found else 0
+    try:
+        return memory_of("self", "VmRSS")
+    except OSError:
+        return 0
 
 
 def _parser() -> argparse.ArgumentParser:

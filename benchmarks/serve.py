@@ -3,7 +3,7 @@
     python benchmarks/serve.py --index pictures.index --model model_folder --texts captions.txt --picture dog.jpg
 
 The index is copied, and served by a process of its own. Clients, threads of this process with one connection each, send
-requests one after another: texts, every tenth a picture where one is given. Meanwhile documents are added and deleted
+requests one after another: texts, every tenth an image where one is given. Meanwhile documents are added and deleted
 and the index is merged, in turn; each publishes a new state. A failure is anything but 200 with hits. Latency is what
 the client sees, connection kept, from the request's first byte to the answer's last.
 """
@@ -26,18 +26,17 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "datasets")]
+import httpx
+from checkout import ROOT
+from memory import memory_of
 
-import httpx  # noqa: E402
+from lexlip.index import Index, SparseRows, add, delete, merge
 
-from lexlip.index import Index, SparseRows, add, delete, merge  # noqa: E402
-
-EVERY = 10  # one request in so many is a picture
+EVERY = 10  # one request in ten is an image
 
 
 @dataclass
-class Seen:
+class Record:
     """What one client saw: seconds of each request by kind, generations, failures in words."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: {"text": [], "picture": []})
@@ -51,15 +50,15 @@ def main(arguments: list[str] | None = None) -> dict:
     texts = options.texts.read_text(encoding="utf-8").splitlines()
     if len(texts) < options.clients:
         raise SystemExit(f"{options.texts}: {len(texts)} lines for {options.clients} clients; each needs one at least")
-    picture = options.picture.read_bytes() if options.picture else None
+    image = options.picture.read_bytes() if options.picture else None
     with tempfile.TemporaryDirectory(prefix="serve-") as folder:
         index = Path(folder) / "index"
         shutil.copytree(options.index, index)
         documents = len(Index.open(index))
         with _Service(index, options.model, options.threads) as service:
-            seen, published, seconds = load(service.address, index, texts, picture, options.seconds, options.clients)
+            records, published, seconds = load(service.address, index, texts, image, options.seconds, options.clients)
             memory = service.memory_mb()
-    result = summary(seen, seconds)
+    result = summary(records, seconds)
     result.update(
         documents=documents, clients=options.clients, published=published, memory_mb=memory,
         machine=f"{os.cpu_count()} x {platform.machine()}",
@@ -71,14 +70,14 @@ def main(arguments: list[str] | None = None) -> dict:
 
 
 def load(
-    address: str, index: Path, texts: list[str], picture: bytes | None, seconds: float, clients: int
-) -> tuple[list[Seen], int, float]:
-    """Send requests for a while and publish new states meanwhile; returns what was seen, states published, seconds."""
+    address: str, index: Path, texts: list[str], image: bytes | None, seconds: float, clients: int
+) -> tuple[list[Record], int, float]:
+    """Send requests for a while and publish new states meanwhile; returns records, states published, seconds."""
     stop = threading.Event()
-    seen = [Seen() for _ in range(clients)]
+    records = [Record() for _ in range(clients)]
     threads = [
-        threading.Thread(target=_client, args=(address, texts[number::clients], picture, stop, note))
-        for number, note in enumerate(seen)
+        threading.Thread(target=_client, args=(address, texts[number::clients], image, stop, record))
+        for number, record in enumerate(records)
     ]
     begin = time.perf_counter()
     for thread in threads:
@@ -90,17 +89,17 @@ def load(
             time.sleep(min(seconds / 10, left))
             next(changes)(index)
             published += 1
-    finally:  # or a change that fails would leave clients that never end
+    finally:  # a change that fails must not leave clients that never end
         stop.set()
         for thread in threads:
             thread.join()
-    return seen, published, time.perf_counter() - begin
+    return records, published, time.perf_counter() - begin
 
 
-def summary(seen: list[Seen], seconds: float) -> dict:
+def summary(records: list[Record], seconds: float) -> dict:
     """Numbers over all clients."""
-    failures = [failure for note in seen for failure in note.failures]
-    kinds = {kind: sorted(s for note in seen for s in note.seconds[kind]) for kind in ("text", "picture")}
+    failures = [failure for record in records for failure in record.failures]
+    kinds = {kind: sorted(s for record in records for s in record.seconds[kind]) for kind in ("text", "picture")}
     requests = sum(map(len, kinds.values()))
     return {
         "seconds": round(seconds, 1),
@@ -108,7 +107,7 @@ def summary(seen: list[Seen], seconds: float) -> dict:
         "failures": len(failures),
         "first_failures": failures[:3],
         "per_second": round(requests / seconds, 1),
-        "generations_seen": len(set().union(*(note.generations for note in seen))),
+        "generations_seen": len(set().union(*(record.generations for record in records))),
         **{
             f"{kind}_{name}": round(1000 * value, 2)
             for kind, times in kinds.items() if len(times) > 1
@@ -121,24 +120,24 @@ def summary(seen: list[Seen], seconds: float) -> dict:
     }  # fmt: skip
 
 
-def _client(address: str, texts: list[str], picture: bytes | None, stop: threading.Event, note: Seen) -> None:
+def _client(address: str, texts: list[str], image: bytes | None, stop: threading.Event, record: Record) -> None:
     with httpx.Client(base_url=address, timeout=60) as client:
         for number, text in enumerate(itertools.cycle(texts)):
             if stop.is_set():
                 return
-            kind = "picture" if picture and number % EVERY == EVERY - 1 else "text"
-            request = {"files": {"image": picture}} if kind == "picture" else {"json": {"text": text}}
+            kind = "picture" if image and number % EVERY == EVERY - 1 else "text"
+            request = {"files": {"image": image}} if kind == "picture" else {"json": {"text": text}}
             begin = time.perf_counter()
             try:
                 answer = client.post("/search", **request)
-                note.seconds[kind].append(time.perf_counter() - begin)
+                record.seconds[kind].append(time.perf_counter() - begin)
                 if answer.status_code != 200 or not answer.json()["hits"]:
-                    note.failures.append(f"{answer.status_code} {answer.text[:200]}")
+                    record.failures.append(f"{answer.status_code} {answer.text[:200]}")
                 else:
-                    note.generations.add(answer.json()["generation"])
+                    record.generations.add(answer.json()["generation"])
             except httpx.HTTPError as error:
-                note.seconds[kind].append(time.perf_counter() - begin)
-                note.failures.append(repr(error))
+                record.seconds[kind].append(time.perf_counter() - begin)
+                record.failures.append(repr(error))
 
 
 def _add(index: Path) -> None:
@@ -170,8 +169,8 @@ class _Service:
         lines = []
         for line in self._process.stderr:
             lines.append(line)
-            if found := re.search(r"running on (http://\S+)", line):
-                self.address = found[1]
+            if match := re.search(r"running on (http://\S+)", line):
+                self.address = match[1]
                 threading.Thread(target=lambda: sys.stderr.writelines(self._process.stderr), daemon=True).start()
                 return self
         raise RuntimeError("".join(lines))
@@ -182,9 +181,10 @@ class _Service:
 
     def memory_mb(self) -> float | None:
         """Its highest resident memory so far; None where the system has no /proc."""
-        status = Path(f"/proc/{self._process.pid}/status")
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
-        return round(int(found[1]) / 1024, 1) if found else None
+        try:
+            return round(memory_of(self._process.pid, "VmHWM") / 2**20, 1)
+        except OSError:
+            return None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -192,7 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--index", type=Path, required=True, help="copied, so that it stays as it is")
     parser.add_argument("--model", required=True)
     parser.add_argument("--texts", type=Path, required=True, help="a query a line")
-    parser.add_argument("--picture", type=Path, help="sent as every tenth request")
+    parser.add_argument("--picture", type=Path, help="an image, sent as every tenth request")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the service that search")

@@ -1,12 +1,12 @@
-"""A whole training step of either phase, base-size towers: ours against the textbook's.
+"""A whole training step of either phase, base-size towers: ours against the reference's.
 
     python benchmarks/step.py --json step.json
     python benchmarks/step.py --device cuda --batch 100 --phases 1 --largest 80
 
-A step is losses, gradients, clipping, AdamW and, in Phase 2, twins and queues; data loading is benchmarks/data.py's.
-Weights are random, captions have COCO's lengths: ours are padded to the longest of the batch, the textbook's to 40.
-Both paths compute the same loss and the same gradients, which is checked without dropout. The roofline line gives the
-share of the machine's matrix-product rate that the step's own products reach.
+A step is losses, gradients, clipping, AdamW and, in Phase 2, momentum encoders and queues; data loading is
+benchmarks/data.py's. Weights are random, captions have COCO's lengths: ours are padded to the longest of the batch, the
+reference's to 40. Both paths compute the same loss and the same gradients, which is checked without dropout. The
+roofline line gives the fraction of the machine's matrix-product rate that the step's own products reach.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from collections.abc import Sequence
 
 import harness
 import operations
-import textbook
+import reference
 import torch
-from harness import Options, Subject
+from batches import random_batch
+from harness import PATHS, Options, Subject
 from torch import Tensor
 
 from lexlip.train import config
@@ -37,9 +38,8 @@ TOWERS = {
     },
 }  # fmt: skip
 PADDED = 40
-PATHS = ("fast", "textbook")
-# Two tokens whose logits for a word differ by less than rounding may win in one path each, and the word's gradient then
-# goes to another token: hardly ever in 32 bits, in 16 for some of the words. With towers of 4 and 12 layers in bfloat16
+# Two tokens whose logits for a term differ by less than rounding may win in one path each, and the term's gradient then
+# goes to another token: hardly ever in 32 bits, in 16 for some of the terms. With towers of 4 and 12 layers in bfloat16
 # the gradients differ by up to 0.04 between the paths, 0.07 from float32; half of one side's gradient is 0.3.
 BOUNDS = {
     "float32": {"loss": 1e-4, "gradient": 1e-3},
@@ -48,36 +48,26 @@ BOUNDS = {
 }
 
 
-def make_keys(phase: int, options: Options) -> dict:
-    """A run's keys, with fresh towers."""
+def make_config(phase: int, options: Options) -> dict:
+    """A run's config, with fresh towers."""
     sizes = options.more
-    keys = {**config.base(), **config.named()[NAMED[phase]], **TOWERS[sizes["towers"]]}
-    keys.update(
+    values = {**config.base(), **config.named()[NAMED[phase]], **TOWERS[sizes["towers"]]}
+    values.update(
         vit_pretrained=False, text_pretrained=False, batch_size=sizes["batch"], per_gpu_batchsize=sizes["batch"],
         image_size=sizes["image_size"], queue_size=max(sizes["queue"], sizes["batch"]), num_gpus=int(options.cuda),
         precision={"float32": 32, "bfloat16": "bf16", "float16": 16}[options.dtype],
         gradient_checkpointing=sizes["checkpointing"],
     )  # fmt: skip
-    return config.check(keys)
+    return config.check(values)
 
 
-def make_batch(keys: dict, length: int | None, device: str) -> dict:
-    """Random pairs, captions padded to `length` or to the longest; a third and a half of the words masked."""
-    g = torch.Generator().manual_seed(0)
-    rows, side = keys["batch_size"], keys["image_size"]
-    lengths = (14 + 3 * torch.randn(rows, generator=g)).round().long().clamp(8, PADDED)
+def make_batch(config: dict, length: int | None, device: str) -> dict:
+    """Random pairs with captions of COCO's lengths, padded to `length` or to the longest."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = (14 + 3 * torch.randn(config["batch_size"], generator=generator)).round().long().clamp(8, PADDED)
     length = length or int(lengths.max())
-    ids = torch.randint(5, keys["vocab_size"], (rows, PADDED), generator=g)
-    mask = (torch.arange(PADDED)[None, :] < lengths[:, None]).long()
-    batch = {"text_ids": ids * mask, "text_mask": mask}
-    for name in ("encoder", "decoder"):
-        hidden = torch.rand(rows, PADDED, generator=g) < keys["mlm_prob" if name == "encoder" else "decoder_mlm_prob"]
-        hidden &= mask == 1
-        hidden[:, 1] = True
-        batch[f"{name}_ids"] = (ids * mask).masked_fill(hidden, 4)
-        batch[f"{name}_labels"] = ids.masked_fill(~hidden, -100)
-    batch = {name: value[:, :length].contiguous() for name, value in batch.items()}
-    batch |= {"image": torch.randn(rows, 3, side, side, generator=g), "image_id": torch.arange(rows)}
+    batch = random_batch(config, lengths, generator)
+    batch |= {name: value[:, :length].contiguous() for name, value in batch.items() if value.shape[1:] == (PADDED,)}
     return {name: value.to(device) for name, value in batch.items()}
 
 
@@ -85,7 +75,7 @@ class Step:
     """One phase's module with its batch, and the two ways to train it.
 
     Args:
-        paths: the ways that will be used; what only the others need (batch, past keys) is not held.
+        paths: the ways that will be used; what only the others need (batch, queues) is not held.
 
     Attributes:
         module: shared by both ways, so that both fit into the memory of a small machine.
@@ -93,27 +83,27 @@ class Step:
 
     def __init__(self, phase: int, options: Options, paths: Sequence[str] = PATHS):
         torch.manual_seed(0)
-        self.phase, self.options, self.keys = phase, options, make_keys(phase, options)
+        self.phase, self.options, self.config = phase, options, make_config(phase, options)
         kind = {1: Phase1Module, 2: Phase2Module}[phase]
-        self.module: RetrievalModule = kind.from_keys(self.keys).to(options.device).train()
+        self.module: RetrievalModule = kind.from_keys(self.config).to(options.device).train()
         if options.more["compile"]:
             self.module.model.image_encoder.compile()
             self.module.model.text_encoder.compile()
-        self.queues: list[textbook.Queue] = []
+        self.queues: list[reference.Queue] = []
         if phase == 2:
-            self._fill_past_keys(paths)
+            self._fill_queues(paths)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         lengths = {"fast": None, "textbook": PADDED}
-        self.batches = {which: make_batch(self.keys, lengths[which], options.device) for which in paths}
+        self.batches = {which: make_batch(self.config, lengths[which], options.device) for which in paths}
 
-    def _fill_past_keys(self, paths: Sequence[str]) -> None:
+    def _fill_queues(self, paths: Sequence[str]) -> None:
         for ring in (self.module.text_ring, self.module.image_ring):
             for part in ring.keys.split(512):  # uniform numbers of norm about one
                 part.copy_(torch.rand(part.shape, device=part.device) * (3 / ring.keys.shape[1]) ** 0.5)
             ring.filled.fill_(ring.size)
             ring.ids.fill_(-1)  # nobody's
             if "textbook" in paths:
-                self.queues.append(textbook.Queue(ring.keys.T.float()))
+                self.queues.append(reference.Queue(ring.keys.T.float()))
             if "fast" not in paths:
                 ring.keys = ring.keys.new_empty(0, ring.keys.shape[1])
 
@@ -126,11 +116,11 @@ class Step:
         """Ours, or AdamW one tensor at a time; on the CPU both have one state, to spare its memory."""
         if which not in self.optimizers:
             if which == "fast":
-                self.optimizers[which] = make_optimizer(self.module, self.keys)
+                self.optimizers[which] = make_optimizer(self.module, self.config)
             else:
-                groups = parameter_groups(self.module, self.keys["weight_decay"])
-                betas = tuple(self.keys["adam_betas"])
-                plain = torch.optim.AdamW(groups, lr=self.keys["learning_rate"], betas=betas, foreach=False)
+                groups = parameter_groups(self.module, self.config["weight_decay"])
+                betas = tuple(self.config["adam_betas"])
+                plain = torch.optim.AdamW(groups, lr=self.config["learning_rate"], betas=betas, foreach=False)
                 if not self.options.cuda and "fast" in self.optimizers:
                     plain.state = self.optimizers["fast"].state
                 self.optimizers[which] = plain
@@ -146,17 +136,17 @@ class Step:
                 with torch.autocast(options.device, enabled=False):
                     losses |= self.module.global_losses(vectors, self.kept)
                 return self.module.weigh(losses)
-            with textbook.written_out(self.module):
+            with reference.written_out(self.module):
                 if self.phase == 1:
-                    return textbook.phase1_losses(self.module, batch)
-                losses, *self.kept = textbook.phase2_losses(self.module, batch, *self.queues)
+                    return reference.phase1_losses(self.module, batch)
+                losses, *self.kept = reference.phase2_losses(self.module, batch, *self.queues)
                 return losses
 
     def run(self, which: str) -> list[Tensor]:
         """One training step; gives the loss."""
         loss = sum(self.losses(which).values())
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.trained, self.keys["clip_grad"])
+        torch.nn.utils.clip_grad_norm_(self.trained, self.config["clip_grad"])
         optimizer = self.optimizer(which)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -164,7 +154,7 @@ class Step:
             if which == "fast":
                 self.module.after_step(self.kept)
             else:
-                textbook.move_twin(self.module.twin.module, self.module.model, self.keys["momentum"])
+                reference.move_momentum_encoder(self.module.twin.module, self.module.model, self.config["momentum"])
                 for queue, keys in zip(self.queues, self.kept, strict=True):
                     queue.push(keys)
         self.kept = None

@@ -25,18 +25,17 @@ def print_trained(rows: list[dict]) -> None:
         queries = f"{group[0]['queries']:,} queries, the same for all"
         print(f"\n{direction}, {distractors:,} distractors, {queries}\n" + _line("", heads))
         for row in group:
-            found = [_cell(row[name], 2) for name in recalls]
-            print(_line(row["engine"], [*_speed(row), *found, *_ratios(row)]))
+            recall = [_cell(row[name], 2) for name in recalls]
+            print(_line(row["engine"], [*_speed(row), *recall, *_ratios(row)]))
         _print_builds(group)
         _print_fewest(group)
 
 
 def fewest_terms(rows: list[dict], most_lost: float = 1.0) -> tuple[dict, dict] | None:
-    """Our rows of uncut vectors and of the fewest terms whose R@1 lies at most so many points below, by exact search.
+    """Our rows, by exact search, of uncut vectors and of the fewest terms that lose at most `most_lost` points of R@1.
 
     Args:
         rows: of one direction and collection.
-        most_lost: points.
 
     Returns:
         Both rows, the same one twice where every cut loses more; None without a row of uncut vectors.
@@ -50,10 +49,10 @@ def fewest_terms(rows: list[dict], most_lost: float = 1.0) -> tuple[dict, dict] 
 
 
 def _print_fewest(rows: list[dict]) -> None:
-    found = fewest_terms(rows)
-    if found is None:
+    pair = fewest_terms(rows)
+    if pair is None:
         return
-    uncut, row = found
+    uncut, row = pair
     ratios = [
         f"{row[name]:,.1f} times {what}"
         for name, what in (

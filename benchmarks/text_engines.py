@@ -1,4 +1,4 @@
-"""BM25 over captions: what words alone find, without a model."""
+"""BM25 over captions: retrieval by words alone, without a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class BM25:
 
     Args:
         texts: documents.
-        queries: numbers of the documents that are asked.
+        queries: numbers of the documents that are queries.
         folder: where the index is saved, to count its bytes.
     """
 
@@ -24,8 +24,8 @@ class BM25:
         import bm25s
 
         self._queries, self._count = list(queries), len(texts)
-        self._asked = bm25s.tokenize([texts[query] for query in queries], stopwords="en", show_progress=False)
-        self._words = {number: word for word, number in self._asked.vocab.items()}
+        self._tokens = bm25s.tokenize([texts[query] for query in queries], stopwords="en", show_progress=False)
+        self._words = {number: word for word, number in self._tokens.vocab.items()}
         self._index = bm25s.BM25()
         self._index.index(bm25s.tokenize(list(texts), stopwords="en", show_progress=False), show_progress=False)
         self._index.save(folder)
@@ -37,19 +37,19 @@ class BM25:
 
     def search(self, query: int, k: int) -> list[int]:
         """Numbers of the k best texts."""
-        words = [[self._words[number] for number in self._asked.ids[query]]]
-        found, scores = self._index.retrieve(words, k=min(k + 1, self._count), show_progress=False)
-        found = found[0][scores[0] > 0]
-        return found[found != self._queries[query]][:k].tolist()
+        words = [[self._words[number] for number in self._tokens.ids[query]]]
+        texts, scores = self._index.retrieve(words, k=min(k + 1, self._count), show_progress=False)
+        texts = texts[0][scores[0] > 0]
+        return texts[texts != self._queries[query]][:k].tolist()
 
     def search_batch(self, queries: Sequence[int], k: int) -> list[list[int]]:
         return [self.search(query, k) for query in queries]
 
 
 def right_captions(of_caption: Sequence[set[int]], begin: int) -> list[set[int]]:
-    """For each caption the other captions of its picture, numbered from `begin`."""
-    pictures = np.array([next(iter(picture)) for picture in of_caption])
+    """For each caption the other captions of its image, numbered from `begin`."""
+    images = np.array([next(iter(image)) for image in of_caption])
     return [
-        set((np.flatnonzero(pictures == picture) + begin).tolist()) - {caption + begin}
-        for caption, picture in enumerate(pictures)
+        set((np.flatnonzero(images == image) + begin).tolist()) - {caption + begin}
+        for caption, image in enumerate(images)
     ]

@@ -3,12 +3,12 @@
 For each direction and number of distractors: our index over vectors cut to their heaviest terms, and uncut; dense
 vectors in Faiss and in batched products; BM25 over captions; every other engine that is installed.
 
-R@1, 5, 10 are the share of queries whose right document is among the first so many found. A direction's queries are a
-random sample of `--queries` val documents, the same for every engine and every number of distractors; engines are timed
-on as many of it, from its beginning, as `--round-seconds` allows. Queries are cut as the documents are.
+R@1, 5, 10 are the ratios of queries whose right document is among the first 1, 5, 10 results. A direction's queries are
+a random sample of `--queries` val documents, the same for every engine and every number of distractors; engines are
+timed on as many of them, from the first on, as `--round-seconds` allows. Queries are cut as the documents are.
 
-The flat dense rows that ratios are to are the uncut lexicon vectors projected on their 512 main directions. With
-`--dense-model` there are also rows of that model's own vectors, as wide as they are.
+The flat dense rows, to which ratios are, hold the uncut lexicon vectors projected on their 512 main directions. With
+`--dense-model` there are also rows of that model's own vectors, in their own width.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from contenders import BATCH, Contender, K, enter, place_of, race, rates, say
+from contenders import BATCH, Contender, K, enter, path_of, race, rates, say
 from dense_engines import WIDTH, FaissEngine, FlatVectors
 from dense_set import DenseSet
 from text_engines import BM25, right_captions
@@ -33,10 +33,10 @@ from lexlip.index.adapters import open_engine
 from lexlip.index.engine import Bag, LexLIPEngine
 from lexlip.utils.files import write_json
 
-DIRECTIONS = {"text to image": ("captions", "pictures"), "image to text": ("pictures", "captions")}
+DIRECTIONS = {"text to image": ("captions", "images"), "image to text": ("images", "captions")}
 TOP_K = (8, 16, 32, 64, 128)
 _FEW = 10_000  # documents below which a product quantiser has too little to learn from
-_LARGE = 500_000  # documents from which on what an index needs to be built says something
+_LARGE = 500_000  # documents from which on the time and memory of a build say something
 _PROJECTED_FROM = 4000  # val documents of each kind, and as many distractors, whose main directions are taken
 
 
@@ -48,7 +48,7 @@ class Task:
         direction: a key of DIRECTIONS.
         distractors: how many.
         documents: with the val documents.
-        asked: of each query the number of its val document.
+        queries: of each query the number of its val document.
         bags: the queries, uncut.
         right: of each query the numbers of the right documents.
     """
@@ -56,7 +56,7 @@ class Task:
     direction: str
     distractors: int
     documents: int
-    asked: np.ndarray
+    queries: np.ndarray
     bags: list[Bag]
     right: list[set[int]]
 
@@ -69,10 +69,10 @@ def run(data: TrainedSet, dense: DenseSet | None, options: argparse.Namespace, f
     """Rows of all directions and numbers of distractors; written after each, as all may take hours."""
     rows: list[dict] = []
     projection = main_directions(data) if "dense" in options.engines else None
-    for direction, (asked, gallery) in DIRECTIONS.items():
+    for direction, (kind, gallery) in DIRECTIONS.items():
         if direction.split()[0] not in options.directions:
             continue
-        bags, count = data.queries(asked), len(data.ids(gallery))
+        bags, count = data.queries(kind), len(data.ids(gallery))
         chosen = sample(len(bags), options.queries)
         first = ", ".join(map(str, chosen[:5]))
         say(f"{direction}: {len(chosen):,} of {len(bags):,} queries, the same for every engine, from {first} on")
@@ -80,16 +80,16 @@ def run(data: TrainedSet, dense: DenseSet | None, options: argparse.Namespace, f
         for distractors in options.distractors:
             right = [{document + distractors for document in data.right[gallery][query]} for query in chosen]
             task = Task(direction, distractors, count + distractors, chosen, bags, right)
-            place = folder / f"{gallery}-{distractors}"
-            place.mkdir()
-            rows += _rows(data, dense, task, options, place, projection)
+            work = folder / f"{gallery}-{distractors}"
+            work.mkdir()
+            rows += _rows(data, dense, task, options, work, projection)
             if options.json:
                 write_json(rows, options.json)
     return rows
 
 
 def sample(count: int, wanted: int) -> np.ndarray:
-    """Numbers of the queries that are asked: of `count` at most so many, in a random order that is always the same."""
+    """Numbers of the queries that are used: of `count` at most `wanted`, in a random order that is always the same."""
     return np.random.default_rng([SEED, 2]).permutation(count)[:wanted]
 
 
@@ -105,8 +105,8 @@ def _rows(
         contenders += _faiss_contenders(flat, options, folder, task)
     if dense is not None:
         say("vectors of the dense model")
-        asked = dense.queries(DIRECTIONS[task.direction][0])[task.asked]
-        own = FlatVectors(dense.rows(task.gallery, task.distractors), asked)
+        queries = dense.queries(DIRECTIONS[task.direction][0])[task.queries]
+        own = FlatVectors(dense.rows(task.gallery, task.distractors), queries)
         contenders += _flat_contenders(own, "dense model, ")
     for contender in contenders:
         measure_recall(contender, task.right, options)
@@ -114,7 +114,7 @@ def _rows(
     for contender in contenders:
         if contender is not uncut and "top_k" in contender.facts:
             measure_loss(contender, uncut)
-    if "bm25" in options.engines and task.gallery == "pictures" and BM25.is_installed():
+    if "bm25" in options.engines and task.gallery == "images" and BM25.is_installed():
         others = sum(count for _, count in data.sources["captions"])
         if task.distractors <= others:
             contenders.append(_bm25(data, task, folder, options))
@@ -145,7 +145,7 @@ def _sparse(data: TrainedSet, task: Task, options: argparse.Namespace, folder: P
             yield _dropping(engine, bags, drop)
         if k == options.adapter_top_k and task.documents <= options.adapter_documents:
             for name in options.adapters:
-                other = open_engine(name, place_of(name, folder))
+                other = open_engine(name, path_of(name, folder))
                 yield enter(f"{name}, {terms}", other, shard, bags, {"top_k": k}, apart=False)
 
 
@@ -174,7 +174,7 @@ def main_directions(data: TrainedSet) -> torch.Tensor:
     samples = []
     for folders in data.folders.values():  # the val documents, and the first kind of distractors
         samples += [rows for folder in folders[:2] for rows in _first(folder, _PROJECTED_FROM)]
-    dense = torch.cat([_dense_rows(rows, data.words) for rows in samples])
+    dense = torch.cat([_dense_rows(rows, data.vocabulary) for rows in samples])
     torch.manual_seed(0)
     return torch.svd_lowrank(dense, q=min(WIDTH, *dense.shape), niter=4)[2]
 
@@ -187,10 +187,10 @@ def _first(folder: Path, count: int) -> Iterator[SparseRows]:
             return
 
 
-def _dense_rows(rows: SparseRows, words: int) -> torch.Tensor:
-    dense = torch.zeros(len(rows), words)
-    place = np.repeat(np.arange(len(rows)), np.diff(rows.offsets))
-    dense[torch.from_numpy(place), torch.from_numpy(rows.terms.astype(np.int64))] = torch.from_numpy(
+def _dense_rows(rows: SparseRows, vocabulary: int) -> torch.Tensor:
+    dense = torch.zeros(len(rows), vocabulary)
+    row = np.repeat(np.arange(len(rows)), np.diff(rows.offsets))
+    dense[torch.from_numpy(row), torch.from_numpy(rows.terms.astype(np.int64))] = torch.from_numpy(
         rows.weights.astype(np.float32)
     )
     return dense
@@ -207,18 +207,18 @@ def project(rows: SparseRows, directions: torch.Tensor) -> np.ndarray:
 
 def _projected(data: TrainedSet, task: Task, directions: torch.Tensor) -> FlatVectors:
     say("dense vectors")
-    asked = np.concatenate([project(rows, directions) for rows in data.rows(DIRECTIONS[task.direction][0], 0)])
+    queries = np.concatenate([project(rows, directions) for rows in data.rows(DIRECTIONS[task.direction][0], 0)])
     rows = (project(rows, directions) for rows in data.rows(task.gallery, task.distractors))
-    return FlatVectors(rows, asked[task.asked])
+    return FlatVectors(rows, queries[task.queries])
 
 
-def _flat_contenders(flat: FlatVectors, whose: str = "") -> Iterator[Contender]:
-    """Single queries and batches over the same vectors; ratios of all engines are to those that are nobody's own."""
+def _flat_contenders(flat: FlatVectors, model: str = "") -> Iterator[Contender]:
+    """Single queries and batches over the same vectors; ratios are to those that are no other model's own."""
     product = lambda queries: flat.product(queries, K)
-    single, batch = ("", "") if whose else ("flat", "product")
+    single, batch = ("", "") if model else ("flat", "product")
     search = lambda query: flat.search(query, K)
-    yield Contender(whose + flat.name, search, None, flat.bytes(), role=single, pass_by=product)
-    name = f"{whose}matrix product, {flat.width}-d, batches of {BATCH}"
+    yield Contender(model + flat.name, search, None, flat.bytes(), role=single, pass_by=product)
+    name = f"{model}matrix product, {flat.width}-d, batches of {BATCH}"
     yield Contender(name, None, product, flat.bytes(), role=batch)
 
 
@@ -239,15 +239,15 @@ def _faiss_contenders(flat: FlatVectors, options: argparse.Namespace, folder: Pa
 
 
 def _bm25(data: TrainedSet, task: Task, folder: Path, options: argparse.Namespace) -> Contender:
-    """Captions instead of pictures: each caption that is asked looks for the other captions of its picture."""
+    """Captions instead of images: each query caption looks for the other captions of its image."""
     say("bm25s")
-    engine = BM25(data.texts(task.distractors), (task.asked + task.distractors).tolist(), folder / "bm25")
+    engine = BM25(data.texts(task.distractors), (task.queries + task.distractors).tolist(), folder / "bm25")
     contender = Contender(
-        f"{engine.name}, which pictures have not", lambda query: engine.search(query, K),
+        f"{engine.name}, which images would need", lambda query: engine.search(query, K),
         lambda queries: engine.search_batch(queries, K), engine.bytes,
     )  # fmt: skip
-    right = right_captions(data.right["pictures"], task.distractors)
-    measure_recall(contender, [right[query] for query in task.asked], options)
+    right = right_captions(data.right["images"], task.distractors)
+    measure_recall(contender, [right[query] for query in task.queries], options)
     return contender
 
 
@@ -258,12 +258,12 @@ def measure_recall(contender: Contender, right: list[set[int]], options: argpars
     tried = list(range(min(count, 20)))
     many(tried)  # loads what is read on first use
     begin = time.perf_counter()
-    found: list[list] = []
+    results: list[list] = []
     for first in range(0, count, BATCH):
-        found += many(list(range(first, min(first + BATCH, count))))
+        results += many(list(range(first, min(first + BATCH, count))))
     each = (time.perf_counter() - begin) / count
     for cutoff in CUTOFFS:
-        hits = np.array([bool(wanted & set(ids[:cutoff])) for wanted, ids in zip(right, found)])
+        hits = np.array([bool(wanted & set(ids[:cutoff])) for wanted, ids in zip(right, results)])
         contender.facts[f"R@{cutoff}"] = round(100 * float(hits.mean()), 2)
         if cutoff == 1:
             contender.first = hits
@@ -279,7 +279,7 @@ def measure_recall(contender: Contender, right: list[set[int]], options: argpars
 
 
 def measure_loss(contender: Contender, uncut: Contender) -> None:
-    """Points of R@1 that it loses against uncut vectors, and their standard error: the same queries are compared."""
+    """Points of R@1 lost against uncut vectors, and their standard error: the same queries are compared."""
     lost = 100 * (uncut.first.astype(float) - contender.first)
     contender.facts["R@1 lost"] = round(float(lost.mean()), 2)
     contender.facts["R@1 lost, error"] = round(float(lost.std() / np.sqrt(len(lost))), 2)

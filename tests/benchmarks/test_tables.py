@@ -1,15 +1,10 @@
 """What the large-scale benchmark says below its tables."""
 
-from pathlib import Path
-
 import pytest
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def tables(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def tables():
     import tables
 
     return tables

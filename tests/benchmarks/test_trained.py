@@ -4,7 +4,6 @@ import csv
 import gzip
 import json
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,17 +15,10 @@ from lexlip.index.adapters import installed
 from lexlip.train.build import build_model
 from lexlip_data.sources.images import open_image
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
 
 @pytest.fixture
 def inputs(make_config, livelier, tiny_data, tmp_path):
-    """A model folder, a data folder with 4 val and 8 train pictures, and files of other captions and phrases."""
+    """A model folder, a data folder with 4 val and 8 train images, and files of other captions and phrases."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
     model = livelier(build_model(LexLIP, make_config(vocab_size=tiny_data["words"]), tokenizer))
     model.save_pretrained(tmp_path / "model")
@@ -50,23 +42,23 @@ def test_what_the_vectors_are(inputs):
 
     model, data, folder = inputs
     made = TrainedSet(model, data, folder / "captions.tsv.gz", folder / "phrases.whl", folder / "vectors", 50)
-    assert made.sources["pictures"] == [
+    assert made.sources["images"] == [
         ("training photos", 8), ("crops of them", 8 * CROPS_PER_PHOTO),
-        ("mixtures of vectors, which are no pictures", 10),
+        ("mixtures of vectors, which are no images", 10),
     ]  # fmt: skip
     known = [data / "tiny_val.tsv", data / "tiny_train.tsv"]
     others = list(other_captions(folder / "captions.tsv.gz", known))
     assert others == [f"the red dot number {number}" for number in range(6)]
     assert made.sources["captions"][0] == ("captions of other photos", 6)
     # Numbered through, the val documents last; each query's right answer is what the table says.
-    for kind, val in (("pictures", 4), ("captions", 8)):
+    for kind, val in (("images", 4), ("captions", 8)):
         rows = list(made.rows(kind, 20))
         assert np.concatenate([part.ids for part in rows]).tolist() == list(range(20 + val))
         assert len(made.queries(kind)) == len(made.ids(kind)) == val
     assert made.texts(6)[:6] == others and len(made.texts(6)) == 6 + 8
     assert made.right == {
-        "pictures": [{caption // 2} for caption in range(8)],
-        "captions": [{2 * picture, 2 * picture + 1} for picture in range(4)],
+        "images": [{caption // 2} for caption in range(8)],
+        "captions": [{2 * image, 2 * image + 1} for image in range(4)],
     }
     np.testing.assert_allclose(
         dense_of(made.rows("captions", 6), model.config.vocab_size)[:6], model.encode_text(others), atol=2e-3
@@ -97,16 +89,16 @@ def test_dense_vectors_stand_as_the_lexicon_vectors_do(inputs):
     texts = np.concatenate(list(vectors.rows("captions", 20)))
     np.testing.assert_allclose(texts, dense.encode_text(made.texts(20)), atol=1e-5)
     assert np.array_equal(texts[20:], vectors.queries("captions"))
-    pictures = np.concatenate(list(vectors.rows("pictures", 50)))
-    places = [made.corpora["pictures"][1].image(i)[1] for i in range(8)]
-    np.testing.assert_allclose(pictures[:8], dense.encode_image([open_image(place) for place in places]), atol=1e-5)
-    _, pairs, shares = next(mixed_pairs(40, 10))
-    a, b = pictures[pairs[3, 0]], pictures[pairs[3, 1]]
-    mixed = shares[3] * a + (1 - shares[3]) * b
-    np.testing.assert_allclose(pictures[43], mixed / np.linalg.norm(mixed), atol=1e-6)
-    assert len(pictures) == 54 and np.linalg.norm(pictures, axis=1) == pytest.approx(1, abs=1e-5)
-    with pytest.raises(SystemExit, match="60 distractors were asked for, but 10 pictures are missing"):
-        list(vectors.rows("pictures", 60))
+    images = np.concatenate(list(vectors.rows("images", 50)))
+    files = [made.corpora["images"][1].image(i)[1] for i in range(8)]
+    np.testing.assert_allclose(images[:8], dense.encode_image([open_image(file) for file in files]), atol=1e-5)
+    _, pairs, ratios = next(mixed_pairs(40, 10))
+    a, b = images[pairs[3, 0]], images[pairs[3, 1]]
+    mixed = ratios[3] * a + (1 - ratios[3]) * b
+    np.testing.assert_allclose(images[43], mixed / np.linalg.norm(mixed), atol=1e-6)
+    assert len(images) == 54 and np.linalg.norm(images, axis=1) == pytest.approx(1, abs=1e-5)
+    with pytest.raises(SystemExit, match="60 distractors are wanted, but 10 images are missing"):
+        list(vectors.rows("images", 60))
 
 
 def test_a_sample_is_always_the_same():
@@ -116,11 +108,11 @@ def test_a_sample_is_always_the_same():
     assert sample(30, 5).tolist() == sample(30, 30)[:5].tolist() != list(range(5))
 
 
-def dense_of(batches, words):
+def dense_of(batches, vocabulary):
     """(N, V) float32 of some rows."""
     blocks = []
     for rows in batches:
-        block = np.zeros((len(rows), words), np.float32)
+        block = np.zeros((len(rows), vocabulary), np.float32)
         block[np.repeat(np.arange(len(rows)), np.diff(rows.offsets)), rows.terms] = rows.weights
         blocks.append(block)
     return np.concatenate(blocks)
@@ -159,16 +151,16 @@ def test_cut_keeps_the_heaviest():
             assert np.array_equal(terms, kept.terms[part]) and np.array_equal(weights, kept.weights[part])
 
 
-def test_recall_is_counted_by_place():
+def test_recall_is_counted_by_rank():
     from contenders import Contender
     from trained_run import measure_loss, measure_recall
 
     class Options:
         round_seconds = 0.01
 
-    found = [[9, 1, 2], [5, 6, 7, 8, 9, 1], [], [3]]
+    results = [[9, 1, 2], [5, 6, 7, 8, 9, 1], [], [3]]
     right = [{9}, {1, 77}, {4}, {4}]
-    contender = Contender("x", lambda query: found[query], lambda queries: [found[query] for query in queries], 1)
+    contender = Contender("x", lambda query: results[query], lambda queries: [results[query] for query in queries], 1)
     measure_recall(contender, right, Options)
     assert contender.facts == {"R@1": 25, "R@5": 25, "R@10": 50, "queries": 4}
     uncut = Contender("y", None, None, 1, first=np.array([True, True, False, True]))
@@ -219,7 +211,7 @@ def test_rows(inputs, monkeypatch, capsys):
     assert not list(folder.glob("large-scale-*"))
 
 
-def test_what_is_found_is_what_the_vectors_say(inputs):
+def test_results_are_those_of_the_vectors(inputs):
     """Recall of the uncut rows is that of the dot products of the model's own vectors."""
     from trained_set import TrainedSet
 
@@ -227,9 +219,9 @@ def test_what_is_found_is_what_the_vectors_say(inputs):
 
     model, data, folder = inputs
     made = TrainedSet(model, data, folder / "captions.tsv.gz", None, folder / "vectors", 6)
-    build(folder / "index", made.rows("pictures", 6), impact_bits=12)
+    build(folder / "index", made.rows("images", 6), impact_bits=12)
     index = Index.open(folder / "index")
-    gallery = dense_of(made.rows("pictures", 6), model.config.vocab_size)
+    gallery = dense_of(made.rows("images", 6), model.config.vocab_size)
     for terms, weights in made.queries("captions"):
         scores = gallery[:, terms] @ weights
         best = index.search((terms, weights), 1)[0]

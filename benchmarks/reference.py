@@ -1,10 +1,10 @@
-"""Both phases' steps as the formulas read, on the weights of the project's own modules.
+"""The reference: both phases' steps as the formulas read, on the weights of the project's own modules.
 
-What the official code does: attention written out, with a gather of the position bias in every layer; logits of every
-token for every word, for the heads and for the masked words alike; captions padded to 40 tokens; the queue cloned for
-every use; twins and weights moved one tensor at a time.
+It does what the official code does: attention written out, with a gather of the position bias in every layer; logits of
+every token for every term, for the heads and for the masked word pieces alike; captions padded to 40 tokens; the queue
+cloned for every use; momentum encoders and weights moved one tensor at a time.
 
-B pairs, L tokens, V vocabulary, K past keys.
+B pairs, L tokens, V vocabulary, K keys of the queue.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def logits(head: LexiconHead, states: Tensor, mask: Tensor | None = None) -> Ten
 
 
 def padding(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, L, 1) to add to logits of `dtype`, which a sum with numbers of 32 bits would widen."""
+    """(B, L, 1) to add to logits of `dtype`, which adding numbers of 32 bits would widen."""
     return (mask[:, :, None] == 0).to(dtype) * max(PADDING_LOGIT, torch.finfo(dtype).min)
 
 
@@ -65,7 +65,7 @@ def term_weights(every: Tensor) -> Tensor:
     return F.normalize(torch.log(1 + pooled.float()), dim=-1)
 
 
-def every_word_loss(every: Tensor, labels: Tensor) -> Tensor:
+def masked_lm_loss(every: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy over (B, L, V), positions without a label left out at the end."""
     return F.cross_entropy(every.flatten(0, 1).float(), labels.flatten(), ignore_index=-100)
 
@@ -77,12 +77,12 @@ def phase1_losses(module: RetrievalModule, batch: dict) -> dict[str, Tensor]:
     masked = model.text_head(model.text_encoder(batch["encoder_ids"], mask))
     text = logits(model.text_head, model.text_encoder(batch["text_ids"], mask), mask)
     padded = masked + padding(mask, masked.dtype)
-    losses = {"self_t_mlm_loss": every_word_loss(masked, batch["encoder_labels"])}
+    losses = {"self_t_mlm_loss": masked_lm_loss(masked, batch["encoder_labels"])}
     embeddings = model.text_encoder.embed(batch["decoder_ids"])
     for part, every in (("i2t", image), ("t2t", padded)):
         bottleneck = lexicon_bottleneck(every.max(dim=1).values, model.text_encoder.word_embeddings)
         decoded = model.text_head(module.decoder(embeddings, mask, bottleneck))
-        losses[f"{part}_mlm_loss"] = every_word_loss(decoded, batch["decoder_labels"])
+        losses[f"{part}_mlm_loss"] = masked_lm_loss(decoded, batch["decoder_labels"])
     text, image = term_weights(text), term_weights(image)
     losses["contrastive_loss"] = in_batch_contrastive(text, image, module.keys["temperature"])
     losses["flops_loss"] = module.keys["flops_weight"] * (flops(text) + flops(image))
@@ -90,22 +90,22 @@ def phase1_losses(module: RetrievalModule, batch: dict) -> dict[str, Tensor]:
 
 
 class Queue:
-    """K past keys as the columns of a (V, K) matrix in 32 bits, and the place of the next."""
+    """K keys as the columns of a (V, K) matrix in 32 bits, and the position of the next."""
 
     def __init__(self, keys: Tensor):
-        self.keys, self.place = keys, 0
+        self.keys, self.position = keys, 0
 
     def push(self, keys: Tensor) -> None:
-        """Store (B, V) keys; what runs over the end is lost."""
-        rows = min(len(keys), self.keys.shape[1] - self.place)
-        self.keys[:, self.place : self.place + rows] = keys.T[:, :rows]
-        self.place = (self.place + len(keys)) % self.keys.shape[1] if rows == len(keys) else 0
+        """Store (B, V) keys; those beyond the end are lost."""
+        rows = min(len(keys), self.keys.shape[1] - self.position)
+        self.keys[:, self.position : self.position + rows] = keys.T[:, :rows]
+        self.position = (self.position + len(keys)) % self.keys.shape[1] if rows == len(keys) else 0
 
 
 def phase2_losses(
     module: RetrievalModule, batch: dict, text_queue: Queue, image_queue: Queue
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """All parts of Phase 2's loss, and the step's keys of captions and pictures."""
+    """All parts of Phase 2's loss, and the step's keys of captions and images."""
     vectors = []
     for model, grad in ((module.model, True), (module.twin.module, False)):
         with torch.set_grad_enabled(grad and torch.is_grad_enabled()):
@@ -127,7 +127,7 @@ def phase2_losses(
 
 
 @torch.no_grad()
-def move_twin(twin: nn.Module, model: nn.Module, momentum: float) -> None:
+def move_momentum_encoder(encoder: nn.Module, model: nn.Module, momentum: float) -> None:
     """One parameter at a time, each into new memory."""
-    for theirs, ours in zip(twin.parameters(), model.parameters(), strict=True):
+    for theirs, ours in zip(encoder.parameters(), model.parameters(), strict=True):
         theirs.data = theirs.data * momentum + ours.data * (1 - momentum)
