@@ -23,7 +23,7 @@ import torch
 from batches import random_batch
 from memory import memory_of, own_peak
 
-from lexlip.train import config
+from lexlip.train.config import Config, base, named
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
 
@@ -34,22 +34,22 @@ NAMED = {
 }
 
 
-def make_config(phase: str, batch: int, chunk: int) -> dict:
+def make_config(phase: str, batch: int, chunk: int) -> Config:
     """The demo's config without dropout, which would differ between the two; chunk 0: the plain step."""
-    values = config.base()
+    values = base()
     for name in NAMED[phase]:
-        values.update(config.named()[name])
+        values.update(named()[name])
     values.update(
         batch_size=batch, per_gpu_batchsize=batch, grad_cache_chunk=chunk or None, tokenizer="none", drop_rate=0.0
     )
-    return config.check(values)
+    return Config.checked(values)
 
 
 def one_step(phase: str, batch: int, chunk: int, out: str) -> None:
     """In a child process: prints seconds and memory, writes the gradients."""
     torch.manual_seed(0)
     values = make_config(phase, batch, chunk)
-    module = PHASES[phase].from_keys(values).train()
+    module = PHASES[phase].from_config(values).train()
     optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.0)
     schedule = SimpleNamespace(step=lambda: None, get_last_lr=lambda: [0.0])
     # Just enough of a Trainer for one step.
@@ -58,7 +58,7 @@ def one_step(phase: str, batch: int, chunk: int, out: str) -> None:
     module.manual_backward = lambda loss: loss.backward()
     module.log = module.log_dict = lambda *args, **kwargs: None
     generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(4, values["max_text_len"] + 1, (batch,), generator=generator)
+    lengths = torch.randint(4, values.max_text_len + 1, (batch,), generator=generator)
     data = {**random_batch(values, lengths, generator), "skipped": []}
     before = memory_of("self", "VmRSS")
     started = time.perf_counter()
@@ -69,7 +69,7 @@ def one_step(phase: str, batch: int, chunk: int, out: str) -> None:
     print(json.dumps({"seconds": seconds, "bytes": peak - before, "process_bytes": peak, "gradient_norm": norm}))
 
 
-def compare(phase: str, batch: int, chunk: int) -> dict:
+def compare(phase: str, batch: int, chunk: int) -> Config:
     """Both steps, one row."""
     with tempfile.TemporaryDirectory() as folder:
         rows, gradients = [], []

@@ -84,8 +84,8 @@ def phase1_losses(module: RetrievalModule, batch: dict) -> dict[str, Tensor]:
         decoded = model.text_head(module.decoder(embeddings, mask, bottleneck))
         losses[f"{part}_mlm_loss"] = masked_lm_loss(decoded, batch["decoder_labels"])
     text, image = term_weights(text), term_weights(image)
-    losses["contrastive_loss"] = in_batch_contrastive(text, image, module.keys["temperature"])
-    losses["flops_loss"] = module.keys["flops_weight"] * (flops(text) + flops(image))
+    losses["contrastive_loss"] = in_batch_contrastive(text, image, module.config.temperature)
+    losses["flops_loss"] = module.config.flops_weight * (flops(text) + flops(image))
     return losses
 
 
@@ -117,11 +117,11 @@ def phase2_losses(
     for query, key, queue in ((text, image_key, image_queue), (image, text_key, text_queue)):
         positive = torch.einsum("bv,bv->b", query, key)[:, None]
         negative = torch.einsum("bv,vk->bk", query, queue.keys.clone().detach())
-        scores = torch.cat([positive, negative], dim=1).float() / module.keys["temperature"]
+        scores = torch.cat([positive, negative], dim=1).float() / module.config.temperature
         losses.append(F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long, device=scores.device)))
     parts = {
         "contrastive_loss": (losses[0] + losses[1]) / 2,
-        "flops_loss": module.keys["flops_weight"] * (flops(text) + flops(image)),
+        "flops_loss": module.config.flops_weight * (flops(text) + flops(image)),
     }
     return parts, text_key, image_key
 

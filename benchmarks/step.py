@@ -22,7 +22,7 @@ from batches import random_batch
 from harness import PATHS, Options, Subject
 from torch import Tensor
 
-from lexlip.train import config
+from lexlip.train.config import Config, base, named
 from lexlip.train.module import RetrievalModule
 from lexlip.train.optim import make_optimizer, parameter_groups
 from Phase1.module import Phase1Module
@@ -38,6 +38,7 @@ TOWERS = {
     },
 }  # fmt: skip
 PADDED = 40
+VOCABULARY = 30522  # of BERT
 # Two tokens whose logits for a term differ by less than rounding may win in one path each, and the term's gradient then
 # goes to another token: hardly ever in 32 bits, in 16 for some of the terms. With towers of 4 and 12 layers in bfloat16
 # the gradients differ by up to 0.04 between the paths, 0.07 from float32; half of one side's gradient is 0.3.
@@ -48,23 +49,24 @@ BOUNDS = {
 }
 
 
-def make_config(phase: int, options: Options) -> dict:
+def make_config(phase: int, options: Options) -> Config:
     """A run's config, with fresh towers."""
     sizes = options.more
-    values = {**config.base(), **config.named()[NAMED[phase]], **TOWERS[sizes["towers"]]}
+    values = {**base(), **named()[NAMED[phase]], **TOWERS[sizes["towers"]]}
     values.update(
-        vit_pretrained=False, text_pretrained=False, batch_size=sizes["batch"], per_gpu_batchsize=sizes["batch"],
+        vit_pretrained=False, text_pretrained=False, vocab_size=values["vocab_size"] or VOCABULARY,
+        batch_size=sizes["batch"], per_gpu_batchsize=sizes["batch"],
         image_size=sizes["image_size"], queue_size=max(sizes["queue"], sizes["batch"]), num_gpus=int(options.cuda),
         precision={"float32": 32, "bfloat16": "bf16", "float16": 16}[options.dtype],
         gradient_checkpointing=sizes["checkpointing"],
     )  # fmt: skip
-    return config.check(values)
+    return Config.checked(values)
 
 
-def make_batch(config: dict, length: int | None, device: str) -> dict:
+def make_batch(config: Config, length: int | None, device: str) -> dict:
     """Random pairs with captions of COCO's lengths, padded to `length` or to the longest."""
     generator = torch.Generator().manual_seed(0)
-    lengths = (14 + 3 * torch.randn(config["batch_size"], generator=generator)).round().long().clamp(8, PADDED)
+    lengths = (14 + 3 * torch.randn(config.batch_size, generator=generator)).round().long().clamp(8, PADDED)
     length = length or int(lengths.max())
     batch = random_batch(config, lengths, generator)
     batch |= {name: value[:, :length].contiguous() for name, value in batch.items() if value.shape[1:] == (PADDED,)}
@@ -85,7 +87,7 @@ class Step:
         torch.manual_seed(0)
         self.phase, self.options, self.config = phase, options, make_config(phase, options)
         kind = {1: Phase1Module, 2: Phase2Module}[phase]
-        self.module: RetrievalModule = kind.from_keys(self.config).to(options.device).train()
+        self.module: RetrievalModule = kind.from_config(self.config).to(options.device).train()
         if options.more["compile"]:
             self.module.model.image_encoder.compile()
             self.module.model.text_encoder.compile()
@@ -118,9 +120,9 @@ class Step:
             if which == "fast":
                 self.optimizers[which] = make_optimizer(self.module, self.config)
             else:
-                groups = parameter_groups(self.module, self.config["weight_decay"])
-                betas = tuple(self.config["adam_betas"])
-                plain = torch.optim.AdamW(groups, lr=self.config["learning_rate"], betas=betas, foreach=False)
+                groups = parameter_groups(self.module, self.config.weight_decay)
+                betas = tuple(self.config.adam_betas)
+                plain = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=betas, foreach=False)
                 if not self.options.cuda and "fast" in self.optimizers:
                     plain.state = self.optimizers["fast"].state
                 self.optimizers[which] = plain
@@ -132,10 +134,8 @@ class Step:
         with torch.autocast(options.device, options.torch_dtype, enabled=options.dtype != "float32"):
             if which == "fast":
                 self.kept = self.module.prepare(batch)
-                vectors, losses = self.module.encode(self.kept)
-                with torch.autocast(options.device, enabled=False):
-                    losses |= self.module.global_losses(vectors, self.kept)
-                return self.module.weigh(losses)
+                vectors, losses = self.module._encode(*self.kept, False)
+                return {**losses, **self.module._batch_losses(vectors, *self.kept)}
             with reference.written_out(self.module):
                 if self.phase == 1:
                     return reference.phase1_losses(self.module, batch)
@@ -146,15 +146,15 @@ class Step:
         """One training step; gives the loss."""
         loss = sum(self.losses(which).values())
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.trained, self.config["clip_grad"])
+        torch.nn.utils.clip_grad_norm_(self.trained, self.config.clip_grad)
         optimizer = self.optimizer(which)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if self.phase == 2:
             if which == "fast":
-                self.module.after_step(self.kept)
+                self.module.after_step(*self.kept)
             else:
-                reference.move_momentum_encoder(self.module.twin.module, self.module.model, self.config["momentum"])
+                reference.move_momentum_encoder(self.module.twin.module, self.module.model, self.config.momentum)
                 for queue, keys in zip(self.queues, self.kept, strict=True):
                     queue.push(keys)
         self.kept = None
@@ -231,7 +231,7 @@ def _free(options: Options) -> None:
         torch.cuda.empty_cache()
 
 
-def measure(phase: int, options: Options) -> dict:
+def measure(phase: int, options: Options) -> Config:
     """One phase's row."""
     build, sizes = Build(phase), options.more
     build("fast", options)
