@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from lexlip_data.sources.skipped import Skipped
 
@@ -11,7 +11,7 @@ from lexlip_data.sources.skipped import Skipped
 class Corpus(Protocol):
     """What images and texts have in common."""
 
-    what: ClassVar[str]  # "images" or "texts"
+    what: str  # "images" or "texts"
     ids: str  # of the shards' id column: "int" or "string"
     origin: str  # its file or folder, for messages
     left_out: list[Skipped]  # rows of its file that are no documents; they are listed in the output folder

@@ -116,8 +116,8 @@ def process_of(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
     if texts == [None, None]:
         return 0, 1
     try:
-        rank, processes = (int(text) for text in texts)
-    except (TypeError, ValueError):
+        rank, processes = (int(text or "") for text in texts)
+    except ValueError:
         rank, processes = -1, 0
     if not 0 <= rank < processes:
         raise EncodingError(

@@ -9,7 +9,7 @@ Costs 24 bytes per image for Arrow files; a table is held in memory, some three 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,7 @@ def read_tsv(path: str | Path, what: str = "images", rules: Rules = USUAL_RULES)
 
 
 def _corpus(source: Source, what: str, paths: Sequence[str], left_out: Iterable[Skipped] = ()) -> Images | Texts:
-    kinds = {"images": SourceImages, "texts": SourceCaptions}
+    kinds: dict[str, Callable[..., Images | Texts]] = {"images": SourceImages, "texts": SourceCaptions}
     if what not in kinds:
         raise DataError(f"what={what!r}: it must be one of {', '.join(kinds)}")
     origin = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import tee
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,13 +50,14 @@ class CorpusEncoder:
         Raises:
             IndexingError: a weight that is not a number; names the document.
         """
-        return (self._images if corpus.what == "images" else self._texts)(corpus, windows)
+        encode: Any = self._images if corpus.what == "images" else self._texts
+        return encode(corpus, windows)
 
     def _texts(self, corpus: Texts, windows: Iterable[Window]) -> Iterator[tuple[SparseRows, list[Skipped]]]:
         for start, stop in windows:
-            documents, skipped = [], []
-            for item in corpus.read(start, stop):
-                (skipped if isinstance(item, Skipped) else documents).append(item)
+            items = list(corpus.read(start, stop))
+            skipped = [item for item in items if isinstance(item, Skipped)]
+            documents = [item for item in items if not isinstance(item, Skipped)]
             by_length = sorted(range(len(documents)), key=lambda number: len(documents[number][1]))
             parts = []
             for first in range(0, len(by_length), self.batch_size):
@@ -79,13 +81,13 @@ class CorpusEncoder:
                 good = [item for item in batch if not isinstance(item, Skipped)]
                 if good:
                     ids, pixels = zip(*good)
-                    pixels = normalise(torch.stack(pixels).to(self.model.device))
-                    parts.append(self._rows(ids, self.model.encode_image(pixels)))
+                    images = normalise(torch.stack(pixels).to(self.model.device))
+                    parts.append(self._rows(ids, self.model.encode_image(images)))
             yield _joined(parts, range(sum(map(len, parts))), corpus), skipped
 
-    def _batches(self, window: Window) -> list[range]:
-        start, stop = window
-        return [range(first, min(first + self.batch_size, stop)) for first in range(start, stop, self.batch_size)]
+    def _batches(self, window: Window) -> list[list[int]]:
+        documents = list(range(*window))
+        return [documents[first : first + self.batch_size] for first in range(0, len(documents), self.batch_size)]
 
     def _rows(self, ids: Sequence[int | str], vectors: Tensor) -> SparseRows:
         """In the model's precision and unchecked: terms are cut before their weights are rounded."""

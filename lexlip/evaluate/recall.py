@@ -49,7 +49,7 @@ class SparseVectors(SparseRows):
     vocab: int = field(kw_only=True)
 
     @staticmethod
-    def from_dense(vectors: Tensor, ids: Tensor, order: Tensor) -> SparseVectors:
+    def from_dense(vectors: Tensor, ids: Tensor, order: Tensor) -> SparseVectors:  # type: ignore[override]
         """(N, V) vectors with their (N,) image ids and positions."""
         rows = nonzero_terms(vectors)
         return SparseVectors(ids.cpu().numpy(), *rows, order=order.cpu().numpy(), vocab=vectors.shape[1])
@@ -145,8 +145,8 @@ def _best_right_scores(texts: SparseVectors, images: SparseVectors, mine: list, 
         own = np.flatnonzero(np.isin(texts.ids, block.ids))
         for rows in (own[a:b] for a, b in _blocks(len(own), at_once)):
             captions = texts.take(rows)
-            scores = _scores(captions, block, columns)
-            scores = scores.masked_fill_(_wrong(captions, block), -torch.inf).numpy()
+            right = _scores(captions, block, columns).masked_fill_(_wrong(captions, block), -torch.inf)
+            scores = right.numpy()
             best_text[rows] = np.maximum(best_text[rows], scores.max(1))
             best_image[start:stop] = np.maximum(best_image[start:stop], scores.max(0))
     return best_text, best_image
@@ -167,7 +167,8 @@ def _count_above(
             captions = texts.between(a, b)
             scores, wrong = _scores(captions, block, columns).double(), _wrong(captions, block)
             bars = bar_text[a:b, None], bar_image[None, start:stop]
-            unsure = sum(~((scores - bar).abs() > off[a:b]) & wrong for bar in bars).any(1).numpy()
+            near = [~((scores - bar).abs() > off[a:b]) for bar in bars]
+            unsure = ((near[0] | near[1]) & wrong).any(1).numpy()
             if unsure.any():
                 scores[unsure] = _scores(captions.take(np.flatnonzero(unsure)), block, columns.double())
             # "Not below" rather than "at least": a score that is not a number counts against the model too.

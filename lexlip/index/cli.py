@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from lexlip.errors import DamagedIndex, IndexingError
 from lexlip.index import writer
@@ -145,7 +146,7 @@ def _search(options: argparse.Namespace) -> None:
     bag = bag_of(query, index.model)  # once: encoding takes longer than all the rest
     results = []
     for hit in index.search(bag, options.k, drop=options.drop):
-        result = {"id": hit.id, "score": hit.score}
+        result: dict[str, Any] = {"id": hit.id, "score": hit.score}
         if options.explain:
             result["terms"] = [share._asdict() for share in index.explain(bag, hit.id)]
         results.append(result)

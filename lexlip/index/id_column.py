@@ -11,6 +11,7 @@ from an id to its document.
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +54,7 @@ def locate(ids: Ids, among: Ids) -> np.ndarray:
 
 def write(ids: Ids, out: ContainerWriter) -> dict:
     """Write ascending ids as sections of a segment; returns what the footer needs to know."""
-    if kind_of(ids) == "int":
+    if isinstance(ids, np.ndarray):
         first = int(ids[0]) if len(ids) else 0
         span = int(ids[-1]) - first if len(ids) else 0
         width = 0 if span == max(len(ids) - 1, 0) else (span.bit_length() + 7) // 8
@@ -82,6 +83,10 @@ class _Column:
         self._facts: dict = file.footer["ids"]
         self._data = file.section("ids", check=False)
 
+    def __getitem__(self, document: int) -> Any:
+        """The id of a document."""
+        raise NotImplementedError
+
     def find(self, id: int | str) -> int | None:
         """The document with an id. Strings compare as their UTF-8 bytes do."""
         document = bisect_left(self, id, 0, self._documents)
@@ -97,7 +102,6 @@ class Numbers(_Column):
         self._width: int = self._facts["width"]
 
     def __getitem__(self, document: int) -> int:
-        """The id of a document."""
         if not self._width:
             return self._first + document
         begin = document * self._width

@@ -1,14 +1,14 @@
 """Weights to impacts of a few bits, and back.
 
 A codebook holds at most 2^b weights, ascending; every weight is stored as the number of the one it counts as. Bins are
-chosen on the numbers of float16, in which weights arrive, so that quantising is one look into a table.
+chosen on the numbers of float16, in which weights arrive, so that quantising is one table lookup.
 
 What matters is the order of the best results, and these are made of heavy weights: in a million random documents of 16
 terms half of all weights are below 0.23, but only one in ten of those that a top-10 result is made of. So `fitted`
 places four fifths of its values where both weights and results are: density of values ~ (density of weights x
 w^6)^(1/3), Bennett's rule for the least squared error under the importance w^6; the other fifth is spread evenly, which
-bounds the error of light weights and costs no recall. `linear` divides [0, largest weight] evenly. Both measured at
-several bits: docs/INDEX.md.
+bounds the error of light weights and costs no recall. `linear` divides [0, largest weight] evenly. docs/INDEX.md has
+both measured at several bits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lexlip.errors import IndexingError
 SCALES = ("fitted", "linear")
 MIN_BITS, MAX_BITS = 1, 12  # a float16 has 11 significant bits
 _IMPORTANCE = 6
-# This ratio of the codes is spread evenly: no weight is rounded by more than five times what `linear` rounds by.
+# This fraction of the codes is spread evenly: no weight is rounded by more than five times what `linear` rounds by.
 _EVEN = 0.2
 # Bins that a density is estimated from: a single float16 occurs too seldom for the cube root of its count.
 _HISTOGRAM_BINS = 256

@@ -199,7 +199,7 @@ class Index:
     def _search(self, queries: SparseRows, threads: int, options: tuple[int, float, int]) -> Best:
         """Divide the queries, and the segments if that is not enough, among the threads."""
         rows = max(1, min(threads, len(queries) // _QUERIES_PER_THREAD))
-        groups = [range(len(self.segments))]
+        groups: list[Sequence[int]] = [range(len(self.segments))]
         if threads >= 2 * rows and len(self) * len(queries) > _DOCUMENTS_PER_THREAD * rows:
             groups = [[number] for number in groups[0]] or groups
         if rows == len(groups) == 1:

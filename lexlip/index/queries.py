@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -38,7 +38,9 @@ def bag_of(query: Query, model: LexLIP | None = None) -> Bag:
     if isinstance(query, str):
         return bag_of_encoded(_needed(model, "a text").encode_text([query])[0])
     if hasattr(query, "convert"):  # a PIL image, without importing PIL
-        return bag_of_encoded(_needed(model, "an image").encode_image([query])[0])
+        return bag_of_encoded(_needed(model, "an image").encode_image([cast(Any, query)])[0])
+    terms: Any
+    weights: Any
     if isinstance(query, Mapping):
         terms, weights = _terms(list(query), model), list(query.values())
     elif isinstance(query, tuple) and len(query) == 2:

@@ -197,9 +197,9 @@ def write_segment(path: Path, ids: Ids, sources: list, codebook: Codebook, histo
         skips.append(group_skips[:skipped])
     out.write(bytes(PADDING))
     table = np.concatenate([np.zeros((0, COLUMNS), np.int64), *tables])
-    terms = np.concatenate([np.zeros(0, np.int64), *terms]).astype(np.int64)
-    values = {
-        "gap": np.diff(terms, prepend=-1), "count": table[:, COUNT], "bytes": table[:, END] - table[:, BEGIN],
+    gaps = np.diff(np.concatenate([np.zeros(0, np.int64), *terms]).astype(np.int64), prepend=-1)
+    values: dict[str, np.ndarray] = {
+        "gap": gaps, "count": table[:, COUNT], "bytes": table[:, END] - table[:, BEGIN],
         "low": table[:, LOW], "top": table[:, TOP],
     }  # fmt: skip
     columns = b"".join(values[name].astype(dtype).tobytes() for dtype, name in _LIST_COLUMNS)

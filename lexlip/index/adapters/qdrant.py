@@ -76,7 +76,7 @@ class _Edge:
     def __init__(self, folder: Path):
         self._edge = needed("qdrant_edge", "qdrant")
         self._folder = folder
-        self._shard = self._edge.EdgeShard.load(str(folder)) if self._is_there() else None
+        self._shard: Any = self._edge.EdgeShard.load(str(folder)) if self._is_there() else None
 
     def _is_there(self) -> bool:
         return all((self._folder / name).exists() for name in ("segments", "edge_config.json"))

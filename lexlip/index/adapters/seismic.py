@@ -42,7 +42,7 @@ class SeismicEngine(Engine):
         self._folder, self._cut, self._factor, self._threads = Path(folder), query_cut, heap_factor, threads
         self._options = options or {}
         self._text = self._seismic.get_seismic_string()
-        self._index = None
+        self._index: tuple | None = None
 
     def build(self, batches: Iterable[SparseRows]) -> None:
         data = self._seismic.SeismicDataset()

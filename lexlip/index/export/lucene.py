@@ -85,6 +85,7 @@ def query(engine: str, terms: list[int], weights: list[float], k: int, rounded: 
     tokens = dict(zip(names, weights))
     if not rounded:
         tokens.update((name + _REST, weight) for name, weight in zip(names, weights))
+    clause: dict[str, dict]
     if engine == "opensearch":
         clause = {"neural_sparse": {FIELD: {"query_tokens": tokens}}}
     else:
