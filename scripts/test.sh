@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up .venv if need be, then ruff, then the tests, in TEST_PROCESSES processes (default 2). Arguments go to pytest:
+# Sets up .venv if need be, then ruff, then the tests in TEST_PROCESSES processes (default 2); the 20 slowest are listed
+# at the end. Arguments go to pytest:
 #
 #   bash scripts/test.sh
 #   bash scripts/test.sh tests/test_packaging.py -k wheel
@@ -9,6 +10,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash scripts/setup.sh
 .venv/bin/python -m ruff check
-# One thread of torch each: the models are small, and two processes of several threads get in each other's way.
+# One thread of torch each: the models are small, and several threads in each process would only compete.
 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} \
-  .venv/bin/python -m pytest -q -n "${TEST_PROCESSES:-2}" --dist loadfile "$@"
+  .venv/bin/python -m pytest -q --durations=20 -n "${TEST_PROCESSES:-2}" --dist loadfile "$@"
