@@ -3,7 +3,6 @@
 The interpreter must be chosen before Triton is imported, so the first test runs this file again in a child.
 """
 
-import functools
 import os
 import subprocess
 import sys
@@ -38,12 +37,15 @@ def test_kernels_in_the_interpreter():
 @pytest.fixture(params=[DEVICE])
 def device(request, monkeypatch):
     """The operator with the kernels behind it; tiles as tuned on a GPU, small in the interpreter."""
-    from lexlip.ops import fused_triton
-
     if INTERPRETED:
+        import triton
+
+        from lexlip.ops import fused_triton
+
         monkeypatch.setattr(fused, "_in_triton", lambda hidden: True)
-        small = functools.partial(fused_triton.pooled, blocks=BLOCKS)
-        monkeypatch.setattr(fused_triton, "pooled", small)
+        config = triton.Config(BLOCKS, pre_hook=fused_triton._shape_descriptors)
+        small = triton.autotune([config], key=[])(fused_triton._best_kernel)
+        monkeypatch.setattr(fused_triton, "_tuned_best_kernel", small)
         _teach_interpreter_bfloat16(monkeypatch)
     return request.param
 
@@ -210,8 +212,7 @@ def test_every_kernel_is_launched_on_the_tensors_device(device, monkeypatch):
             return self.kernel[grid]
 
     monkeypatch.setattr(torch.cuda, "device_of", DeviceOf)
-    best = "_best_kernel" if INTERPRETED else "_tuned_best_kernel"
-    names = [best, "_unpack_kernel", "_weight_kernel", "_state_kernel"]
+    names = ["_tuned_best_kernel", "_unpack_kernel", "_weight_kernel", "_state_kernel"]
     for name in names:
         monkeypatch.setattr(fused_triton, name, Launches(name))
     tensors, mask = inputs(2, 5, 8, 11, torch.float16, True, device)
