@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one call of less than nine minutes: its tests, the fused head, the steps of both phases
-# at the paper's batches, the largest batches in 80 GB, Phase 2 at 384 pixels.
+# Everything that needs a GPU, in one call of less than nine minutes: the tests for it, the fused head, the steps of both
+# phases at the paper's batches, the largest batches in 80 GB, Phase 2 at 384 pixels.
 #
 #   bash benchmarks/h100.sh [FOLDER]             # JSON files and log into FOLDER, default runs/gpu
 #   PYTHON=python3.12 bash benchmarks/h100.sh    # another interpreter than .venv's
 #
-# Every part has its own time limit, and one that fails does not keep the others from running. The limits add up to 490 s,
-# and to 520 s if every part is cut off and takes the 5 s that it has to end. Rows measured so far are in a part's file.
+# Every part has its own time limit, and one that fails does not keep the others from running. The limits add up to
+# 490 s, and to 520 s if every part is cut off and takes the 5 s that it has to end. A part that is cut off keeps the rows
+# that it has measured.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 

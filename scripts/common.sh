@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: strict mode, the root of the repository as the place where paths count from, and
-# the Python of scripts/setup.sh where there is one, else $PYTHON, else the first on the PATH.
+# Sourced by the scripts beside it: strict mode, the root of the repository as the working folder, and the Python of
+# scripts/setup.sh where there is one, else $PYTHON, else the first on the PATH.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

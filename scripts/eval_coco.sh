@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Recall on the COCO test split; eval.sh says which variables there are. 5K, and the mean of the five 1K folds.
+# Recall on the COCO test split, 5K and the mean of the five 1K folds; eval.sh lists the variables.
 #
 #   LOAD_PATH=FINETUNED.ckpt bash scripts/eval_coco.sh
 exec bash "$(dirname "${BASH_SOURCE[0]}")/eval.sh" coco eval_folds=5 "$@"

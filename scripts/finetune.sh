@@ -4,8 +4,8 @@
 #   LOAD_PATH=PHASE2.ckpt bash scripts/finetune.sh coco
 #
 # Variables: DATA_ROOT (data), LOG_DIR (result), NUM_GPUS per node (8), LOAD_PATH (no default), and those of launch.sh
-# for several nodes. Paths count from the root of the repository. Further arguments are passed on as key=value and win,
-# e.g. scripts/finetune.sh coco per_gpu_batchsize=12
+# for several nodes. Paths are relative to the root of the repository. Further arguments are passed on as key=value and
+# override, e.g. scripts/finetune.sh coco per_gpu_batchsize=12
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 dataset=${1:?name the data set: coco or f30k}

@@ -1,10 +1,10 @@
-"""Dense and lexicon heads, trained on short captions only or on long ones too, asked with short and with long texts.
+"""Dense and lexicon heads, trained on short captions only or on long ones too, queried with short and with long texts.
 
     python scripts/long_text_experiment.py [--out runs/long_text] [--seeds 0,1,2] [key=value]
 
 Flickr8k with the image tower of configs/flickr8k_small.yaml (docs/RESULTS.md says how its files are made) and a text
 tower 128 wide: the same towers, data in the same order, steps, context of 128 tokens and starting weights for all. A
-short query is one caption, a long one a picture's five captions joined; the gallery is the val split. Prints mean and
+short query is one caption, a long one an image's five captions joined; the gallery is the val split. Prints mean and
 standard deviation over the seeds, what each variant gains over short captions in the same seed, and writes
 results.json. A run that is finished is not trained again; one that was stopped goes on. Further key=value go to the
 training and win.
@@ -61,19 +61,18 @@ def main(arguments: list[str] | None = None) -> int:
             for variant in options.variants:
                 name, run = f"{head}_{variant}", f"{head}_{variant}_seed{seed}"
                 file = options.out / "metrics" / f"{run}.json"
-                keys = {**SHARED, **VARIANTS[variant], "more": options.keys}
+                config = {**SHARED, **VARIANTS[variant], "more": options.keys}
                 if not file.is_file():
                     metrics = _evaluate(_train(head, variant, seed, options), options.out / "models" / run)
-                    write_json({"keys": keys, **metrics}, file)
-                found = json.loads(file.read_text())
-                if found.get("keys") != keys:
-                    raise SystemExit(f"error: {file} is of a run with other keys; remove it or give another --out")
+                    write_json({"keys": config, **metrics}, file)
+                saved = json.loads(file.read_text())
+                if saved.get("keys") != config:
+                    raise SystemExit(f"error: {file} is of a run with another config; remove it or give another --out")
                 for queries in QUERIES:
-                    results.setdefault(name, {}).setdefault(queries, []).append(found[queries])
-    summary = _summary(results)
-    gains = _summary(_gains(results))
-    found = {"seeds": options.seeds, "summary": summary, "gains": gains, "runs": results}
-    write_json(found, options.out / "results.json")
+                    results.setdefault(name, {}).setdefault(queries, []).append(saved[queries])
+    summary, gains = _summary(results), _summary(_gains(results))
+    content = {"seeds": options.seeds, "summary": summary, "gains": gains, "runs": results}
+    write_json(content, options.out / "results.json")
     print(_table(summary, f"recall, %: mean and standard deviation of {len(options.seeds)} seeds"))
     if gains:
         print(_table(gains, "\ngain over short captions alone, points, seed by seed"))
@@ -99,11 +98,12 @@ def _variants(text: str) -> list[str]:
 def _train(head: str, variant: str, seed: int, options: argparse.Namespace) -> Path:
     """One run; its last checkpoint."""
     version = f"{head}_{variant}"
-    keys = {**SHARED, **VARIANTS[variant], "head": head, "seed": seed, "log_dir": str(options.out), "version": version}
+    run = {"head": head, "seed": seed, "log_dir": str(options.out), "version": version}
+    config = {**SHARED, **VARIANTS[variant], **run}
     words = [sys.executable, str(ROOT / "Phase1" / "run.py"), "with", "task_long_caption_train", "flickr8k_small"]
     # After the towers' own losses, which belong to both phases.
     words += ["loss_names.i2t=0", "loss_names.t2t=0", "loss_names.self_t=0"]
-    subprocess.run([*words, *(f"{key}={value!r}" for key, value in keys.items()), *options.keys], check=True)
+    subprocess.run([*words, *(f"{key}={value!r}" for key, value in config.items()), *options.keys], check=True)
     return options.out / f"{SHARED['exp_name']}_seed{seed}" / version / "checkpoints" / "last.ckpt"
 
 
@@ -112,9 +112,9 @@ def _evaluate(path: Path, folder: Path) -> dict[str, dict]:
     """Recall on val with both kinds of queries."""
     export_checkpoint(path, folder)
     model = load_folder_of_any_head(folder)
-    keys = read(path)["hyper_parameters"]["config"]
-    words = {"max_text_len": model.config.max_words, "num_workers": 0, "get_recall_metric": True}
-    data = CaptionDataModule({**keys, **words}, model.tokenizer)
+    config = read(path)["hyper_parameters"]["config"]
+    changes = {"max_text_len": model.config.max_words, "num_workers": 0, "get_recall_metric": True}
+    data = CaptionDataModule({**config, **changes}, model.tokenizer)
     data.setup("validate")
     images, short = [], []
     for (_, kind), loader in zip(data.eval_names("val"), data.val_dataloader(), strict=True):
@@ -125,8 +125,8 @@ def _evaluate(path: Path, folder: Path) -> dict[str, dict]:
                 vectors = model.encode_text(batch["text_ids"], batch["text_mask"])
                 short.append(_rows(vectors, batch["image_id"], len(short)))
     texts = {"short": SparseVectors.concatenate(short), "long": _long_queries(model, data)}
-    pictures = SparseVectors.concatenate(images)
-    return {queries: retrieval_metrics(pictures, vectors) for queries, vectors in texts.items()}
+    gallery = SparseVectors.concatenate(images)
+    return {queries: retrieval_metrics(gallery, vectors) for queries, vectors in texts.items()}
 
 
 def _long_queries(model: TwoTowers, data: CaptionDataModule) -> SparseVectors:

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The main job on the embedded demo data: OpenMoji drawings to Arrow, Phase 1, Phase 2, recall on the test pictures.
+# The whole job on the demo data: OpenMoji drawings to Arrow, Phase 1, Phase 2, recall on the test images.
 # Usage: bash scripts/quickstart.sh
-# Writes runs/quickstart/metrics.json, report.html and a model folder. What is done is not done again; a changed
-# configuration redoes what depends on it. Changed code does not: remove runs/quickstart to start over.
+# Writes runs/quickstart/metrics.json, report.html and a model folder. Finished stages are not repeated, unless their
+# configuration has changed. Changed code repeats nothing: remove runs/quickstart to start over.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,7 +12,7 @@ runs=runs/quickstart
 mkdir -p "$runs"
 started=$SECONDS
 
-# stage NAME "OUTPUTS" "INPUTS" COMMAND...: run the command unless all outputs are there, made by the same command
+# stage NAME "OUTPUTS" "INPUTS" COMMAND...: run the command, unless all outputs exist and were made by the same command
 # from the same inputs after the same earlier stages.
 history=
 stage() {
@@ -31,7 +31,7 @@ stage() {
   echo "$history" >"$mark"
 }
 
-# train NAME RUN_PY SETTINGS...: a run's folder is its own, so that a broken-off attempt leaves nothing behind.
+# train NAME RUN_PY SETTINGS...: an interrupted attempt's run directory is removed first.
 train() {
   rm -rf "${runs:?}/$1_seed0"
   local script=$2

@@ -1,4 +1,4 @@
-"""The quickstart's report: metrics.json, a table, and report.html with curves and found pictures.
+"""The quickstart's report: metrics.json, a table, and report.html with curves and search results.
 
 python scripts/report.py RUNS DATA_ROOT    writes RUNS/metrics.json and RUNS/report.html
 python scripts/report.py --table RUNS      prints the table of RUNS/metrics.json
@@ -16,7 +16,7 @@ from pathlib import Path
 
 STAGES = {"untrained": "untrained", "phase1": "Phase 1", "phase2": "Phase 2"}
 QUERIES = 12
-FOUND = 5
+RESULTS = 5  # of each query
 WORDS = 6
 
 
@@ -77,7 +77,7 @@ def curves(runs: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
 
 
 def search(folder: Path, data_root: Path) -> list[dict]:
-    """A dozen test captions, the pictures found for each, and every picture's heaviest words."""
+    """A dozen test captions, the best images for each, and every image's heaviest words."""
     import torch
 
     from lexlip import LexLIP
@@ -86,8 +86,8 @@ def search(folder: Path, data_root: Path) -> list[dict]:
 
     model = LexLIP.from_pretrained(folder)
     source = open_split(data_root, "openmoji", "test")[0]
-    pictures = [bytes(source.image_bytes(row)) for row in range(len(source))]
-    batches = [pictures[start : start + 100] for start in range(0, len(pictures), 100)]
+    files = [bytes(source.image_bytes(row)) for row in range(len(source))]
+    batches = [files[start : start + 100] for start in range(0, len(files), 100)]
     images = torch.cat([model.encode_image([open_image(data) for data in batch]) for batch in batches])
     step = max(1, len(source) // QUERIES)
     examples = []
@@ -95,19 +95,19 @@ def search(folder: Path, data_root: Path) -> list[dict]:
         caption = source.captions(row)[0]
         query = model.encode_text([caption])
         scores = (query @ images.T)[0]
-        best = scores.topk(FOUND)
-        found = [
+        best = scores.topk(min(RESULTS, len(images)))
+        results = [
             {
-                "png": base64.b64encode(pictures[place]).decode(),
+                "png": base64.b64encode(files[number]).decode(),
                 "score": score,
-                "right": place == row,
-                "caption": source.captions(place)[0],
-                "words": model.lexicon(images[place : place + 1], WORDS)[0],
+                "right": number == row,
+                "caption": source.captions(number)[0],
+                "words": model.lexicon(images[number : number + 1], WORDS)[0],
             }
-            for place, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            for number, score in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
         rank = int((scores > scores[row]).sum()) + 1
-        examples.append({"query": caption, "rank": rank, "words": model.lexicon(query, WORDS)[0], "found": found})
+        examples.append({"query": caption, "rank": rank, "words": model.lexicon(query, WORDS)[0], "results": results})
     return examples
 
 
@@ -126,7 +126,7 @@ COLOURS = ("#3366cc", "#dc7a1e", "#2a9d6f", "#a33ea1", "#c33")
 
 
 def render(metrics: dict, series: dict, examples: list[dict]) -> str:
-    """The whole page, without any outside file."""
+    """The whole page in one file."""
     charts = []
     for phase, values in series.items():
         losses = {name[6:]: points for name, points in values.items() if "loss" in name and name.startswith("train/")}
@@ -134,17 +134,17 @@ def render(metrics: dict, series: dict, examples: list[dict]) -> str:
         charts += [chart(f"{phase}: training loss", losses), chart(f"{phase}: val recall, %", recalls)]
     sections = []
     for example in examples:
-        figures = "".join(figure(found) for found in example["found"])
+        figures = "".join(figure(result) for result in example["results"])
         sections.append(
-            f"<h3>{html.escape(example['query'])}</h3><p>right picture at rank {example['rank']}; the query's words: "
+            f"<h3>{html.escape(example['query'])}</h3><p>right image at rank {example['rank']}; the query's words: "
             f"{words(example['words'])}</p><div class=row>{figures}</div>"
         )
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>LexLIP quickstart</title><style>{STYLE}</style>"
-        f"<h1>LexLIP on OpenMoji</h1><p>{metrics['phase2']['pictures']} test pictures that were not trained on. "
+        f"<h1>LexLIP on OpenMoji</h1><p>{metrics['phase2']['pictures']} test images that were not trained on. "
         f"Recall in percent.</p>{metrics_table(metrics)}<div class=charts>{''.join(charts)}</div>"
-        f"<h2>What Phase 2 finds</h2><p>Test captions as queries; green is the caption's own picture; below each "
-        f"picture its heaviest words.</p>{''.join(sections)}"
+        f"<h2>What Phase 2 finds</h2><p>Test captions as queries; the caption's own image is green; below each image "
+        f"its heaviest words.</p>{''.join(sections)}"
         "<p>Drawings: OpenMoji, CC BY-SA 4.0, openmoji.org.</p></html>"
     )
 
@@ -171,12 +171,12 @@ def words(pairs: list[tuple[str, float]]) -> str:
     return f"<span class=words>{spans}</span>"
 
 
-def figure(found: dict) -> str:
-    """One found picture."""
+def figure(result: dict) -> str:
+    """One result."""
     return (
-        f"<figure class={'right' if found['right'] else 'other'}>"
-        f"<img alt='' src='data:image/png;base64,{found['png']}'>"
-        f"<b>{found['score']:.2f}</b> {html.escape(found['caption'])}<br>{words(found['words'])}</figure>"
+        f"<figure class={'right' if result['right'] else 'other'}>"
+        f"<img alt='' src='data:image/png;base64,{result['png']}'>"
+        f"<b>{result['score']:.2f}</b> {html.escape(result['caption'])}<br>{words(result['words'])}</figure>"
     )
 
 
@@ -189,21 +189,21 @@ def chart(title: str, series: dict[str, list[tuple[float, float]]], width: int =
     high = max(value for _, value in points) or 1.0
     last = max(step for step, _ in points) or 1.0
 
-    def place(step: float, value: float) -> str:
+    def point(step: float, value: float) -> str:
         x = left + (width - left - right) * step / last
         y = height - bottom - (height - top - bottom) * value / high
         return f"{x:.1f},{y:.1f}"
 
     parts = [f"<text x={left} y=14 font-weight=bold>{html.escape(title)}</text>"]
-    for share in (0, 0.5, 1):
-        y = height - bottom - (height - top - bottom) * share
+    for fraction in (0, 0.5, 1):
+        y = height - bottom - (height - top - bottom) * fraction
         parts.append(f"<path d='M{left} {y}H{width - right}' stroke=#ddd />")
-        parts.append(f"<text x=4 y={y + 4}>{high * share:.3g}</text>")
+        parts.append(f"<text x=4 y={y + 4}>{high * fraction:.3g}</text>")
     parts.append(f"<text x={width - right} y={height - 6} text-anchor=end>step {last:.0f}</text>")
     for number, (name, line) in enumerate(series.items()):
         colour = COLOURS[number % len(COLOURS)]
         dash = " stroke-dasharray='5 3'" if number >= len(COLOURS) else ""
-        path = " ".join(place(*point) for point in line)
+        path = " ".join(point(*numbers) for numbers in line)
         parts.append(f"<polyline points='{path}' fill=none stroke={colour} stroke-width=1.5{dash} />")
         x, y = width - right - 130, top + 12 + 13 * number
         parts.append(f"<text x={x} y={y} style='fill:{colour}'>{html.escape(name)}</text>")

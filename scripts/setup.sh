@@ -11,15 +11,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
-# Two set-ups at once would take each other's files away; the second waits, then finds the stamp. The system lets go of
-# the lock when the script dies, however it dies. macOS has no flock and goes without.
+# Two set-ups at once would remove each other's files; the second waits, then finds the stamp. The system releases the
+# lock when the script ends, however it ends. macOS has no flock and goes without.
 if command -v flock > /dev/null; then
   exec 9< scripts/setup.sh
   flock 9
 fi
 
 venv=.venv
-stamp=$venv/.finished  # written last, so an interrupted set-up has none and is made again
+stamp=$venv/.finished  # written last, so that an interrupted set-up is repeated
 
 # Without PYTHON, the interpreter behind the present .venv stays: otherwise a .venv made with python3.12
 # would be thrown away by the next plain run. The base executable, because .venv's own is about to be removed.
@@ -40,7 +40,7 @@ if [ -f $stamp ] && [ "$(cat $stamp)" = "$want" ]; then
 fi
 
 echo "setup: making $venv with Python $version from requirements.lock; this takes a few minutes"
-# From scratch, not over the old one: what an interrupted or older set-up left behind must not decide what is there.
+# From scratch, so that nothing of an interrupted or older set-up remains.
 rm -rf $venv
 "$python" -m venv $venv
 pip() { $venv/bin/python -m pip --disable-pip-version-check --no-input "$@"; }
@@ -64,7 +64,7 @@ try:
 except Exception as error:
     sys.exit(
         f"setup: torch {torch.__version__} and torchvision {version('torchvision')} do not fit together ({error}).\n"
-        "setup: Most likely they come from two indexes, say a CPU build of one only. Let pip see one place that has\n"
+        "setup: Most likely they come from two indexes, such as a CPU build of one only. Let pip see one place that has\n"
         "setup: both (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, pip config list), then run this again."
     )
 

@@ -4,7 +4,7 @@
 #   DATA_ROOT=data bash scripts/train_phase1.sh
 #
 # Variables: DATA_ROOT (data), LOG_DIR (result), NUM_GPUS per node (8), and those of launch.sh for several nodes.
-# Paths count from the root of the repository. Further arguments are passed on as key=value and win, e.g.
+# Paths are relative to the root of the repository. Further arguments are passed on as key=value and override, e.g.
 # scripts/train_phase1.sh datasets='["coco"]' max_epoch=1
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 

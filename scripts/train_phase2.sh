@@ -4,8 +4,8 @@
 #   LOAD_PATH=PHASE1.ckpt bash scripts/train_phase2.sh
 #
 # Variables: DATA_ROOT (data), LOG_DIR (result), NUM_GPUS per node (8), LOAD_PATH (no default), and those of launch.sh
-# for several nodes. Paths count from the root of the repository. Further arguments are passed on as key=value and win,
-# e.g. scripts/train_phase2.sh max_steps=1000
+# for several nodes. Paths are relative to the root of the repository. Further arguments are passed on as key=value and
+# override, e.g. scripts/train_phase2.sh max_steps=1000
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 : "${LOAD_PATH:?set it to the checkpoint of Phase 1, e.g. LOAD_PATH=phase1.ckpt bash scripts/train_phase2.sh}"

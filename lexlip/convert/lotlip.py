@@ -77,11 +77,8 @@ def _config(weights: dict[str, Tensor], corner_tokens: int) -> ModelConfig:
         head="dense",
         vit="vit_base_patch16_224",
         vit_kwargs={
-            "patch_size": patch,
-            "embed_dim": width,
-            "depth": depth(weights, "visual.trunk.blocks."),
-            "num_heads": max(1, width // HEAD_WIDTH),
-            "mlp_ratio": mlp[0] / width,
+            "patch_size": patch, "embed_dim": width, "depth": depth(weights, "visual.trunk.blocks."),
+            "num_heads": max(1, width // HEAD_WIDTH), "mlp_ratio": mlp[0] / width,
         },
         image_size=round((table[1] - 1) ** 0.5) * patch,
         image_norm_eps=NORM_EPS,
@@ -92,4 +89,4 @@ def _config(weights: dict[str, Tensor], corner_tokens: int) -> ModelConfig:
         embed_dim=projection[0],
         text_pooler=f"{TEXT}pooler.dense.weight" in weights,
         image_projection="visual.head.proj.weight" in weights,
-    )
+    )  # fmt: skip

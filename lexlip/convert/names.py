@@ -25,7 +25,6 @@ def translate(
     Args:
         names: pattern -> our name; the first pattern that matches a whole name counts.
         unused: pattern -> reason; looked at first.
-        path: for the message.
 
     Raises:
         CheckpointError: a parameter is in neither table.
@@ -63,14 +62,9 @@ def bert_config(weights: Mapping[str, Tensor], prefix: str, heads: int | None = 
     """
     words, positions, types, middle = (weights[prefix + name].shape for name in BERT_NEEDED)
     return {
-        "vocab_size": words[0],
-        "hidden_size": words[1],
+        "vocab_size": words[0], "hidden_size": words[1],
         "num_hidden_layers": depth(weights, f"{prefix}encoder.layer."),
         "num_attention_heads": max(1, words[1] // HEAD_WIDTH) if heads is None else heads,
-        "intermediate_size": middle[0],
-        "max_position_embeddings": positions[0],
-        "type_vocab_size": types[0],
-        "hidden_dropout_prob": dropout,
-        "attention_probs_dropout_prob": dropout,
-        "layer_norm_eps": 1e-12,
-    }
+        "intermediate_size": middle[0], "max_position_embeddings": positions[0], "type_vocab_size": types[0],
+        "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout, "layer_norm_eps": 1e-12,
+    }  # fmt: skip

@@ -167,17 +167,14 @@ def _config(
         vit=ARCHITECTURE,
         image_size=int(saved.get("image_size") or (14 if table is None else _grid(table)) * patch),
         vit_kwargs={
-            "patch_size": patch,
-            "embed_dim": width,
-            "depth": depth(weights, f"{IMAGE}encoder.layer."),
-            "num_heads": heads,
-            "mlp_ratio": weights[MLP].shape[0] / width,
+            "patch_size": patch, "embed_dim": width, "depth": depth(weights, f"{IMAGE}encoder.layer."),
+            "num_heads": heads, "mlp_ratio": weights[MLP].shape[0] / width,
             "init_values": 0.1 if f"{IMAGE}encoder.layer.0.lambda_1" in weights else None,
             "use_rel_pos_bias": table is not None,
         },
         text=text,
         max_text_len=int(saved.get("max_text_len", 40)),
-    )
+    )  # fmt: skip
 
 
 def _grid(table: Tensor) -> int:

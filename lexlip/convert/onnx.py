@@ -6,6 +6,7 @@ Needs the extra packages onnx, onnxscript and onnxruntime: `pip install -e '.[on
 from __future__ import annotations
 
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -36,23 +37,18 @@ def export_onnx(folder: str | Path, out: str | Path) -> dict[str, float]:
     Inputs and outputs: `input_ids`, `attention_mask` (batch, length) int64 and `pixel_values` (batch, 3, H, W)
     float32; `weights` (batch, V) float32 term weights, not normalised.
 
-    Args:
-        folder: a model folder.
-        out: where the files go.
-
     Returns:
         File name -> largest absolute difference from torch.
 
     Raises:
         CheckpointError: no model folder, missing packages, or a difference over 1e-4.
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        needed = "pip install onnx onnxscript onnxruntime"
-        raise CheckpointError(f"{error.name} is needed to export to ONNX: {needed}") from error
+    packages = ("onnx", "onnxscript", "onnxruntime")
+    for package in packages:
+        if find_spec(package) is None:
+            raise CheckpointError(f"{package} is needed to export to ONNX: pip install {' '.join(packages)}")
+    import onnxruntime
+
     model = LexLIP.from_pretrained(folder)
     # Written out, because the exporter can follow neither the fused head nor the fused attention's memory layout.
     model.set_lexicon_head("textbook")

@@ -179,14 +179,8 @@ _tuned_best_kernel = triton.autotune(
 )(_best_kernel)
 
 
-def pooled(
-    hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, saturated: bool, blocks: dict | None = None
-) -> tuple[Tensor, Tensor]:
-    """See `lexlip.ops.fused.pooled`.
-
-    Args:
-        blocks: sizes of the first kernel's tiles; None: the fastest of a few, tuned at the first call of its kind.
-    """
+def pooled(hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, saturated: bool) -> tuple[Tensor, Tensor]:
+    """See `lexlip.ops.fused.pooled`. The first call with sizes of a kind takes longer, since it tunes the tiles."""
     batch, length, width = hidden.shape
     vocab = len(weight)
     hidden, weight = hidden.contiguous(), weight.to(hidden.dtype).contiguous()
@@ -195,20 +189,16 @@ def pooled(
     value, token = fused.outputs(hidden, weight)
     states, terms = hidden.view(-1, width), weight
     descriptors = _fit_descriptors(states, terms)
-    if descriptors:  # of 1 x 1 until the tuner has chosen
-        sizes = blocks or {"BLOCK_T": 1, "BLOCK_V": 1, "BLOCK_D": 1}
-        states = TensorDescriptor.from_tensor(states, [sizes["BLOCK_T"], sizes["BLOCK_D"]])
-        terms = TensorDescriptor.from_tensor(terms, [sizes["BLOCK_V"], sizes["BLOCK_D"]])
+    if descriptors:  # `_shape_descriptors` sets their blocks
+        states, terms = (TensorDescriptor.from_tensor(tensor, [1, 1]) for tensor in (states, terms))
 
     def grid(sizes: dict) -> tuple[int]:
         return (triton.cdiv(vocab, sizes["BLOCK_V"]) * triton.cdiv(batch * length, sizes["BLOCK_T"]),)
 
-    kernel = _tuned_best_kernel if blocks is None else _best_kernel
     with torch.cuda.device_of(hidden):  # kernels are launched on the current device
-        kernel[grid](
+        _tuned_best_kernel[grid](
             states, terms, bias, mask, best, batch * length, length, vocab,
             WIDTH=width, LONG=batch * length >= 8192, HAS_MASK=mask is not None, DESCRIPTORS=descriptors,
-            **(blocks or {}),
         )  # fmt: skip
         _unpack_kernel[(triton.cdiv(vocab, 1024), batch)](
             best, mask, value, token, length, vocab,

@@ -27,7 +27,8 @@ class CurrentIndex:
         self._folder, self._metrics = folder, metrics
         self._seen = self._stamp()
         self.index = Index.open(folder)
-        metrics.note_index(self.index)
+        metrics.generation.set_function(lambda: self.index.manifest.generation)
+        metrics.documents.set_function(lambda: len(self.index))
 
     async def watch(self, seconds: float) -> None:
         """Look for a new state again and again; one that cannot be opened is logged once and tried again."""
@@ -47,7 +48,6 @@ class CurrentIndex:
                 continue
             logged, self._seen, self.index = None, stamp, index
             self._metrics.reloads.labels("done").inc()
-            self._metrics.note_index(index)
             _log.info("serving generation %d, %d documents", index.manifest.generation, len(index))
 
     def _stamp(self) -> tuple | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
-from lexlip.index import Index
-
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -27,10 +25,5 @@ class Metrics:
         )  # fmt: skip
         self.active = Gauge("lexlip_active_requests", "Requests being worked on", registry=registry)
         self.reloads = Counter("lexlip_reloads", "New states of the index", ["outcome"], registry=registry)
-        self._generation = Gauge("lexlip_index_generation", "State of the index that is served", registry=registry)
-        self._documents = Gauge("lexlip_index_documents", "Documents that can be found", registry=registry)
-
-    def note_index(self, index: Index) -> None:
-        """Note the state that is served from now on."""
-        self._generation.set(index.manifest.generation)
-        self._documents.set(len(index))
+        self.generation = Gauge("lexlip_index_generation", "State of the index that is served", registry=registry)
+        self.documents = Gauge("lexlip_index_documents", "Documents that can be found", registry=registry)

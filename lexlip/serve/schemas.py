@@ -58,9 +58,7 @@ class _Request(BaseModel):
 def request_models(route: str, fields: dict[str, Any]) -> dict[str, type[BaseModel]]:
     """The class of a route's requests for each kind of query: those of QUERIES, and "image" for forms.
 
-    Args:
-        route: its name in the OpenAPI document.
-        fields: besides the query; a form has only these besides its file. It holds strings, so it is not strict.
+    A form has only `fields` besides its file; it holds strings, so it is not strict.
     """
     models = {
         kind: create_model(f"{route}By{kind.capitalize()}", __base__=_Request, **{kind: (type, ...)}, **fields)

@@ -25,11 +25,9 @@ _LOST = (
 
 
 def explain_lost_contact(error: Exception, processes: int, timeout: int) -> LostContact | None:
-    """An error of the process group in plain words; None if it is of another kind.
+    """An error of a run's process group in plain words; None if it is of another kind.
 
     Args:
-        error: from a step of a run.
-        processes: of the run.
         timeout: seconds that a process waits for the others (`collective_timeout`).
     """
     text = str(error)

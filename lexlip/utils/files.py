@@ -13,11 +13,7 @@ from lexlip_data.sources.files import sync_folder
 
 
 def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write through a temporary name in the same folder: flushed to the disk, then renamed.
-
-    Args:
-        path: the file; its folder is made if need be.
-        write: gets the open file.
+    """Let `write` write a file under a temporary name in the same folder, which is made if need be; then rename it.
 
     Raises:
         OSError, or what `write` raises: the temporary file is removed, an older file of the name is as it was.

@@ -3,7 +3,6 @@
 The interpreter must be chosen before Triton is imported, so the first test runs this file again in a child.
 """
 
-import functools
 import os
 import subprocess
 import sys
@@ -38,12 +37,15 @@ def test_kernels_in_the_interpreter():
 @pytest.fixture(params=[DEVICE])
 def device(request, monkeypatch):
     """The operator with the kernels behind it; tiles as tuned on a GPU, small in the interpreter."""
-    from lexlip.ops import fused_triton
-
     if INTERPRETED:
+        import triton
+
+        from lexlip.ops import fused_triton
+
         monkeypatch.setattr(fused, "_in_triton", lambda hidden: True)
-        small = functools.partial(fused_triton.pooled, blocks=BLOCKS)
-        monkeypatch.setattr(fused_triton, "pooled", small)
+        config = triton.Config(BLOCKS, pre_hook=fused_triton._shape_descriptors)
+        small = triton.autotune([config], key=[])(fused_triton._best_kernel)
+        monkeypatch.setattr(fused_triton, "_tuned_best_kernel", small)
         _teach_interpreter_bfloat16(monkeypatch)
     return request.param
 
@@ -75,7 +77,7 @@ def inputs(batch, length, width, vocab, dtype, padded, device, seed=0):
     return [tensor.to(device).requires_grad_() for tensor in (hidden, weight, bias)], mask
 
 
-def textbook(hidden, weight, bias, mask, saturated):
+def reference(hidden, weight, bias, mask, saturated):
     logits = hidden @ weight.T + bias
     if mask is not None:
         logits = logits.masked_fill(mask[:, :, None] == 0, -1e6)
@@ -98,7 +100,7 @@ def test_values_and_gradients_are_those_of_float64(device, shape, dtype, padded,
     assert [value.dtype, *(grad.dtype for grad in grads)] == [torch.float32, dtype, torch.float32, torch.float32]
 
     doubles = [tensor.detach().double().requires_grad_() for tensor in tensors]
-    wanted = textbook(*doubles, mask, saturated)
+    wanted = reference(*doubles, mask, saturated)
     wanted_grads = torch.autograd.grad((wanted * upstream).sum(), doubles)
     torch.testing.assert_close(value.double(), wanted, rtol=1e-5, atol=1e-5)
     # The gradient of the states comes in their 16 bits.
@@ -151,7 +153,7 @@ def test_infinity_wins_and_not_a_number_is_not_hidden(device, saturated):
     hidden[:, 1], hidden[0, 18], hidden[1, 5], hidden[2, 19] = 3, float("inf"), float("nan"), float("-inf")
     weight, bias = torch.tensor([[1.0], [-1.0]], device=device), torch.zeros(2, device=device)
     value = max_logits(hidden, weight, bias, None, saturated)
-    wanted = textbook(hidden.double(), weight.double(), bias.double(), None, saturated)
+    wanted = reference(hidden.double(), weight.double(), bias.double(), None, saturated)
     torch.testing.assert_close(value.double(), wanted, equal_nan=True, rtol=1e-6, atol=1e-6)
     assert value[0, 0] == float("inf") and value[1].isnan().all() and value[2, 1] == float("inf")
 
@@ -210,8 +212,7 @@ def test_every_kernel_is_launched_on_the_tensors_device(device, monkeypatch):
             return self.kernel[grid]
 
     monkeypatch.setattr(torch.cuda, "device_of", DeviceOf)
-    best = "_best_kernel" if INTERPRETED else "_tuned_best_kernel"
-    names = [best, "_unpack_kernel", "_weight_kernel", "_state_kernel"]
+    names = ["_tuned_best_kernel", "_unpack_kernel", "_weight_kernel", "_state_kernel"]
     for name in names:
         monkeypatch.setattr(fused_triton, name, Launches(name))
     tensors, mask = inputs(2, 5, 8, 11, torch.float16, True, device)

@@ -1,19 +1,17 @@
 """The quickstart's report, from made metrics and logs."""
 
-import importlib.util
 import json
-from pathlib import Path
+import shutil
 
 import pytest
+from transformers import AutoTokenizer
+
+from lexlip import LexLIP
 
 
 @pytest.fixture(scope="module")
-def report():
-    path = Path(__file__).resolve().parents[1] / "scripts" / "report.py"
-    spec = importlib.util.spec_from_file_location("quickstart_report", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def report(load_script):
+    return load_script("report")
 
 
 def row(first: float) -> dict:
@@ -56,10 +54,25 @@ def test_curves_are_read_by_phase_and_metric(report, runs):
 
 
 def test_the_page_is_whole_and_escapes_captions(report, runs):
-    found = {"png": "AAAA", "score": 0.5, "right": True, "caption": "<b>bold</b>", "words": [("dog", 0.7)]}
-    example = {"query": "cat & dog", "rank": 1, "words": [("cat", 0.4)], "found": [found]}
+    result = {"png": "AAAA", "score": 0.5, "right": True, "caption": "<b>bold</b>", "words": [("dog", 0.7)]}
+    example = {"query": "cat & dog", "rank": 1, "words": [("cat", 0.4)], "results": [result]}
     page = report.render(report.collect(runs), report.curves(runs), [example])
     assert "cat &amp; dog" in page and "&lt;b&gt;bold" in page and "<b>bold" not in page
     assert "dog 0.70" in page and "data:image/png;base64,AAAA" in page
     assert page.count("<svg") == 4 and "polyline" in page
     assert "http" not in page  # nothing is loaded from elsewhere
+
+
+def test_results_are_those_of_the_model(report, make_keys, livelier, tiny_data, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
+    livelier(LexLIP.from_keys(make_keys(vocab_size=len(tokenizer)), tokenizer)).save_pretrained(tmp_path / "model")
+    shutil.copytree(tiny_data["root"] / "tiny", tmp_path / "openmoji")
+    (tmp_path / "openmoji" / "tiny_test.tsv").rename(tmp_path / "openmoji" / "openmoji_test.tsv")
+    examples = report.search(tmp_path / "model", tmp_path)
+    assert len(examples) == 4  # a caption of each test image
+    for example in examples:
+        scores = [result["score"] for result in example["results"]]
+        assert len(scores) == 4 and scores == sorted(scores, reverse=True)
+        right = [number for number, result in enumerate(example["results"]) if result["right"]]
+        assert len(right) == 1 and scores[right[0]] == scores[example["rank"] - 1]
+        assert 0 < len(example["words"]) <= report.WORDS and all(weight > 0 for _, weight in example["words"])
