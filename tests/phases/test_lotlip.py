@@ -10,6 +10,8 @@ from transformers import BertConfig, BertModel
 from lexlip import DenseLIP
 from lexlip.cli import main
 from lexlip.convert.lotlip import import_lotlip
+from lexlip.train.build import decided_by
+from lexlip.train.config import Config, base, named
 from lexlip.train.dense import DenseModule
 from Phase1.module import Phase1Module
 
@@ -53,7 +55,7 @@ def text_features(bert, proj, ids, corners):
 
 
 def texts(vocab, length, context):
-    """Padded word ids without corners and their mask, and the padded ids with corners that LoTLIP's tokenizer gives."""
+    """Padded token ids without corners and their mask, and those with corners that LoTLIP's tokenizer gives."""
     generator = torch.Generator().manual_seed(1)
     words = torch.randint(5, vocab, (3, length), generator=generator)
     words[1, length // 2 :], words[2, 3:] = 0, 0
@@ -73,10 +75,10 @@ def test_a_release_of_real_size_gives_the_features_of_plain_transformers(patch, 
     words, mask, full = texts(30522, 60, 128)
     with torch.no_grad():
         wanted = text_features(bert, proj, full, 2)
-        pictures = torch.randn(2, 3, 224, 224)
-        image = F.normalize(trunk(pictures), dim=-1)
+        images = torch.randn(2, 3, 224, 224)
+        vectors = F.normalize(trunk(images), dim=-1)
     torch.testing.assert_close(model.encode_text(words, mask), wanted, rtol=0, atol=1e-5)
-    torch.testing.assert_close(model.encode_image(pictures), image, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.encode_image(images), vectors, rtol=0, atol=1e-5)
     assert float(model.logit_scale.detach()) == 4.25
     assert (model.config.image_size, model.config.max_text_len, model.config.vocab_size) == (224, 128, 30522)
 
@@ -124,7 +126,6 @@ def urban1k(root):
 def test_by_commands_an_import_evaluates_goes_on_training_and_evaluates_again(
     learning_rate, start, tiny_data, tmp_path
 ):
-    pytest.importorskip("sacred")
     patch, vision, text, embed_dim = SMALL
     *_, state = random_release(patch, vision, {**text, "vocab_size": tiny_data["words"] + 2}, embed_dim)
     torch.save(state, tmp_path / "small.pt")
@@ -133,7 +134,7 @@ def test_by_commands_an_import_evaluates_goes_on_training_and_evaluates_again(
     assert main(["eval-long-text", "--model", imported, *sets]) == 0
 
     before = DenseLIP.from_pretrained(imported)
-    towers = {**before.keys(), "vocab_size": tiny_data["words"], "drop_rate": 0.0}
+    towers = {**decided_by(before), "vocab_size": tiny_data["words"], "drop_rate": 0.0}
     done = start(
         Phase1Module, ["task_long_caption_train"], **towers, load_path=imported, max_steps=2,
         learning_rate=learning_rate,
@@ -169,8 +170,6 @@ def test_what_does_not_fit_is_refused_by_name(small, tmp_path, capsys):
 
 @pytest.mark.parametrize("patch", [16, 32])
 def test_the_named_configs_are_the_releases_towers(patch):
-    from lexlip.train.config import Config, base, named
-
     checked = Config.checked({**base(), **named()[f"lotlip{patch}_base224"], "training_mode": "con"})
     assert checked.corner_tokens == 2
     assert checked.vit.startswith(f"vit_base_patch{patch}_224") and checked.patch_size == patch
