@@ -129,3 +129,29 @@ def tiny_data(tmp_path_factory):
     root = tmp_path_factory.mktemp("tiny_data")
     words = build_tokenizer(tiny.write_tables(root), root / "tokenizer", vocab_size=120)
     return {"root": root, "tokenizer": str(root / "tokenizer"), "words": words}
+
+
+@pytest.fixture
+def lotlip_release():
+    """Builds the parts of a LoTLIP release as its authors' code does, and their state dict; by default a small one."""
+    import timm
+    from transformers import BertConfig, BertModel
+
+    vision = {"embed_dim": 64, "depth": 2, "num_heads": 1, "img_size": 32}
+    text = {
+        "vocab_size": 122, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1,
+        "intermediate_size": 96, "max_position_embeddings": 40,
+    }  # fmt: skip
+
+    def build(patch=16, vision=vision, text=text, embed_dim=64, **changed_text):
+        torch.manual_seed(0)
+        trunk = timm.create_model(f"vit_base_patch{patch}_224", num_classes=0, global_pool="token", **vision).eval()
+        bert = BertModel(BertConfig(**{**text, **changed_text}), add_pooling_layer=True).eval()
+        proj = torch.nn.Linear(bert.config.hidden_size, embed_dim, bias=False)
+        state = {f"visual.trunk.{name}": value for name, value in trunk.state_dict().items()}
+        state |= {f"text.transformer.{name}": value for name, value in bert.state_dict().items()}
+        state["text.transformer.embeddings.position_ids"] = torch.arange(bert.config.max_position_embeddings)[None]
+        state |= {"text.proj.weight": proj.weight.detach(), "logit_scale": torch.tensor(4.25)}
+        return trunk, bert, proj, state
+
+    return build

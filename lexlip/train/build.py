@@ -19,6 +19,7 @@ from lexlip.train.config import Config, check_patch
 
 FRESH_WIDTH = 768  # of a fresh BERT, where no key says it
 HEAD_WIDTH = 64  # of an attention head, where no key says how many there are
+DERIVED = ("patch_size", "input_image_embed_size", "input_text_embed_size", "hidden_size", "num_heads")
 SHAPE_KEYS = (  # the same in `Config` and `ModelConfig`
     "vit", "vit_kwargs", "image_size", "image_norm_eps", "max_text_len", "corner_tokens", "sentence_sep",
 )  # fmt: skip
@@ -125,9 +126,9 @@ def check_towers(model: TwoTowers, config: Config) -> None:
 
 
 def decided_by(model: TwoTowers) -> dict:
-    """The keys of a config that a model decides."""
+    """The keys of a config that a model decides; those that only restate its towers are None."""
     shape = model.config
     keys = {name: getattr(shape, name) for name in ("head", "vocab_size", *_shape_keys(type(model)))}
-    keys |= {"vit_pretrained": False, "text_pretrained": False}
+    keys |= dict.fromkeys(DERIVED) | {"vit_pretrained": False, "text_pretrained": False}
     keys |= {"text_layers": shape.text["num_hidden_layers"], "drop_rate": shape.text["hidden_dropout_prob"]}
     return keys | {"training_mode": "con"} if isinstance(model, DenseLIP) else keys
