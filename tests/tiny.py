@@ -15,6 +15,7 @@ MODEL = {
     "input_image_embed_size": 16, "text_pretrained": False, "text_layers": 2, "text_positions": 16,
     "input_text_embed_size": 16, "hidden_size": 16, "num_heads": 2, "decoder_layers": 1,
 }  # fmt: skip
+CONVOLUTIONAL = {"vit": "resnet10t", "vit_kwargs": {}, "patch_size": None, "input_image_embed_size": 512}
 
 
 def write_tables(root: Path) -> list[str]:

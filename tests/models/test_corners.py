@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertModel
+from transformers import BertConfig, BertModel
 
 from lexlip import DenseLIP, LexLIP
 from lexlip.errors import ConfigError
@@ -138,8 +138,8 @@ def test_a_fresh_model_starts_as_it_would_without_corners(make_config, head):
 
 
 @pytest.mark.parametrize("head", [LexLIP, DenseLIP])
-def test_features_do_not_change_when_the_corner_embeddings_do(make_config, livelier, make_batch, head):
-    model = livelier(build_model(head, make_config(head=head.head, corner_tokens=2, max_text_len=10)))
+def test_features_do_not_change_when_the_corner_embeddings_do(make_model, make_batch, head):
+    model = make_model(head=head.head, corner_tokens=2, max_text_len=10)
     assert model.config.vocab_size == 40 and len(model.text_encoder.word_embeddings) == 40
     batch = make_batch()
     before = model.encode_text(batch["text_ids"], batch["text_mask"])
@@ -151,10 +151,10 @@ def test_features_do_not_change_when_the_corner_embeddings_do(make_config, livel
 
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("head", [LexLIP, DenseLIP])
-def test_of_a_long_text_s_vectors_each_corner_moves_its_own_alone(make_config, livelier, ids, head, lengths):
+def test_of_a_long_text_s_vectors_each_corner_moves_its_own_alone(make_model, ids, head, lengths):
     """[CLS]'s vector has no gradient by a corner's embedding and keeps its value when that changes. In the lexicon a
-    corner's share of a word is what the other leaves."""
-    model = livelier(build_model(head, make_config(head=head.head, corner_tokens=2, max_text_len=10))).eval()
+    corner's weight of a word is what the other leaves."""
+    model = make_model(head=head.head, corner_tokens=2, max_text_len=10).eval()
     mask, table = padding(lengths), model.text_encoder.bert.embeddings.word_embeddings.weight
     vectors = model.vectors_long(ids, mask)
     gradients = [torch.autograd.grad(vectors[:, i].square().sum(), table, retain_graph=True)[0] for i in range(3)]
@@ -167,11 +167,9 @@ def test_of_a_long_text_s_vectors_each_corner_moves_its_own_alone(make_config, l
     assert same == ([True, False, False] if head is LexLIP else [True, False, True])
 
 
-def test_strings_leave_the_corners_their_places_and_read_sentences(make_config, livelier, tiny_data):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
-    words = tiny_data["words"]
-    config = make_config(head="dense", corner_tokens=2, sentence_sep=True, vocab_size=words, max_text_len=8)
-    model = livelier(build_model(DenseLIP, config, tokenizer))
+def test_strings_leave_the_corners_their_positions_and_read_sentences(make_worded):
+    model = make_worded(head="dense", corner_tokens=2, sentence_sep=True, max_text_len=8)
+    tokenizer = model.tokenizer
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     red, dot = tokenizer.convert_tokens_to_ids(["red", "dot"])
     ids = torch.tensor([[cls, red, sep, dot, red, sep]])  # 6 of 8: two are the corners'
@@ -191,14 +189,13 @@ def test_stretched_positions_keep_the_first_and_the_last():
 
 
 @pytest.fixture
-def saved(make_config, livelier, tmp_path):
-    model = livelier(build_model(LexLIP, make_config()))
+def saved(make_model, tmp_path):
+    model = make_model()
     model.save_pretrained(tmp_path / "m")
     return model, str(tmp_path / "m")
 
 
-def test_a_tower_trained_without_corners_on_short_texts_goes_on_with_both(saved, make_config, make_batch):
-
+def test_a_tower_trained_without_corners_on_short_texts_goes_on_with_both(saved, make_config):
     model, folder = saved
     config = make_config(load_path=folder, corner_tokens=2, max_text_len=24)
     longer = Phase1Module.from_config(config).model
@@ -215,7 +212,6 @@ def test_a_tower_trained_without_corners_on_short_texts_goes_on_with_both(saved,
 
 
 def test_what_was_stretched_and_trained_is_not_cut_back_by_the_same_keys(saved, make_config, tmp_path):
-
     _, folder = saved
     longer = {"trained_positions": 8, "max_text_len": 20}
     model = Phase1Module.from_config(make_config(load_path=folder, **longer)).model
@@ -227,20 +223,14 @@ def test_what_was_stretched_and_trained_is_not_cut_back_by_the_same_keys(saved, 
 
 
 def test_another_number_of_corners_is_refused_by_name(make_config, tmp_path):
-
     build_model(LexLIP, make_config(corner_tokens=2)).save_pretrained(tmp_path / "m")
     with pytest.raises(ConfigError, match="corner_tokens=0.*set corner_tokens=2"):
         Phase1Module.from_config(make_config(load_path=str(tmp_path / "m")))
 
 
-def test_a_pretrained_bert_gets_corners(make_config, tmp_path):
-    from transformers import BertForMaskedLM
-
-    torch.manual_seed(0)
-    shape = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    bert = BertForMaskedLM(BertConfig(**shape, intermediate_size=32, max_position_embeddings=16))
-    bert.save_pretrained(tmp_path / "bert")
-    config = make_config(text_pretrained=True, text_model=str(tmp_path / "bert"), corner_tokens=3, max_text_len=20)
+def test_a_pretrained_bert_gets_corners(make_config, saved_bert):
+    bert, folder = saved_bert
+    config = make_config(text_pretrained=True, text_model=folder, corner_tokens=3, max_text_len=20)
     model = build_model(LexLIP, config)
     table = model.text_encoder.bert.embeddings.word_embeddings.weight
     assert table.shape == (43, 16) and torch.equal(table[:40], bert.bert.embeddings.word_embeddings.weight)

@@ -1,11 +1,11 @@
-"""The dense model as users hold it: vectors, folders, and that neither head passes for the other."""
+"""The dense model as users hold it: vectors, folders, and that neither head is taken for the other."""
 
 import json
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
-from transformers import AutoTokenizer
 
 from lexlip import DenseLIP, LexLIP
 from lexlip.errors import CheckpointError, ConfigError
@@ -15,8 +15,8 @@ from lexlip.train.build import DERIVED, build_model, decided_by
 
 
 @pytest.fixture
-def model(make_config, livelier):
-    return livelier(build_model(DenseLIP, make_config(head="dense", embed_dim=12, drop_rate=0.3)))
+def model(make_model):
+    return make_model(head="dense", embed_dim=12, drop_rate=0.3)
 
 
 def test_vectors_are_the_projected_cls_states(model, make_batch):
@@ -43,8 +43,8 @@ def test_both_heads_start_with_the_same_towers(make_config):
     assert all(torch.equal(value, towers[1][name]) for name, value in towers[0].items())
 
 
-def test_the_pooler_comes_before_the_projection(make_config, livelier, make_batch):
-    model = livelier(build_model(DenseLIP, make_config(head="dense", text_pooler=True))).eval()
+def test_the_pooler_comes_before_the_projection(make_model, make_batch):
+    model = make_model(head="dense", text_pooler=True).eval()
     batch = make_batch()
     with torch.no_grad():
         cls = model.text_encoder(batch["text_ids"], batch["text_mask"])[:, 0]
@@ -61,19 +61,16 @@ def test_without_image_projection_the_tower_gives_the_vector(make_config, make_b
         build_model(DenseLIP, make_config(head="dense", embed_dim=12, image_projection=False))
 
 
-def test_a_convolutional_tower_gives_the_mean_of_its_tokens(make_config, make_batch):
-    config = make_config(head="dense", vit="resnet10t", vit_kwargs={}, patch_size=None, input_image_embed_size=512)
-    model = build_model(DenseLIP, config).eval()
-    pictures = make_batch(size=64)["image"]
+def test_a_convolutional_tower_gives_the_mean_of_its_tokens(make_model, make_batch):
+    model = make_model(head="dense", **tiny.CONVOLUTIONAL).eval()
+    images = make_batch(size=64)["image"]
     with torch.no_grad():
-        image = model.image_encoder(pictures).mean(1) @ model.image_projection.weight.T
-    torch.testing.assert_close(model.encode_image(pictures, normalize=False), image)
+        vectors = model.image_encoder(images).mean(1) @ model.image_projection.weight.T
+    torch.testing.assert_close(model.encode_image(images, normalize=False), vectors)
 
 
-def test_a_saved_model_comes_back(make_config, livelier, make_batch, tiny_data, tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
-    config = make_config(head="dense", vocab_size=tiny_data["words"])
-    model = livelier(build_model(DenseLIP, config, tokenizer)).eval()
+def test_a_saved_model_comes_back(make_config, make_worded, make_batch, tiny_data, tmp_path):
+    config, model = make_config(head="dense", vocab_size=tiny_data["words"]), make_worded(head="dense").eval()
     model.save_pretrained(tmp_path / "m")
     again = load_folder_of_any_head(tmp_path / "m")
     assert type(again) is DenseLIP and again.config == model.config and not again.training

@@ -15,7 +15,7 @@ BEIT = ("beit_base_patch16_224", {**SMALL, "init_values": 0.5})
 VIT = ("vit_tiny_patch16_224", SMALL)
 
 
-def pictures(size, batch=2, seed=0):
+def images(size, batch=2, seed=0):
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
@@ -31,19 +31,19 @@ def test_trained_size_gives_timms_own_features(name, kwargs, livelier):
     state |= {f"norm.{key}": value for key, value in theirs.norm.state_dict().items()}
     ours.load_state_dict(state)
     assert isinstance(ours.backbone.norm, torch.nn.Identity)  # normalised once
-    torch.testing.assert_close(ours(pictures(32)), theirs.forward_features(pictures(32)))
+    torch.testing.assert_close(ours(images(32)), theirs.forward_features(images(32)))
     assert (ours.width, ours.patch) == (16, 8)
-    assert ours(pictures(32)).shape == (2, 17, 16)  # CLS and 4 x 4 patches
+    assert ours(images(32)).shape == (2, 17, 16)  # CLS and 4 x 4 patches
 
 
 @pytest.mark.parametrize(("name", "kwargs"), [BEIT, VIT], ids=["beit", "vit"])
 @pytest.mark.parametrize("size", [16, 48])
 def test_other_sizes(name, kwargs, size, livelier):
     tower = livelier(ImageEncoder(name, 32, kwargs)).eval()
-    states = tower(pictures(size))
+    states = tower(images(size))
     assert states.shape == (2, (size // 8) ** 2 + 1, 16)
-    assert not torch.allclose(states[0], states[1], atol=1e-2)  # other pictures, other states
-    assert torch.equal(tower(pictures(32)), tower(pictures(32)))  # and the trained size still works
+    assert not torch.allclose(states[0], states[1], atol=1e-2)  # other images, other states
+    assert torch.equal(tower(images(32)), tower(images(32)))  # and the trained size still works
 
 
 def test_beit_at_another_size_is_a_beit_built_for_it(livelier):
@@ -56,7 +56,7 @@ def test_beit_at_another_size_is_a_beit_built_for_it(livelier):
         if key.endswith("relative_position_bias_table"):
             state[key] = resample_relative_table(state[key], (4, 4), (6, 6))
     built.load_state_dict(state)
-    torch.testing.assert_close(tower(pictures(48)), built(pictures(48)))
+    torch.testing.assert_close(tower(images(48)), built(images(48)))
 
 
 def test_both_sizes_train_the_same_table(livelier):
@@ -64,21 +64,21 @@ def test_both_sizes_train_the_same_table(livelier):
     tower = livelier(ImageEncoder(name, 32, kwargs))
     for size in (32, 16):
         tower.zero_grad()
-        tower(pictures(size)).square().sum().backward()
+        tower(images(size)).square().sum().backward()
         for block in tower.backbone.blocks:
             assert block.attn.relative_position_bias_table.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize(("name", "kwargs"), [BEIT, VIT], ids=["beit", "vit"])
 def test_gradient_checkpointing_changes_no_gradient(name, kwargs, livelier):
-    """Also with a pass of another size between forward and backward."""
+    """Also with images of another size encoded between forward and backward."""
     tower, gradients = livelier(ImageEncoder(name, 32, kwargs)), []
     for enable in (False, True):
         if enable:
             tower.enable_gradient_checkpointing()
         tower.zero_grad()
-        loss = tower(pictures(16)).square().sum()
-        tower(pictures(32))
+        loss = tower(images(16)).square().sum()
+        tower(images(32))
         loss.backward()
         gradients.append([parameter.grad.clone() for parameter in tower.parameters() if parameter.grad is not None])
     assert len(gradients[0]) == len(gradients[1])
@@ -86,13 +86,13 @@ def test_gradient_checkpointing_changes_no_gradient(name, kwargs, livelier):
         torch.testing.assert_close(one, two)
 
 
-def test_two_sizes_in_one_backward_pass(livelier):
-    """The biases of both passes belong to one table."""
+def test_two_sizes_in_one_backward(livelier):
+    """The biases of both sizes belong to one table."""
     tower = livelier(ImageEncoder(*BEIT[:1], 32, BEIT[1]))
     table, grads = tower.backbone.blocks[0].attn.relative_position_bias_table, []
     for sizes in ((32,), (16,), (32, 16)):
         tower.zero_grad()
-        sum(tower(pictures(size)).square().sum() for size in sizes).backward()
+        sum(tower(images(size)).square().sum() for size in sizes).backward()
         grads.append(table.grad.clone())
     torch.testing.assert_close(grads[0] + grads[1], grads[2])
 
@@ -101,7 +101,7 @@ def test_two_sizes_in_one_backward_pass(livelier):
 def test_patches_come_token_by_token_without_a_copy(name, kwargs):
     tower, seen = ImageEncoder(name, 32, kwargs), []
     tower.backbone.patch_embed.proj.register_forward_hook(lambda module, given, out: seen.append(out))
-    tower(pictures(32))
+    tower(images(32))
     assert seen[0].shape == (2, 16, 4, 4)
     assert seen[0].permute(0, 2, 3, 1).is_contiguous()
 
@@ -120,21 +120,21 @@ def calls_of_attention(monkeypatch):
 
 @pytest.mark.parametrize(("name", "kwargs"), [BEIT, VIT], ids=["beit", "vit"])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_pictures_go_through_fused_attention(name, kwargs, frozen, monkeypatch):
+def test_images_go_through_fused_attention(name, kwargs, frozen, monkeypatch):
     """With the bias as its mask, gathered once for all layers, whether it is trained or not."""
     masks, gathered = calls_of_attention(monkeypatch), []
     original = F.embedding
     monkeypatch.setattr(F, "embedding", lambda *given: gathered.append(given) or original(*given))
     tower = ImageEncoder(name, 32, kwargs).requires_grad_(not frozen)
     with torch.autocast("cpu", torch.bfloat16):
-        tower(pictures(16))
+        tower(images(16))
     beit = name.startswith("beit")
     assert len(masks) == 2 and len(gathered) == beit
     assert all((mask is not None) == beit for mask in masks)
     if beit:
         assert [(mask.shape, mask.dtype) for mask in masks] == [((1, 2, 5, 5), torch.bfloat16)] * 2
     monkeypatch.undo()
-    assert torch.equal(tower(pictures(16)), tower(pictures(16)))
+    assert torch.equal(tower(images(16)), tower(images(16)))
 
 
 def test_captions_and_decoder_go_through_fused_attention(monkeypatch):
@@ -178,7 +178,7 @@ def test_towers_compile_without_a_break(autocast, livelier):
     torch.manual_seed(0)
     image, text = livelier(ImageEncoder(*BEIT[:1], 32, BEIT[1])), livelier(TextEncoder(small_bert()).eval())
     ids, mask = torch.tensor([[2, 7, 8, 3, 0]]), torch.tensor([[1, 1, 1, 1, 0]])
-    given = [(image, (pictures(32),)), (image, (pictures(16),)), (text, (ids, mask))]
+    given = [(image, (images(32),)), (image, (images(16),)), (text, (ids, mask))]
     for tower, inputs in given:
         results = []
         for run in (tower, torch.compile(tower, backend="aot_eager", fullgraph=True)):
@@ -195,8 +195,8 @@ def test_a_convolutional_tower_gives_its_map():
     tower = ImageEncoder("resnet10t", 32, {"layers": [1, 1, 1, 1]}).eval()
     backbone = tower.backbone
     with torch.no_grad():
-        features = backbone.forward_features(pictures(64))
-        states = tower(pictures(64))
+        features = backbone.forward_features(images(64))
+        states = tower(images(64))
     assert tower.patch is None
     assert features.shape == (2, tower.width, 2, 2)
     wanted = torch.stack([features[:, :, y, x] for y in range(2) for x in range(2)], dim=1)
@@ -225,9 +225,9 @@ def test_an_ordinary_timm_file_loads(name, kwargs, size, tmp_path, livelier):
             continue
         assert torch.equal(loaded[key], value), key
     if size == 32 and name.startswith("vit"):
-        torch.testing.assert_close(tower(pictures(32)), theirs.forward_features(pictures(32)))
+        torch.testing.assert_close(tower(images(32)), theirs.forward_features(images(32)))
     if size == 48:
-        assert tower(pictures(48)).shape == (2, 37, 16)
+        assert tower(images(48)).shape == (2, 37, 16)
 
 
 def test_safetensors_files_load_too(tmp_path, livelier):

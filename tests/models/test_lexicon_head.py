@@ -1,4 +1,4 @@
-"""The pooled head against the textbook's (B, L, V) maximum in float64, and the small functions by hand."""
+"""The pooled head against the reference's (B, L, V) maximum in float64, and the small functions by hand."""
 
 import math
 
@@ -21,7 +21,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])]
 SHAPES = [(1, 1, 1, 1), (5, 1, 3, 7), (3, 7, 5, 11), (7, 13, 6, 101)]  # (B, L, D, V)
 
 
-def textbook(hidden, weight, bias, mask=None, saturated=False):
+def reference(hidden, weight, bias, mask=None, saturated=False):
     logits = hidden @ weight.T + bias
     if mask is not None:
         logits = logits.masked_fill(mask[:, :, None] == 0, -1e6)
@@ -66,13 +66,13 @@ def small_tiles(monkeypatch):
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("density", [0.0, 0.1, 1.0])
-def test_values_and_all_gradients_are_the_textbooks(small_tiles, shape, padded, density, saturated, method):
+def test_values_and_all_gradients_are_the_reference_s(small_tiles, shape, padded, density, saturated, method):
     batch, length, width, vocab = shape
     tensors, mask = inputs(batch, length, width, vocab, padded=padded)
     g = torch.Generator().manual_seed(1)
     upstream = torch.randn(batch, vocab, generator=g) * (torch.rand(batch, vocab, generator=g) < density)
     value, grads = gradients(max_logits, tensors, upstream, mask, saturated, method)
-    wanted, wanted_grads = gradients(textbook, doubles(tensors), upstream.double(), mask, saturated)
+    wanted, wanted_grads = gradients(reference, doubles(tensors), upstream.double(), mask, saturated)
     assert value.dtype == torch.float32
     assert_same([value, *grads], [wanted, *wanted_grads])
 
@@ -126,7 +126,7 @@ def test_double_precision_stays_double():
     for saturated in (False, True):
         value, grads = gradients(max_logits, tensors, upstream, mask, saturated)
         assert value.dtype == torch.float64
-        wanted, wanted_grads = gradients(textbook, tensors, upstream, mask, saturated)
+        wanted, wanted_grads = gradients(reference, tensors, upstream, mask, saturated)
         assert_same([value, *grads], [wanted, *wanted_grads], 1e-12)
         assert torch.autograd.gradcheck(lambda *t, s=saturated: max_logits(*t, mask, s), tensors)
 
@@ -177,7 +177,7 @@ def test_where_padding_is_largest_the_value_is_a_constant():
 def test_infinity_wins_and_not_a_number_is_not_hidden(saturated):
     hidden = torch.tensor([[[1.0], [math.inf], [2.0]], [[1.0], [math.nan], [2.0]], [[3.0], [-math.inf], [2.0]]])
     value = max_logits(hidden, torch.tensor([[1.0], [-1.0]]), torch.zeros(2), None, saturated)
-    wanted = textbook(hidden, torch.tensor([[1.0], [-1.0]]), torch.zeros(2), None, saturated)
+    wanted = reference(hidden, torch.tensor([[1.0], [-1.0]]), torch.zeros(2), None, saturated)
     torch.testing.assert_close(value, wanted, equal_nan=True)
     assert value[0, 0] == math.inf and value[1].isnan().all() and value[2, 1] == math.inf
 
@@ -192,15 +192,15 @@ def test_a_loss_that_is_no_number_reaches_the_weights():
 
 
 def test_frozen_parts_get_no_gradient_and_cost_none(monkeypatch):
-    asked = []
+    widths = []
     original = fused._weighted_rows
-    monkeypatch.setattr(fused, "_weighted_rows", lambda *given: asked.append(given[-1]) or original(*given))
+    monkeypatch.setattr(fused, "_weighted_rows", lambda *given: widths.append(given[-1]) or original(*given))
     (hidden, weight, bias), _ = inputs(2, 3, 4, 5)
     max_logits(hidden, weight.detach(), bias.detach()).sum().backward()
-    assert asked == [6] and hidden.grad is not None
-    asked.clear()
+    assert widths == [6] and hidden.grad is not None
+    widths.clear()
     max_logits(hidden.detach(), weight, bias).sum().backward()
-    assert asked == [5] and weight.grad is not None and bias.grad is not None
+    assert widths == [5] and weight.grad is not None and bias.grad is not None
 
 
 def test_an_unknown_method_is_refused():
@@ -215,7 +215,7 @@ def test_an_unknown_method_is_refused():
 def test_autocast_multiplies_in_16_bits_and_returns_float32(dtype, saturated, device):
     tensors, mask = inputs(3, 5, 8, 31, device=device)
     upstream = torch.randn(3, 31, generator=torch.Generator().manual_seed(4)).to(device)
-    wanted, wanted_grads = gradients(textbook, tensors, upstream, mask, saturated)
+    wanted, wanted_grads = gradients(reference, tensors, upstream, mask, saturated)
     with torch.autocast(device, dtype=dtype):
         value, grads = gradients(max_logits, tensors, upstream, mask, saturated)
     assert value.dtype == torch.float32
@@ -241,7 +241,7 @@ def test_many_small_contributions_to_one_word_are_not_lost_in_16_bits(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_many_words_of_one_token_are_not_lost_in_16_bits(device):
-    """Likewise for a picture's token that gives the largest logit of very many words."""
+    """Likewise for an image's token that gives the largest logit of very many words."""
     hidden = torch.zeros(1, 1, 2, requires_grad=True, device=device)
     weight, bias = (torch.ones(*shape, requires_grad=True, device=device) for shape in ((1024, 2), (1024,)))
     with torch.autocast(device, dtype=torch.bfloat16):

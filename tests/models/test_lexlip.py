@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 from lexlip.errors import CheckpointError, ConfigError
 from lexlip.models.lexlip import LexLIP
@@ -16,8 +16,8 @@ from lexlip_data.errors import BrokenImage
 
 
 @pytest.fixture
-def model(make_config, livelier):
-    return livelier(build_model(LexLIP, make_config(drop_rate=0.3)))
+def model(make_model):
+    return make_model(drop_rate=0.3)
 
 
 def test_vectors_are_the_formula(model, make_batch):
@@ -51,18 +51,18 @@ def test_a_caption_does_not_depend_on_its_batch(model, make_batch):
         torch.testing.assert_close(model.encode_text(ids[None, :n], mask[None, :n])[0], together[row])
 
 
-def test_strings_pictures_and_words(make_config, livelier, tiny_data):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
-    model = livelier(build_model(LexLIP, make_config(vocab_size=tiny_data["words"]), tokenizer))
+def test_strings_images_and_terms(make_worded, tiny_data):
+    model = make_worded()
+    tokenizer = model.tokenizer
     texts = ["red dot beside a ring", "the green box " * 20]
     vectors = model.encode_text(texts)
     batch = tokenizer(texts, padding=True, truncation=True, max_length=8, return_tensors="pt")
     assert batch["input_ids"].shape == (2, 8)
     torch.testing.assert_close(vectors, model.encode_text(batch["input_ids"], batch["attention_mask"]))
     torch.testing.assert_close(model.encode_text(texts[0])[0], vectors[0])
-    picture = Image.fromarray(np.full((32, 32, 3), 255, dtype=np.uint8))
+    image = Image.fromarray(np.full((32, 32, 3), 255, dtype=np.uint8))
     white = torch.ones(1, 3, 32, 32)  # (1 - 0.5) / 0.5
-    torch.testing.assert_close(model.encode_image(picture), model.encode_image(white))
+    torch.testing.assert_close(model.encode_image(image), model.encode_image(white))
 
     row = torch.zeros(2, tiny_data["words"])
     row[0, [7, 9]] = torch.tensor([0.25, 0.75])
@@ -71,33 +71,31 @@ def test_strings_pictures_and_words(make_config, livelier, tiny_data):
     assert len(model.lexicon(row, top_k=1)[0]) == 1
 
 
-def test_batches_files_and_nothing_at_all(make_config, livelier, tiny_data, tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
-    model = livelier(build_model(LexLIP, make_config(vocab_size=tiny_data["words"]), tokenizer))
+def test_batches_files_and_nothing_at_all(make_worded, tiny_data, tmp_path):
+    model = make_worded()
     texts = ["red dot", "the green box on a ring", "blue", "a small box"]
     torch.testing.assert_close(model.encode_text(texts, batch_size=3), model.encode_text(texts))
     pixels = np.random.default_rng(0).integers(0, 256, (5, 40, 32, 3), dtype=np.uint8)
-    pictures = [Image.fromarray(picture) for picture in pixels]
-    together = model.encode_image(pictures)
-    torch.testing.assert_close(model.encode_image(pictures, batch_size=2), together)
-    pictures[3].save(tmp_path / "a.png")
-    mixed = model.encode_image([tmp_path / "a.png", pictures[0], str(tmp_path / "a.png")])
+    images = [Image.fromarray(image) for image in pixels]
+    together = model.encode_image(images)
+    torch.testing.assert_close(model.encode_image(images, batch_size=2), together)
+    images[3].save(tmp_path / "a.png")
+    mixed = model.encode_image([tmp_path / "a.png", images[0], str(tmp_path / "a.png")])
     torch.testing.assert_close(mixed, together[[3, 0, 3]])
     torch.testing.assert_close(model.encode_image(str(tmp_path / "a.png")), together[3:4])
     for empty in (model.encode_text([]), model.encode_image([]), model.encode_image(torch.zeros(0, 3, 32, 32))):
         assert empty.shape == (0, tiny_data["words"])
 
 
-def test_what_cannot_be_encoded_is_named(make_config, tiny_data, tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
-    model = build_model(LexLIP, make_config(vocab_size=tiny_data["words"]), tokenizer)
+def test_what_cannot_be_encoded_is_named(make_worded, tmp_path):
+    model = make_worded()
     with pytest.raises(TypeError, match="item 1 is of type NoneType, not a string"):
         model.encode_text(["red dot", None])
-    with pytest.raises(TypeError, match="item 0 is of type ndarray, not a PIL picture or the path of one"):
+    with pytest.raises(TypeError, match="item 0 is of type ndarray, not a PIL image or the path of one"):
         model.encode_image([np.zeros((4, 4, 3), dtype=np.uint8)])
     with pytest.raises(ValueError, match="batch_size=0"):
         model.encode_text(["red dot"], batch_size=0)
-    (tmp_path / "no.jpg").write_text("no picture")
+    (tmp_path / "no.jpg").write_text("no image")
     with pytest.raises(BrokenImage, match="no.jpg"):
         model.encode_image([tmp_path / "no.jpg"])
     with pytest.raises(FileNotFoundError, match="none.jpg"):
@@ -113,9 +111,8 @@ def test_without_tokenizer_or_mask_the_message_says_so(model):
         model.encode_text(torch.ones(1, 3, dtype=torch.long))
 
 
-def test_a_saved_model_comes_back(make_config, livelier, make_batch, tiny_data, tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
-    model = livelier(build_model(LexLIP, make_config(vocab_size=tiny_data["words"]), tokenizer)).eval()
+def test_a_saved_model_comes_back(make_worded, make_batch, tmp_path):
+    model = make_worded().eval()
     model.save_pretrained(tmp_path / "m")
     again = LexLIP.from_pretrained(tmp_path / "m")
     batch = make_batch()
@@ -129,13 +126,13 @@ def change_config(folder, **changes):
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
 
 
-def test_a_saved_model_comes_back_for_another_picture_size(model, make_batch, tmp_path):
+def test_a_saved_model_comes_back_for_another_image_size(model, make_batch, tmp_path):
     model.save_pretrained(tmp_path / "m")
     change_config(tmp_path / "m", image_size=48)
     again = LexLIP.from_pretrained(tmp_path / "m")
     assert again.image_encoder.backbone.patch_embed.grid_size == (6, 6)
-    pictures = make_batch(size=48)["image"]
-    torch.testing.assert_close(again.encode_image(pictures), model.encode_image(pictures), rtol=1e-4, atol=1e-5)
+    images = make_batch(size=48)["image"]
+    torch.testing.assert_close(again.encode_image(images), model.encode_image(images), rtol=1e-4, atol=1e-5)
 
 
 def test_a_folder_that_is_no_model_is_refused_by_name(model, tmp_path):
@@ -163,10 +160,13 @@ def test_the_towers_may_differ_in_width(make_config, make_batch):
     assert model.image_head.dense.weight.grad is not None
 
 
-def test_a_convolutional_tower(make_config, make_batch):
-    config = make_config(vit="resnet10t", vit_kwargs={}, patch_size=None, input_image_embed_size=512)
-    model = build_model(LexLIP, config)
-    assert model.encode_image(make_batch(size=64)["image"]).shape == (6, 40)
+def test_a_convolutional_tower(make_model, make_batch):
+    model = make_model(**tiny.CONVOLUTIONAL).eval()
+    images = make_batch(size=64)["image"]
+    with torch.no_grad():
+        logits = model.image_head(model.image_encoder(images))
+    assert logits.shape == (6, 2 * 2, 40)
+    torch.testing.assert_close(model.encode_image(images, normalize=False), torch.log1p(F.relu(logits)).max(1).values)
 
 
 def test_the_image_head_starts_as_a_copy_of_its_own(make_config):
@@ -176,13 +176,9 @@ def test_the_image_head_starts_as_a_copy_of_its_own(make_config):
     assert model.text_head.decoder.weight.data_ptr() != model.text_encoder.word_embeddings.data_ptr()  # not tied
 
 
-def test_a_berts_head_is_taken_over(make_config, make_batch, tmp_path):
-    torch.manual_seed(0)
-    shape = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    bert = BertForMaskedLM(BertConfig(**shape, intermediate_size=32, max_position_embeddings=16)).eval()
-    torch.nn.init.normal_(bert.cls.predictions.bias)
-    bert.save_pretrained(tmp_path / "bert")
-    model = build_model(LexLIP, make_config(text_pretrained=True, text_model=str(tmp_path / "bert"))).eval()
+def test_a_berts_head_is_taken_over(make_config, make_batch, saved_bert):
+    bert, folder = saved_bert
+    model = build_model(LexLIP, make_config(text_pretrained=True, text_model=folder)).eval()
     batch = make_batch()
     with torch.no_grad():
         wanted = bert(input_ids=batch["text_ids"], attention_mask=batch["text_mask"]).logits

@@ -1,4 +1,4 @@
-"""Position tables at other grid sizes against reading them place by place."""
+"""Position tables at other grid sizes against reading them offset by offset."""
 
 import pytest
 import torch
@@ -20,15 +20,15 @@ def at(values, grid, dy, dx):
     total = torch.zeros(values.shape[1])
     for row in range(plane.shape[0]):
         for column in range(plane.shape[1]):
-            share = max(0.0, 1 - abs(y - row)) * max(0.0, 1 - abs(x - column))
-            total += share * plane[row, column]
+            weight = max(0.0, 1 - abs(y - row)) * max(0.0, 1 - abs(x - column))
+            total += weight * plane[row, column]
     return total
 
 
 @pytest.mark.parametrize(
     ("old", "new"), [((4, 4), (2, 2)), ((4, 4), (6, 6)), ((3, 5), (4, 2)), ((2, 2), (7, 7)), ((4, 4), (1, 1))]
 )
-def test_every_offset_is_read_where_it_lies_in_the_picture(old, new):
+def test_every_offset_is_read_where_it_lies_in_the_image(old, new):
     values = table(old)
     result = resample_relative_table(values, old, new)
     assert result.shape == ((2 * new[0] - 1) * (2 * new[1] - 1) + 3, 3)

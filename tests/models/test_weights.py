@@ -14,8 +14,8 @@ from lexlip.train.build import build_model
 
 
 @pytest.fixture
-def model(make_config, livelier):
-    return livelier(build_model(LexLIP, make_config()))
+def model(make_model):
+    return make_model()
 
 
 def save(model, path, by_a_phase=False, **others):
@@ -50,7 +50,7 @@ def test_a_phases_own_parts_are_named_and_left_out(model, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("size", [16, 48])
-def test_another_picture_size_resamples_the_positions(make_config, model, tmp_path, caplog, size):
+def test_another_image_size_resamples_the_positions(make_config, model, tmp_path, caplog, size):
     other = build_model(LexLIP, make_config(image_size=size))
     with caplog.at_level(logging.INFO, logger="lexlip.models.weights"):
         load_model(other, save(model, tmp_path / "a.ckpt"))
@@ -58,12 +58,12 @@ def test_another_picture_size_resamples_the_positions(make_config, model, tmp_pa
     name, grid = "image_encoder.backbone.blocks.1.attn.relative_position_bias_table", (size // 8, size // 8)
     wanted = resample_relative_table(model.state_dict()[name], (4, 4), grid)
     torch.testing.assert_close(other.state_dict()[name], wanted)
-    # What the old model gives for pictures of the new size is what the new one gives.
-    pictures = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(other.encode_image(pictures), model.encode_image(pictures), rtol=1e-4, atol=1e-5)
+    # What the old model gives for images of the new size is what the new one gives.
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(other.encode_image(images), model.encode_image(images), rtol=1e-4, atol=1e-5)
 
 
-def test_another_picture_size_of_a_vit(make_config, livelier, tmp_path):
+def test_another_image_size_of_a_vit(make_config, livelier, tmp_path):
     kwargs = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
     config = make_config(vit="vit_tiny_patch16_224", vit_kwargs=kwargs)
     model, other = livelier(build_model(LexLIP, config)), build_model(LexLIP, config.changed(image_size=48))
@@ -71,8 +71,8 @@ def test_another_picture_size_of_a_vit(make_config, livelier, tmp_path):
     old, new = (m.image_encoder.backbone.pos_embed for m in (model, other))
     assert new.shape == (1, 37, 16)
     assert torch.equal(old[:, 0], new[:, 0])  # CLS
-    pictures = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(other.encode_image(pictures), model.encode_image(pictures), rtol=1e-4, atol=1e-5)
+    images = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(other.encode_image(images), model.encode_image(images), rtol=1e-4, atol=1e-5)
 
 
 def refused(action, *arguments) -> str:
@@ -85,10 +85,10 @@ def test_an_absent_file(tmp_path):
     assert "gone.ckpt: no such" in refused(read, tmp_path / "gone.ckpt")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
-def test_a_file_cut_short(model, tmp_path, share):
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.5, 0.99])
+def test_a_file_cut_short(model, tmp_path, fraction):
     data = save(model, tmp_path / "a.ckpt").read_bytes()
-    (tmp_path / "cut.ckpt").write_bytes(data[: int(len(data) * share)])
+    (tmp_path / "cut.ckpt").write_bytes(data[: int(len(data) * fraction)])
     message = refused(load_model, model, tmp_path / "cut.ckpt")
     assert "cut.ckpt" in message and "cut short" in message
 

@@ -42,6 +42,22 @@ def without_trainer(monkeypatch):
 
 
 @pytest.fixture
+def contrastive_by_loops():
+    """Symmetric InfoNCE of normalised vectors with plain loops; rows of the same image are no negatives."""
+
+    def loss(text, image, ids, scale):
+        total, rows = 0, len(text)
+        for one, other in ((text, image), (image, text)):
+            for i in range(rows):
+                kept = [j for j in range(rows) if j == i or ids[j] != ids[i]]
+                scores = torch.stack([one[i] @ other[j] for j in kept]) * scale
+                total = total - torch.log_softmax(scores, 0)[kept.index(i)]
+        return total / (2 * rows)
+
+    return loss
+
+
+@pytest.fixture
 def gradients_of():
     """Every parameter's gradient by name."""
     return lambda module: {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from lexlip.models.config import ModelConfig
+from lexlip.models.lexicon_head import lexicon_bottleneck
 from lexlip.models.lexlip import LexLIP
+from lexlip.train.config import Config, base
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
 
@@ -89,7 +91,7 @@ def our_state(theirs):
         elif name in ("image_queue", "text_queue"):
             ring = name.replace("queue", "ring.")
             state[ring + "keys"] = value.T.contiguous()
-            state[ring + "ids"] = torch.full((value.shape[1],), -1)  # of no picture of the batch
+            state[ring + "ids"] = torch.full((value.shape[1],), -1)  # of no image of the batch
             state[ring + "filled"] = torch.tensor(value.shape[1])
         elif name in ("image_queue_ptr", "text_queue_ptr"):
             state[name.replace("queue_ptr", "ring.position")] = value.reshape(())
@@ -101,8 +103,6 @@ def our_state(theirs):
 @pytest.fixture(scope="module", params=[1, 2], ids=["phase1", "phase2"])
 def golden(request, shared):
     """Module with the released weights, its batch, and the released code's numbers, after one step."""
-    from lexlip.train.config import Config, base
-
     number = request.param
     arrays = np.load(shared("golden", f"Phase{number}_tiny_11.npz"))
     theirs = torch.load(shared("golden", f"Phase{number}_tiny_11.ckpt"), weights_only=True)["state_dict"]
@@ -159,8 +159,6 @@ def test_vectors(golden):
 
 def test_bottlenecks(golden):
     only(golden, 1)
-    from lexlip.models.lexicon_head import lexicon_bottleneck
-
     batch, model = golden.batch, golden.module.model
     text = model.text_head.max_logits(model.text_encoder(batch["encoder_ids"], batch["text_mask"]), batch["text_mask"])
     image = model.image_head.max_logits(model.image_encoder(batch["image"]))
@@ -185,15 +183,15 @@ def test_gradient_norms_of_every_parameter(golden):
     ours = {name: p.grad for name, p in golden.module.named_parameters() if p.grad is not None}
     compared = set()
     for name, norm in theirs.items():
-        place = our_name(name)
+        target = our_name(name)
         match = re.match(r"(.*attention\.attention\.)(query|key|value)\.weight$", name)
-        if place is None and match and name.startswith("image_transformer"):
+        if target is None and match and name.startswith("image_transformer"):
             qkv = our_name(match.group(1) + "query.bias").replace("q_bias", "qkv.weight")
             part = ours[qkv].chunk(3)[("query", "key", "value").index(match.group(2))]
             compared.add(qkv)
-        elif place in ours:
-            part = ours[place]
-            compared.add(place)
+        elif target in ours:
+            part = ours[target]
+            compared.add(target)
         else:
             assert not norm or UNUSED.search(name), name
             continue
@@ -209,10 +207,10 @@ def test_keys(golden):
     close(keys.image, golden.arrays["image_keys"], 1e-5)
 
 
-def test_momentum_step_and_ring(golden):
+def test_momentum_step_and_queues(golden):
     only(golden, 2)
     module, arrays = golden.module, golden.arrays
-    # Their twins hold a decoder too, which Phase 2 never uses, and count the heads' bias twice: taken from the file.
+    # Theirs hold a decoder too, which Phase 2 never uses, and count the heads' bias twice: taken from the file.
     more = re.compile(r"^moco_.*(decoder_heads|predictions\.bias$)")
     heads = {name: value for name, value in golden.theirs.items() if more.match(name)}
     steps = [0.01 * (golden.theirs[name[5:]] - value) for name, value in heads.items()]
@@ -221,14 +219,14 @@ def test_momentum_step_and_ring(golden):
     def norm(*groups):
         return float(torch.cat([value.detach().double().flatten() for group in groups for value in group]).norm())
 
-    twins = dict(module.twin.named_parameters())
-    before = {name: value.detach().clone() for name, value in twins.items()}
+    ours = dict(module.momentum_encoder.named_parameters())
+    before = {name: value.detach().clone() for name, value in ours.items()}
     module.after_step(*module.prepare(golden.batch))
-    moved = [twins[name] - value for name, value in before.items()]
+    moved = [ours[name] - value for name, value in before.items()]
     assert norm(before.values(), heads.values()) == pytest.approx(float(arrays["moco_before_l2"]), rel=1e-6)
-    assert norm(twins.values(), after) == pytest.approx(float(arrays["moco_after_l2"]), rel=1e-6)
+    assert norm(ours.values(), after) == pytest.approx(float(arrays["moco_after_l2"]), rel=1e-6)
     assert norm(moved, steps) == pytest.approx(float(arrays["moco_step_l2"]), rel=1e-4)
     assert norm(moved) > 0.5 * norm(moved, steps)
-    for ring, key in ((module.text_ring, "text_keys"), (module.image_ring, "image_keys")):
-        close(ring.keys[18:24], arrays[key], 1e-5)
-        assert int(ring.position) == arrays["ptr"][0] == arrays["ptr"][1]
+    for side, queue in module.queues.items():
+        close(queue.keys[18:24], arrays[f"{side}_keys"], 1e-5)
+        assert int(queue.position) == arrays["ptr"][0] == arrays["ptr"][1]

@@ -1,6 +1,7 @@
 """Training on long captions: a vector per corner token, one loss term per feature, a locked image tower."""
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 
@@ -35,7 +36,7 @@ def batch(make_batch):
     return {**make_batch(ids=[1, 1, 2, 3, 4, 5]), "long_ids": torch.randint(5, 40, (6, 2, 9)) * mask, "long_mask": mask}
 
 
-def test_a_corner_s_lexicon_vector_is_the_maximum_over_its_share_of_the_words(build, batch):
+def test_a_corner_s_lexicon_vector_is_the_maximum_over_the_words_by_its_weights(build, batch):
     """Written out word by word from the states of the text tower."""
     model = build("lexicon").model.eval()
     ids, mask = batch["long_ids"][:, 0], batch["long_mask"][:, 0]
@@ -48,11 +49,11 @@ def test_a_corner_s_lexicon_vector_is_the_maximum_over_its_share_of_the_words(bu
             n = int(mask[row].sum())
             words = states[row, 3 : 3 + n - 1]
             dots = torch.stack([states[row, 1 + j] @ words.T / 4 for j in range(2)])  # 4: the root of the width 16
-            shares = dots.exp() / dots.exp().sum(0)
+            weights = dots.exp() / dots.exp().sum(0)
             for j in range(2):
                 logits = [
-                    model.text_head.decoder(share * model.text_head.transform(word))
-                    for share, word in zip(shares[j], words, strict=True)
+                    model.text_head.decoder(weight * model.text_head.transform(word))
+                    for weight, word in zip(weights[j], words, strict=True)
                 ]
                 wanted = torch.log1p(F.relu(torch.stack(logits).max(0).values))
                 torch.testing.assert_close(found[row, 1 + j], wanted, rtol=1e-4, atol=1e-5)
@@ -70,7 +71,7 @@ def test_the_dense_vectors_are_those_of_cls_and_the_corners(build, batch):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_the_loss_is_the_mean_over_all_features(build, batch, head):
-    """1 short and 2 x (1 + 2) long ones, each against the picture as if it were alone."""
+    """1 short and 2 x (1 + 2) long ones, each against the image as if it were alone."""
     module = build(head)
     losses = module.compute_losses(batch)
     vectors, _ = module.encode(batch, None)
@@ -88,7 +89,7 @@ def test_the_loss_is_the_mean_over_all_features(build, batch, head):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_the_passes_change_neither_losses_nor_gradients(build, batch, gradients_of, head):
+def test_micro_batches_change_neither_losses_nor_gradients(build, batch, gradients_of, head):
     whole, parts = build(head), build(head, per_gpu_batchsize=2, batch_size=6)
     losses = whole.compute_losses(batch)
     sum(losses.values()).backward()
@@ -114,8 +115,7 @@ def test_without_corners_a_long_text_is_one_feature(build, batch, head):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_locked_image_tower_stays_while_its_head_learns(build, batch, head):
-    changes = {"vit": "resnet10t", "vit_kwargs": {}, "patch_size": None, "input_image_embed_size": 512}
-    module = build(head, learning_rate=0.1, lock_image=True, **changes)
+    module = build(head, learning_rate=0.1, lock_image=True, **tiny.CONVOLUTIONAL)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     module.train().training_step(batch, 0)
     moved = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}

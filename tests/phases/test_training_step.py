@@ -1,6 +1,7 @@
-"""The gradient-cached step against one large pass, and what a step does once and only once."""
+"""The gradient-cached step against one large micro-batch, and what a step does once and only once."""
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 
@@ -18,16 +19,16 @@ PHASES = {"phase1": Phase1Module, "phase2": Phase2Module, "dense": DenseModule}
 def build(make_config, livelier, without_trainer):
     def make(phase, learning_rate=0.0, **changes):
         changes.setdefault("training_mode", "both" if phase == "phase1" else "con")
-        changes.setdefault("clip_grad", 0.0)  # gradients are compared with those of plain backward passes
+        changes.setdefault("clip_grad", 0.0)  # gradients are compared with those of a plain backward
         config = make_config(**changes)
         torch.manual_seed(0)
         model = livelier(build_model(PHASES[phase].model_class, config))
         module = PHASES[phase](config, model)
         if phase == "phase2":
-            livelier(module.twin.module, seed=1)
+            livelier(module.momentum_encoder, seed=1)
             fill = F.normalize(torch.rand(2, 5, 40, generator=torch.Generator().manual_seed(2)), dim=2)
-            module.text_ring.push(fill[0], torch.arange(5) * 7 + 3)  # ids as in the batch, so that some are masked
-            module.image_ring.push(fill[1], torch.arange(5) * 7 + 3)
+            for queue, keys in zip(module.queues.values(), fill, strict=True):
+                queue.push(keys, torch.arange(5) * 7 + 3)  # ids as in the batch, so that some are masked
         elif hasattr(module, "decoder"):
             livelier(module.decoder, seed=3)
         return without_trainer(module.train(), learning_rate)
@@ -43,11 +44,11 @@ def assert_same(ours, wanted):
         assert difference < 1e-4 * scale + 1e-7, name
 
 
-@pytest.mark.parametrize("ids", [None, [1, 1, 2, 3, 2, 1]], ids=["pictures", "same_pictures"])
-@pytest.mark.parametrize("per_pass", [1, 2, 4, 5])  # 4 and 5 leave a shorter last pass
+@pytest.mark.parametrize("ids", [None, [1, 1, 2, 3, 2, 1]], ids=["images", "same_images"])
+@pytest.mark.parametrize("rows", [1, 2, 4, 5])  # 4 and 5 leave a shorter last micro-batch
 @pytest.mark.parametrize("phase", PHASES)
-def test_losses_and_gradients_do_not_depend_on_the_passes(build, make_batch, gradients_of, phase, per_pass, ids):
-    whole, parts = build(phase), build(phase, per_gpu_batchsize=per_pass)
+def test_losses_and_gradients_do_not_depend_on_the_micro_batches(build, make_batch, gradients_of, phase, rows, ids):
+    whole, parts = build(phase), build(phase, per_gpu_batchsize=rows)
     batch = make_batch(ids=ids)
     losses = whole.compute_losses(batch)
     sum(losses.values()).backward()
@@ -79,7 +80,7 @@ def test_grad_cache_chunk_splits_what_per_gpu_batchsize_leaves_whole(build, make
 
 
 @pytest.mark.parametrize("mode", ["bottle", "con"])
-def test_passes_of_a_mode(build, make_batch, gradients_of, mode):
+def test_micro_batches_of_a_mode(build, make_batch, gradients_of, mode):
     whole, parts = build("phase1", training_mode=mode), build("phase1", training_mode=mode, per_gpu_batchsize=2)
     batch = make_batch()
     sum(whole.compute_losses(batch).values()).backward()
@@ -88,7 +89,7 @@ def test_passes_of_a_mode(build, make_batch, gradients_of, mode):
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_one_pass_in_training_step_is_compute_losses(build, make_batch, gradients_of, phase):
+def test_one_micro_batch_in_training_step_is_compute_losses(build, make_batch, gradients_of, phase):
     one, two = build(phase), build(phase)
     sum(one.compute_losses(make_batch()).values()).backward()
     two.training_step(make_batch(), 0)
@@ -96,8 +97,8 @@ def test_one_pass_in_training_step_is_compute_losses(build, make_batch, gradient
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_with_dropout_the_cached_step_is_all_passes_with_graph(build, make_batch, gradients_of, phase):
-    """The obvious version keeps every pass's graph, with the random state that each pass had."""
+def test_with_dropout_the_cached_step_is_all_micro_batches_with_graph(build, make_batch, gradients_of, phase):
+    """The obvious version keeps the graph of every micro-batch, with the random state that each had."""
     cached, obvious = (build(phase, per_gpu_batchsize=2, drop_rate=0.3) for _ in range(2))
     batch = make_batch()
     cached.training_step(batch, 0)
@@ -105,14 +106,14 @@ def test_with_dropout_the_cached_step_is_all_passes_with_graph(build, make_batch
     obvious.batches_seen = 1
     obvious.seed_step()
     prepared, context = obvious.prepare(batch)
-    passes = list(split_batch(prepared, 2))
+    micro_batches = list(split_batch(prepared, 2))
     states = []
     with torch.no_grad():
-        for part in passes:
+        for part in micro_batches:
             states.append(torch.get_rng_state())
             obvious.encode(part, context, vectors_only=True)
     encoded = []
-    for part, state in zip(passes, states, strict=True):
+    for part, state in zip(micro_batches, states, strict=True):
         torch.set_rng_state(state)
         encoded.append(obvious.encode(part, context))
     vectors = {name: torch.cat([row[0][name] for row in encoded]) for name in encoded[0][0]}
@@ -129,17 +130,15 @@ def test_with_dropout_the_cached_step_is_all_passes_with_graph(build, make_batch
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_cached_step_moves_running_statistics_once_per_pass(build, make_batch, phase):
-    tower = {"vit": "resnet10t", "vit_kwargs": {}, "patch_size": None, "input_image_embed_size": 512}
-    module = build(phase, per_gpu_batchsize=2, **tower)
+def test_a_cached_step_moves_running_statistics_once_per_micro_batch(build, make_batch, phase):
+    module = build(phase, per_gpu_batchsize=2, **tiny.CONVOLUTIONAL)
     module.training_step(make_batch(), 0)
     norms = [part for part in module.model.modules() if isinstance(part, torch.nn.BatchNorm2d)]
     assert norms and all(part.num_batches_tracked == 3 and part.track_running_stats for part in norms)
 
 
 def test_a_step_that_is_not_finite_leaves_no_running_statistics(build, make_batch):
-    tower = {"vit": "resnet10t", "vit_kwargs": {}, "patch_size": None, "input_image_embed_size": 512}
-    module, batch = build("phase1", **tower), make_batch()
+    module, batch = build("phase1", **tiny.CONVOLUTIONAL), make_batch()
     module.training_step(batch, 0)
     before = {name: value.clone() for name, value in module.model.named_buffers()}
     batch["image"] = batch["image"].float()
@@ -149,7 +148,7 @@ def test_a_step_that_is_not_finite_leaves_no_running_statistics(build, make_batc
     assert all(torch.equal(value, before[name]) for name, value in module.model.named_buffers())
 
 
-def test_dropout_differs_between_steps_and_passes(build, make_batch):
+def test_dropout_differs_between_steps_and_micro_batches(build, make_batch):
     module = build("phase1", per_gpu_batchsize=3, drop_rate=0.5)
     seen = []
     encode = module.encode
@@ -184,7 +183,7 @@ def test_every_trained_parameter_gets_a_gradient(build, make_batch, gradients_of
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_batch_whose_pictures_were_all_skipped_leaves_the_weights_alone(build, make_batch, phase):
+def test_a_batch_whose_images_were_all_skipped_leaves_the_weights_alone(build, make_batch, phase):
     module = build(phase, learning_rate=0.1, max_bad_share=1.0)
     before = {n: v.clone() for n, v in module.state_dict().items()}
     batch = {k: v[:0] if isinstance(v, torch.Tensor) else v for k, v in make_batch().items()}

@@ -21,7 +21,7 @@ def rates(config, steps):
     return values
 
 
-def test_a_length_is_a_share_or_steps():
+def test_a_length_is_a_fraction_or_steps():
     assert [in_steps(length, 10) for length in (0.5, 1.0, 1, 0, 25)] == [5, 10, 1, 0, 25]
 
 
