@@ -54,7 +54,7 @@ def export_onnx(folder: str | Path, out: str | Path) -> dict[str, float]:
     model.set_lexicon_head("textbook")
     for module in model.image_encoder.modules():
         if hasattr(module, "fused_attn"):
-            module.fused_attn = False
+            module.fused_attn = False  # type: ignore[assignment]  # a plain attribute of timm's attention
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     positions = model.text_encoder.config.max_position_embeddings

@@ -63,7 +63,9 @@ class ContainerWriter:
     def write(self, data: bytes | np.ndarray) -> None:
         """Append to the section that was begun last."""
         section = self._sections[next(reversed(self._sections))]
-        content = memoryview(data if isinstance(data, bytes) else np.ascontiguousarray(data).reshape(-1).view(np.uint8))
+        content = memoryview(
+            data if isinstance(data, bytes) else np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
+        )
         self._write(content)
         section[1] += len(content)
         section[2] = zlib.crc32(content, section[2])
@@ -138,17 +140,17 @@ class ContainerReader:
         """
         begin, length, crc = self.footer["sections"][name]
         data = self.bytes[begin : begin + length]
-        if check and zlib.crc32(data) != crc:
+        if check and zlib.crc32(data.data) != crc:
             raise DamagedIndex(f"{self.path}: section {name} is damaged")
         return data.view(dtype)
 
     def damage(self) -> list[str]:
         """Read the whole file; returns what is wrong with it, nothing if all is well."""
-        if zlib.crc32(self.bytes) == self._crc32:
+        if zlib.crc32(self.bytes.data) == self._crc32:
             return []
         lines = [
             f"{self.path}: section {name} is damaged"
             for name, (begin, length, crc) in self.footer["sections"].items()
-            if zlib.crc32(self.bytes[begin : begin + length]) != crc
+            if zlib.crc32(self.bytes[begin : begin + length].data) != crc
         ]
         return lines or [f"{self.path} is damaged between its sections"]

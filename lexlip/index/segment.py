@@ -134,7 +134,7 @@ class Segment:
         return code if code >= 0 else None
 
     def _lists(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        columns = zlib.decompress(self.file.section("lists"))
+        columns = zlib.decompress(self.file.section("lists").data)
         values, begin = {}, 0
         for dtype, name in _LIST_COLUMNS:
             values[name] = np.frombuffer(columns, dtype, number, begin).astype(np.int64)

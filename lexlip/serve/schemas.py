@@ -60,11 +60,12 @@ def request_models(route: str, fields: dict[str, Any]) -> dict[str, type[BaseMod
 
     A form has only `fields` besides its file; it holds strings, so it is not strict.
     """
+    create: Any = create_model  # its stub knows no fields out of a dict
     models = {
-        kind: create_model(f"{route}By{kind.capitalize()}", __base__=_Request, **{kind: (type, ...)}, **fields)
+        kind: create(f"{route}By{kind.capitalize()}", __base__=_Request, **{kind: (type, ...)}, **fields)
         for kind, type in QUERIES.items()
     }
-    form = create_model(f"{route}Form", __base__=_Request, __cls_kwargs__={"strict": False}, **fields)
+    form = create(f"{route}Form", __base__=_Request, __cls_kwargs__={"strict": False}, **fields)
     return {**models, "image": form}
 
 

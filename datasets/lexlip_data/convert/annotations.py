@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lexlip_data.errors import DataError, one_line
 from lexlip_data.sources.files import is_file, is_name, require_file
@@ -52,7 +53,7 @@ def read_karpathy(
     rows: dict[str, list[tuple[str, str, str]]] = {}  # split -> (caption, file name, its path) of each caption
     bad: list[Skipped] = []
 
-    def read_image(entry: object, where: str) -> None:
+    def read_image(entry: Any, where: str) -> None:
         file_name, split = _text(entry, where, "filename"), _text(entry, where, "split")
         if not is_name(split):
             raise _Unusable(f"{where}: no split {one_line(split, 80)!r}")
@@ -72,7 +73,7 @@ def read_karpathy(
     else:
         homes = [path.parent, path.parent.parent]
         bases = [home / sub for home in homes for sub in ("", "images", f"{name}-images", "flickr30k-images")]
-    tables = []
+    tables: list[CaptionTable] = []
     for split in wanted:
         captions, names, paths = (list(column) for column in zip(*rows[split], strict=True))
         # COCO's folders train2014/ and val2014/ are in the JSON; other sets repeat a folder that people leave out.
@@ -115,7 +116,7 @@ def read_annotations(
     return tables
 
 
-def _path_and_caption(entry: object, where: str) -> tuple[str, str]:
+def _path_and_caption(entry: Any, where: str) -> tuple[str, str]:
     if not isinstance(entry, list) or len(entry) != 2:
         raise _Unusable(f"{where} is {one_line(entry, 80)}, not [path, caption]")
     return _text(entry, where, 0), _text(entry, where, 1)
@@ -133,14 +134,14 @@ def read_coco(
     content = _load(path)
     names: dict[int | str, str] = {}
 
-    def read_image(entry: object, where: str) -> None:
+    def read_image(entry: Any, where: str) -> None:
         file_name, image_id = _text(entry, where, "file_name"), entry.get("id")
         if not isinstance(image_id, (int, str)):
             raise _Unusable(f"{where} lacks 'id'")
         if names.setdefault(image_id, file_name) != file_name:
             raise _Unusable(f"{where}: the id {one_line(image_id, 80)} was {one_line(names[image_id], 80)} before")
 
-    def read_annotation(entry: object, where: str) -> tuple[str, str]:
+    def read_annotation(entry: Any, where: str) -> tuple[str, str]:
         caption, image_id = _text(entry, where, "caption"), entry.get("image_id")
         if not isinstance(image_id, (int, str)) or image_id not in names:
             raise _Unusable(f"{where} belongs to image {one_line(image_id, 80)}, which images[] does not list")
@@ -176,7 +177,7 @@ def find_coco(root: str | Path, year: str | None = None) -> list[tuple[Path, Pat
     return list(files.values())
 
 
-def _load(path: Path) -> object:
+def _load(path: Path) -> Any:
     require_file(path)
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -204,7 +205,7 @@ def _usable(entries: list, where: str, read: Callable, bad: list[Skipped]) -> li
     return contents
 
 
-def _text(entry: object, where: str, key: str | int) -> str:
+def _text(entry: Any, where: str, key: str | int) -> str:
     try:
         value = entry[key]
         value.encode()  # JSON can hold half of a character (a lone surrogate), which no file can

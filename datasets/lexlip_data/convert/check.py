@@ -70,8 +70,8 @@ def _check_split(folder: Path, prefix: str, files: dict[Path, dict], rules: Rule
             _read(path, split)
         except (DataError, OSError) as error:
             split.problems.append(one_line(error))
-    listed = [metadata.get("listed") for metadata in files.values()]
-    if not split.problems and None not in listed:
+    listed = [metadata["listed"] for metadata in files.values() if metadata.get("listed") is not None]
+    if not split.problems and len(listed) == len(files):
         split.problems += _check_lists(folder, split, sum(listed), rules)
     return split
 

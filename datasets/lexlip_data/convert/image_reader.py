@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
+from typing import Any
 
 from lexlip_data.errors import BrokenImage, DataError, memory_kills
 from lexlip_data.sources.files import check_inside, read_image
@@ -58,7 +59,7 @@ class ImageReader:
             for path in paths:
                 yield from check([path])
             return
-        paths, waiting = iter(paths), deque()
+        paths, waiting = iter(paths), deque[Any]()
         try:
             while chunk := list(islice(paths, _CHUNK)):
                 waiting.append(self._pool.submit(check, chunk))

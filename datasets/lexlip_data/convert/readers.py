@@ -32,7 +32,8 @@ def read_tsv(
         DataError: a wanted split, or every split, is absent.
     """
     root = Path(root)
-    looked_for, tables = [], []
+    looked_for: list[Path] = []
+    tables: list[CaptionTable] = []
     for split in splits or SPLITS:
         candidates = [root / relative for relative in table_paths(name, split)]
         path = next((path for path in candidates if path.exists()), None)

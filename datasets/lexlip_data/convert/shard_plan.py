@@ -59,8 +59,8 @@ class ShardPlan:
         if shards is not None and shards > MAX_SHARDS:
             raise DataError(f"shards {shards}: at most {MAX_SHARDS:,}")
         if shards is None:
-            size = shard_images or total
-            self.bounds = [*range(0, total, size), total]
+            size: int | str = shard_images or total
+            self.bounds = [*range(0, total, shard_images or total), total]
         else:
             size = f"{shards} shards"
             self.bounds = [k * total // shards for k in range(shards + 1)]

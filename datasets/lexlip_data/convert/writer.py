@@ -67,8 +67,8 @@ def write_split(
     done = plan.done(mine, overwrite)
     rows = table.left_out if only in (None, 0) else []  # the table's own rows belong to no shard
     report = Report(prefix, [plan.paths[k] for k in mine], list_path(out, prefix, only), rows)
-    earlier = read_lists(out, prefix) if done else ()
-    earlier = {item.image_id: item for item in earlier if item.kind not in ROW_KINDS}
+    lists = read_lists(out, prefix) if done else ()
+    earlier = {item.image_id: item for item in lists if item.kind not in ROW_KINDS}
     so_far: list[Path] = []
     total = sum(len(plan.images(k)) for k in mine)
     with tqdm(total=total, desc=prefix, unit="image", disable=None if progress else True) as bar:

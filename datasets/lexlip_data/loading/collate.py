@@ -6,6 +6,7 @@ Costs one call of the tokenizer per batch, some 25 microseconds per caption, and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,16 +84,16 @@ class Collator:
         # In a worker default_collate stacks into the shared memory that the batch travels in.
         return default_collate([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
-    def _texts(self, kept: Sequence[dict]) -> dict:
+    def _texts(self, kept: Sequence[dict]) -> Batch:
         ids, mask = self.tokenise([sample["caption"] for sample in kept])
         numbers = [sample["sample"][2] for sample in kept]
-        batch = {"text_ids": ids, "text_mask": mask, "caption_number": torch.tensor(numbers, dtype=torch.int64)}
+        batch: Batch = {"text_ids": ids, "text_mask": mask, "caption_number": torch.tensor(numbers, dtype=torch.int64)}
         if self.probabilities and (not kept or "seed" in kept[0]):
             batch.update(self._masked(ids.numpy(), kept))
         if self.long_captions and (not kept or "long" in kept[0]):
             ids, mask = self.tokenise([text for sample in kept for text in sample["long"]])
             shape = (len(kept), self.long_captions, ids.shape[1])
-            batch.update(long_ids=ids.view(shape), long_mask=mask.view(shape))
+            batch.update({"long_ids": ids.view(shape), "long_mask": mask.view(shape)})
         return batch
 
     def tokenise(self, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,10 +106,11 @@ class Collator:
         ids, mask = [text.ids for text in encoded], [text.attention_mask for text in encoded]
         return torch.from_numpy(np.array(ids, dtype=np.int64)), torch.from_numpy(np.array(mask, dtype=np.int64))
 
-    def _masked(self, ids: np.ndarray, kept: Sequence[dict]) -> dict:
+    def _masked(self, ids: np.ndarray, kept: Sequence[dict]) -> Batch:
+        assert self.vocabulary is not None
         words = word_numbers(ids, self.vocabulary, self.whole_words)
         seeds = np.array([sample["seed"] for sample in kept], dtype=np.int64)
-        out = {}
+        out: Any = {}  # encoder_* and decoder_* of a Batch
         # One random stream per part, so that another probability of one leaves the other's masks as they were.
         for number, (part, probability) in enumerate(self.probabilities.items()):
             masked, labels = mask_words(ids, words, probability, self.vocabulary, seeds, number)

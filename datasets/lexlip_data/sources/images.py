@@ -11,6 +11,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import cast
 
 import numpy as np
 import simplejpeg
@@ -129,7 +130,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return _scaled_to_grey(image).convert("RGB")
     if mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        return cast(Image.Image, ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB"))  # None only in place
     if mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         return _on_white(image)
     return image.convert("RGB")
@@ -160,7 +161,7 @@ def _scaled_to_grey(image: Image.Image) -> Image.Image:
     ends = [(values.min(), values.max()) for values in (_floats(band) for _, band in _bands(image))]
     low, high = float(min(low for low, _ in ends)), float(max(high for _, high in ends))
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        tops = (65535.0,)
+        tops: tuple[float, ...] = (65535.0,)
     else:
         tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
     if low >= 0:

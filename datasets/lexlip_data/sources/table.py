@@ -53,7 +53,8 @@ class CaptionTable(Source):
             DataError: too many rows are bad.
         """
         self.name, self.split, self.folder, self.origin = name, split, Path(folder), str(origin)
-        self.max_images, self.rules = None, rules
+        self.max_images: int | None = None
+        self.rules = rules
         self.roots = real_roots(self.folder, rules.picture_roots) if roots is None else tuple(roots)
         rows = self._without_unusable(rows)
         codes = _codes(rows.image_ids)
@@ -93,7 +94,7 @@ class CaptionTable(Source):
         paths, path_codes = rows.columns["filepath"], _codes(rows.columns["filepath"])
         first = np.unique(image_codes, return_index=True)[1][image_codes]  # of each row, the first row of its image
         same = path_codes == path_codes[first]
-        clashes, bad = np.flatnonzero(~same).tolist(), {}
+        clashes, bad = np.flatnonzero(~same).tolist(), dict[int, tuple[str, str]]()
         for i in clashes:
             cells = (rows.image_ids[i], paths[int(first[i])], paths[i])
             image_id, one, two = (one_line(cell.as_py()) for cell in cells)

@@ -79,7 +79,7 @@ def _lists(index: Index, scale: int) -> Iterator[tuple[str, np.ndarray, np.ndarr
 def _message(file: BinaryIO, *parts: bytes | np.ndarray) -> None:
     file.write(_varint(sum(map(len, parts))))
     for part in parts:
-        file.write(part)
+        file.write(part if isinstance(part, bytes) else part.data)
 
 
 def _field(number: int, value: int | float | bytes) -> bytes:
