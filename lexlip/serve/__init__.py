@@ -1,4 +1,4 @@
 """`lexlip serve`: an HTTP service over an index and a model. How to use it: docs/SERVING.md.
 
-Needs the extra `serve` (FastAPI, uvicorn, prometheus_client). The rest of lexlip imports only `serve.cli`, which needs none.
+Needs the extra `serve` (FastAPI, uvicorn, prometheus_client). The rest of lexlip imports only its parser, `serve.cli`.
 """
