@@ -61,6 +61,6 @@ def export_checkpoint(
 
 
 def _phase(content: dict, state: dict[str, Tensor]) -> str:
-    """The phase that wrote a checkpoint; in older ones that do not say, a contrastive mode has own parts in Phase 2."""
+    """The phase that wrote a checkpoint. Older ones do not say, but Phase 1 has no parts of its own in mode con."""
     mode = content["hyper_parameters"].get("config", {}).get("training_mode")
     return content.get("phase") or ("Phase2" if mode == "con" and state else "Phase1")

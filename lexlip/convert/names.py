@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lexlip.errors import CheckpointError
 
-HEAD_WIDTH = 64  # of the attention heads of BERT and ViT, which no weight tells
+HEAD_WIDTH = 64  # of the attention heads of BERT and ViT, which no weight reveals
 BERT_NEEDED = (
     "embeddings.word_embeddings.weight", "embeddings.position_embeddings.weight",
     "embeddings.token_type_embeddings.weight", "encoder.layer.0.intermediate.dense.weight",

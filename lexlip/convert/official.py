@@ -125,7 +125,7 @@ def import_official(
 
 
 def _reshaped(weights: dict[str, Tensor], grid: int, rel_pos: str) -> Iterator[tuple[str, Tensor]]:
-    """The parameters as our tensors, still by official names: tables for the grid, joined projections, whole queues."""
+    """Parameters by official names, as our tensors: tables for the grid, projections in one matrix, queues by rows."""
     for name, value in weights.items():
         if name.endswith(TABLE):
             yield name, _resample(value, _grid(value), grid, rel_pos)

@@ -125,7 +125,7 @@ def outputs(hidden: Tensor, weight: Tensor, with_tokens: bool = True) -> tuple[T
 def _pooled(hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, saturated: bool, with_tokens: bool):
     batch, length, width = hidden.shape
     value, token = outputs(hidden, weight, with_tokens)
-    # Texts come sorted by length, so often none is padded. Asking an accelerator would wait for it.
+    # Texts come sorted by length, so often none is padded. Asking this of an accelerator would wait for it.
     if mask is not None and mask.device.type == "cpu" and bool(mask.all()):
         mask = None
     rows = min(batch, max(1, TILE_TOKENS // length))

@@ -32,7 +32,7 @@ except ImportError:  # an older Triton: tiles are loaded by pointers
 
 PADDING_LOGIT = tl.constexpr(fused.PADDING_LOGIT)
 SIGN_OFF = tl.constexpr(0x7FFFFFFF)
-NOT_A_NUMBER = tl.constexpr(0x7FC00000)  # as an integer above infinity's
+NOT_A_NUMBER = tl.constexpr(0x7FC00000)  # as an integer larger than infinity
 LOWEST = -(2**63)
 
 
@@ -127,7 +127,7 @@ def _weight_kernel(
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     total = tl.zeros((BLOCK_V, BLOCK_D), tl.float32)
     for first in range(0, batch, AT_ONCE):
-        for step in tl.static_range(AT_ONCE):  # written out, so that several samples' loads are under way at once
+        for step in tl.static_range(AT_ONCE):  # written out, so that several samples are loaded at once
             b = tl.zeros_like(v).to(tl.int64) + first + step
             there = (v < vocab) & (b < batch)
             at = b * vocab + v

@@ -1,4 +1,4 @@
-"""The outermost layer: counts and times every request, and turns away those beyond the limit at once."""
+"""The outermost layer: counts and times every request, and refuses at once those beyond the limit."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from lexlip.serve.searcher import Searcher
 _REASONS = {
     400: "Neither JSON nor a form",
     404: "No document has this id",
-    408: "The body came in too slowly",
+    408: "The body arrived too slowly",
     413: "The body is too large",
     415: "Another content type",
     422: "Invalid fields, query or image",
@@ -40,7 +40,7 @@ def create_app(index: str | Path, model: LexLIP, limits: Limits | None = None) -
 
     Args:
         index: folder of the index; states that are published later are picked up.
-        model: encodes texts and images; in evaluation mode, on the device that it shall run on.
+        model: encodes texts and images; in evaluation mode, on the device where it is to run.
         limits: the defaults if not given.
 
     Raises:

@@ -23,7 +23,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     serve.add_argument("--max-pixels", type=int, help="of an image (default: 67,108,864)")
     serve.add_argument("--max-k", type=int, help="results of a request (default: 1000)")
     serve.add_argument("--concurrency", type=int, help="requests at once; more get 503 (default: 64)")
-    serve.add_argument("--body-seconds", type=float, help="for a body to come in (default: 10)")
+    serve.add_argument("--body-seconds", type=float, help="for a body to arrive (default: 10)")
     serve.add_argument("--reload-seconds", type=float, help="between looks at the index (default: 1)")
     serve.add_argument("--threads", type=int, help="that search (default: all processors)")
     serve.add_argument("--access-log", action="store_true", default=False, help="log a line for each request")

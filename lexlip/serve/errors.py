@@ -26,7 +26,7 @@ class Problem(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """The body of every answer that is no success."""
+    """The body of every answer that reports an error."""
 
     error: Problem
 

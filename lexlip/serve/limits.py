@@ -1,4 +1,4 @@
-"""What one request may cost, and how many there may be."""
+"""What one request may cost, and how many are served at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Limits:
     max_pixels: int = MAX_PIXELS  # of an image, by its header, before anything is decoded
     max_k: int = 1000  # results of one request
     concurrency: int = 64  # requests that are worked on at once; one more is answered 503
-    body_seconds: float = 10.0  # within which a body must have come in
+    body_seconds: float = 10.0  # in which a body must arrive
     reload_seconds: float = 1.0  # between two looks at the index's folder
     threads: int = os.cpu_count() or 1  # that search
 

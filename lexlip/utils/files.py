@@ -40,7 +40,7 @@ def write_json(value: object, path: str | Path) -> None:
 
 
 def link_whole(source: Path, target: Path) -> None:
-    """Make `target` a second name of `source`, replacing what had it; a copy where the disk knows no hard links."""
+    """Make `target` a second name of `source`, replacing an older file; a copy where there are no hard links."""
     draft = target.with_name(target.name + ".tmp")
     draft.unlink(missing_ok=True)
     try:
@@ -55,7 +55,7 @@ def link_whole(source: Path, target: Path) -> None:
 
 
 def give_usual_rights(path: Path) -> None:
-    """Readable for whom the user's umask allows; safetensors makes files for the owner alone."""
+    """Let a file be read by whom the user's umask allows; safetensors creates files for the owner alone."""
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)
