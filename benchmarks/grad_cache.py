@@ -69,7 +69,7 @@ def one_step(phase: str, batch: int, chunk: int, out: str) -> None:
     print(json.dumps({"seconds": seconds, "bytes": peak - before, "process_bytes": peak, "gradient_norm": norm}))
 
 
-def compare(phase: str, batch: int, chunk: int) -> Config:
+def compare(phase: str, batch: int, chunk: int) -> dict:
     """Both steps, one row."""
     with tempfile.TemporaryDirectory() as folder:
         rows, gradients = [], []

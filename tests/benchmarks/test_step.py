@@ -29,8 +29,8 @@ def test_a_wrong_gradient_shows_though_the_loss_is_right(step, options, phase, m
 
     right = ours.module.encode
 
-    def half_the_images_gradient(batch):
-        vectors, losses = right(batch)
+    def half_the_images_gradient(*arguments, **named):
+        vectors, losses = right(*arguments, **named)
         image = vectors["image"]
         return {**vectors, "image": image.detach() + (image - image.detach()) / 2}, losses
 

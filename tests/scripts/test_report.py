@@ -7,6 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from lexlip import LexLIP
+from lexlip.train.build import build_model
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +64,10 @@ def test_the_page_is_whole_and_escapes_captions(report, runs):
     assert "http" not in page  # nothing is loaded from elsewhere
 
 
-def test_results_are_those_of_the_model(report, make_keys, livelier, tiny_data, tmp_path):
+def test_results_are_those_of_the_model(report, make_config, livelier, tiny_data, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
-    livelier(LexLIP.from_keys(make_keys(vocab_size=len(tokenizer)), tokenizer)).save_pretrained(tmp_path / "model")
+    model = build_model(LexLIP, make_config(vocab_size=len(tokenizer)), tokenizer)
+    livelier(model).save_pretrained(tmp_path / "model")
     shutil.copytree(tiny_data["root"] / "tiny", tmp_path / "openmoji")
     (tmp_path / "openmoji" / "tiny_test.tsv").rename(tmp_path / "openmoji" / "openmoji_test.tsv")
     examples = report.search(tmp_path / "model", tmp_path)
