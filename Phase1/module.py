@@ -17,7 +17,7 @@ from lexlip.ops.max_logits import saturate
 from lexlip.train.config import Config
 from lexlip.train.losses import flops, global_count, masked_lm
 from lexlip.train.module import RetrievalModule
-from lexlip.train.step import Tensors
+from lexlip.train.step import Tensors, total
 from lexlip_data.loading.batch import Batch
 from Phase1.decoder import WeakenedDecoder
 
@@ -121,7 +121,7 @@ class Phase1Module(RetrievalModule):
         if not vectors:
             return {}
         texts = [vectors["text"], *(vectors["long"].unbind(1) if "long" in vectors else ())]
-        text_flops = sum(flops(text) for text in texts) / len(texts)
+        text_flops = total(flops(text) for text in texts) / len(texts)
         whole = self.contrastive(vectors, batch, self.config.temperature)
         return {
             "contrastive_loss": self.with_cuts(whole, vectors, batch),

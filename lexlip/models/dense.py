@@ -53,6 +53,8 @@ class DenseLIP(TwoTowers, model_card_template=MODEL_CARD):
     def make_head(self) -> None:
         config = self.config
         text, image = self.text_encoder.width, self.image_encoder.width
+        if config.embed_dim is None:
+            raise ConfigError("embed_dim=None: the dense head needs the width of its vectors")
         if not config.image_projection and image != config.embed_dim:
             raise ConfigError(
                 f"image_projection=False with embed_dim={config.embed_dim}, but the image tower is {image} wide; "

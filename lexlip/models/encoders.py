@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import sys
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -46,6 +47,8 @@ class ImageEncoder(nn.Module):
         ConfigError: the model has no token or map features, or the weights file is missing.
     """
 
+    backbone: Any
+
     def __init__(
         self,
         name: str,
@@ -58,7 +61,7 @@ class ImageEncoder(nn.Module):
         self.backbone = _create(OFFICIAL_NAMES.get(name, name), image_size, kwargs or {}, pretrained)
         self.width: int = self.backbone.num_features
         self.norm = nn.LayerNorm(self.width)
-        for owner in (self.backbone, getattr(self.backbone, "head", None)):
+        for owner in (self.backbone, getattr(self.backbone, "head", self.backbone)):
             own = getattr(owner, "norm", None)
             if isinstance(own, nn.LayerNorm) and own.normalized_shape == (self.width,):
                 # The tower's own last norm goes on as ours, so that pretrained features are normalised once.
@@ -83,7 +86,7 @@ class ImageEncoder(nn.Module):
         # So the patches' convolution gives its map token by token, which is how the blocks read it.
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         bias = getattr(self.backbone, "rel_pos_bias", None)
-        if isinstance(bias, GridBias):
+        if isinstance(bias, GridBias) and self.patch is not None:
             bias.grid = (pixels.shape[-2] // self.patch, pixels.shape[-1] // self.patch)
         states = self.backbone.forward_features(pixels)
         if states.ndim == 4:
@@ -96,7 +99,7 @@ class ImageEncoder(nn.Module):
         self.backbone.set_grad_checkpointing(True)
 
 
-def _create(name: str, image_size: int, kwargs: dict, pretrained: bool | str) -> nn.Module:
+def _create(name: str, image_size: int, kwargs: dict, pretrained: bool | str) -> Any:
     file = pretrained if isinstance(pretrained, str) else None
     if file and not Path(file).is_file():
         raise ConfigError(f"vit_pretrained={file}: no such weights file")
@@ -120,7 +123,7 @@ def _create(name: str, image_size: int, kwargs: dict, pretrained: bool | str) ->
     return model
 
 
-def _load_file(model: nn.Module, file: str) -> None:
+def _load_file(model: Any, file: str) -> None:
     """Load a timm weights file strictly, its classifier aside; positions are resampled by timm."""
     head = model.pretrained_cfg.get("classifier") or ()
     unused = ("fc_norm.", *(f"{name}." for name in ((head,) if isinstance(head, str) else head)))

@@ -7,24 +7,31 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from PIL import Image
 from safetensors.torch import save_model
+from torch import nn
 from transformers import AutoTokenizer
 
 from lexlip.errors import CheckpointError
 from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
+from lexlip.models.encoders import ImageEncoder
 from lexlip.models.weights import folder_config, load_model
 from lexlip.utils.files import give_usual_rights, write_json
 
 Model = TypeVar("Model", bound="FolderModel")
 
 
-class FolderModel(PyTorchModelHubMixin, library_name="lexlip", tags=["image-text-retrieval"]):
-    """A module with a `head`, a `config` and a `tokenizer` that can be saved to a folder and loaded from one."""
+class FolderModel(nn.Module, PyTorchModelHubMixin, library_name="lexlip", tags=["image-text-retrieval"]):
+    """A module that can be saved to a folder and loaded from one; made from its config and a tokenizer."""
+
+    head: ClassVar[str]  # of `ModelConfig.head`
+    config: ModelConfig
+    tokenizer: Any  # transformers', or None
+    image_encoder: ImageEncoder
 
     def _save_pretrained(self, save_directory: Path) -> None:
         draft = save_directory / f"{WEIGHTS_FILE}.tmp"
@@ -41,7 +48,7 @@ class FolderModel(PyTorchModelHubMixin, library_name="lexlip", tags=["image-text
         write_json(dataclasses.asdict(self.config), save_directory / CONFIG_FILE)  # last: without it there is no model
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # the mixin's takes any further arguments
         cls: type[Model],
         pretrained_model_name_or_path: str | Path,
         *,

@@ -7,6 +7,8 @@ import time
 
 import pytorch_lightning as pl
 
+from lexlip_data.loading.batch import Batch
+
 log = logging.getLogger(__name__)
 
 HINT_RATIO = 0.2  # of the time; a loader that keeps up waits for the model, not the other way round
@@ -20,26 +22,27 @@ class Throughput(pl.Callback):
 
     Args:
         every: steps between two values.
+        workers: loader processes, for the hint to raise them.
     """
 
-    def __init__(self, every: int):
-        self.every = every
+    def __init__(self, every: int, workers: int):
+        self.every, self.workers = every, workers
         self.steps, self.pairs, self.waited, self.worked = 0, 0, 0.0, 0.0
         self.mark: float | None = None  # when the last batch was done with
         self.long_waits, self.hinted = 0, False
         self.latest: dict[str, float] = {}
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: dict, index: int) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, index: int) -> None:
         now = time.perf_counter()
         self.waited += now - (self.mark or now)
         self.mark = now
         self.pairs += len(batch["image_id"]) * trainer.world_size
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: object, batch: dict, index: int
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: object, batch: Batch, index: int
     ) -> None:
         now = time.perf_counter()
-        self.worked += now - self.mark
+        self.worked += now - (self.mark or now)
         self.steps += 1
         if self.steps == self.every:
             total = self.waited + self.worked
@@ -64,5 +67,5 @@ class Throughput(pl.Callback):
             log.warning(
                 "%.0f%% of the time the training waits for data: the loader is the limit. Raise num_workers (%d now, "
                 "per process), store smaller images, or take train_transform_keys='[\"vit\"]'",
-                100 * ratio, trainer.datamodule.config["num_workers"],
+                100 * ratio, self.workers,
             )  # fmt: skip
