@@ -66,8 +66,8 @@ class DenseLIP(TwoTowers, model_card_template=MODEL_CARD):
         for layer in (self.text_pooler, self.text_projection, self.image_projection):
             if layer is not None:
                 nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-        if self.text_pooler is not None:
-            nn.init.zeros_(self.text_pooler.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         self.logit_scale = nn.Parameter(torch.tensor(START_SCALE))
 
     def vectors_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

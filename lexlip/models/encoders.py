@@ -21,7 +21,8 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 from transformers.models.bert.modeling_bert import BertEncoder
 
 from lexlip.errors import ConfigError
-from lexlip.models.corners import corner_mask, insert_corners
+from lexlip.models.config import text_dropout
+from lexlip.models.long_texts import corner_mask, insert_corners
 from lexlip.models.positions import GridBias
 
 # The official named configs' towers, under the names that timm gives the same weights.
@@ -50,13 +51,9 @@ class ImageEncoder(nn.Module):
     backbone: Any
 
     def __init__(
-        self,
-        name: str,
-        image_size: int,
-        kwargs: dict | None = None,
-        pretrained: bool | str = False,
+        self, name: str, image_size: int, kwargs: dict | None = None, pretrained: bool | str = False,
         norm_eps: float = 1e-12,
-    ):
+    ):  # fmt: skip
         super().__init__()
         self.backbone = _create(OFFICIAL_NAMES.get(name, name), image_size, kwargs or {}, pretrained)
         self.width: int = self.backbone.num_features
@@ -109,11 +106,9 @@ def _create(name: str, image_size: int, kwargs: dict, pretrained: bool | str) ->
         try:
             model = timm.create_model(name, **{**extra, **sizes, **kwargs})
             break
-        except TypeError as error:
-            if sizes and "unexpected keyword argument" in str(error):
+        except (TypeError, RuntimeError, OSError, ValueError, KeyError, AssertionError) as error:
+            if isinstance(error, TypeError) and sizes and "unexpected keyword argument" in str(error):
                 continue
-            raise ConfigError(f"timm cannot build vit={name} with vit_kwargs={kwargs}: {error}") from error
-        except (RuntimeError, OSError, ValueError, KeyError, AssertionError) as error:
             wanted = f"vit={name}, vit_pretrained={pretrained}, image_size={image_size}, vit_kwargs={kwargs}"
             raise ConfigError(f"timm cannot build or load {wanted}: {error}") from error
     if not hasattr(model, "forward_features"):
@@ -148,7 +143,7 @@ class TextEncoder(nn.Module):
 
     Args:
         config: of the BERT; `attention_probs_dropout_prob` and `hidden_dropout_prob` hold the dropout.
-        corner_tokens: C; the last C entries of the config's vocabulary are corners, see `lexlip.models.corners`.
+        corner_tokens: C; the last C entries of the config's vocabulary are corners, see `lexlip.models.long_texts`.
     """
 
     def __init__(self, config: BertConfig, corner_tokens: int = 0):
@@ -214,9 +209,7 @@ def pretrained_bert(name: str, drop_rate: float) -> BertForMaskedLM:
         ConfigError: it cannot be loaded, or it is no BERT.
     """
     try:
-        return BertForMaskedLM.from_pretrained(
-            name, hidden_dropout_prob=drop_rate, attention_probs_dropout_prob=drop_rate
-        )
+        return BertForMaskedLM.from_pretrained(name, **text_dropout(drop_rate))
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"no BERT weights could be loaded from {name!r}: {error}\n"

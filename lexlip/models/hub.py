@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from lexlip.errors import CheckpointError
-from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
+from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, text_dropout
 from lexlip.models.encoders import ImageEncoder
 from lexlip.models.weights import folder_config, load_model
 from lexlip.utils.files import give_usual_rights, write_json
@@ -49,16 +49,10 @@ class FolderModel(nn.Module, PyTorchModelHubMixin, library_name="lexlip", tags=[
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin's takes any further arguments
-        cls: type[Model],
-        pretrained_model_name_or_path: str | Path,
-        *,
-        drop_rate: float | None = None,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        force_download: bool = False,
-        local_files_only: bool = False,
-    ) -> Model:
+        cls: type[Model], pretrained_model_name_or_path: str | Path, *, drop_rate: float | None = None,
+        revision: str | None = None, token: str | bool | None = None, cache_dir: str | Path | None = None,
+        force_download: bool = False, local_files_only: bool = False,
+    ) -> Model:  # fmt: skip
         """Load a model folder or a name on the hub, in evaluation mode.
 
         Args:
@@ -76,7 +70,7 @@ class FolderModel(nn.Module, PyTorchModelHubMixin, library_name="lexlip", tags=[
         config = folder_config(folder)
         check_head(cls, config, folder)
         if drop_rate is not None:
-            config.text.update(hidden_dropout_prob=drop_rate, attention_probs_dropout_prob=drop_rate)
+            config.text.update(text_dropout(drop_rate))
         tokenizer = None
         if any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt")):
             tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -38,10 +38,7 @@ class TwoTowers(FolderModel):
     """
 
     def __init__(
-        self,
-        config: ModelConfig,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        vit_pretrained: bool | str = False,
+        self, config: ModelConfig, tokenizer: PreTrainedTokenizerBase | None = None, vit_pretrained: bool | str = False
     ):
         super().__init__()
         if config.head != self.head:

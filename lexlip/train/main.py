@@ -159,7 +159,7 @@ def run(config: Config, phase: type[RetrievalModule]) -> dict:
         with Watch() as watch:
             return _run(config, trained(config, phase), watch)
     except Leave as leave:
-        raise Stopped(leave.signum) from None
+        raise Stopped(*leave.args) from None
     finally:
         run_dir.forget()  # the next run of this process gets a directory of its own
 

@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LambdaLR
 
 from lexlip.errors import ConfigError
 from lexlip.evaluate import recall
@@ -27,7 +26,7 @@ from lexlip.models.encoders import ImageEncoder, TextEncoder
 from lexlip.models.hub import check_head
 from lexlip.models.lexicon_head import keep_heaviest
 from lexlip.models.lexlip import LexLIP
-from lexlip.models.text_tables import fit_text_tables
+from lexlip.models.long_texts import fit_text_tables
 from lexlip.models.two_tower import TwoTowers
 from lexlip.models.weights import fit, fit_phase, known_config, model_weights, phase_state
 from lexlip.train.agreement import Agreement
@@ -271,11 +270,11 @@ class RetrievalModule(pl.LightningModule):
             self.guard.overflow(self._loss_scale())
         else:
             self.guard.passed()
-            self._schedule.step()
+            self.schedule.step()
             average_statistics(self)
             self.after_step(batch, context)
         self._log_losses("train", losses, len(batch["image_id"]))
-        self.log("train/learning_rate", self._schedule.get_last_lr()[0])
+        self.log("train/learning_rate", self.schedule.get_last_lr()[0])
 
     def _agree(self, batch: Batch) -> list[int]:
         """The one exchange before a step; gives the rows of every process."""
@@ -323,10 +322,6 @@ class RetrievalModule(pl.LightningModule):
     @property
     def _data(self) -> CaptionDataModule:
         return self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
-
-    @property
-    def _schedule(self) -> LambdaLR:
-        return self.lr_schedulers()  # type: ignore[return-value]  # `configure_optimizers` makes one
 
     @property
     def _scaler(self) -> torch.amp.GradScaler | None:
@@ -381,7 +376,8 @@ class RetrievalModule(pl.LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         self.flops_warmup = in_steps(self.config.flops_warmup, steps)
         optimizer = make_optimizer(self, self.config)
-        return [optimizer], [{"scheduler": make_schedule(optimizer, self.config, steps), "interval": "step"}]
+        self.schedule = make_schedule(optimizer, self.config, steps)
+        return [optimizer], [{"scheduler": self.schedule, "interval": "step"}]
 
     def on_save_checkpoint(self, content: dict) -> None:
         content["phase"] = self.name

@@ -18,7 +18,6 @@ import pytorch_lightning as pl
 
 from lexlip.launch.exit_status import INTERRUPTED, REQUEUE
 from lexlip.train.module import RetrievalModule
-from lexlip_data.loading.batch import Batch
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +41,6 @@ class Stopped(KeyboardInterrupt):
 
 class Leave(BaseException):
     """Carries the signal out of the Trainer, whose own handling of KeyboardInterrupt would end the process."""
-
-    def __init__(self, signum: int):
-        super().__init__(signum)
-        self.signum = signum
 
 
 class Watch(pl.Callback):
@@ -108,11 +103,9 @@ class Watch(pl.Callback):
     def on_test_start(self, trainer: pl.Trainer, module: RetrievalModule) -> None:
         self._install()
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: RetrievalModule, batch: Batch, index: int) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, module: RetrievalModule, *_: Any) -> None:
         module.agreement.wishes["stop"] = bool(self.signum)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: RetrievalModule, outputs: object, batch: Batch, index: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: RetrievalModule, *_: Any) -> None:
         if module.agreement.stop:
             raise Leave(self.signum or signal.SIGTERM)

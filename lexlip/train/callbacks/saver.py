@@ -16,7 +16,9 @@ from __future__ import annotations
 import json
 import logging
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 
@@ -24,7 +26,6 @@ from lexlip.train.checkpoint import WholeFiles, clear_for, step_file, step_files
 from lexlip.train.config import Config
 from lexlip.train.module import RetrievalModule
 from lexlip.utils.files import link_whole, write_json
-from lexlip_data.loading.batch import Batch
 
 log = logging.getLogger(__name__)
 
@@ -46,27 +47,22 @@ class Saver(pl.Callback):
         self.written = time.monotonic()
         self.saved_step = -1  # the same on every process, since all of them enter the writing or none
         self.validation_due = False  # after the step that the checkpoint is of
-        self.best = self._best()
-
-    def _best(self) -> float | None:
-        if not (self.folder / "best.ckpt").is_file():
-            return None
-        try:
-            return self.sign * float(json.loads((self.folder / "best.json").read_text())[self.monitor])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        self.best: float | None = None
+        if (folder / "best.ckpt").is_file():
+            with suppress(OSError, ValueError, KeyError, TypeError):  # no note, or one of another metric
+                self.best = self.sign * float(json.loads((folder / "best.json").read_text())[self.monitor])
 
     def on_train_start(self, trainer: pl.Trainer, module: RetrievalModule) -> None:
         self.written = time.monotonic()
         if trainer.is_global_zero:
             clear_for(trainer.global_step, self.folder)
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: RetrievalModule, batch: Batch, index: int) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, module: RetrievalModule, *_: Any) -> None:
         minutes = self.config.checkpoint_minutes
         module.agreement.wishes["save"] = bool(minutes) and time.monotonic() - self.written >= 60 * minutes
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, module: RetrievalModule, outputs: object, batch: Batch, index: int
+        self, trainer: pl.Trainer, module: RetrievalModule, outputs: Any, batch: Any, index: int
     ) -> None:
         step, every = trainer.global_step, self.config.checkpoint_steps
         by_steps = every is not None and step % every == 0 and step > self.saved_step
