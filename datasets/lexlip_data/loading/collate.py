@@ -6,6 +6,7 @@ Costs one call of the tokenizer per batch, some 25 microseconds per caption, and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch.utils.data import default_collate
 
 from lexlip_data.errors import DataError
 from lexlip_data.loading.batch import Batch
-from lexlip_data.loading.masking import Vocabulary, mask_words, read_vocabulary, word_numbers
+from lexlip_data.loading.masking import mask_words, read_vocabulary, word_numbers
 from lexlip_data.loading.sentences import mark_sentences
 
 
@@ -56,7 +57,7 @@ class Collator:
             raise DataError(f"tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has no padding token")
         self.tokenizer, self.image_size = tokenizer, image_size
         self.backend = _own_backend(tokenizer, max_text_len)
-        self.probabilities = {"encoder": mlm_prob, "decoder": decoder_mlm_prob}
+        self.probabilities = {"encoder": mlm_prob, "decoder": decoder_mlm_prob} if mlm else {}
         self.whole_words = whole_word_masking
         self.sentence_sep, self.long_captions = sentence_sep, long_captions
         self.vocabulary = read_vocabulary(tokenizer) if mlm else None
@@ -87,12 +88,12 @@ class Collator:
         ids, mask = self.tokenise([sample["caption"] for sample in kept])
         numbers = [sample["sample"][2] for sample in kept]
         batch: Batch = {"text_ids": ids, "text_mask": mask, "caption_number": torch.tensor(numbers, dtype=torch.int64)}
-        if self.vocabulary is not None and (not kept or "seed" in kept[0]):
-            batch.update(self._masked(ids.numpy(), kept, self.vocabulary))
+        if self.probabilities and (not kept or "seed" in kept[0]):
+            batch.update(self._masked(ids.numpy(), kept))
         if self.long_captions and (not kept or "long" in kept[0]):
             ids, mask = self.tokenise([text for sample in kept for text in sample["long"]])
             shape = (len(kept), self.long_captions, ids.shape[1])
-            batch["long_ids"], batch["long_mask"] = ids.view(shape), mask.view(shape)
+            batch.update({"long_ids": ids.view(shape), "long_mask": mask.view(shape)})
         return batch
 
     def tokenise(self, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,15 +106,16 @@ class Collator:
         ids, mask = [text.ids for text in encoded], [text.attention_mask for text in encoded]
         return torch.from_numpy(np.array(ids, dtype=np.int64)), torch.from_numpy(np.array(mask, dtype=np.int64))
 
-    def _masked(self, ids: np.ndarray, kept: Sequence[dict], vocabulary: Vocabulary) -> Batch:
-        words = word_numbers(ids, vocabulary, self.whole_words)
+    def _masked(self, ids: np.ndarray, kept: Sequence[dict]) -> Batch:
+        assert self.vocabulary is not None
+        words = word_numbers(ids, self.vocabulary, self.whole_words)
         seeds = np.array([sample["seed"] for sample in kept], dtype=np.int64)
-        parts = {}
+        out: Any = {}  # encoder_* and decoder_* of a Batch
         # One random stream per part, so that another probability of one leaves the other's masks as they were.
         for number, (part, probability) in enumerate(self.probabilities.items()):
-            masked, labels = mask_words(ids, words, probability, vocabulary, seeds, number)
-            parts[f"{part}_ids"], parts[f"{part}_labels"] = torch.from_numpy(masked), torch.from_numpy(labels)
-        return Batch(**parts)  # type: ignore[typeddict-item]  # two names for each part
+            masked, labels = mask_words(ids, words, probability, self.vocabulary, seeds, number)
+            out[f"{part}_ids"], out[f"{part}_labels"] = torch.from_numpy(masked), torch.from_numpy(labels)
+        return out
 
 
 def _own_backend(tokenizer, max_text_len: int) -> Tokenizer:

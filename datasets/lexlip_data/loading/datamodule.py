@@ -206,7 +206,7 @@ class CaptionDataModule(pl.LightningDataModule):
             texts = EvalTexts(sources)
             own_images = shard(len(images), self.rank, self.world_size)
             own_texts = texts.by_length(shard(len(texts), self.rank, self.world_size))
-            for part in (Subset(images, own_images), Subset(texts, own_texts.tolist())):
+            for part in (Subset(images, own_images), Subset(texts, own_texts)):  # type: ignore[arg-type]  # arrays do
                 loaders.append(self._loader(part, batch_size=self._eval_batch_size, shuffle=False))
         return loaders
 
