@@ -6,7 +6,6 @@ B pairs, L tokens, V terms, D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,19 +16,12 @@ from lexlip.ops.max_logits import saturate
 from lexlip.train.config import Config
 from lexlip.train.losses import flops, global_count, masked_lm
 from lexlip.train.module import RetrievalModule
-from lexlip.train.step import Tensors
+from lexlip.train.step import Tensors, total
 from lexlip_data.loading.batch import Batch
 from Phase1.decoder import WeakenedDecoder
 
 BOTTLENECKS = {"i2t", "t2t"}  # the parts that need the weakened decoder
 MASKED_LANGUAGE = {"self_t", *BOTTLENECKS}  # training_mode=bottle; con is all else
-
-
-class MaskedTokens(NamedTuple):
-    """How many tokens of the global batch are masked, per process: () each."""
-
-    encoder: Tensor
-    decoder: Tensor
 
 
 class Phase1Module(RetrievalModule):
@@ -75,13 +67,14 @@ class Phase1Module(RetrievalModule):
         layers = {name.split(".")[4] for name in state}  # decoder.layers.encoder.layer.N...
         return {"training_mode": "both", **({"decoder_layers": len(layers)} if layers else {})}
 
-    def prepare(self, batch: Batch) -> tuple[Batch, MaskedTokens | None]:
-        """Count the masked tokens, which each micro-batch's losses are divided by."""
+    def prepare(self, batch: Batch) -> tuple[Batch, Tensors | None]:
+        """Count the masked tokens of the global batch, () each, by which each micro-batch's losses are divided."""
         if not self.masks_needed(self.config):
             return batch, None
-        return batch, MaskedTokens(global_count(batch["encoder_labels"]), global_count(batch["decoder_labels"]))
+        labels = {"encoder": batch["encoder_labels"], "decoder": batch["decoder_labels"]}
+        return batch, {part: global_count(of_part) for part, of_part in labels.items()}
 
-    def encode(self, batch: Batch, context: MaskedTokens | None, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
+    def encode(self, batch: Batch, context: Tensors | None, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
         vectors: Tensors = {}
         pooled: Tensors = {}  # (B, V) largest logits by the bottleneck that they become
         of_pairs = bool(self.parts - MASKED_LANGUAGE)
@@ -96,7 +89,7 @@ class Phase1Module(RetrievalModule):
             return vectors, {}
         return vectors, self._masked_losses(batch, context, pooled)
 
-    def _masked_losses(self, batch: Batch, counts: MaskedTokens, pooled: Tensors) -> Tensors:
+    def _masked_losses(self, batch: Batch, counts: Tensors, pooled: Tensors) -> Tensors:
         losses: Tensors = {}
         head, mask = self.model.text_head, batch["text_mask"]
         if self.parts & {"self_t", "t2t"}:
@@ -104,7 +97,7 @@ class Phase1Module(RetrievalModule):
             if "self_t" in self.parts:
                 at = batch["encoder_labels"] != -100
                 losses["self_t_mlm_loss"] = masked_lm(
-                    head.decoder(hidden[at]), batch["encoder_labels"][at], counts.encoder
+                    head.decoder(hidden[at]), batch["encoder_labels"][at], counts["encoder"]
                 )
             if "t2t" in self.parts:
                 pooled["t2t"] = head.pool(hidden, mask)
@@ -114,14 +107,14 @@ class Phase1Module(RetrievalModule):
             for part in sorted(self.parts & BOTTLENECKS):
                 bottleneck = lexicon_bottleneck(pooled[part], self.model.text_encoder.word_embeddings)  # (B, D)
                 logits = head(self.decoder(embeddings, mask, bottleneck)[at])
-                losses[f"{part}_mlm_loss"] = masked_lm(logits, batch["decoder_labels"][at], counts.decoder)
+                losses[f"{part}_mlm_loss"] = masked_lm(logits, batch["decoder_labels"][at], counts["decoder"])
         return losses
 
-    def batch_losses(self, vectors: Tensors, batch: Batch, context: MaskedTokens | None) -> Tensors:
+    def batch_losses(self, vectors: Tensors, batch: Batch, context: Tensors | None) -> Tensors:
         if not vectors:
             return {}
         texts = [vectors["text"], *(vectors["long"].unbind(1) if "long" in vectors else ())]
-        text_flops = sum(flops(text) for text in texts) / len(texts)
+        text_flops = total(flops(text) for text in texts) / len(texts)
         whole = self.contrastive(vectors, batch, self.config.temperature)
         return {
             "contrastive_loss": self.with_cuts(whole, vectors, batch),

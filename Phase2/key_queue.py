@@ -18,13 +18,18 @@ class KeyQueue(nn.Module):
         dtype: of the stored keys.
     """
 
+    keys: Tensor
+    ids: Tensor
+    position: Tensor  # () where the next key goes
+    filled: Tensor  # () slots that hold a key
+
     def __init__(self, size: int, vocab_size: int, dtype: torch.dtype = torch.float32):
         super().__init__()
         self.size = size
         self.register_buffer("keys", torch.zeros(size, vocab_size, dtype=dtype))
         self.register_buffer("ids", torch.zeros(size, dtype=torch.int64))
-        self.register_buffer("position", torch.zeros((), dtype=torch.int64))  # where the next key goes
-        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))  # slots that hold a key
+        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def push(self, keys: Tensor, ids: Tensor) -> None:

@@ -94,6 +94,14 @@ def livelier():
 
 
 @pytest.fixture
+def fresh_compiler():
+    """What other tests compiled would count towards torch's limit of compilations for the same code."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.fixture
 def make_batch():
     """A training batch as the collator makes it: rows of different lengths, some of the same image."""
 

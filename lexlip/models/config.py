@@ -9,6 +9,11 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
+def text_dropout(rate: float) -> dict[str, float]:
+    """One dropout of the text tower, by the names that BERT has for it."""
+    return {"hidden_dropout_prob": rate, "attention_probs_dropout_prob": rate}
+
+
 @dataclass
 class ModelConfig:
     """What is needed to build the same model again without its weights.
@@ -20,7 +25,7 @@ class ModelConfig:
         image_norm_eps: of the image tower's LayerNorms.
         text: the text tower's `BertConfig` as a dict.
         max_text_len: tokens per caption, [CLS], corner tokens and [SEP] included.
-        corner_tokens: how many of the last entries of BERT's vocabulary are corners (`lexlip.models.corners`).
+        corner_tokens: how many of the last entries of BERT's vocabulary are corners (`lexlip.models.long_texts`).
         sentence_sep: whether every ". " of a caption is read as [SEP].
         head: "lexicon" (`LexLIP`) or "dense" (`DenseLIP`).
         embed_dim: width of the dense head's vectors.

@@ -53,6 +53,8 @@ class DenseLIP(TwoTowers, model_card_template=MODEL_CARD):
     def make_head(self) -> None:
         config = self.config
         text, image = self.text_encoder.width, self.image_encoder.width
+        if config.embed_dim is None:
+            raise ConfigError("embed_dim=None: the dense head needs the width of its vectors")
         if not config.image_projection and image != config.embed_dim:
             raise ConfigError(
                 f"image_projection=False with embed_dim={config.embed_dim}, but the image tower is {image} wide; "
@@ -64,8 +66,8 @@ class DenseLIP(TwoTowers, model_card_template=MODEL_CARD):
         for layer in (self.text_pooler, self.text_projection, self.image_projection):
             if layer is not None:
                 nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-        if self.text_pooler is not None:
-            nn.init.zeros_(self.text_pooler.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         self.logit_scale = nn.Parameter(torch.tensor(START_SCALE))
 
     def vectors_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

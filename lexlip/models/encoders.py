@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import sys
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -20,7 +21,8 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 from transformers.models.bert.modeling_bert import BertEncoder
 
 from lexlip.errors import ConfigError
-from lexlip.models.corners import corner_mask, insert_corners
+from lexlip.models.config import text_dropout
+from lexlip.models.long_texts import corner_mask, insert_corners
 from lexlip.models.positions import GridBias
 
 # The official named configs' towers, under the names that timm gives the same weights.
@@ -46,19 +48,17 @@ class ImageEncoder(nn.Module):
         ConfigError: the model has no token or map features, or the weights file is missing.
     """
 
+    backbone: Any
+
     def __init__(
-        self,
-        name: str,
-        image_size: int,
-        kwargs: dict | None = None,
-        pretrained: bool | str = False,
+        self, name: str, image_size: int, kwargs: dict | None = None, pretrained: bool | str = False,
         norm_eps: float = 1e-12,
-    ):
+    ):  # fmt: skip
         super().__init__()
         self.backbone = _create(OFFICIAL_NAMES.get(name, name), image_size, kwargs or {}, pretrained)
         self.width: int = self.backbone.num_features
         self.norm = nn.LayerNorm(self.width)
-        for owner in (self.backbone, getattr(self.backbone, "head", None)):
+        for owner in (self.backbone, getattr(self.backbone, "head", self.backbone)):
             own = getattr(owner, "norm", None)
             if isinstance(own, nn.LayerNorm) and own.normalized_shape == (self.width,):
                 # The tower's own last norm goes on as ours, so that pretrained features are normalised once.
@@ -83,7 +83,7 @@ class ImageEncoder(nn.Module):
         # So the patches' convolution gives its map token by token, which is how the blocks read it.
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         bias = getattr(self.backbone, "rel_pos_bias", None)
-        if isinstance(bias, GridBias):
+        if isinstance(bias, GridBias) and self.patch is not None:
             bias.grid = (pixels.shape[-2] // self.patch, pixels.shape[-1] // self.patch)
         states = self.backbone.forward_features(pixels)
         if states.ndim == 4:
@@ -96,7 +96,7 @@ class ImageEncoder(nn.Module):
         self.backbone.set_grad_checkpointing(True)
 
 
-def _create(name: str, image_size: int, kwargs: dict, pretrained: bool | str) -> nn.Module:
+def _create(name: str, image_size: int, kwargs: dict, pretrained: bool | str) -> Any:
     file = pretrained if isinstance(pretrained, str) else None
     if file and not Path(file).is_file():
         raise ConfigError(f"vit_pretrained={file}: no such weights file")
@@ -106,11 +106,9 @@ def _create(name: str, image_size: int, kwargs: dict, pretrained: bool | str) ->
         try:
             model = timm.create_model(name, **{**extra, **sizes, **kwargs})
             break
-        except TypeError as error:
-            if sizes and "unexpected keyword argument" in str(error):
+        except (TypeError, RuntimeError, OSError, ValueError, KeyError, AssertionError) as error:
+            if isinstance(error, TypeError) and sizes and "unexpected keyword argument" in str(error):
                 continue
-            raise ConfigError(f"timm cannot build vit={name} with vit_kwargs={kwargs}: {error}") from error
-        except (RuntimeError, OSError, ValueError, KeyError, AssertionError) as error:
             wanted = f"vit={name}, vit_pretrained={pretrained}, image_size={image_size}, vit_kwargs={kwargs}"
             raise ConfigError(f"timm cannot build or load {wanted}: {error}") from error
     if not hasattr(model, "forward_features"):
@@ -120,7 +118,7 @@ def _create(name: str, image_size: int, kwargs: dict, pretrained: bool | str) ->
     return model
 
 
-def _load_file(model: nn.Module, file: str) -> None:
+def _load_file(model: Any, file: str) -> None:
     """Load a timm weights file strictly, its classifier aside; positions are resampled by timm."""
     head = model.pretrained_cfg.get("classifier") or ()
     unused = ("fc_norm.", *(f"{name}." for name in ((head,) if isinstance(head, str) else head)))
@@ -145,7 +143,7 @@ class TextEncoder(nn.Module):
 
     Args:
         config: of the BERT; `attention_probs_dropout_prob` and `hidden_dropout_prob` hold the dropout.
-        corner_tokens: C; the last C entries of the config's vocabulary are corners, see `lexlip.models.corners`.
+        corner_tokens: C; the last C entries of the config's vocabulary are corners, see `lexlip.models.long_texts`.
     """
 
     def __init__(self, config: BertConfig, corner_tokens: int = 0):
@@ -211,9 +209,7 @@ def pretrained_bert(name: str, drop_rate: float) -> BertForMaskedLM:
         ConfigError: it cannot be loaded, or it is no BERT.
     """
     try:
-        return BertForMaskedLM.from_pretrained(
-            name, hidden_dropout_prob=drop_rate, attention_probs_dropout_prob=drop_rate
-        )
+        return BertForMaskedLM.from_pretrained(name, **text_dropout(drop_rate))
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"no BERT weights could be loaded from {name!r}: {error}\n"

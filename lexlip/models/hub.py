@@ -7,24 +7,31 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from PIL import Image
 from safetensors.torch import save_model
+from torch import nn
 from transformers import AutoTokenizer
 
 from lexlip.errors import CheckpointError
-from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
+from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, text_dropout
+from lexlip.models.encoders import ImageEncoder
 from lexlip.models.weights import folder_config, load_model
 from lexlip.utils.files import give_usual_rights, write_json
 
 Model = TypeVar("Model", bound="FolderModel")
 
 
-class FolderModel(PyTorchModelHubMixin, library_name="lexlip", tags=["image-text-retrieval"]):
-    """A module with a `head`, a `config` and a `tokenizer` that can be saved to a folder and loaded from one."""
+class FolderModel(nn.Module, PyTorchModelHubMixin, library_name="lexlip", tags=["image-text-retrieval"]):
+    """A module that can be saved to a folder and loaded from one; made from its config and a tokenizer."""
+
+    head: ClassVar[str]  # of `ModelConfig.head`
+    config: ModelConfig
+    tokenizer: Any  # transformers', or None
+    image_encoder: ImageEncoder
 
     def _save_pretrained(self, save_directory: Path) -> None:
         draft = save_directory / f"{WEIGHTS_FILE}.tmp"
@@ -41,17 +48,11 @@ class FolderModel(PyTorchModelHubMixin, library_name="lexlip", tags=["image-text
         write_json(dataclasses.asdict(self.config), save_directory / CONFIG_FILE)  # last: without it there is no model
 
     @classmethod
-    def from_pretrained(
-        cls: type[Model],
-        pretrained_model_name_or_path: str | Path,
-        *,
-        drop_rate: float | None = None,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        force_download: bool = False,
-        local_files_only: bool = False,
-    ) -> Model:
+    def from_pretrained(  # type: ignore[override]  # the mixin's takes any further arguments
+        cls: type[Model], pretrained_model_name_or_path: str | Path, *, drop_rate: float | None = None,
+        revision: str | None = None, token: str | bool | None = None, cache_dir: str | Path | None = None,
+        force_download: bool = False, local_files_only: bool = False,
+    ) -> Model:  # fmt: skip
         """Load a model folder or a name on the hub, in evaluation mode.
 
         Args:
@@ -69,7 +70,7 @@ class FolderModel(PyTorchModelHubMixin, library_name="lexlip", tags=["image-text
         config = folder_config(folder)
         check_head(cls, config, folder)
         if drop_rate is not None:
-            config.text.update(hidden_dropout_prob=drop_rate, attention_probs_dropout_prob=drop_rate)
+            config.text.update(text_dropout(drop_rate))
         tokenizer = None
         if any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt")):
             tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import BertForMaskedLM
 
-from lexlip.models.corners import corner_weights
 from lexlip.models.lexicon_head import LexiconHead
+from lexlip.models.long_texts import corner_weights
 from lexlip.models.two_tower import TwoTowers
 
 MODEL_CARD = """---

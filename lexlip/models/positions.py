@@ -58,12 +58,13 @@ class GridBias(nn.Module):
     def __init__(self, layers: list[Attention]):
         super().__init__()
         self.layers = layers  # a plain list: the weights stay the layers' own
-        self.trained: Grid = tuple(layers[0].window_size)
+        height, width = layers[0].window_size
+        self.trained: Grid = (height, width)
         self.grid = self.trained  # set before each forward pass
-        self._constants: dict[tuple[Grid, str], tuple[Tensor, Tensor, Tensor]] = {}
+        self._constants: dict[tuple[Grid, str], tuple[Tensor, ...]] = {}
         for number, layer in enumerate(layers):
             layer.__class__ = GridAttention
-            layer.number = number
+            layer.number = number  # type: ignore[assignment]  # of a GridAttention now
 
     def forward(self) -> tuple[Tensor, ...]:
         """One (1, heads, L, L) bias per layer, L = grid height x width + 1."""
@@ -79,7 +80,7 @@ class GridBias(nn.Module):
         length = self.grid[0] * self.grid[1] + 1
         return biases.reshape(len(self.layers), 1, -1, length, length).unbind(0)
 
-    def _constants_of_grid(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    def _constants_of_grid(self, device: torch.device) -> tuple[Tensor, ...]:
         """Interpolation weights of rows and columns, and the (L * L,) rows of the table, on the device."""
         key = (self.grid, str(device))
         if key not in self._constants:
@@ -95,10 +96,13 @@ class GridAttention(Attention):
 
     number: int
 
-    def forward(self, x: Tensor, shared_rel_pos_bias: tuple[Tensor, ...] | None = None) -> Tensor:
+    def forward(  # type: ignore[override]  # timm hands on what `GridBias` gives
+        self, x: Tensor, shared_rel_pos_bias: tuple[Tensor, ...] | None = None
+    ) -> Tensor:
         """(B, L, width) to the same; without biases, those of the trained grid."""
         bias = self._get_rel_pos_bias() if shared_rel_pos_bias is None else shared_rel_pos_bias[self.number]
-        qkv_bias = None if self.q_bias is None else torch.cat([self.q_bias, self.k_bias, self.v_bias])
+        parts: list[Tensor] = [part for part in (self.q_bias, self.k_bias, self.v_bias) if part is not None]
+        qkv_bias = torch.cat(parts) if parts else None
         qkv = F.linear(x, self.qkv.weight, qkv_bias)
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, L, d)
         if self.fused_attn:

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
 
 from lexlip.errors import ConfigError
@@ -29,7 +28,7 @@ BATCH_SIZE = 256  # rows that are encoded at once, if a user says nothing
 ImageLike = Image.Image | str | Path
 
 
-class TwoTowers(nn.Module, FolderModel):
+class TwoTowers(FolderModel):
     """Image tower and text tower; a subclass adds the head and says which vectors it makes.
 
     Args:
@@ -38,13 +37,8 @@ class TwoTowers(nn.Module, FolderModel):
         vit_pretrained: True: the image tower's weights from the hub; a path: from that file.
     """
 
-    head: ClassVar[str]  # of `ModelConfig.head`
-
     def __init__(
-        self,
-        config: ModelConfig,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        vit_pretrained: bool | str = False,
+        self, config: ModelConfig, tokenizer: PreTrainedTokenizerBase | None = None, vit_pretrained: bool | str = False
     ):
         super().__init__()
         if config.head != self.head:

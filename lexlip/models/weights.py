@@ -12,6 +12,7 @@ import logging
 import zipfile
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +23,9 @@ from torch import Tensor, nn
 from lexlip.errors import CheckpointError
 from lexlip.models.config import CONFIG_FILE, HEADS, WEIGHTS_FILE, ModelConfig
 from lexlip.models.positions import CLS_ROWS, resample_relative_table
+
+if TYPE_CHECKING:
+    from lexlip.models.hub import FolderModel
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +133,7 @@ def model_weights(path: str | Path) -> dict[str, Tensor]:
     return weights
 
 
-def load_model(model: nn.Module, path: str | Path) -> None:
+def load_model(model: FolderModel, path: str | Path) -> None:
     """Load a model's weights strictly from a checkpoint of either phase or a model folder.
 
     Positions of another image size are resampled in two dimensions.
@@ -140,7 +144,7 @@ def load_model(model: nn.Module, path: str | Path) -> None:
     fit(model, model_weights(path), path)
 
 
-def fit(model: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
+def fit(model: FolderModel, weights: dict[str, Tensor], path: str | Path) -> None:
     """`load_model` with the weights already read; `path` is for the messages."""
     wanted, wrong, resampled = model.state_dict(), [], 0
     for name, value in list(weights.items()):
@@ -163,7 +167,7 @@ def fit(model: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
         log.info("%s: %d position tables resampled to %d px", path, resampled, model.config.image_size)
 
 
-def _resample(model: nn.Module, name: str, value: Tensor, wanted: Tensor) -> Tensor | None:
+def _resample(model: FolderModel, name: str, value: Tensor, wanted: Tensor) -> Tensor | None:
     """A position table for the model's grid; None for other tensors, and where the table's own grid is not square."""
     grid = getattr(getattr(model.image_encoder.backbone, "patch_embed", None), "grid_size", None)
     if grid is None:

@@ -8,11 +8,11 @@ from typing import TypeVar
 from transformers import BertConfig, PreTrainedTokenizerBase
 
 from lexlip.errors import ConfigError
-from lexlip.models.config import ModelConfig
+from lexlip.models.config import ModelConfig, text_dropout
 from lexlip.models.dense import DenseLIP
 from lexlip.models.encoders import pretrained_bert
 from lexlip.models.lexlip import LexLIP
-from lexlip.models.text_tables import fit_text_tables
+from lexlip.models.long_texts import fit_text_tables
 from lexlip.models.tokenizer import check_tokenizer
 from lexlip.models.two_tower import TwoTowers
 from lexlip.train.config import Config, check_patch
@@ -32,11 +32,9 @@ Model = TypeVar("Model", bound=TwoTowers)
 
 
 def build_model(
-    kind: type[Model],
-    config: Config,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    kind: type[Model], config: Config, tokenizer: PreTrainedTokenizerBase | None = None,
     known: ModelConfig | None = None,
-) -> Model:
+) -> Model:  # fmt: skip
     """A model with the towers' pretrained weights where the config asks for them.
 
     Args:
@@ -54,7 +52,7 @@ def build_model(
                 f"corner_tokens={corners}, but the weights have {known.corner_tokens}; set "
                 f"corner_tokens={known.corner_tokens}"
             )
-        text = BertConfig(**{**known.text, **_dropout(config), "vocab_size": known.vocab_size})
+        text = BertConfig(**{**known.text, **text_dropout(config.drop_rate), "vocab_size": known.vocab_size})
     elif config.text_pretrained:
         bert = pretrained_bert(config.text_model or config.tokenizer, config.drop_rate)
         text = copy.deepcopy(bert.config)
@@ -82,10 +80,6 @@ def _shape_keys(kind: type[TwoTowers]) -> tuple[str, ...]:
     return SHAPE_KEYS + DENSE_KEYS if issubclass(kind, DenseLIP) else SHAPE_KEYS
 
 
-def _dropout(config: Config) -> dict[str, float]:
-    return dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), config.drop_rate)
-
-
 def _fresh_bert(config: Config, tokenizer: PreTrainedTokenizerBase | None) -> BertConfig:
     width = config.input_text_embed_size or config.hidden_size or FRESH_WIDTH
     vocab_size = config.vocab_size or (len(tokenizer) if tokenizer is not None else None)
@@ -98,7 +92,7 @@ def _fresh_bert(config: Config, tokenizer: PreTrainedTokenizerBase | None) -> Be
         num_attention_heads=config.num_heads or max(1, width // HEAD_WIDTH),
         intermediate_size=int(width * config.mlp_ratio),
         max_position_embeddings=config.text_positions,
-        **_dropout(config),
+        **text_dropout(config.drop_rate),
     )
 
 

@@ -30,9 +30,7 @@ class WholeFiles(TorchCheckpointIO):
     A failure is kept in `error` instead of raised: only one process writes, and the others wait for it afterwards.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.error: Exception | None = None
+    error: Exception | None = None
 
     def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: object = None) -> None:
         self.error = None

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -162,7 +162,7 @@ class Config:
         unknown = sorted(set(values) - set(_HINTS))
         if unknown:
             raise ConfigError(f"unknown key {unknown[0]!r}; configs/base.yaml lists all of them")
-        typed = {}
+        typed: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
             name = field.name
             if name not in values:
@@ -194,7 +194,7 @@ class Config:
         return self.grad_cache_chunk or self.per_gpu_batchsize
 
     @property
-    def trainer_precision(self) -> str:
+    def trainer_precision(self) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
         """Lightning's name of `precision`; 16 bits on the CPU are bfloat16."""
         name = str(self.precision).removesuffix("-mixed").removesuffix("-true")
         if name == "32":

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lexlip.errors import TrainingError
+from lexlip.train.step import total
 from lexlip.utils.distributed import gather_objects, rank
 from lexlip.utils.files import write_json
 
@@ -49,9 +50,9 @@ class StepGuard:
             norm: () of the unscaled gradient.
             scaled: whether a loss scaler watches the gradient: it handles overflows, which are common, by itself.
         """
-        total = sum(self._losses.values())
+        loss = total(self._losses.values())
         self._norm = norm
-        self.finite = bool(torch.isfinite(total if scaled else total + norm))
+        self.finite = bool(torch.isfinite(loss if scaled else loss + norm))
         return self.finite
 
     def passed(self) -> None:

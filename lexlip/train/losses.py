@@ -50,7 +50,7 @@ def ramp(step: int, warmup: int) -> float:
     return min(1.0, (step + 1) / warmup) ** 2 if warmup else 1.0
 
 
-def in_batch_contrastive(text: Tensor, image: Tensor, temperature: float, ids: Tensor | None = None) -> Tensor:
+def in_batch_contrastive(text: Tensor, image: Tensor, temperature: float | Tensor, ids: Tensor | None = None) -> Tensor:
     """Symmetric InfoNCE over the global batch (LexLIP, contrastive part of Phase 1).
 
     Args:

@@ -75,7 +75,7 @@ class Refused(SacredError):
 def make_experiment(name: str, phase: type[RetrievalModule]) -> Experiment:
     """The experiment of a phase, by its name in sacred's records: the keys of base.yaml, and every named config."""
     experiment = Experiment(name, save_git_info=False)
-    experiment.logger = logging.getLogger(name)
+    experiment.logger = logging.getLogger(name)  # type: ignore[assignment]  # sacred's own is None at first
     experiment.add_config(base())
     for file, values in named().items():
         experiment.add_named_config(file, values)
@@ -132,7 +132,7 @@ def check_config(values: Mapping, phase: type[RetrievalModule]) -> Config:
     Raises:
         ConfigError: naming key, value and what is allowed.
     """
-    config = Config.checked(plain(values))
+    config = Config.checked({key: plain(value) for key, value in values.items()})
     trained(config, phase).check_config(config)
     return config
 
@@ -159,7 +159,7 @@ def run(config: Config, phase: type[RetrievalModule]) -> dict:
         with Watch() as watch:
             return _run(config, trained(config, phase), watch)
     except Leave as leave:
-        raise Stopped(leave.signum) from None
+        raise Stopped(*leave.args) from None
     finally:
         run_dir.forget()  # the next run of this process gets a directory of its own
 
@@ -186,7 +186,7 @@ def _run(config: Config, phase: type[RetrievalModule], watch: Watch) -> dict:
     _check_folds(config, data)
     steps = config.max_steps or (0 if config.test_only else config.max_epoch * data.steps_per_epoch)
     validated = not config.test_only and bool(data.sources("val"))
-    trainer = make_trainer(config, folder, steps, validated, watch, phase.all_used(config))
+    trainer, saver = make_trainer(config, folder, steps, validated, watch, phase.all_used(config))
     module = phase.from_config(config, tokenizer)
     if resume:
         check_resumable(module, resume)
@@ -196,14 +196,15 @@ def _run(config: Config, phase: type[RetrievalModule], watch: Watch) -> dict:
             return module.test_metrics
         if trainer.is_global_zero:
             print(describe(config, module, data))
-        if trainer.loggers:
+        if saver is not None:
             module.run_dir = folder
-        _fit(trainer, module, data, resume)
+        _fit(trainer, module, data, resume, saver)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-def _fit(trainer: pl.Trainer, module: RetrievalModule, data: CaptionDataModule, resume: str | None) -> None:
-    saver = next((callback for callback in trainer.callbacks if isinstance(callback, Saver)), None)
+def _fit(
+    trainer: pl.Trainer, module: RetrievalModule, data: CaptionDataModule, resume: str | None, saver: Saver | None
+) -> None:
     validated = saver is not None and bool(saver.monitor)
     try:
         if resume and validated and read(resume).get("validation_due"):
@@ -213,8 +214,8 @@ def _fit(trainer: pl.Trainer, module: RetrievalModule, data: CaptionDataModule, 
         if validated and module.validated_step != trainer.global_step:
             trainer.validate(module, datamodule=data, verbose=False, weights_only=True)
     except Leave:
-        if hasattr(trainer.strategy.launcher, "kill"):  # those that the Trainer itself started
-            trainer.strategy.launcher.kill(signal.SIGKILL)
+        if kill := getattr(trainer.strategy.launcher, "kill", None):  # the processes that the Trainer itself started
+            kill(signal.SIGKILL)
         raise
     if saver is not None and saver.files.error is not None:
         raise CheckpointError(
@@ -231,7 +232,7 @@ def _explained(config: Config, folder: Path) -> Iterator[None]:
     except (RuntimeError, OSError, EOFError) as error:
         if died := explain_loader_failure(error):
             raise LoaderDied(str(died)) from error
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise TrainingError(
                 f"no space left where {error.filename or folder} is written; the checkpoints in {folder} are whole. "
                 "Make room, then the same command with resume_from=auto goes on"

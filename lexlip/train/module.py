@@ -26,7 +26,7 @@ from lexlip.models.encoders import ImageEncoder, TextEncoder
 from lexlip.models.hub import check_head
 from lexlip.models.lexicon_head import keep_heaviest
 from lexlip.models.lexlip import LexLIP
-from lexlip.models.text_tables import fit_text_tables
+from lexlip.models.long_texts import fit_text_tables
 from lexlip.models.two_tower import TwoTowers
 from lexlip.models.weights import fit, fit_phase, known_config, model_weights, phase_state
 from lexlip.train.agreement import Agreement
@@ -38,10 +38,11 @@ from lexlip.train.guard import StepGuard
 from lexlip.train.losses import in_batch_contrastive, ramp
 from lexlip.train.optim import in_steps, make_optimizer, make_schedule
 from lexlip.train.skipped import SkippedSamples
-from lexlip.train.step import Tensors, cached_backward, split_batch
+from lexlip.train.step import Tensors, cached_backward, split_batch, total
 from lexlip.utils.distributed import gather_many, gather_objects, gather_rows, rank, sum_over_ranks, world_size
 from lexlip.utils.files import write_json
 from lexlip_data.loading.batch import Batch
+from lexlip_data.loading.datamodule import CaptionDataModule
 
 log = logging.getLogger(__name__)
 
@@ -173,12 +174,12 @@ class RetrievalModule(pl.LightningModule):
     @classmethod
     def from_config(cls, config: Config, tokenizer=None) -> RetrievalModule:
         """Build model and phase; `load_path` is loaded before the phase copies anything from the model."""
-        source = config.load_path or config.resume_from
-        # Read before the towers are built: a wrong file is refused before anything is fetched.
-        weights = model_weights(source) if source else {}
-        known = known_config(source) if source else None
-        if known is not None:
-            check_head(cls.model_class, known, source)
+        weights, known = {}, None
+        if source := config.load_path or config.resume_from:
+            # Read before the towers are built: a wrong file is refused before anything is fetched.
+            weights, known = model_weights(source), known_config(source)
+            if known is not None:
+                check_head(cls.model_class, known, source)
         model = build_model(cls.model_class, config, tokenizer, known)
         if config.load_path:
             # What was trained on such lengths already must not be cut back to `trained_positions`.
@@ -212,7 +213,7 @@ class RetrievalModule(pl.LightningModule):
         long = vectors["long"].unbind(1) if "long" in vectors else ()
         image, *texts = gather_many([vectors["image"], vectors["text"], *long], rows)
         ids = gather_rows(batch["image_id"], rows) if self.config.mask_same_image else None
-        return sum(in_batch_contrastive(text, image, temperature, ids) for text in texts) / len(texts)
+        return total(in_batch_contrastive(text, image, temperature, ids) for text in texts) / len(texts)
 
     def with_cuts(self, whole: Tensor, vectors: Tensors, batch: Batch) -> Tensor:
         """Mean of a contrastive loss and, for each k of `train_top_k`, of that in the batch of vectors cut to k terms.
@@ -224,7 +225,7 @@ class RetrievalModule(pl.LightningModule):
         for k in self.config.train_top_k:
             cut = {name: keep_heaviest(vector, k) for name, vector in vectors.items()}
             losses.append(self.contrastive(cut, batch, self.config.temperature))
-        return sum(losses) / len(losses)
+        return total(losses) / len(losses)
 
     def flops_weight(self) -> float:
         """Weight of FLOPS at this step, see `ramp`; in validation the whole, so that losses compare."""
@@ -246,6 +247,7 @@ class RetrievalModule(pl.LightningModule):
             return
         self.seed_step()
         optimizer, statistics = self.optimizers(), statistics_of(self)
+        assert not isinstance(optimizer, list)  # `configure_optimizers` makes one
         optimizer.zero_grad(set_to_none=True)
         batch, context = self.prepare({**batch, "rows_of_ranks": rows})
         losses = cached_backward(
@@ -268,18 +270,18 @@ class RetrievalModule(pl.LightningModule):
             self.guard.overflow(self._loss_scale())
         else:
             self.guard.passed()
-            self.lr_schedulers().step()
+            self.schedule.step()
             average_statistics(self)
             self.after_step(batch, context)
         self._log_losses("train", losses, len(batch["image_id"]))
-        self.log("train/learning_rate", self.lr_schedulers().get_last_lr()[0])
+        self.log("train/learning_rate", self.schedule.get_last_lr()[0])
 
     def _agree(self, batch: Batch) -> list[int]:
         """The one exchange before a step; gives the rows of every process."""
         lines = list(batch.get("skipped", ()))
         rows, skipped = self.agreement.reach(len(batch["image_id"]), len(lines), self.device)
         if skipped:
-            data = self.trainer.datamodule
+            data = self._data
             epoch = (self.batches_seen - 1) // max(1, data.steps_per_epoch)
             everyone = [line for lines in gather_objects(lines) for line in lines]
             self.skipped.add(everyone, epoch, data.n_pairs, self.run_dir)
@@ -318,6 +320,10 @@ class RetrievalModule(pl.LightningModule):
             optimizer.zero_grad(set_to_none=True)  # so the step that follows changes nothing
 
     @property
+    def _data(self) -> CaptionDataModule:
+        return self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+
+    @property
     def _scaler(self) -> torch.amp.GradScaler | None:
         return getattr(getattr(self._trainer, "precision_plugin", None), "scaler", None)
 
@@ -340,9 +346,9 @@ class RetrievalModule(pl.LightningModule):
 
     def _log_losses(self, stage: str, losses: Tensors, rows: int) -> None:
         values = {f"{stage}/{name}": value.detach() for name, value in losses.items()}
-        how = {"batch_size": rows, "sync_dist": stage != "train", "add_dataloader_idx": False}
+        how: dict[str, Any] = {"batch_size": rows, "sync_dist": stage != "train", "add_dataloader_idx": False}
         self.log_dict(values, **how)
-        self.log(f"{stage}/loss", sum(values.values()), prog_bar=True, **how)
+        self.log(f"{stage}/loss", total(values.values()), prog_bar=True, **how)
 
     # --- the course of a training ---
 
@@ -353,7 +359,7 @@ class RetrievalModule(pl.LightningModule):
         return self
 
     def on_fit_start(self) -> None:
-        self.skipped.list_rows(self.trainer.datamodule.left_out(), self.run_dir)
+        self.skipped.list_rows(self._data.left_out(), self.run_dir)
         if self.config.compile:
             for tower in self.modules():
                 if isinstance(tower, (ImageEncoder, TextEncoder)):  # the momentum encoders' too
@@ -361,7 +367,7 @@ class RetrievalModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Where in the data the run is follows from the batches seen, so a resumed run takes the very next one."""
-        sampler = self.trainer.datamodule.train_sampler
+        sampler = self._data.train_sampler
         epoch, step = divmod(self.batches_seen, len(sampler))
         sampler.set_epoch(epoch)
         sampler.set_start(step)
@@ -370,7 +376,8 @@ class RetrievalModule(pl.LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         self.flops_warmup = in_steps(self.config.flops_warmup, steps)
         optimizer = make_optimizer(self, self.config)
-        return [optimizer], [{"scheduler": make_schedule(optimizer, self.config, steps), "interval": "step"}]
+        self.schedule = make_schedule(optimizer, self.config, steps)
+        return [optimizer], [{"scheduler": self.schedule, "interval": "step"}]
 
     def on_save_checkpoint(self, content: dict) -> None:
         content["phase"] = self.name
@@ -397,7 +404,7 @@ class RetrievalModule(pl.LightningModule):
         self._evaluation_step("test", batch, dataloader_idx)
 
     def _evaluation_step(self, stage: str, batch: Batch, loader: int) -> None:
-        name, kind = self.trainer.datamodule.eval_names(stage)[loader]
+        name, kind = self._data.eval_names(stage)[loader]
         if kind == "pairs":
             self._log_losses(stage, self.compute_losses(batch), len(batch["image_id"]))
             return
@@ -410,7 +417,7 @@ class RetrievalModule(pl.LightningModule):
 
     def _evaluation_metrics(self) -> dict[str, dict]:
         """Metrics per data set; every process computes the same."""
-        if self.trainer.fast_dev_run:  # a few batches of images and captions need not belong together
+        if self.config.fast_dev_run:  # a few batches of images and captions need not belong together
             self._collected.clear()
         sets: dict[str, dict[str, recall.SparseVectors]] = {}
         for (name, kind), parts in sorted(self._collected.items()):

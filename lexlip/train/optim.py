@@ -27,7 +27,8 @@ def make_optimizer(module: nn.Module, config: Config) -> torch.optim.Optimizer:
     kind = torch.optim.AdamW if config.optim_type == "adamw" else torch.optim.Adam
     # With loss scaling a fused optimiser unscales by itself, too late for the gradient's norm to be clipped.
     scaled = config.trainer_precision == "16-mixed"
-    return kind(groups, lr=config.learning_rate, betas=tuple(config.adam_betas), eps=config.adam_eps, fused=not scaled)
+    one, two = config.adam_betas
+    return kind(groups, lr=config.learning_rate, betas=(one, two), eps=config.adam_eps, fused=not scaled)
 
 
 def in_steps(length: int | float, steps: int) -> int:
@@ -49,7 +50,7 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: Config, steps: int) 
         if step < warmup:
             return step / max(1, warmup)
         left = max(0.0, (steps - step) / max(1, steps - warmup))
-        curve = 0.5 * (1 - math.cos(math.pi * left)) if power == "cosine" else left**power
+        curve = 0.5 * (1 - math.cos(math.pi * left)) if power == "cosine" else left ** float(power)
         return floor + (1 - floor) * curve
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, ratio)

@@ -32,16 +32,15 @@ def choose(config: Config) -> tuple[Path, str | None]:
         ConfigError: processes that torchrun started without a way to agree on a free number.
     """
     if config.version is not None and config.resume_from != AUTO and not (environment.job() or environment.restarted()):
-        folder = _named(config)  # nothing to agree on
-        _refuse_used(folder, config)
-        return folder, config.resume_from
-    try:
-        choice = environment.settled(VARIABLE, lambda: _choose(config))
-    except LookupError as error:
-        raise ConfigError(
-            f"version={config.version} resume_from={config.resume_from}: {error} to agree on a folder through; "
-            "start them with scripts/launch.sh, or give a version and a checkpoint's path"
-        ) from error
+        choice = _choose(config)  # nothing to agree on
+    else:
+        try:
+            choice = environment.settled(VARIABLE, lambda: _choose(config))
+        except LookupError as error:
+            raise ConfigError(
+                f"version={config.version} resume_from={config.resume_from}: {error} to agree on a folder through; "
+                "start them with scripts/launch.sh, or give a version and a checkpoint's path"
+            ) from error
     return Path(choice["folder"]), choice["resume_from"]
 
 

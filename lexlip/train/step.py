@@ -8,7 +8,8 @@ second encoding, about a third more time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ def cached_backward(
     if len(micro_batches) == 1:
         vectors, losses = encode(micro_batches[0], False)
         losses = {**losses, **batch_losses(vectors)}
-        backward(sum(losses.values()), True)
+        backward(total(losses.values()), True)
         return {name: value.detach() for name, value in losses.items()}
 
     device = micro_batches[0]["image_id"].device
@@ -55,7 +56,7 @@ def cached_backward(
     losses = batch_losses(cached)
     if losses:
         with torch.autocast(device.type, enabled=False):
-            sum(losses.values()).backward()
+            total(losses.values()).backward()
     gradients = {name: value.grad for name, value in cached.items() if value.grad is not None}
     losses = {name: value.detach() for name, value in losses.items()}
 
@@ -68,8 +69,8 @@ def cached_backward(
             _set_random_state(after, device)
         stop = start + len(part["image_id"])
         # The gradient of this sum is the cached gradient of the vectors, carried on into the towers.
-        carried = sum((vectors[name] * gradient[start:stop]).sum() for name, gradient in gradients.items())
-        backward(carried + sum(local.values()), last)
+        carried = [(vectors[name] * gradient[start:stop]).sum() for name, gradient in gradients.items()]
+        backward(total([*carried, *local.values()]), last)
         for name, value in local.items():
             losses[name] = losses.get(name, 0) + value.detach()
         start = stop
@@ -83,6 +84,11 @@ def split_batch(batch: Batch, rows: int) -> Iterator[Batch]:
             name: value[start : start + rows] if isinstance(value, Tensor) and value.ndim else value
             for name, value in batch.items()
         }  # type: ignore[misc]  # the same names with the same types
+
+
+def total(losses: Iterable[Tensor]) -> Tensor:
+    """The sum of at least one loss."""
+    return reduce(torch.add, losses)
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 
 from lexlip.errors import ConfigError
@@ -22,9 +22,9 @@ from lexlip.train.run_dir import CHECKPOINTS
 
 
 def make_trainer(
-    config: Config, folder: Path, steps: int, validated: bool, watch: Watch, all_used: bool = True
-) -> pl.Trainer:
-    """The Trainer of a run.
+    config: Config, folder: Path, steps: int, validated: bool, watch: Watch, all_used: bool
+) -> tuple[pl.Trainer, Saver | None]:
+    """The Trainer of a run, and the callback that writes its checkpoints; None: nothing is saved.
 
     Args:
         folder: the run directory.
@@ -39,22 +39,25 @@ def make_trainer(
     gpus = config.num_gpus
     if gpus and not torch.cuda.is_available():
         raise ConfigError(f"num_gpus={gpus}, but this machine shows no GPU; set num_gpus=0 to run on the CPU")
-    files, loggers = WholeFiles(), []
+    files = WholeFiles()
+    loggers: list[Logger] = []
+    saver = None
     callbacks: list[pl.Callback] = [TQDMProgressBar(refresh_rate=10)]
     if not (config.test_only or config.fast_dev_run):
         if environment.first_rank():
             (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
             if (old := folder / "metrics.csv").is_file():  # of a former attempt; the logger would begin it anew
                 old.rename(folder / f"metrics_{len(list(folder.glob('metrics_*.csv')))}.csv")
-        where = {"save_dir": str(folder.parent.parent), "name": folder.parent.name, "version": folder.name}
-        loggers = [TensorBoardLogger(**where), CSVLogger(**where)]
-        callbacks += [Throughput(config.log_every), Saver(config, folder / CHECKPOINTS, files, validated)]
+        where = (str(folder.parent.parent), folder.parent.name, folder.name)
+        loggers = [TensorBoardLogger(*where), CSVLogger(*where)]
+        saver = Saver(config, folder / CHECKPOINTS, files, validated)
+        callbacks += [Throughput(config.log_every, config.num_workers), saver]
     strategy: DDPStrategy | str = "auto"
     if config.processes > 1:
         wait = timedelta(seconds=config.collective_timeout)
         strategy = DDPStrategy(broadcast_buffers=False, find_unused_parameters=not all_used, timeout=wait)
     local = environment.local_processes(gpus)
-    return pl.Trainer(
+    trainer = pl.Trainer(
         accelerator="gpu" if gpus else "cpu",
         devices=local,
         num_nodes=config.processes // local,
@@ -75,3 +78,4 @@ def make_trainer(
         log_every_n_steps=config.log_every,
         deterministic="warn" if not gpus else False,
     )
+    return trainer, saver

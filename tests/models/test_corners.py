@@ -6,9 +6,8 @@ from transformers import BertConfig, BertModel
 
 from lexlip import DenseLIP, LexLIP
 from lexlip.errors import ConfigError
-from lexlip.models.corners import corner_mask, insert_corners
 from lexlip.models.encoders import TextEncoder
-from lexlip.models.text_tables import KEPT_POSITIONS, stretch_positions
+from lexlip.models.long_texts import KEPT_POSITIONS, corner_mask, insert_corners, stretch_positions
 from lexlip.train.build import build_model, decided_by
 from Phase1.module import Phase1Module
 

@@ -174,7 +174,7 @@ def test_gradient_checkpointing_of_the_text_tower_changes_no_gradient(enable):
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_towers_compile_without_a_break(autocast, livelier):
+def test_towers_compile_without_a_break(autocast, livelier, fresh_compiler):
     torch.manual_seed(0)
     image, text = livelier(ImageEncoder(*BEIT[:1], 32, BEIT[1])), livelier(TextEncoder(small_bert()).eval())
     ids, mask = torch.tensor([[2, 7, 8, 3, 0]]), torch.tensor([[1, 1, 1, 1, 0]])

@@ -260,7 +260,7 @@ def test_gradient_checkpointing_changes_no_number():
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_compiles_without_a_break(autocast):
+def test_compiles_without_a_break(autocast, fresh_compiler):
     torch.manual_seed(0)
     head, mask = LexiconHead(6, 8, 17), torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0]])
     states = torch.randn(2, 4, 6)
@@ -276,7 +276,7 @@ def test_compiles_without_a_break(autocast):
     assert_same(*results)
 
 
-def test_one_compiled_graph_serves_every_size():
+def test_one_compiled_graph_serves_every_size(fresh_compiler):
     counter = CompileCounterWithBackend("aot_eager")
     run = torch.compile(max_logits, backend=counter, fullgraph=True, dynamic=True)
     for batch, length, width, vocab in [(7, 13, 6, 101), (3, 9, 5, 40), (4, 8, 7, 23)]:

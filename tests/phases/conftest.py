@@ -30,7 +30,7 @@ def without_trainer(monkeypatch):
         # As the Trainer does before each step.
         monkeypatch.setattr(optimizer, "step", lambda: (module.on_before_optimizer_step(optimizer), step()))
         monkeypatch.setattr(module, "optimizers", lambda: optimizer)
-        monkeypatch.setattr(module, "lr_schedulers", lambda: _Schedule())
+        module.schedule = _Schedule()
         monkeypatch.setattr(module, "manual_backward", lambda loss: loss.backward())
         monkeypatch.setattr(module, "log", lambda name, value, **_: module.logged.update({name: float(value)}))
         monkeypatch.setattr(

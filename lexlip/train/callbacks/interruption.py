@@ -4,16 +4,20 @@ In training the run finishes its step, writes a checkpoint and ends. In validati
 was written before; so it does before the first step, and in evaluation.
 """
 
+# Lightning hands on the module that it trains, which is always ours:
+# mypy: disable-error-code=override
 from __future__ import annotations
 
 import logging
 import signal
 import threading
 import time
+from typing import Any
 
 import pytorch_lightning as pl
 
 from lexlip.launch.exit_status import INTERRUPTED, REQUEUE
+from lexlip.train.module import RetrievalModule
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +42,6 @@ class Stopped(KeyboardInterrupt):
 class Leave(BaseException):
     """Carries the signal out of the Trainer, whose own handling of KeyboardInterrupt would end the process."""
 
-    def __init__(self, signum: int):
-        super().__init__(signum)
-        self.signum = signum
-
 
 class Watch(pl.Callback):
     """Turns the signals into a wish to stop, on which the processes agree before each step.
@@ -55,7 +55,7 @@ class Watch(pl.Callback):
         self.signum = 0  # the first that came
         self.came = 0.0
         self.in_steps = False
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Watch:
         if threading.current_thread() is threading.main_thread():
@@ -82,32 +82,30 @@ class Watch(pl.Callback):
             raise Leave(signum)
         log.warning("%s: stopping after this step", signal.Signals(signum).name)
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: RetrievalModule) -> None:
         self._install()  # over the Trainer's own, which talk to the other processes from inside a handler
         self.in_steps = True
 
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: pl.Trainer, module: RetrievalModule) -> None:
         self.in_steps = False
         if self.signum:
             raise Leave(self.signum)
 
-    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_validation_start(self, trainer: pl.Trainer, module: RetrievalModule) -> None:
         self._install()
         self.in_steps = False
         if self.signum:
             raise Leave(self.signum)
 
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, module: RetrievalModule) -> None:
         self.in_steps = trainer.state.fn == "fit"
 
-    def on_test_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_test_start(self, trainer: pl.Trainer, module: RetrievalModule) -> None:
         self._install()
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: dict, index: int) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, module: RetrievalModule, *_: Any) -> None:
         module.agreement.wishes["stop"] = bool(self.signum)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: object, batch: dict, index: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: RetrievalModule, *_: Any) -> None:
         if module.agreement.stop:
             raise Leave(self.signum or signal.SIGTERM)

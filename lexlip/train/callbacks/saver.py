@@ -9,17 +9,22 @@ and renamed, and the oldest one goes only when the newest is whole; so a crash a
 A full disk does not end the training: the failure is logged, the older checkpoints stay, the next one is tried in time.
 """
 
+# Lightning hands on the module that it trains, which is always ours:
+# mypy: disable-error-code=override
 from __future__ import annotations
 
 import json
 import logging
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 
 from lexlip.train.checkpoint import WholeFiles, clear_for, step_file, step_files
 from lexlip.train.config import Config
+from lexlip.train.module import RetrievalModule
 from lexlip.utils.files import link_whole, write_json
 
 log = logging.getLogger(__name__)
@@ -42,27 +47,22 @@ class Saver(pl.Callback):
         self.written = time.monotonic()
         self.saved_step = -1  # the same on every process, since all of them enter the writing or none
         self.validation_due = False  # after the step that the checkpoint is of
-        self.best = self._best()
+        self.best: float | None = None
+        if (folder / "best.ckpt").is_file():
+            with suppress(OSError, ValueError, KeyError, TypeError):  # no note, or one of another metric
+                self.best = self.sign * float(json.loads((folder / "best.json").read_text())[self.monitor])
 
-    def _best(self) -> float | None:
-        if not (self.folder / "best.ckpt").is_file():
-            return None
-        try:
-            return self.sign * float(json.loads((self.folder / "best.json").read_text())[self.monitor])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: RetrievalModule) -> None:
         self.written = time.monotonic()
         if trainer.is_global_zero:
             clear_for(trainer.global_step, self.folder)
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: dict, index: int) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, module: RetrievalModule, *_: Any) -> None:
         minutes = self.config.checkpoint_minutes
         module.agreement.wishes["save"] = bool(minutes) and time.monotonic() - self.written >= 60 * minutes
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: object, batch: dict, index: int
+        self, trainer: pl.Trainer, module: RetrievalModule, outputs: Any, batch: Any, index: int
     ) -> None:
         step, every = trainer.global_step, self.config.checkpoint_steps
         by_steps = every is not None and step % every == 0 and step > self.saved_step
@@ -71,7 +71,7 @@ class Saver(pl.Callback):
         if by_steps or ends or module.agreement.save or self.validation_due:
             self.save(trainer)
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: RetrievalModule, checkpoint: dict) -> None:
         checkpoint["validation_due"] = self.validation_due
 
     def save(self, trainer: pl.Trainer) -> None:
@@ -99,7 +99,7 @@ class Saver(pl.Callback):
             log.error("%s was written, but %s could not be moved on (%s)", path, self.folder / "last.ckpt", error)
         log.info("checkpoint %s, %.0f MiB in %.1f s", path, size, time.monotonic() - started)
 
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, module: RetrievalModule) -> None:
         score = trainer.callback_metrics.get(self.monitor)
         if not trainer.is_global_zero or score is None:
             return
@@ -119,7 +119,7 @@ class Saver(pl.Callback):
             self.best = value
 
 
-def validation_follows(trainer: pl.Trainer, module: pl.LightningModule, index: int) -> bool:
+def validation_follows(trainer: pl.Trainer, module: RetrievalModule, index: int) -> bool:
     """Whether a validation comes right after this batch, or the epoch ends with it."""
     if trainer.is_last_batch:
         return True

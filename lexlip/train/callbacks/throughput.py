@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
 import pytorch_lightning as pl
+
+from lexlip_data.loading.batch import Batch
 
 log = logging.getLogger(__name__)
 
@@ -20,33 +23,38 @@ class Throughput(pl.Callback):
 
     Args:
         every: steps between two values.
+        workers: loader processes, for the hint to raise them.
     """
 
-    def __init__(self, every: int):
-        self.every = every
+    def __init__(self, every: int, workers: int):
+        self.every, self.workers = every, workers
         self.steps, self.pairs, self.waited, self.worked = 0, 0, 0.0, 0.0
         self.mark: float | None = None  # when the last batch was done with
         self.long_waits, self.hinted = 0, False
         self.latest: dict[str, float] = {}
 
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: dict, index: int) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, index: int) -> None:
         now = time.perf_counter()
         self.waited += now - (self.mark or now)
         self.mark = now
         self.pairs += len(batch["image_id"]) * trainer.world_size
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: object, batch: dict, index: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
         now = time.perf_counter()
-        self.worked += now - self.mark
+        self.worked += now - (self.mark or now)
         self.steps += 1
         if self.steps == self.every:
             total = self.waited + self.worked
-            self.latest = {
-                "train/pairs_per_second": self.pairs / total, "train/data_wait_ratio": self.waited / total
-            }  # fmt: skip
-            self._hint(self.waited / total, trainer)
+            ratio = self.waited / total
+            self.latest = {"train/pairs_per_second": self.pairs / total, "train/data_wait_ratio": ratio}
+            self.long_waits = self.long_waits + self.every if ratio > HINT_RATIO else 0
+            if self.long_waits >= HINT_STEPS and not self.hinted and trainer.is_global_zero:
+                self.hinted = True
+                log.warning(
+                    "%.0f%% of the time the training waits for data: the loader is the limit. Raise num_workers (%d "
+                    "now, per process), store smaller images, or take train_transform_keys='[\"vit\"]'",
+                    100 * ratio, self.workers,
+                )  # fmt: skip
             self.steps, self.pairs, self.waited, self.worked = 0, 0, 0.0, 0.0
         module.log_dict(self.latest)
         self.mark = now
@@ -56,13 +64,3 @@ class Throughput(pl.Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.mark = None
-
-    def _hint(self, ratio: float, trainer: pl.Trainer) -> None:
-        self.long_waits = self.long_waits + self.every if ratio > HINT_RATIO else 0
-        if self.long_waits >= HINT_STEPS and not self.hinted and trainer.is_global_zero:
-            self.hinted = True
-            log.warning(
-                "%.0f%% of the time the training waits for data: the loader is the limit. Raise num_workers (%d now, "
-                "per process), store smaller images, or take train_transform_keys='[\"vit\"]'",
-                100 * ratio, trainer.datamodule.config["num_workers"],
-            )  # fmt: skip
