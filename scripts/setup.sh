@@ -4,7 +4,7 @@
 #   bash scripts/setup.sh                      # python3, which must be 3.10 to 3.13
 #   PYTHON=python3.12 bash scripts/setup.sh    # another interpreter; kept by later runs until it is changed
 #
-# With CUDA libraries about 6 GB on disk and a few minutes. A second run finds the stamp and stops at once.
+# With CUDA libraries about 7 GB on disk and a few minutes. A second run finds the stamp and stops at once.
 # CPU builds: PIP_EXTRA_INDEX_URL=(the CPU index of your torch release) bash scripts/setup.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
