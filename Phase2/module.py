@@ -45,6 +45,7 @@ class Phase2Module(RetrievalModule):
 
     def __init__(self, config: Config, model: LexLIP):
         super().__init__(config, model)
+        check_patch(config.image_size, model.image_encoder.patch, dynamic=config.DR)
         tokenizer, model.tokenizer = model.tokenizer, None  # one copy of it is enough
         self.twin = ModelEmaV3(model, decay=config.momentum, foreach=True).requires_grad_(False)
         model.tokenizer = tokenizer
@@ -70,7 +71,6 @@ class Phase2Module(RetrievalModule):
 
     @classmethod
     def check_config(cls, config: Config) -> None:
-        super().check_config(config)
         if config.training_mode != "con":
             raise ConfigError(
                 f"training_mode={config.training_mode}: Phase 2 is contrastive; add task_contrastive_train, or run "
@@ -87,6 +87,7 @@ class Phase2Module(RetrievalModule):
                 "task_long_caption_train, or set long_captions=0"
             )
         check_patch(config.image_size, config.patch_size, dynamic=config.DR)
+        super().check_config(config)
 
     def train(self, mode: bool = True) -> Phase2Module:
         super().train(mode)

@@ -125,8 +125,8 @@ def model_weights(path: str | Path) -> dict[str, Tensor]:
     others = [name for name in state if not name.startswith(MODEL_PREFIX)]
     if others and "hyper_parameters" not in content:  # which every phase writes beside its own parts
         raise CheckpointError(
-            f"{path} holds names besides the model's, {others[:3]}, but no hyper_parameters: no phase wrote it "
-            "so. Keep them where a checkpoint is cut down, or keep the names model.* alone"
+            f"{path} holds names besides the model's, {others[:3]}, but no hyper_parameters: it was cut "
+            "down. Keep hyper_parameters too, or the names model.* alone"
         )
     for part, count in sorted(Counter(name.split(".")[0] for name in others).items()):
         log.info("%s: %d entries of %s.* belong to its own phase and are not loaded", path, count, part)

@@ -17,7 +17,6 @@ from lexlip.models.tokenizer import check_tokenizer
 from lexlip.models.two_tower import TwoTowers
 from lexlip.train.config import Config, check_patch
 
-FRESH_WIDTH = 768  # of a fresh BERT, where no key says it
 HEAD_WIDTH = 64  # of an attention head, where no key says how many there are
 DERIVED = ("patch_size", "input_image_embed_size", "input_text_embed_size", "hidden_size", "num_heads")
 SHAPE_KEYS = (  # the same in `Config` and `ModelConfig`
@@ -81,7 +80,8 @@ def _shape_keys(kind: type[TwoTowers]) -> tuple[str, ...]:
 
 
 def _fresh_bert(config: Config, tokenizer: PreTrainedTokenizerBase | None) -> BertConfig:
-    width = config.input_text_embed_size or config.hidden_size or FRESH_WIDTH
+    width = config.fresh_width
+    most = max(1, width // HEAD_WIDTH)
     vocab_size = config.vocab_size or (len(tokenizer) if tokenizer is not None else None)
     if vocab_size is None:
         raise ConfigError("vocab_size=None: a fresh text tower needs a tokenizer or a vocab_size")
@@ -89,7 +89,7 @@ def _fresh_bert(config: Config, tokenizer: PreTrainedTokenizerBase | None) -> Be
         vocab_size=vocab_size,
         hidden_size=width,
         num_hidden_layers=config.text_layers,
-        num_attention_heads=config.num_heads or max(1, width // HEAD_WIDTH),
+        num_attention_heads=config.num_heads or next(n for n in range(most, 0, -1) if width % n == 0),
         intermediate_size=int(width * config.mlp_ratio),
         max_position_embeddings=config.text_positions,
         **text_dropout(config.drop_rate),
@@ -113,7 +113,7 @@ def check_towers(model: TwoTowers, config: Config) -> None:
             )
     if config.vocab_size is None and model.tokenizer is not None:
         check_tokenizer(config.tokenizer, model.config.vocab_size, model.tokenizer)
-    check_patch(config.image_size, model.image_encoder.patch, config.DR)
+    check_patch(config.image_size, model.image_encoder.patch)
     positions = model.text_encoder.config.max_position_embeddings
     if config.max_text_len > positions:
         raise ConfigError(f"max_text_len={config.max_text_len}, but the text tower has {positions} positions")

@@ -21,6 +21,7 @@ from lexlip.models.config import HEADS
 from lexlip.ops.max_logits import METHODS
 from lexlip_data.loading.transforms import TRANSFORM_KEYS
 
+FRESH_WIDTH = 768  # of a fresh BERT, where no key says it
 PRECISIONS = (16, 32, "16", "32", "bf16", "16-mixed", "bf16-mixed", "32-true")
 
 
@@ -111,7 +112,9 @@ class Config:
     loss_names: dict[str, float] = key("weights; 0 leaves a part out")
     temperature: float = key("divides the scores of the contrastive losses", above=0)
     flops_weight: float = key("of FLOPS(text) and of FLOPS(image)", least=0)
-    flops_warmup: int | float = key("until then it grows with the square: a fraction of all steps if a float", least=0)
+    flops_warmup: int | float = key(
+        "until then it grows with the square; a fraction of all steps if a float, steps if an int", least=0
+    )
     train_top_k: list[int] = key("contrast vectors cut to their k heaviest terms too, e.g. [8, 32]", least=1)
     mask_same_image: bool = key("captions of one image are not negatives of each other")
     queue_size: int = key("Phase 2: past keys kept per modality", least=0)
@@ -189,6 +192,11 @@ class Config:
         return environment.processes(self.num_gpus, self.num_nodes)
 
     @property
+    def fresh_width(self) -> int:
+        """Width of a fresh text tower."""
+        return self.input_text_embed_size or self.hidden_size or FRESH_WIDTH
+
+    @property
     def rows_at_once(self) -> int:
         """Rows of a micro-batch."""
         return self.grad_cache_chunk or self.per_gpu_batchsize
@@ -258,7 +266,9 @@ def _check_range(field: dataclasses.Field, value: object, default: object) -> No
         right = _number if kind is float else lambda item: type(item) is kind
         if not all(right(item) and (rule["least"] is None or item >= rule["least"]) for item in value):
             least = f" of at least {rule['least']}" if rule["least"] is not None else ""
-            raise ConfigError(f"{name}={value}; every entry must be {kind.__name__}{least}, such as {default}")
+            meant = {int: "a whole number", float: "a number"}.get(kind, "a string")
+            such = default or ([32] if kind is int else ["name"])
+            raise ConfigError(f"{name}={value}; every entry must be {meant}{least}, such as {such}")
     if not _number(value):
         return
     least, most, above = rule["least"], rule["most"], rule["above"]
@@ -303,9 +313,9 @@ def _check_values(config: Config, defaults: dict) -> None:
         raise ConfigError(
             f"hidden_size={width} is the weakened decoder's width and must equal input_text_embed_size={text_width}"
         )
-    width = width or text_width or 0
-    if not config.text_pretrained and config.num_heads and width % config.num_heads:
-        raise ConfigError(f"hidden_size={width} does not divide by num_heads={config.num_heads}")
+    if not config.text_pretrained and config.num_heads and config.fresh_width % config.num_heads:
+        name = "hidden_size" if width is not None else "input_text_embed_size"
+        raise ConfigError(f"{name}={config.fresh_width} is not a multiple of num_heads={config.num_heads}")
 
 
 def check_patch(image_size: int, patch: int | None, dynamic: bool = False) -> None:

@@ -27,7 +27,6 @@ class DenseModule(RetrievalModule):
 
     @classmethod
     def check_config(cls, config: Config) -> None:
-        super().check_config(config)
         if config.training_mode != "con":
             raise ConfigError(
                 f"training_mode={config.training_mode}: the dense head has the contrastive loss alone; add "
@@ -38,6 +37,7 @@ class DenseModule(RetrievalModule):
                 raise ConfigError(f"{key}={getattr(config, key)}: dense vectors have no terms to cut; set {key}=[]")
         if config.DR:
             raise ConfigError("DR=True belongs to Phase 2 with the lexicon head; set DR=False")
+        super().check_config(config)
 
     def encode(self, batch: Batch, context: None, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
         text = F.normalize(self.model.vectors_text(batch["text_ids"], batch["text_mask"]), dim=-1)

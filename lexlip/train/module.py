@@ -300,6 +300,8 @@ class RetrievalModule(pl.LightningModule):
 
     def _weighed(self, losses: Tensors) -> Tensors:
         """Multiplied by `loss_names`; losses of weight 0 are left out."""
+        if nameless := losses.keys() - self.loss_groups.keys():
+            raise KeyError(f"loss_groups of {self.name} does not say what weighs {sorted(nameless)}")
         weights = {name: self.config.loss_names.get(self.loss_groups[name], 0) for name in losses}
         return {name: value * weights[name] for name, value in losses.items() if weights[name]}
 
