@@ -3,10 +3,11 @@
 import pytest
 
 from lexlip import LexLIP, ModelConfig
+from lexlip.train.build import build_model
 
 
-def test_saving_over_another_model_leaves_nothing_of_it(make_keys, tmp_path):
-    model = LexLIP.from_keys(make_keys())
+def test_saving_over_another_model_leaves_nothing_of_it(make_config, tmp_path):
+    model = build_model(LexLIP, make_config())
     model.save_pretrained(tmp_path)
     for stale in ("phase2.safetensors", "tokenizer.json", "vocab.txt"):
         (tmp_path / stale).write_text("old")
