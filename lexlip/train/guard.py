@@ -97,7 +97,8 @@ class StepGuard:
         if note is not None:
             failed = save(note.with_suffix(".ckpt"))
             state = f" (the state could not be saved: {failed})" if failed else ", the .ckpt beside it holds the state"
-            kept = f"; {note} lists the batch's samples{state}"
+            listed = note if rank() or note.is_file() else folder
+            kept = f"; {listed} lists the batch's samples{state}"
         raise TrainingError(
             f"loss or gradient was not finite in {self.not_finite} steps in a row (max_nonfinite_steps), the last one "
             f"is {step}; no such step changed the weights{kept}. {ADVICE}"
