@@ -21,7 +21,7 @@ from lexlip.train.config import Config, check_patch
 from lexlip.train.losses import flops, queue_contrastive
 from lexlip.train.module import RetrievalModule
 from lexlip.train.step import Tensors, split_batch
-from lexlip.utils.distributed import gather_pair, gather_rows, sum_over_ranks, world_size
+from lexlip.utils.distributed import gather_many, gather_rows, sum_over_ranks, world_size
 from lexlip_data.loading.batch import Batch
 from Phase2.key_queue import KeyQueue
 
@@ -130,7 +130,7 @@ class Phase2Module(RetrievalModule):
     def after_step(self, batch: Batch, context: StepKeys) -> None:
         self.twin.update(self.model)
         rows, dtype = batch.get("rows_of_ranks"), self.text_ring.keys.dtype  # exchanged as they are stored
-        keys = gather_pair(context.text.to(dtype), context.image.to(dtype), rows)
+        keys = gather_many([context.text.to(dtype), context.image.to(dtype)], rows)
         ids = gather_rows(batch["image_id"], rows)
         for queue, key in zip(self.queues.values(), keys, strict=True):
             queue.push(key, ids)

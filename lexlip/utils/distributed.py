@@ -111,13 +111,8 @@ def gather_with_grad(x: Tensor, rows: Sequence[int] | None = None) -> Tensor:
     return _OfAllRanks.apply(x, gather_rows(x, rows), slice(start, start + len(x)))
 
 
-def gather_pair(a: Tensor, b: Tensor, rows: Sequence[int] | None = None) -> tuple[Tensor, ...]:
-    """Two (n_rank, V) tensors in one `gather_with_grad`: one exchange instead of two."""
-    return tuple(gather_many([a, b], rows))
-
-
 def gather_many(parts: Sequence[Tensor], rows: Sequence[int] | None = None) -> Sequence[Tensor]:
-    """Several (n_rank, V) tensors in one `gather_with_grad`."""
+    """Several (n_rank, V) tensors in one `gather_with_grad`: one exchange for all of them."""
     if world_size() == 1:
         return parts
     return gather_with_grad(torch.cat(list(parts), dim=1), rows).split(parts[0].shape[1], dim=1)
