@@ -66,6 +66,21 @@ def in_batch_contrastive(text: Tensor, image: Tensor, temperature: float | Tenso
     return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
 
 
+def score_distillation(scores: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """KL divergence of a batch's scores from another model's, over each row and each column, averaged.
+
+    Args:
+        scores: (B, B) cosines of the model that learns.
+        taught: (B, B) cosines of the model that teaches, without gradient.
+        temperature: divides both.
+    """
+    losses = []
+    for own, given in ((scores, taught), (scores.T, taught.T)):
+        wanted = F.log_softmax(given / temperature, dim=1)
+        losses.append(F.kl_div(F.log_softmax(own / temperature, dim=1), wanted, log_target=True, reduction="batchmean"))
+    return (losses[0] + losses[1]) / 2
+
+
 def queue_contrastive(
     queries: Tensor, positives: Tensor, negatives: Tensor, temperature: float, excluded: Tensor | None = None
 ) -> Tensor:

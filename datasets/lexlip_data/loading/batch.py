@@ -24,6 +24,9 @@ class Batch(TypedDict, total=False):
     encoder_labels: Tensor  # (B, L) int64, -100 where nothing is masked
     decoder_ids: Tensor  # (B, L), masked for the weakened decoder
     decoder_labels: Tensor  # (B, L)
+    text_states: Tensor  # (B, L, D) of a frozen text tower; batches of cached features, whose `image` is (B, L, D) too
+    text_pooled: Tensor  # (B, D) its sentence vectors
+    expanded: Tensor  # (B,) 1 where a caption may be expanded in this step
     image_id: Tensor  # (B,) int64, the same number for the same image everywhere
     order: Tensor  # (B,) int64, position in the whole split; evaluation
     caption_number: Tensor  # (B,) int64, which caption of its image

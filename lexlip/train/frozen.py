@@ -1,0 +1,135 @@
+"""Training of heads on the cached features of frozen towers: the lexicon's, and the dense reference's.
+
+`features=FOLDER` starts it from either command line: batches are then rows of a cache, and no tower is loaded. A step
+takes as many different images as the batch is large, each with one of its captions.
+
+B pairs, A terms that may be active.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lexlip.errors import ConfigError
+from lexlip.models.frozen.model import FrozenLexLIP
+from lexlip.models.lexicon_head import keep_heaviest
+from lexlip.train.config import Config
+from lexlip.train.losses import flops, in_batch_contrastive, score_distillation
+from lexlip.train.module import RetrievalModule
+from lexlip.train.step import Tensors, total
+from lexlip.utils.distributed import gather_many, gather_rows
+from lexlip_data.loading.batch import Batch
+
+MAX_SCALE = math.log(100)  # of the learned temperature, as in CLIP
+
+
+class _FrozenModule(RetrievalModule):
+    """What both have in common: features in, a learned temperature."""
+
+    model_class = FrozenLexLIP
+    model: FrozenLexLIP
+
+    @classmethod
+    def check_config(cls, config: Config) -> None:
+        if config.training_mode != "con":
+            raise ConfigError(
+                f"training_mode={config.training_mode}: heads on frozen towers are contrastive; add "
+                "task_frozen_lexicon_train, or set training_mode=con"
+            )
+        for key in ("long_captions", "DR", "lock_image", "gradient_checkpointing", "compile"):
+            if getattr(config, key):
+                raise ConfigError(f"{key}={getattr(config, key)} belongs to training with images; leave it out here")
+        super().check_config(config)
+
+    @property
+    def scale(self) -> torch.nn.Parameter:
+        """() logarithm of what multiplies the cosines."""
+        raise NotImplementedError
+
+    def temperature(self, vectors: Tensors) -> Tensor:
+        """From the copies that each row of a batch has: so the averaging over processes knows its gradient."""
+        return (-vectors["scale"].mean()).exp()
+
+    @torch.no_grad()
+    def after_step(self, batch: Batch, context: Any) -> None:
+        self.scale.clamp_(0, MAX_SCALE)
+
+    def vectors_of(self, kind: str, batch: Batch) -> Tensor:
+        return self.model.features_image(batch) if kind == "image" else self.model.features_text(batch)
+
+
+class FrozenDenseModule(_FrozenModule):
+    """The dense reference: symmetric InfoNCE with a learned temperature (CLIP, Radford et al., 2021)."""
+
+    name = "FrozenDense"
+    loss_groups = {"contrastive_loss": "contrastive"}
+
+    @property
+    def scale(self) -> torch.nn.Parameter:
+        return self.model.dense.logit_scale
+
+    def vectors_of(self, kind: str, batch: Batch) -> Tensor:
+        return self.model.dense_image(batch) if kind == "image" else self.model.dense_text(batch)
+
+    def encode(self, batch: Batch, context: None, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
+        text, image = (F.normalize(self.vectors_of(kind, batch), dim=-1) for kind in ("text", "image"))
+        return {"text": text, "image": image, "scale": self.scale.expand(len(text))}, {}
+
+    def batch_losses(self, vectors: Tensors, batch: Batch, context: None) -> Tensors:
+        return {"contrastive_loss": self.contrastive(vectors, batch, self.temperature(vectors))}
+
+
+class FrozenModule(_FrozenModule):
+    """The lexicon: InfoNCE and the dense reference's scores, of whole vectors and of cut ones, and FLOPS."""
+
+    name = "Frozen"
+    loss_groups = {"contrastive_loss": "contrastive", "distill_loss": "distill", "flops_loss": "contrastive"}
+
+    @property
+    def scale(self) -> torch.nn.Parameter:
+        return self.model.heads.logit_scale
+
+    def prepare(self, batch: Batch) -> tuple[Batch, None]:
+        """Choose which captions may be expanded in this step (after Nguyen et al., ECIR 2024).
+
+        At first few of them may, so that their own words learn to find the image; in the end all may.
+        """
+        if not self.training:
+            return batch, None
+        begin, steps = self.config.expansion_start, max(1, int(self.trainer.estimated_stepping_batches))
+        allowed = begin + (1 - begin) * min(1.0, self.step_now / steps)
+        keep = (torch.rand(len(batch["image_id"]), device=self.device) < allowed).float()
+        return {**batch, "expanded": keep}, None
+
+    def encode(self, batch: Batch, context: None, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
+        image = F.normalize(self.model.heads.encode_image(batch["image"]), dim=-1)
+        text = F.normalize(self.model.heads.encode_text(**self.model.text_features(batch)), dim=-1)
+        vectors = {"text": text, "image": image, "scale": self.scale.expand(len(text))}
+        if self.model.dense is not None:
+            with torch.no_grad():
+                vectors["teacher_text"] = F.normalize(self.model.dense_text(batch), dim=-1)
+                vectors["teacher_image"] = F.normalize(self.model.dense_image(batch), dim=-1)
+        return vectors, {}
+
+    def batch_losses(self, vectors: Tensors, batch: Batch, context: None) -> Tensors:
+        rows = batch.get("rows_of_ranks")
+        sides = ["text", "image"] + (["teacher_text", "teacher_image"] if "teacher_text" in vectors else [])
+        text, image, *teacher = gather_many([vectors[side] for side in sides], rows)
+        ids = gather_rows(batch["image_id"], rows) if self.config.mask_same_image else None
+        taught = (teacher[0] @ teacher[1].T).detach() if teacher else None
+        contrastive, distilled = [], []
+        for k in (None, *self.config.train_top_k):
+            pair = [v if k is None else F.normalize(keep_heaviest(v, k), dim=-1) for v in (text, image)]
+            contrastive.append(in_batch_contrastive(*pair, self.temperature(vectors), ids))
+            if taught is not None:
+                distilled.append(score_distillation(pair[0] @ pair[1].T, taught, self.config.temperature))
+        losses = {
+            "contrastive_loss": total(contrastive) / len(contrastive),
+            "flops_loss": self.flops_weight() * (flops(vectors["text"]) + flops(vectors["image"])),
+        }
+        return {**losses, "distill_loss": total(distilled) / len(distilled)} if distilled else losses
