@@ -18,6 +18,7 @@ import yaml
 from lexlip.errors import ConfigError
 from lexlip.launch import environment
 from lexlip.models.config import HEADS
+from lexlip.models.frozen.config import TEXT_HEADS
 from lexlip.ops.max_logits import METHODS
 from lexlip_data.loading.transforms import TRANSFORM_KEYS
 
@@ -104,6 +105,21 @@ class Config:
     embed_dim: int = key("dense: width of the vectors", least=1)
     text_pooler: bool = key("dense: project BERT's pooler (dense layer, tanh) of [CLS] rather than [CLS] itself")
     image_projection: bool = key("dense: false where the image tower is embed_dim wide and gives the vectors as it is")
+
+    # --- heads on frozen towers ---
+    features: str = key("folder of `lexlip cache`; trains heads on its features, and no tower is loaded")
+    teacher: str = key("a dense reference on these features, whose scores teach: a checkpoint or a model folder")
+    head_text: str = key(
+        "contextual reads the text tower's states; lookup reads a table, no tower to search", choices=TEXT_HEADS
+    )
+    head_width: int = key(
+        "of the space of images, texts and terms; as wide as the text tower, it starts from it", least=1
+    )
+    term_min_count: int = key("captions that must have a word piece, for it to be a term", least=1)
+    row_terms: int = key("lookup: terms that a word piece adds to its own", least=0)
+    expansion_start: float = key("probability that a caption is expanded, at first; it grows to 1", least=0, most=1)
+    image_dropout: float = key("of the image features", least=0, most=1)
+    text_dropout: float = key("of the sentence vectors", least=0, most=1)
 
     # --- losses ---
     training_mode: str = key(

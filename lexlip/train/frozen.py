@@ -108,7 +108,7 @@ class FrozenModule(_FrozenModule):
 
     def encode(self, batch: Batch, context: None, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
         image = F.normalize(self.model.heads.encode_image(batch["image"]), dim=-1)
-        text = F.normalize(self.model.heads.encode_text(**self.model.text_features(batch)), dim=-1)
+        text = F.normalize(self.model.heads.encode_text(self.model.text_batch(batch), batch.get("expanded")), dim=-1)
         vectors = {"text": text, "image": image, "scale": self.scale.expand(len(text))}
         if self.model.dense is not None:
             with torch.no_grad():

@@ -34,6 +34,7 @@ from sacred.observers import FileStorageObserver
 from sacred.utils import SacredError
 
 from lexlip.errors import CheckpointError, ConfigError, LoaderDied, LostContact, TrainingError
+from lexlip.features.store import FeatureStore
 from lexlip.launch import environment
 from lexlip.models.tokenizer import load_tokenizer
 from lexlip.models.weights import read
@@ -43,6 +44,8 @@ from lexlip.train.callbacks.saver import Saver
 from lexlip.train.checkpoint import check_resumable
 from lexlip.train.config import Config, base, named
 from lexlip.train.dense import DenseModule
+from lexlip.train.features import FeatureDataModule
+from lexlip.train.frozen import FrozenDenseModule, FrozenModule
 from lexlip.train.module import RetrievalModule
 from lexlip.train.trainer import make_trainer
 from lexlip.utils.distributed import explain_lost_contact
@@ -138,8 +141,11 @@ def check_config(values: Mapping, phase: type[RetrievalModule]) -> Config:
 
 
 def trained(config: Config, phase: type[RetrievalModule]) -> type[RetrievalModule]:
-    """What the config trains: the dense model has no phases, either command line starts it."""
-    return DenseModule if config.head == "dense" else phase
+    """What the config trains: the dense model and heads on features have no phases, either command line starts them."""
+    dense = config.head == "dense"
+    if config.features:
+        return FrozenDenseModule if dense else FrozenModule
+    return DenseModule if dense else phase
 
 
 def run(config: Config, phase: type[RetrievalModule]) -> dict:
@@ -168,7 +174,8 @@ def _run(config: Config, phase: type[RetrievalModule], watch: Watch) -> dict:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     for name in ("lexlip", "lexlip_data"):
         logging.getLogger(name).setLevel(logging.INFO)
-    tokenizer = load_tokenizer(config.tokenizer, config.vocab_size)
+    store = FeatureStore(config.features) if config.features else None
+    tokenizer = store.tokenizer if store else load_tokenizer(config.tokenizer, config.vocab_size)
     pl.seed_everything(config.seed, workers=False)
     if config.cpu_threads:
         torch.set_num_threads(config.cpu_threads)
@@ -180,8 +187,13 @@ def _run(config: Config, phase: type[RetrievalModule], watch: Watch) -> dict:
     if resume and config.load_path:
         log.info("going on from %s; load_path=%s was this run's beginning", resume, config.load_path)
     config = config.changed(resume_from=resume, load_path="" if resume else config.load_path)
-    length = config.max_text_len - config.corner_tokens  # the corners take their positions among max_text_len
-    data = CaptionDataModule({**config.as_dict(), "max_text_len": length}, tokenizer, mlm=phase.masks_needed(config))
+    data: FeatureDataModule | CaptionDataModule
+    if store is not None:
+        data = FeatureDataModule(config, store)
+    else:
+        length = config.max_text_len - config.corner_tokens  # the corners take their positions among max_text_len
+        values = {**config.as_dict(), "max_text_len": length}
+        data = CaptionDataModule(values, tokenizer, mlm=phase.masks_needed(config))
     data.setup("test" if config.test_only else "fit")  # missing data is known before a tower is built
     _check_folds(config, data)
     steps = config.max_steps or (0 if config.test_only else config.max_epoch * data.steps_per_epoch)

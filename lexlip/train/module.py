@@ -146,6 +146,12 @@ class RetrievalModule(pl.LightningModule):
     def after_step(self, batch: Batch, context: Any) -> None:
         """After the optimiser has moved the weights."""
 
+    def vectors_of(self, kind: str, batch: Batch) -> Tensor:
+        """(B, V) vectors of a batch of one "image" or "text" for evaluation, not normalised."""
+        if kind == "image":
+            return self.model.vectors_image(batch["image"])
+        return self.model.vectors_text(batch["text_ids"], batch["text_mask"])
+
     # --- making one ---
 
     @classmethod
@@ -410,10 +416,7 @@ class RetrievalModule(pl.LightningModule):
         if kind == "pairs":
             self._log_losses(stage, self.compute_losses(batch), len(batch["image_id"]))
             return
-        if kind == "image":
-            vectors = self.model.vectors_image(batch["image"])
-        else:
-            vectors = self.model.vectors_text(batch["text_ids"], batch["text_mask"])
+        vectors = self.vectors_of(kind, batch)
         rows = recall.SparseVectors.from_dense(F.normalize(vectors, dim=-1), batch["image_id"], batch["order"])
         self._collected.setdefault((name, kind), []).append(rows)
 

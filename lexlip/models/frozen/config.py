@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 KIND = "frozen"  # in config.json: tells these folders from those of trained towers
-TextHead = Literal["contextual", "lookup"]
-TEXT_HEADS: tuple[TextHead, ...] = ("contextual", "lookup")
+TextHead = Literal["contextual", "lookup", "table"]
+TEXT_HEADS = ("contextual", "lookup")  # that can be trained; a trained lookup is written as a table
 
 
 @dataclass
@@ -21,7 +21,8 @@ class FrozenConfig:
         vocab_size: V, entries of the lexicon's tokenizer.
         terms: how many of them may be active; the weights name them.
         width: of the space in which images, texts and terms meet.
-        text_head: "contextual" reads the text tower's states; "lookup" reads a table, so that queries need no tower.
+        text_head: "contextual" reads the text tower's states; "lookup" adds up rows that each word piece has, made
+            from the tower's vector of that piece alone; "table" is such rows written down, which need no text tower.
         row_terms: lookup: terms that a row of the table adds to its own.
         embed_dim: width of the dense reference that comes along; 0: none.
         max_text_len: word pieces of a text that are read.

@@ -11,18 +11,35 @@ is a code (docs/FROZEN.md has the figures).
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lexlip.models.frozen.config import FrozenConfig
+from lexlip.models.lexicon_head import keep_heaviest
 from lexlip.ops.max_logits import max_logits, saturate
 
 START_SCALE = math.log(1 / 0.05)  # of the learned temperature
 IMAGE_BIAS, TEXT_BIAS = -1.0, -2.0  # where the terms' biases start: few are active, and none is dead
 WEIGHING_WIDTH = 128  # of the layer that weighs a word piece by its state
 IDF_SHARE = 1 / 3  # a word piece's own weight starts at so much of its idf
+
+
+class TextBatch(NamedTuple):
+    """Texts by their word pieces, and what a frozen text tower says of them where there is one.
+
+    Attributes:
+        terms: (B, T) int64.
+        mask: (B, T) bool, False at padding.
+        states: (B, T, D) of the tokens; pooled: (B, pooled_width) of the texts.
+    """
+
+    terms: Tensor
+    mask: Tensor
+    states: Tensor | None = None
+    pooled: Tensor | None = None
 
 
 class Standardise(nn.Module):
@@ -81,7 +98,7 @@ class LexiconHeads(nn.Module):
 
     def __init__(self, config: FrozenConfig, image_dropout: float = 0.0, text_dropout: float = 0.0):
         super().__init__()
-        self.config, self.text_dropout = config, text_dropout
+        self.config = config
         width, terms = config.width, config.terms
         self.register_buffer("term_ids", torch.arange(terms))
         self.term_ids: Tensor
@@ -92,13 +109,7 @@ class LexiconHeads(nn.Module):
         self.image_bias = nn.Parameter(torch.full((terms,), IMAGE_BIAS))
         self.own = nn.Parameter(torch.zeros(terms))  # of a text's own word pieces, before softplus
         self.logit_scale = nn.Parameter(torch.tensor(START_SCALE))
-        if config.text_head == "contextual":
-            self.weigh = nn.Sequential(
-                nn.Linear(config.text_width, WEIGHING_WIDTH), nn.GELU(), nn.Linear(WEIGHING_WIDTH, 1)
-            )
-            self.text = nn.Linear(config.pooled_width, width)
-            self.text_norm = nn.LayerNorm(width)
-            self.text_bias = nn.Parameter(torch.full((terms,), TEXT_BIAS))
+        self.text_side: ContextualText | LookupText | TableText = TEXT_SIDES[config.text_head](config, text_dropout)
 
     @torch.no_grad()
     def start(self, term_ids: Tensor, embeddings: Tensor | None, idf: Tensor) -> None:
@@ -128,29 +139,114 @@ class LexiconHeads(nn.Module):
         hidden = self.image_norm(self.image(self.standardise(features)))
         return max_logits(hidden, self.table, self.image_bias, saturated=True)
 
-    def encode_text(self, terms: Tensor, mask: Tensor, states: Tensor, pooled: Tensor, keep: Tensor | None) -> Tensor:
+    def encode_text(self, texts: TextBatch, keep: Tensor | None = None) -> Tensor:
         """Texts to (B, A) weights, not normalised: what their own word pieces weigh, plus the expansion.
 
         Args:
-            terms, mask: (B, T) word pieces, and where they are.
-            states: (B, T, D) of the text tower.
-            pooled: (B, pooled_width) sentence vectors.
             keep: (B,) 1 for texts that may be expanded, 0 for the others; None: all.
         """
-        dtype = self.text.weight.dtype
-        weights = self.weigh(states.to(dtype))[..., 0] + self._own(terms)
-        own = self._pooled(F.softplus(weights) * mask, terms)
-        hidden = self.text_norm(self.text(_dropped(pooled.to(dtype), self.text_dropout, self.training)))
-        expansion = saturate(F.linear(hidden, self.table, self.text_bias))
+        where = self.positions(texts.terms)
+        own, expansion = self.text_side(texts, where, self)
+        if expansion is None:
+            return own
         return own + (expansion if keep is None else expansion * keep[:, None])
 
-    def _own(self, terms: Tensor) -> Tensor:
-        return F.pad(self.own, (0, 1))[self.positions(terms)]
 
-    def _pooled(self, weights: Tensor, terms: Tensor) -> Tensor:
-        """(B, T) weights of word pieces to (B, A), the largest of each term."""
-        rows = weights.new_zeros(len(weights), len(self.term_ids) + 1)
-        return rows.scatter_reduce(1, self.positions(terms), weights, "amax")[:, :-1]
+class ContextualText(nn.Module):
+    """Own word pieces weigh by their states, the expansion comes from the sentence vector."""
+
+    def __init__(self, config: FrozenConfig, dropout: float = 0.0):
+        super().__init__()
+        self.dropout = dropout
+        self.weigh = nn.Sequential(
+            nn.Linear(config.text_width, WEIGHING_WIDTH), nn.GELU(), nn.Linear(WEIGHING_WIDTH, 1)
+        )
+        self.expand = Expansion(config)
+
+    def forward(self, texts: TextBatch, where: Tensor, heads: LexiconHeads) -> tuple[Tensor, Tensor]:
+        """(B, A) weights of the own word pieces, the largest of each term, and (B, A) of the expansion."""
+        assert texts.states is not None and texts.pooled is not None
+        states = texts.states.to(heads.table.dtype)
+        weights = F.softplus(self.weigh(states)[..., 0] + F.pad(heads.own, (0, 1))[where]) * texts.mask
+        rows = weights.new_zeros(len(weights), len(heads.term_ids) + 1)
+        own = rows.scatter_reduce(1, where, weights, "amax")[:, :-1]
+        return own, self.expand(_dropped(texts.pooled.to(states.dtype), self.dropout, self.training), heads.table)
+
+
+class LookupText(nn.Module):
+    """A word piece weighs the same in every text, and so does its expansion: a text is a sum of rows (Li-LSR).
+
+    Attributes:
+        words: (A, pooled_width) the text tower's vector of each term alone; not saved, set by the training.
+    """
+
+    def __init__(self, config: FrozenConfig, dropout: float = 0.0):
+        super().__init__()
+        self.dropout, self.row_terms = dropout, config.row_terms
+        self.expand = Expansion(config)
+        self.gate = nn.Parameter(torch.zeros(config.terms))
+        self.register_buffer("words", torch.zeros(config.terms, config.pooled_width), persistent=False)
+        self.words: Tensor
+
+    def forward(self, texts: TextBatch, where: Tensor, heads: LexiconHeads) -> tuple[Tensor, Tensor]:
+        """As `ContextualText.forward`; a word piece that a text has twice counts once."""
+        bag = heads.own.new_zeros(len(where), len(heads.term_ids) + 1)
+        bag = bag.scatter(1, where, texts.mask.to(bag.dtype))[:, :-1]
+        rows = self.rows(self.words, heads.table) * torch.sigmoid(self.gate)[:, None]
+        return bag * F.softplus(heads.own), bag @ rows.to(bag.dtype)
+
+    def rows(self, words: Tensor, table: Tensor) -> Tensor:
+        """(N, pooled_width) vectors of words to (N, A) expansions of at most `row_terms` terms."""
+        rows = self.expand(_dropped(words, self.dropout, self.training), table)
+        return keep_heaviest(rows, self.row_terms)
+
+
+class TableText(nn.Module):
+    """Rows of every word piece of the vocabulary, written down: `LookupText` after training.
+
+    Attributes:
+        row_terms: (V, K) positions among the A terms; padded with 0 of weight 0.
+        row_weights: (V, K) float16.
+    """
+
+    def __init__(self, config: FrozenConfig, dropout: float = 0.0):
+        super().__init__()
+        shape = (config.vocab_size, config.row_terms + 1)
+        self.register_buffer("row_terms", torch.zeros(shape, dtype=torch.int16))
+        self.register_buffer("row_weights", torch.zeros(shape, dtype=torch.float16))
+        self.row_terms: Tensor
+        self.row_weights: Tensor
+
+    def forward(self, texts: TextBatch, where: Tensor, heads: LexiconHeads) -> tuple[Tensor, None]:
+        """(B, A) sums of the rows of each text's different word pieces."""
+        terms = _once(texts.terms, texts.mask)
+        weights = self.row_weights[terms].float() * (terms >= 0)[..., None]  # (B, T, K)
+        sums = weights.new_zeros(len(terms), len(heads.term_ids))
+        return sums.scatter_add(1, self.row_terms[terms].long().flatten(1), weights.flatten(1)), None
+
+
+class Expansion(nn.Module):
+    """Vectors of texts to weights of terms: into the terms' space, product with all of them, log(1 + relu)."""
+
+    def __init__(self, config: FrozenConfig):
+        super().__init__()
+        self.project = nn.Linear(config.pooled_width, config.width)
+        self.norm = nn.LayerNorm(config.width)
+        self.bias = nn.Parameter(torch.full((config.terms,), TEXT_BIAS))
+
+    def forward(self, pooled: Tensor, table: Tensor) -> Tensor:
+        """(N, pooled_width) and (A, W) to (N, A)."""
+        return saturate(F.linear(self.norm(self.project(pooled)), table, self.bias))
+
+
+TEXT_SIDES: dict[str, Any] = {"contextual": ContextualText, "lookup": LookupText, "table": TableText}
+
+
+def _once(terms: Tensor, mask: Tensor) -> Tensor:
+    """(B, T) word pieces, -1 at padding and where a text has had the piece before."""
+    same = (terms[:, :, None] == terms[:, None, :]) & mask[:, None, :]  # (B, T, T)
+    before = torch.ones(same.shape[1:], dtype=torch.bool, device=terms.device).tril(-1)
+    return terms.masked_fill((same & before).any(-1) | ~mask, -1)
 
 
 def _dropped(pooled: Tensor, rate: float, training: bool) -> Tensor:

@@ -5,14 +5,14 @@ B batch, L image tokens, T word pieces, V terms of the vocabulary, E width of th
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lexlip.models.frozen.config import FrozenConfig
-from lexlip.models.frozen.heads import DenseHeads, LexiconHeads
+from lexlip.models.frozen.heads import DenseHeads, LexiconHeads, TextBatch
 from lexlip.models.hub import FolderModel
 from lexlip_data.loading.batch import Batch
 
@@ -43,12 +43,10 @@ class FrozenLexLIP(FolderModel):
 
     # --- batches of cached features ---
 
-    def text_features(self, batch: Batch) -> dict[str, Any]:
-        """The arguments of `LexiconHeads.encode_text`."""
-        return {
-            "terms": batch["text_ids"], "mask": batch["text_mask"], "states": batch["text_states"],
-            "pooled": batch["text_pooled"], "keep": batch.get("expanded"),
-        }  # fmt: skip
+    @staticmethod
+    def text_batch(batch: Batch) -> TextBatch:
+        """The texts of a batch of cached features."""
+        return TextBatch(batch["text_ids"], batch["text_mask"], batch.get("text_states"), batch.get("text_pooled"))
 
     def features_image(self, batch: Batch) -> Tensor:
         """Features of images to (B, V) weights, not normalised."""
@@ -56,7 +54,7 @@ class FrozenLexLIP(FolderModel):
 
     def features_text(self, batch: Batch) -> Tensor:
         """Features of texts to (B, V) weights, not normalised."""
-        return self.heads.scattered(self.heads.encode_text(**self.text_features(batch)))
+        return self.heads.scattered(self.heads.encode_text(self.text_batch(batch)))
 
     def dense_image(self, batch: Batch) -> Tensor:
         """Features of images to (B, E) vectors of the dense reference, not normalised."""
