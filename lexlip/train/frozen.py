@@ -46,6 +46,15 @@ class _FrozenModule(RetrievalModule):
                 raise ConfigError(f"{key}={getattr(config, key)} belongs to training with images; leave it out here")
         super().check_config(config)
 
+    @classmethod
+    def from_config(cls, config: Config, tokenizer: PreTrainedTokenizerBase | None = None) -> _FrozenModule:
+        """Heads for the cache that `features` names; `load_path` is loaded, and `teacher` comes along."""
+        store = FeatureStore(config.features)
+        model = new_heads(config, store)
+        if config.load_path:
+            load_model(model, config.load_path)
+        return cls(config, model)
+
     @property
     def scale(self) -> torch.nn.Parameter:
         """() logarithm of what multiplies the cosines."""

@@ -26,11 +26,12 @@ class FrozenLexLIP(FolderModel):
         image_dropout, text_dropout: of the features, in training.
 
     Attributes:
-        heads: the lexicon's.
+        heads: the lexicon's; None in a dense reference alone.
         dense: the dense reference; None where it does not come along.
     """
 
     head: ClassVar[str] = "lexicon"
+    config: FrozenConfig  # type: ignore[assignment]  # of another kind than that of trained towers
 
     def __init__(
         self, config: FrozenConfig, tokenizer: PreTrainedTokenizerBase | None = None, image_dropout: float = 0.0,
@@ -38,7 +39,7 @@ class FrozenLexLIP(FolderModel):
     ):  # fmt: skip
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
-        self.heads = LexiconHeads(config, image_dropout, text_dropout)
+        self.heads = LexiconHeads(config, image_dropout, text_dropout) if config.head == "lexicon" else None
         self.dense = DenseHeads(config, image_dropout, text_dropout) if config.embed_dim else None
 
     # --- batches of cached features ---

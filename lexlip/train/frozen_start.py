@@ -1,0 +1,86 @@
+"""Heads that begin from a cache of features: which terms there are, what they mean, and who teaches."""
+
+from __future__ import annotations
+
+
+import numpy as np
+import torch
+
+from lexlip.errors import ConfigError
+from lexlip.features.store import FeatureSplit, FeatureStore
+from lexlip.features.vocabulary import read_vocabulary
+from lexlip.models.frozen.config import FrozenConfig
+from lexlip.models.frozen.heads import LookupText
+from lexlip.models.frozen.model import FrozenLexLIP
+from lexlip.models.weights import known_config, model_weights
+from lexlip.train.config import Config
+
+STATISTICS_ROWS = 20_000  # images whose features give mean and deviation
+
+
+def new_heads(config: Config, store: FeatureStore) -> FrozenLexLIP:
+    """Heads that fit a cache, with the dense reference of `teacher` in place.
+
+    Raises:
+        ConfigError: no term is frequent enough, or the teacher was trained on other features.
+    """
+    split = store.split("train")
+    counts = split.term_counts()
+    terms = np.flatnonzero(counts >= config.term_min_count)
+    if not len(terms):
+        raise ConfigError(
+            f"term_min_count={config.term_min_count}: no word piece of the {len(split.captions)} training captions is "
+            "in so many of them; lower it, or add captions"
+        )
+    dense, teacher = config.head == "dense", {}
+    embed_dim = config.embed_dim if dense else 0
+    if config.teacher and not dense:
+        teacher, embed_dim = _teacher(config.teacher, store)
+    shape = FrozenConfig(
+        image_tower=store.facts["image"]["reference"], image_width=store.image_width,
+        text_tower=store.facts["text"]["reference"], text_width=store.text_width, pooled_width=store.pooled_width,
+        vocab_size=len(store.tokenizer), terms=len(terms), width=config.head_width, text_head=config.head_text,
+        row_terms=config.row_terms, embed_dim=embed_dim, max_text_len=config.max_text_len, head=config.head,
+        tower_facts={side: store.facts[side] for side in ("image", "text")},
+    )  # fmt: skip
+    model = FrozenLexLIP(shape, store.tokenizer, config.image_dropout, config.text_dropout)
+    _start(model, store, split, terms, counts)
+    if teacher:
+        assert model.dense is not None
+        model.dense.load_state_dict(teacher)
+        model.dense.requires_grad_(False)
+    return model
+
+
+def _start(model: FrozenLexLIP, store: FeatureStore, split: FeatureSplit, terms: np.ndarray, counts: np.ndarray) -> None:
+    rows = np.linspace(0, len(split.image_ids) - 1, min(len(split.image_ids), STATISTICS_ROWS)).astype(np.int64)
+    features = split.images(rows).flatten(0, 1)
+    for part in (model.heads, model.dense):
+        if part is not None:
+            part.standardise.fit(features)
+    if model.heads is None:
+        return
+    vocabulary = read_vocabulary(store.folder, len(store.tokenizer))
+    ids = torch.from_numpy(terms)
+    embeddings = vocabulary.embeddings[ids].float() if vocabulary.embeddings is not None else None
+    if embeddings is not None and embeddings.shape[1] != model.config.width:
+        embeddings = None
+    idf = torch.from_numpy(np.log(len(split.captions) / counts[terms])).float()
+    model.heads.start(ids, embeddings, idf)
+    if isinstance(model.heads.text_side, LookupText):
+        model.heads.text_side.words.copy_(vocabulary.words[ids])
+
+
+def _teacher(path: str, store: FeatureStore) -> tuple[dict[str, torch.Tensor], int]:
+    """The weights of a dense reference, and its width."""
+    config = known_config(path)
+    if not isinstance(config, FrozenConfig) or not config.embed_dim:
+        raise ConfigError(f"teacher={path} holds no dense reference on frozen towers; train one with head=dense")
+    for side in ("image", "text"):
+        if config.tower_facts.get(side) != store.facts[side]:
+            raise ConfigError(
+                f"teacher={path} was trained on features of another {side} tower than {store.folder} holds: "
+                f"{config.tower_facts.get(side, {}).get('reference')}, not {store.facts[side]['reference']}"
+            )
+    weights = model_weights(path)
+    return {n.removeprefix("dense."): v for n, v in weights.items() if n.startswith("dense.")}, config.embed_dim
