@@ -8,6 +8,7 @@ import sys
 import lexlip.convert.cli
 import lexlip.encode.cli
 import lexlip.evaluate.long_text.cli
+import lexlip.features.cli
 import lexlip.index.cli
 import lexlip.serve.cli
 from lexlip.errors import UserError
@@ -17,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status, 2 for a mistake told in one line, 1 for what a command found wrong."""
     parser = argparse.ArgumentParser("lexlip", description="Checkpoints, model folders and indexes of LexLIP.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for room in (lexlip.convert, lexlip.encode, lexlip.index, lexlip.serve, lexlip.evaluate.long_text):
+    for room in (lexlip.convert, lexlip.encode, lexlip.features, lexlip.index, lexlip.serve, lexlip.evaluate.long_text):
         room.cli.add_commands(commands)
     options = parser.parse_args(arguments)
     try:

@@ -25,6 +25,10 @@ class EncodingError(UserError):
     """A corpus, an output folder or an argument that `lexlip encode` cannot use."""
 
 
+class FeaturesError(UserError):
+    """Features that cannot be written, or a folder of them that is incomplete, damaged or of something else."""
+
+
 class IndexingError(UserError):
     """Vectors, ids, queries or settings that an index cannot take, or a folder that holds no index."""
 

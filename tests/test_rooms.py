@@ -12,10 +12,10 @@ ALLOWED = {  # room -> the rooms of lexlip that it may import where a module is 
     "errors": set(), "utils": {"errors"}, "ops": {"errors"}, "launch": {"errors"}, "sparse": {"errors", "utils"},
     "models": MODELS, "convert": MODELS, "index": {"errors", "utils", "sparse"}, "serve": MODELS | {"index", "sparse"},
     "evaluate": MODELS | {"sparse"}, "encode": MODELS | {"sparse", "index", "launch"},
-    "train": MODELS | {"sparse", "evaluate", "launch"},
+    "features": MODELS | {"encode", "index"}, "train": MODELS | {"sparse", "evaluate", "launch", "features"},
 }  # fmt: skip
 LATER = {  # and what may be imported inside a function, when it is called
-    "index": {"models", "launch"}, "evaluate": {"launch"},
+    "index": {"models", "launch"}, "evaluate": {"launch"}, "features": {"launch"},
 }  # fmt: skip
 DATA = {"errors": set(), "sources": {"errors"}, "loading": {"errors", "sources"}, "convert": {"errors", "sources"}}
 BANNED = {"models": {"sacred", "pytorch_lightning"}, "index": {"torch"}, "sparse": {"torch"}, "sources": {"torch"}}

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +64,10 @@ class ShardPlan:
         stop = start + self.size(shard)
         return [(first, min(first + self.window, stop)) for first in range(start, stop, self.window)]
 
+    def name(self, shard: int) -> str:
+        """Of a shard's files, without their endings."""
+        return f"shard-{shard:0{max(5, len(str(self.shards - 1)))}d}"
+
 
 class ShardFolder:
     """The output folder of one encoding.
@@ -98,22 +102,15 @@ class ShardFolder:
             return
         try:
             there = json.loads(file.read_text(encoding="utf-8"))
-            changed = [name for name in facts if name != "run" and there.get(name) != facts[name]]
+            refuse_other(self.path, there, facts)
+        except EncodingError:
+            raise
         except (OSError, ValueError, AttributeError) as error:
             raise EncodingError(f"{file} cannot be read ({error}); name a new folder with --out") from error
-        if changed:
-            name = changed[0]
-            raise EncodingError(
-                f"{self.path} was begun with {name.replace('_', ' ')} {there.get(name)}, not {facts[name]}; run it as "
-                "it was begun, or name a new folder with --out"
-            )
-
-    def name(self, shard: int) -> str:
-        return f"shard-{shard:0{max(5, len(str(self.plan.shards - 1)))}d}"
 
     def shard(self, shard: int) -> Path:
         """A shard's file; there once the shard is finished."""
-        return self.path / f"{self.name(shard)}.arrow"
+        return self.path / f"{self.plan.name(shard)}.arrow"
 
     def write(self, shard: int, windows: Iterator[tuple[SparseRows, list[Skipped]]], ids: str, wide: bool) -> None:
         """Write a shard.
@@ -126,34 +123,42 @@ class ShardFolder:
         Raises:
             EncodingError: too much was left out, counted over all shards.
         """
-        skipped: list[Skipped] = []
         schema = pa.schema(
             {
                 "id": pa.int64() if ids == "int" else pa.string(),
                 "terms": pa.list_(pa.uint32() if wide else pa.uint16()),
                 "weights": pa.list_(pa.float16()),
-            },
-            metadata=run_metadata(self._run, shard, self.plan.shards),
+            }
         )
-        handle, draft = tempfile.mkstemp(prefix=f".{self.name(shard)}-", suffix=".tmp", dir=self.path)
+        batches = ((record_batch(rows, schema) if len(rows) else None, left_out) for rows, left_out in windows)
+        self.write_batches(shard, batches, schema)
+
+    def write_batches(
+        self, shard: int, batches: Iterable[tuple[pa.RecordBatch | None, list[Skipped]]], schema: pa.Schema
+    ) -> None:
+        """Write a shard of record batches, each with what was left out of it; see `write`."""
+        skipped: list[Skipped] = []
+        schema = schema.with_metadata(run_metadata(self._run, shard, self.plan.shards))
+        handle, draft = tempfile.mkstemp(prefix=f".{self.plan.name(shard)}-", suffix=".tmp", dir=self.path)
         try:
             with os.fdopen(handle, "wb") as file:
                 with pa.ipc.new_file(file, schema) as writer:
-                    for rows, left_out in windows:
-                        if len(rows):
-                            writer.write_batch(record_batch(rows, schema))
+                    for batch, left_out in batches:
+                        if batch is not None:
+                            writer.write_batch(batch)
                         skipped += left_out
                 file.flush()
                 os.fsync(file.fileno())
             with self._lock:
-                self._publish(shard, Path(draft), skipped)
+                self.publish(shard, Path(draft), skipped)
         except BaseException:
             Path(draft).unlink(missing_ok=True)
             raise
 
-    def _publish(self, shard: int, draft: Path, skipped: list[Skipped]) -> None:
+    def publish(self, shard: int, draft: Path, skipped: list[Skipped]) -> None:
+        """Give a finished file its name; the folder is locked meanwhile. Raises EncodingError as `write`."""
         # The list first: whoever publishes next counts it.
-        write_list(self.path / f"{self.name(shard)}_skipped.tsv", skipped)
+        write_list(self.path / f"{self.plan.name(shard)}_skipped.tsv", skipped)
         everything = self._skipped()
         if len(everything) > self._allowed:
             raise EncodingError(
@@ -186,3 +191,21 @@ class ShardFolder:
             for draft in self.path.glob(_DRAFT):
                 draft.unlink(missing_ok=True)
             return len(skipped)
+
+
+def refuse_other(folder: Path, there: dict, facts: dict) -> None:
+    """Refuse to go on in a folder that other facts began.
+
+    Args:
+        there: facts of the folder.
+        facts: of this call; "run" follows from the others.
+
+    Raises:
+        EncodingError: naming the first fact that differs, and both values.
+    """
+    for name in facts:
+        if name != "run" and there.get(name) != facts[name]:
+            raise EncodingError(
+                f"{folder} was begun with {name.replace('_', ' ')} {there.get(name)}, not {facts[name]}; run it as "
+                "it was begun, or name a new folder with --out"
+            )

@@ -6,7 +6,7 @@ outside it: neither on other windows nor on how many processes divide the work.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import tee
 from typing import Any
@@ -67,16 +67,12 @@ class CorpusEncoder:
 
     def _images(self, corpus: Images, windows: Iterable[Window]) -> Iterator[tuple[SparseRows, list[Skipped]]]:
         windows, ahead = tee(windows)  # one loader for all, so that its processes decode ahead of a window's end
-        loader = DataLoader(
-            _Decoded(corpus, self.model.config.image_size),
-            batch_sampler=(batch for window in ahead for batch in self._batches(window)),
-            num_workers=self.workers, collate_fn=list,
-        )  # fmt: skip
-        decoded = iter(loader)
+        batches = (batch for window in ahead for batch in self._batches(window))
+        decoded = decoded_batches(corpus, _Pixels(self.model.config.image_size), batches, self.workers)
         for window in windows:
             parts, skipped = [], []
             for _ in self._batches(window):
-                batch = _next(decoded)
+                batch = next(decoded)
                 skipped += [item for item in batch if isinstance(item, Skipped)]
                 good = [item for item in batch if not isinstance(item, Skipped)]
                 if good:
@@ -103,27 +99,46 @@ def _joined(parts: list[SparseRows], numbers: Sequence[int], corpus: Images | Te
     return SparseRows.from_arrays(rows.ids, rows.offsets, rows.terms, rows.weights, f"vectors of {corpus.origin}")
 
 
-def _next(decoded: Iterator[list]) -> list:
+def decoded_batches(
+    corpus: Images, pixels: Callable[[bytes | memoryview], Tensor], batches: Iterable[list[int]], workers: int
+) -> Iterator[list[tuple[Any, Tensor] | Skipped]]:
+    """Images of each batch as (id, what `pixels` makes of the encoded bytes), or why there is none.
+
+    Args:
+        pixels: pickled for the workers where they are spawned.
+        batches: numbers of images; read ahead of what is handed out.
+        workers: processes that decode; 0: this one does.
+    """
+    loader = DataLoader(_Decoded(corpus, pixels), batch_sampler=batches, num_workers=workers, collate_fn=list)
     try:
-        return next(decoded)
+        yield from loader
     except (RuntimeError, OSError, EOFError) as error:
         raise explain_loader_failure(error) or error from error
 
 
-class _Decoded(Dataset):
-    """(id, (3, H, W) uint8 pixels), or why there are none."""
+class _Pixels:
+    """Encoded bytes -> (3, H, W) uint8, resized as the models of `lexlip.models` want it."""
 
-    def __init__(self, corpus: Images, size: int):
-        self.corpus, self.size = corpus, size
-        self.pixels = build_pixels("vit", size)
+    def __init__(self, size: int):
+        self.size, self.transform = size, build_pixels("vit", size)
+
+    def __call__(self, data: bytes | memoryview) -> Tensor:
+        return self.transform(open_image(data, self.size))
+
+
+class _Decoded(Dataset):
+    """(id, pixels), or why there are none."""
+
+    def __init__(self, corpus: Images, pixels: Callable[[bytes | memoryview], Tensor]):
+        self.corpus, self.pixels = corpus, pixels
 
     def __len__(self) -> int:
         return len(self.corpus)
 
-    def __getitem__(self, i: int) -> tuple[str, Tensor] | Skipped:
+    def __getitem__(self, i: int) -> tuple[Any, Tensor] | Skipped:
         try:
             id, data = self.corpus.image(i)
-            return id, self.pixels(open_image(data, self.size))
+            return id, self.pixels(data)
         except BrokenSample as error:
             name = self.corpus.name(i)
             return Skipped(name, name, getattr(error, "kind", "broken"), one_line(error))
