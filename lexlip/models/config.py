@@ -8,6 +8,14 @@ HEADS = ("lexicon", "dense")
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
+# The official named configs' towers, under the names that timm gives the same weights.
+OFFICIAL_NAMES = {
+    "microsoft/beit-base-patch16-224-pt22k-ft22k": "beit_base_patch16_224.in22k_ft_in22k",
+    "google/vit-base-patch32-224-in21k": "vit_base_patch32_224.orig_in21k",
+    "google/vit-base-patch16-224-in21k": "vit_base_patch16_224.orig_in21k",
+    "google/vit-base-patch16-384": "vit_base_patch16_384.orig_in21k_ft_in1k",
+}
+
 
 def text_dropout(rate: float) -> dict[str, float]:
     """One dropout of the text tower, by the names that BERT has for it."""

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from lexlip.errors import UserError
+from lexlip.utils.options import trust_option
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -16,6 +17,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     serve.add_argument("--index", type=Path, required=True, help="folder; new states are picked up while serving")
     serve.add_argument("--model", required=True, help="model folder, or a name on the hub")
+    trust_option(serve)
     serve.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, default=8000, help="0 takes any that is free (default: 8000)")
@@ -44,7 +46,7 @@ def _serve(options: argparse.Namespace) -> None:
     from lexlip.utils.devices import usable_device
 
     limits = Limits(**{name: value for name, value in vars(options).items() if name in Limits.__dataclass_fields__})
-    model = LexLIP.from_pretrained(options.model).to(usable_device(options.device))
+    model = LexLIP.from_pretrained(options.model, trust_sources=options.trust_sources).to(usable_device(options.device))
     uvicorn.run(
         create_app(options.index, model, limits), host=options.host, port=options.port,
         access_log=options.access_log, server_header=False,

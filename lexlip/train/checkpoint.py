@@ -14,7 +14,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from torch import nn
 
 from lexlip.errors import CheckpointError
-from lexlip.models.weights import read
+from lexlip.models.weights import read, state_of
 from lexlip.utils.files import write_whole
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def check_resumable(module: nn.Module, path: str | Path) -> None:
     Raises:
         CheckpointError: as `read_resumable`, or naming the file and the first names that differ.
     """
-    theirs = {name: tuple(value.shape) for name, value in read_resumable(path)["state_dict"].items()}
+    theirs = {name: tuple(getattr(value, "shape", ())) for name, value in state_of(read_resumable(path), path).items()}
     ours = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     wrong = [
         f"{name}: {ours.get(name, 'nothing')} in this run, {theirs.get(name, 'nothing')} in the file"
