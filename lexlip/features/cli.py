@@ -71,6 +71,7 @@ def _verify(folder: Path) -> int:
 def _cache(options: argparse.Namespace) -> int:
     from lexlip.encode.run import process_of
     from lexlip.features.data import read_data
+    from lexlip.features.vocabulary import write_vocabulary
     from lexlip.features.write import write_features
     from lexlip.launch.environment import leave_with_launcher
     from lexlip.models.tokenizer import load_tokenizer
@@ -98,6 +99,8 @@ def _cache(options: argparse.Namespace) -> int:
             workers=options.workers, rules=rules, process=process, progress=process[0] == 0 and sys.stderr.isatty(),
             tell=(lambda line: print(line, flush=True)) if process[0] == 0 else None,
         )  # fmt: skip
+        if process[0] == 0:
+            write_vocabulary(options.out, text, progress=sys.stderr.isatty())
     except DataError as error:
         raise UserError(str(error)) from error
     if not done.complete:

@@ -21,8 +21,8 @@ from lexlip.errors import FeaturesError
 from lexlip.features import layout
 from lexlip.features.layout import FACTS, KINDS, ImageShard, Limits, TextShard, Widths, check_digest, read_shard
 from lexlip.features.tokenizer import fingerprint
-from lexlip.features.towers import TextFeatures
 from lexlip.models.tokenizer import load_tokenizer
+from lexlip.models.towers.protocol import TextFeatures
 from lexlip_data.errors import DataError, one_line
 from lexlip_data.sources.files import is_name, require_file
 
@@ -36,6 +36,7 @@ class FeatureStore:
         facts: what features.json says; `facts["image"]` and `facts["text"]` are the towers' own facts.
         image_tokens, image_width: L and D of a photo.
         text_width, pooled_width: of a word piece's state, and of a caption's vector.
+        terms: word pieces of the lexicon.
         splits: their names, train first.
     """
 
@@ -71,7 +72,7 @@ class FeatureStore:
             if not self.splits or not all(is_name(split) for split in self.splits):
                 raise ValueError(f"splits {one_line(self.splits)}")
             self._run, self._tokenizer_hash = str(facts["run"]), str(facts["tokenizer"])
-            self._terms = _number(facts["terms"], 1)
+            self.terms = _number(facts["terms"], 1)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FeaturesError(
                 f"{self.folder / FACTS} cannot be used ({type(error).__name__}: {one_line(error)}); name a new folder "
@@ -144,7 +145,7 @@ class FeatureStore:
 
     def _read(self, split: str, kind: str, shard: int, path: Path):
         plan = self._plans[split, kind]
-        limits = Limits(plan.size(shard), self._plans[split, "images"].documents, self._terms)
+        limits = Limits(plan.size(shard), self._plans[split, "images"].documents, self.terms)
         return read_shard(path, self.widths, kind, f"{self._run}/{split}/{kind}", shard, plan.shards, limits)
 
     def photos(self, split: str) -> int:
@@ -187,6 +188,13 @@ class FeatureSplit:
         """(M,), as the data has them."""
         everything = [text for shard in self._texts for text in shard.captions.to_pylist()]
         return everything if len(self._stored) == len(everything) else [everything[row] for row in self._stored]
+
+    def term_counts(self) -> np.ndarray:
+        """(number of word pieces,) int64: how often the captions have each."""
+        counts = np.zeros(self.store.terms, np.int64)
+        for shard in self._texts:
+            counts += np.bincount(shard.terms, minlength=len(counts))
+        return counts
 
     def images(self, rows: Sequence[int] | np.ndarray | Tensor) -> Tensor:
         """Features of some photos.

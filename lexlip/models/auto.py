@@ -6,18 +6,22 @@ from pathlib import Path
 
 from lexlip.models.config import ModelConfig
 from lexlip.models.dense import DenseLIP
+from lexlip.models.frozen.config import FrozenConfig
+from lexlip.models.frozen.model import FrozenLexLIP
 from lexlip.models.hub import local_folder
 from lexlip.models.lexlip import LexLIP
-from lexlip.models.two_tower import TwoTowers
+from lexlip.models.retrieval import RetrievalModel
 from lexlip.models.weights import folder_config
 
 
-def model_class(config: ModelConfig) -> type[TwoTowers]:
+def model_class(config: ModelConfig | FrozenConfig) -> type[RetrievalModel]:
     """The class of the models with such a config."""
+    if isinstance(config, FrozenConfig):
+        return FrozenLexLIP
     return DenseLIP if config.head == DenseLIP.head else LexLIP
 
 
-def load_folder_of_any_head(name: str | Path, trust_sources: bool = False) -> TwoTowers:
+def load_folder_of_any_head(name: str | Path, trust_sources: bool = False) -> RetrievalModel:
     """A model folder or a name on the hub, whatever its head, in evaluation mode.
 
     Args:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HFValidationError
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lexlip.errors import CheckpointError
 from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, text_dropout
 from lexlip.models.encoders import ImageEncoder
+from lexlip.models.frozen.config import FrozenConfig
 from lexlip.models.sizes import header
 from lexlip.models.tokenizer import open_tokenizer
 from lexlip.models.weights import check_shape, folder_config, load_model
@@ -47,8 +48,12 @@ class FolderModel(nn.Module, PyTorchModelHubMixin, library_name="lexlip", tags=[
         draft.replace(save_directory / WEIGHTS_FILE)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(save_directory)
-        write_json(_preprocessing(self.config.image_size), save_directory / "preprocessor_config.json")
+        write_json(self.preprocessing(), save_directory / "preprocessor_config.json")
         write_json(dataclasses.asdict(self.config), save_directory / CONFIG_FILE)  # last: without it there is no model
+
+    def preprocessing(self) -> dict:
+        """What `encode_image` does to an image, as preprocessor_config.json holds it."""
+        return _preprocessing(self.config.image_size)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin's takes any further arguments
@@ -74,15 +79,25 @@ class FolderModel(nn.Module, PyTorchModelHubMixin, library_name="lexlip", tags=[
         )  # fmt: skip
         config = folder_config(folder, trust_sources)
         check_head(cls, config, folder)
-        check_shape(cls, config, _header(folder), folder, folder / WEIGHTS_FILE)
-        if drop_rate is not None:
-            config.text.update(text_dropout(drop_rate))
+        if isinstance(config, FrozenConfig):
+            from lexlip.models.frozen.model import FrozenLexLIP  # which is built on this class
+
+            kind: type[FolderModel] = FrozenLexLIP
+        else:
+            kind = cls
+            if drop_rate is not None:
+                config.text.update(text_dropout(drop_rate))
+        check_shape(kind, config, _header(folder), folder, folder / WEIGHTS_FILE)
         tokenizer = None
         if any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt")):
             tokenizer = open_tokenizer(folder)
-        model = cls(config, tokenizer)
+        model = kind(config, tokenizer)
         load_model(model, folder)
-        return model.eval()
+        model.opened_from(folder, trust_sources)
+        return cast(Model, model.eval())
+
+    def opened_from(self, folder: Path, trust_sources: bool) -> None:
+        """Called once the weights are there, for models that need more of their folder later."""
 
 
 def _header(folder: Path) -> dict[str, Tensor]:
@@ -106,7 +121,7 @@ def local_folder(name: str | Path, **download) -> Path:
         raise CheckpointError(f"{name} is neither a model folder nor could it be fetched: {error}") from error
 
 
-def check_head(cls: type[FolderModel], config: ModelConfig, path: str | Path) -> None:
+def check_head(cls: type[FolderModel], config: ModelConfig | FrozenConfig, path: str | Path) -> None:
     """Refuse the weights of a model with another head.
 
     Raises:

@@ -6,10 +6,7 @@ B batch, L tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
@@ -17,18 +14,13 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
 from lexlip.errors import ConfigError
 from lexlip.models.config import ModelConfig
 from lexlip.models.encoders import ImageEncoder, TextEncoder
-from lexlip.models.hub import FolderModel
-from lexlip.models.inputs import check_ids, check_pixels, check_texts, listed
-from lexlip_data.errors import BrokenImage
+from lexlip.models.inputs import check_ids, check_pixels
+from lexlip.models.retrieval import RetrievalModel
 from lexlip_data.loading.sentences import mark_sentences
 from lexlip_data.loading.transforms import build_transform
-from lexlip_data.sources.images import open_image, to_rgb, upright
-
-BATCH_SIZE = 256  # rows that are encoded at once, if a user says nothing
-ImageLike = Image.Image | str | Path
 
 
-class TwoTowers(FolderModel):
+class TwoTowers(RetrievalModel):
     """Image tower and text tower; a subclass adds the head and says which vectors it makes.
 
     Args:
@@ -72,61 +64,36 @@ class TwoTowers(FolderModel):
         """(B, 3, H, W) normalised pixels to (B, width of the vectors) float32, not normalised."""
         raise NotImplementedError
 
-    # --- for users ---
+    # --- as `RetrievalModel` asks ---
 
-    @torch.no_grad()
-    def encode_text(
-        self,
-        texts: str | Sequence[str] | Tensor,
-        attention_mask: Tensor | None = None,
-        normalize: bool = True,
-        batch_size: int = BATCH_SIZE,
-    ) -> Tensor:
-        """Captions to retrieval vectors.
+    @property
+    def widths(self) -> dict[str, int]:
+        return {self.head: self.config.vocab_size if self.config.embed_dim is None else self.config.embed_dim}
 
-        Args:
-            texts: B strings, or (B, L) token ids with their `attention_mask`. B may be 0; one string alone is B = 1.
-            normalize: divide by the L2 norm, so that dot products are cosines.
-            batch_size: how many of them are encoded at once.
+    def image_transform(self) -> Callable[[Image.Image], Tensor]:
+        return build_transform("vit", self.config.image_size)
 
-        Returns:
-            (B, width of the vectors) float32, on the model's device.
+    def check_pixels(self, pixels: Tensor) -> None:
+        check_pixels(pixels, self.image_encoder.patch)
 
-        Raises:
-            TypeError: something else among the strings, or no list.
-            ValueError: strings without a tokenizer, or batch_size below 1.
-            EncodingError: token ids without a mask, of other words or another shape; half a character in a text.
-        """
-        if isinstance(texts, Tensor):
-            words, positions = self.config.vocab_size, self.text_encoder.config.max_position_embeddings
-            mask = check_ids(texts, attention_mask, words, positions - self.config.corner_tokens)
-            encode = lambda rows: self.vectors_text(texts[rows].to(self.device), mask[rows].to(self.device))
-        else:
-            if self.tokenizer is None:
-                raise ValueError("this model has no tokenizer: pass token ids and their mask, or set model.tokenizer")
-            texts = listed(texts, str, "a string")
-            check_texts(texts)
-            encode = lambda rows: self.vectors_text(*self._tokenized(texts[rows]))
-        return self._encoded(encode, len(texts), batch_size, normalize)
+    def check_ids(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        positions = self.text_encoder.config.max_position_embeddings
+        return check_ids(ids, mask, self.config.vocab_size, positions - self.config.corner_tokens)
+
+    def vectors_of_texts(self, texts: Sequence[str], head: str) -> Tensor:
+        return self.vectors_text(*self._tokenized(texts))
+
+    def vectors_of_ids(self, ids: Tensor, mask: Tensor, head: str) -> Tensor:
+        return self.vectors_text(ids, mask)
+
+    def vectors_of_pixels(self, pixels: Tensor, head: str) -> Tensor:
+        return self.vectors_image(pixels)
 
     def _tokenized(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         batch = self.tokenizer(
             self._marked(texts), padding=True, truncation=True, max_length=self.config.max_words, return_tensors="pt"
         )
         return batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)
-
-    def _encoded(self, encode: Callable[[slice], Tensor], count: int, batch_size: int, normalize: bool) -> Tensor:
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: at least 1")
-        width = self.config.vocab_size if self.config.embed_dim is None else self.config.embed_dim
-        training = self.training
-        try:
-            self.eval()
-            parts = [encode(slice(begin, begin + batch_size)) for begin in range(0, count, batch_size)]
-        finally:
-            self.train(training)
-        vectors = torch.cat(parts) if parts else torch.zeros(0, width, device=self.device)
-        return F.normalize(vectors, dim=-1) if normalize else vectors
 
     def cut_texts(self, texts: Sequence[str]) -> int:
         """How many of these texts are longer than the model reads."""
@@ -137,50 +104,3 @@ class TwoTowers(FolderModel):
         if self.config.sentence_sep:
             return [mark_sentences(text, self.tokenizer.sep_token) for text in texts]
         return list(texts)
-
-    @torch.no_grad()
-    def encode_image(
-        self, images: ImageLike | Sequence[ImageLike] | Tensor, normalize: bool = True, batch_size: int = BATCH_SIZE
-    ) -> Tensor:
-        """Images to retrieval vectors.
-
-        Args:
-            images: B PIL images or paths of files, or (B, 3, H, W) normalised pixels. B may be 0; one image or path
-                alone is B = 1.
-            normalize: divide by the L2 norm, so that dot products are cosines.
-            batch_size: how many of them are decoded and encoded at once.
-
-        Returns:
-            (B, width of the vectors) float32, on the model's device.
-
-        Raises:
-            TypeError: something else among the images, or no list.
-            ValueError: batch_size below 1.
-            EncodingError: a tensor of another shape or type, or with values that no normalised pixels have.
-            OSError: a file that cannot be read.
-            BrokenImage: a file that is no image; the message names it.
-        """
-        if isinstance(images, Tensor):
-            check_pixels(images, self.image_encoder.patch)
-            encode = lambda rows: self.vectors_image(images[rows].to(self.device))
-        else:
-            images = listed(images, ImageLike, "a PIL image or the path of one")
-            transform = build_transform("vit", self.config.image_size)
-            encode = lambda rows: self.vectors_image(
-                torch.stack([transform(_opened(image)) for image in images[rows]]).to(self.device)
-            )
-        return self._encoded(encode, len(images), batch_size, normalize)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.text_encoder.word_embeddings.device
-
-
-def _opened(image: ImageLike) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return to_rgb(upright(image))
-    try:
-        return open_image(Path(image).read_bytes())
-    except BrokenImage as error:
-        raise BrokenImage(f"{image}: {error}") from error

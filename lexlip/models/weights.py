@@ -24,6 +24,7 @@ from transformers import BertConfig
 from lexlip.errors import CheckpointError
 from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
 from lexlip.models.encoders import TextEncoder
+from lexlip.models.frozen.config import FROZEN, FrozenConfig
 from lexlip.models.positions import CLS_ROWS, resample_relative_table
 from lexlip.models.sizes import header, on_meta, read_json, refuse_hollow, refuse_large
 from lexlip.models.trust import check_config
@@ -83,7 +84,7 @@ def _is_checkpoint(path: Path) -> bool:
         return file.read(1) == b"\x80"  # a bare pickle
 
 
-def known_config(path: str | Path, trust_sources: bool = False) -> ModelConfig | None:
+def known_config(path: str | Path, trust_sources: bool = False) -> ModelConfig | FrozenConfig | None:
     """How the model of a model folder, or of a checkpoint of either phase, is built; None where nothing says it.
 
     Args:
@@ -101,6 +102,8 @@ def known_config(path: str | Path, trust_sources: bool = False) -> ModelConfig |
         saved = saved.get("model") if isinstance(saved, dict) else None
     if saved is None:
         return None
+    if isinstance(saved, dict) and saved.get("kind") == FROZEN:
+        return FrozenConfig.checked(saved, where)
     try:
         config = ModelConfig(**saved)  # type: ignore[arg-type]  # what it is shows here
     except TypeError as error:
@@ -109,7 +112,7 @@ def known_config(path: str | Path, trust_sources: bool = False) -> ModelConfig |
     return config
 
 
-def folder_config(folder: Path, trust_sources: bool = False) -> ModelConfig:
+def folder_config(folder: Path, trust_sources: bool = False) -> ModelConfig | FrozenConfig:
     """`known_config` of a folder that must hold a whole model."""
     config = known_config(folder, trust_sources) if (folder / WEIGHTS_FILE).is_file() else None
     if config is None:

@@ -14,11 +14,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from lexlip.errors import ConfigError
+from lexlip.features.store import FeatureStore
 from lexlip.models.frozen.model import FrozenLexLIP
 from lexlip.models.lexicon_head import keep_heaviest
+from lexlip.models.weights import load_model
 from lexlip.train.config import Config
+from lexlip.train.frozen_start import new_heads
 from lexlip.train.losses import flops, in_batch_contrastive, score_distillation
 from lexlip.train.module import RetrievalModule
 from lexlip.train.step import Tensors, total
@@ -69,7 +73,7 @@ class _FrozenModule(RetrievalModule):
         self.scale.clamp_(0, MAX_SCALE)
 
     def vectors_of(self, kind: str, batch: Batch) -> Tensor:
-        return self.model.features_image(batch) if kind == "image" else self.model.features_text(batch)
+        return self.model.vectors_of_features(kind, batch, self.config.head)
 
 
 class FrozenDenseModule(_FrozenModule):
@@ -80,10 +84,8 @@ class FrozenDenseModule(_FrozenModule):
 
     @property
     def scale(self) -> torch.nn.Parameter:
-        return self.model.dense.logit_scale
-
-    def vectors_of(self, kind: str, batch: Batch) -> Tensor:
-        return self.model.dense_image(batch) if kind == "image" else self.model.dense_text(batch)
+        assert self.model.dense_heads is not None
+        return self.model.dense_heads.logit_scale
 
     def encode(self, batch: Batch, context: None, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
         text, image = (F.normalize(self.vectors_of(kind, batch), dim=-1) for kind in ("text", "image"))
@@ -101,7 +103,8 @@ class FrozenModule(_FrozenModule):
 
     @property
     def scale(self) -> torch.nn.Parameter:
-        return self.model.heads.logit_scale
+        assert self.model.lexicon_heads is not None
+        return self.model.lexicon_heads.logit_scale
 
     def prepare(self, batch: Batch) -> tuple[Batch, None]:
         """Choose which captions may be expanded in this step (after Nguyen et al., ECIR 2024).
@@ -116,14 +119,16 @@ class FrozenModule(_FrozenModule):
         return {**batch, "expanded": keep}, None
 
     def encode(self, batch: Batch, context: None, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
-        image = F.normalize(self.model.heads.encode_image(batch["image"]), dim=-1)
-        text = F.normalize(self.model.heads.encode_text(self.model.text_batch(batch), batch.get("expanded")), dim=-1)
-        vectors = {"text": text, "image": image, "scale": self.scale.expand(len(text))}
-        if self.model.dense is not None:
+        heads = self.model.lexicon_heads
+        assert heads is not None
+        text = heads.encode_text(self.model.text_batch(batch), batch.get("expanded"))
+        vectors = {"text": text, "image": heads.encode_image(batch["image"])}
+        if self.model.dense_heads is not None:
             with torch.no_grad():
-                vectors["teacher_text"] = F.normalize(self.model.dense_text(batch), dim=-1)
-                vectors["teacher_image"] = F.normalize(self.model.dense_image(batch), dim=-1)
-        return vectors, {}
+                for kind in ("text", "image"):
+                    vectors[f"teacher_{kind}"] = self.model.vectors_of_features(kind, batch, "dense")
+        vectors = {name: F.normalize(value.float(), dim=-1) for name, value in vectors.items()}
+        return {**vectors, "scale": self.scale.expand(len(text))}, {}
 
     def batch_losses(self, vectors: Tensors, batch: Batch, context: None) -> Tensors:
         rows = batch.get("rows_of_ranks")

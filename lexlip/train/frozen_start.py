@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import torch
 
@@ -46,19 +45,21 @@ def new_heads(config: Config, store: FeatureStore) -> FrozenLexLIP:
     model = FrozenLexLIP(shape, store.tokenizer, config.image_dropout, config.text_dropout)
     _start(model, store, split, terms, counts)
     if teacher:
-        assert model.dense is not None
-        model.dense.load_state_dict(teacher)
-        model.dense.requires_grad_(False)
+        assert model.dense_heads is not None
+        model.dense_heads.load_state_dict(teacher)
+        model.dense_heads.requires_grad_(False)
     return model
 
 
-def _start(model: FrozenLexLIP, store: FeatureStore, split: FeatureSplit, terms: np.ndarray, counts: np.ndarray) -> None:
+def _start(
+    model: FrozenLexLIP, store: FeatureStore, split: FeatureSplit, terms: np.ndarray, counts: np.ndarray
+) -> None:
     rows = np.linspace(0, len(split.image_ids) - 1, min(len(split.image_ids), STATISTICS_ROWS)).astype(np.int64)
     features = split.images(rows).flatten(0, 1)
-    for part in (model.heads, model.dense):
+    for part in (model.lexicon_heads, model.dense_heads):
         if part is not None:
             part.standardise.fit(features)
-    if model.heads is None:
+    if model.lexicon_heads is None:
         return
     vocabulary = read_vocabulary(store.folder, len(store.tokenizer))
     ids = torch.from_numpy(terms)
@@ -66,9 +67,9 @@ def _start(model: FrozenLexLIP, store: FeatureStore, split: FeatureSplit, terms:
     if embeddings is not None and embeddings.shape[1] != model.config.width:
         embeddings = None
     idf = torch.from_numpy(np.log(len(split.captions) / counts[terms])).float()
-    model.heads.start(ids, embeddings, idf)
-    if isinstance(model.heads.text_side, LookupText):
-        model.heads.text_side.words.copy_(vocabulary.words[ids])
+    model.lexicon_heads.start(ids, embeddings, idf)
+    if isinstance(model.lexicon_heads.text_side, LookupText):
+        model.lexicon_heads.text_side.words.copy_(vocabulary.words[ids])
 
 
 def _teacher(path: str, store: FeatureStore) -> tuple[dict[str, torch.Tensor], int]:
@@ -77,10 +78,12 @@ def _teacher(path: str, store: FeatureStore) -> tuple[dict[str, torch.Tensor], i
     if not isinstance(config, FrozenConfig) or not config.embed_dim:
         raise ConfigError(f"teacher={path} holds no dense reference on frozen towers; train one with head=dense")
     for side in ("image", "text"):
-        if config.tower_facts.get(side) != store.facts[side]:
+        if config.tower_facts.get(side, {}).get("weights") != store.facts[side]["weights"]:
             raise ConfigError(
                 f"teacher={path} was trained on features of another {side} tower than {store.folder} holds: "
                 f"{config.tower_facts.get(side, {}).get('reference')}, not {store.facts[side]['reference']}"
             )
     weights = model_weights(path)
-    return {n.removeprefix("dense."): v for n, v in weights.items() if n.startswith("dense.")}, config.embed_dim
+    return {
+        n.removeprefix("dense_heads."): v for n, v in weights.items() if n.startswith("dense_heads.")
+    }, config.embed_dim

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-KIND = "frozen"  # in config.json: tells these folders from those of trained towers
+from lexlip.errors import CheckpointError
+
+FROZEN = "frozen"  # in config.json: tells these folders from those of trained towers
+SIDES = ("image", "text")
+MOST = 1 << 22  # of any of the numbers
 TextHead = Literal["contextual", "lookup", "table"]
 TEXT_HEADS = ("contextual", "lookup")  # that can be trained; a trained lookup is written as a table
 
@@ -44,8 +49,40 @@ class FrozenConfig:
     max_text_len: int = 40
     tower_facts: dict[str, Any] = field(default_factory=dict)
     embedded: list[str] = field(default_factory=list)
-    kind: str = KIND
-    head: str = "lexicon"
+    kind: str = FROZEN
+    head: Literal["lexicon", "dense"] = "lexicon"
+
+    @classmethod
+    def checked(cls, values: dict[str, Any], where: str | Path) -> FrozenConfig:
+        """The config that a file holds.
+
+        Raises:
+            CheckpointError: naming the file and what is no config of this kind.
+        """
+        hints, known = get_type_hints(cls), {field.name for field in fields(cls)}
+        for name, value in values.items():
+            if name not in known:
+                raise CheckpointError(f"{where} says {str(name)[:60]!r}, which no model on frozen towers has")
+            kind = get_origin(hints[name]) or hints[name]
+            if kind is int and not (type(value) is int and 0 <= value <= MOST):
+                raise CheckpointError(f"{where}: {name}={str(value)[:60]}; a whole number from 0 to {MOST:,}")
+            if kind in (str, dict, list) and not isinstance(value, kind):
+                raise CheckpointError(f"{where}: {name}={str(value)[:60]}; a {kind.__name__} is needed")
+            if kind is Literal and value not in get_args(hints[name]):
+                raise CheckpointError(f"{where}: {name}={str(value)[:60]}; one of {', '.join(get_args(hints[name]))}")
+        try:
+            config = cls(**values)
+        except TypeError as error:
+            raise CheckpointError(f"{where} is no config of a model on frozen towers: {error}") from error
+        facts = config.tower_facts
+        if not all(isinstance(facts.get(side, {}), dict) for side in SIDES) or not set(config.embedded) <= set(SIDES):
+            raise CheckpointError(f"{where}: tower_facts and embedded tell of the towers {' and '.join(SIDES)}")
+        if not 0 < config.terms <= config.vocab_size or not min(config.width, config.image_width):
+            raise CheckpointError(
+                f"{where}: terms={config.terms}, vocab_size={config.vocab_size}, width={config.width} and image_width="
+                f"{config.image_width} must be 1 or more, and terms no more than vocab_size"
+            )
+        return config
 
     def as_dict(self) -> dict[str, Any]:
         """As config.json holds it."""

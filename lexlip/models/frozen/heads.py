@@ -135,7 +135,7 @@ class LexiconHeads(nn.Module):
         return weights.new_zeros(len(weights), self.config.vocab_size).index_copy_(1, self.term_ids, weights)
 
     def encode_image(self, features: Tensor) -> Tensor:
-        """(B, L, D) features to (B, A) weights, not normalised: each term's largest logit over the tokens, saturated."""
+        """(B, L, D) features to (B, A) weights, not normalised: each term's largest logit, saturated."""
         hidden = self.image_norm(self.image(self.standardise(features)))
         return max_logits(hidden, self.table, self.image_bias, saturated=True)
 
@@ -205,14 +205,15 @@ class TableText(nn.Module):
     """Rows of every word piece of the vocabulary, written down: `LookupText` after training.
 
     Attributes:
-        row_terms: (V, K) positions among the A terms; padded with 0 of weight 0.
+        row_terms: (V, K) int16, or int32 for many terms: positions among the A terms; padded with 0 of weight 0.
         row_weights: (V, K) float16.
     """
 
     def __init__(self, config: FrozenConfig, dropout: float = 0.0):
         super().__init__()
         shape = (config.vocab_size, config.row_terms + 1)
-        self.register_buffer("row_terms", torch.zeros(shape, dtype=torch.int16))
+        small = config.terms <= torch.iinfo(torch.int16).max
+        self.register_buffer("row_terms", torch.zeros(shape, dtype=torch.int16 if small else torch.int32))
         self.register_buffer("row_weights", torch.zeros(shape, dtype=torch.float16))
         self.row_terms: Tensor
         self.row_weights: Tensor

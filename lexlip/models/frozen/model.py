@@ -5,19 +5,25 @@ B batch, L image tokens, T word pieces, V terms of the vocabulary, E width of th
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from lexlip.errors import CheckpointError, EncodingError
 from lexlip.models.frozen.config import FrozenConfig
 from lexlip.models.frozen.heads import DenseHeads, LexiconHeads, TextBatch
-from lexlip.models.hub import FolderModel
+from lexlip.models.inputs import check_ids
+from lexlip.models.retrieval import LexiconModel
+from lexlip.models.towers import ImageTower, TextTower, load_image_tower, load_text_tower
 from lexlip_data.loading.batch import Batch
 
 
-class FrozenLexLIP(FolderModel):
+class FrozenLexLIP(LexiconModel):
     """Heads, and the towers once they are needed.
 
     Args:
@@ -26,8 +32,8 @@ class FrozenLexLIP(FolderModel):
         image_dropout, text_dropout: of the features, in training.
 
     Attributes:
-        heads: the lexicon's; None in a dense reference alone.
-        dense: the dense reference; None where it does not come along.
+        lexicon_heads: None in a dense reference alone.
+        dense_heads: None where no dense reference comes along.
     """
 
     head: ClassVar[str] = "lexicon"
@@ -39,8 +45,110 @@ class FrozenLexLIP(FolderModel):
     ):  # fmt: skip
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
-        self.heads = LexiconHeads(config, image_dropout, text_dropout) if config.head == "lexicon" else None
-        self.dense = DenseHeads(config, image_dropout, text_dropout) if config.embed_dim else None
+        dropout = (image_dropout, text_dropout)
+        self.lexicon_heads = LexiconHeads(config, *dropout) if config.head == "lexicon" else None
+        self.dense_heads = DenseHeads(config, *dropout) if config.embed_dim else None
+        # No submodules: their weights are not this model's, and a training has none.
+        self.__dict__["_towers"] = {}
+        self.folder: Path | None = None
+        self.trust_sources = True
+
+    # --- towers ---
+
+    @property
+    def image_tower(self) -> ImageTower:
+        """Loaded on first use.
+
+        Raises:
+            ConfigError, CheckpointError: it cannot be loaded, or is not the one that the heads were trained with.
+        """
+        return self._tower("image", lambda name, **how: load_image_tower(name, **how))
+
+    @property
+    def text_tower(self) -> TextTower:
+        """As `image_tower`; a model with a table has none."""
+        return self._tower("text", lambda name, **how: load_text_tower(name, self.tokenizer, **how))
+
+    def _tower(self, side: str, load: Callable[..., Any]) -> Any:
+        if side not in self._towers:
+            reference = getattr(self.config, f"{side}_tower")
+            if not reference:
+                raise EncodingError(f"this model has no {side} tower")
+            tower = load(reference, trust_sources=self.trust_sources, folder=self.folder)
+            if side not in self.config.embedded:
+                _check_same(side, reference, tower.facts(), self.config.tower_facts.get(side, {}))
+            self._towers[side] = tower.to(self.device)
+        return self._towers[side]
+
+    def _apply(self, fn, recurse: bool = True):
+        for tower in self._towers.values():
+            tower._apply(fn)
+        return super()._apply(fn, recurse)
+
+    # --- folders ---
+
+    def preprocessing(self) -> dict:
+        """What the image tower said of it; where towers lie in the folder they have a description of their own."""
+        return {"image_processor_type": "tower", **self.config.tower_facts.get("image", {}).get("preprocessing", {})}
+
+    def opened_from(self, folder: Path, trust_sources: bool) -> None:
+        self.folder, self.trust_sources = folder, trust_sources
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        super()._save_pretrained(save_directory)
+        self.folder = save_directory
+
+    # --- as `RetrievalModel` asks ---
+
+    @property
+    def widths(self) -> dict[str, int]:
+        lexicon = {"lexicon": self.config.vocab_size} if self.lexicon_heads is not None else {}
+        return {**lexicon, **({"dense": self.config.embed_dim} if self.dense_heads is not None else {})}
+
+    @property
+    def needs_text_tower(self) -> bool:
+        """Whether texts go through a tower, or are looked up in a table."""
+        return self.config.text_head != "table"
+
+    def image_transform(self) -> Callable[[Image.Image], Tensor]:
+        return self.image_tower.transform
+
+    def check_pixels(self, pixels: Tensor) -> None:
+        wanted = tuple(self.image_transform()(Image.new("RGB", (8, 8))).shape)
+        if tuple(pixels.shape[1:]) != wanted or not pixels.is_floating_point() or not torch.isfinite(pixels).all():
+            raise EncodingError(
+                f"a tensor of {pixels.dtype} and shape {tuple(pixels.shape)}: wanted are finite floats of shape "
+                f"(B, {', '.join(map(str, wanted))}), a stack of what model.image_transform() gives"
+            )
+
+    def check_ids(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        if self.needs_text_tower:
+            raise EncodingError("a model on a frozen text tower takes texts, not token ids")
+        return check_ids(ids, mask, self.config.vocab_size, self.config.max_text_len)
+
+    def vectors_of_pixels(self, pixels: Tensor, head: str) -> Tensor:
+        return self._of_image(self.image_tower.features(pixels), head)
+
+    def vectors_of_texts(self, texts: Sequence[str], head: str) -> Tensor:
+        if self.needs_text_tower:
+            return self._of_text(TextBatch(*self.text_tower.features(list(texts))), head)
+        tokens = self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self.config.max_text_len, add_special_tokens=False,
+            return_tensors="pt",
+        )  # fmt: skip
+        ids, mask = tokens["input_ids"].long(), tokens["attention_mask"]
+        return self.vectors_of_ids(ids.to(self.device), mask.to(self.device), head)
+
+    def vectors_of_ids(self, ids: Tensor, mask: Tensor, head: str) -> Tensor:
+        if not ids.shape[1]:  # texts without a single word piece
+            ids = mask = ids.new_zeros(len(ids), 1)
+        return self._of_text(TextBatch(ids, mask.bool()), head)
+
+    def cut_texts(self, texts: Sequence[str]) -> int:
+        lengths = [
+            len(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        ]
+        return sum(length > self.config.max_text_len for length in lengths)
 
     # --- batches of cached features ---
 
@@ -49,20 +157,33 @@ class FrozenLexLIP(FolderModel):
         """The texts of a batch of cached features."""
         return TextBatch(batch["text_ids"], batch["text_mask"], batch.get("text_states"), batch.get("text_pooled"))
 
-    def features_image(self, batch: Batch) -> Tensor:
-        """Features of images to (B, V) weights, not normalised."""
-        return self.heads.scattered(self.heads.encode_image(batch["image"]))
+    def vectors_of_features(self, kind: str, batch: Batch, head: str) -> Tensor:
+        """Features of B of one "image" or "text" to (B, width of the head) float32, not normalised."""
+        if kind == "image":
+            return self._of_image(batch["image"], head)
+        return self._of_text(self.text_batch(batch), head)
 
-    def features_text(self, batch: Batch) -> Tensor:
-        """Features of texts to (B, V) weights, not normalised."""
-        return self.heads.scattered(self.heads.encode_text(self.text_batch(batch)))
+    def _of_image(self, features: Tensor, head: str) -> Tensor:
+        if head == "dense":
+            assert self.dense_heads is not None
+            return self.dense_heads.encode_image(features)
+        assert self.lexicon_heads is not None
+        return self.lexicon_heads.scattered(self.lexicon_heads.encode_image(features).float())
 
-    def dense_image(self, batch: Batch) -> Tensor:
-        """Features of images to (B, E) vectors of the dense reference, not normalised."""
-        assert self.dense is not None
-        return self.dense.encode_image(batch["image"])
+    def _of_text(self, texts: TextBatch, head: str) -> Tensor:
+        if head == "dense":
+            if self.dense_heads is None or texts.pooled is None:
+                raise EncodingError("dense vectors of texts need a text tower, and this model has a table")
+            return self.dense_heads.encode_text(texts.pooled)
+        assert self.lexicon_heads is not None
+        return self.lexicon_heads.scattered(self.lexicon_heads.encode_text(texts).float())
 
-    def dense_text(self, batch: Batch) -> Tensor:
-        """Features of texts to (B, E) vectors of the dense reference, not normalised."""
-        assert self.dense is not None
-        return self.dense.encode_text(batch["text_pooled"])
+
+def _check_same(side: str, reference: str, found: dict, known: dict) -> None:
+    """Refuse a tower that gives other features than the heads were trained on."""
+    for name, value in known.items():
+        if name not in ("reference", "towers") and found.get(name) != value:
+            raise CheckpointError(
+                f"the {side} tower {reference} is not the one that the heads were trained with: its {name} is "
+                f"{str(found.get(name))[:60]}, not {str(value)[:60]}"
+            )

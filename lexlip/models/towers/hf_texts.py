@@ -122,6 +122,9 @@ class HFTexts(TextBackbone):
         cut = attention.sum(1) >= self.max_length
         return TextOutputs(ids, output.last_hidden_state, offsets.clamp(min=0), real, pooled, cut)
 
+    def embeddings(self) -> Tensor:
+        return self.model.get_input_embeddings().weight.detach()[: len(self.tokenizer)]
+
     def _search(self, texts: list[str], ids: Tensor) -> Tensor:
         rows = [self.tokenizer.convert_ids_to_tokens(row) for row in ids.tolist()]
         return as_offsets([find_offsets(text, [_surface(token) for token in row]) for text, row in zip(texts, rows)])

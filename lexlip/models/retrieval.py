@@ -1,0 +1,199 @@
+"""What users call on any model here: images and texts to vectors, in batches.
+
+B batch, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from lexlip.models.hub import FolderModel
+from lexlip.models.inputs import check_texts, check_vectors, listed
+from lexlip_data.errors import BrokenImage
+from lexlip_data.sources.images import open_image, to_rgb, upright
+
+BATCH_SIZE = 256  # rows that are encoded at once, if a user says nothing
+ImageLike = Image.Image | str | Path
+
+
+class RetrievalModel(FolderModel):
+    """Opens, cuts into batches, normalises; a subclass makes the vectors of a batch."""
+
+    # --- a model's own ---
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Width of the vectors of each head; the first is taken where none is named."""
+        raise NotImplementedError
+
+    def image_transform(self) -> Callable[[Image.Image], Tensor]:
+        """From an RGB image to the tensor of which `encode_image` takes a stack; picklable for loader processes."""
+        raise NotImplementedError
+
+    def check_pixels(self, pixels: Tensor) -> None:
+        """Refuse what is no stack of such tensors.
+
+        Raises:
+            EncodingError: saying what was given and what is wanted.
+        """
+        raise NotImplementedError
+
+    def check_ids(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Refuse what is not (B, L) token ids; gives their mask.
+
+        Raises:
+            EncodingError: saying what was given and what is wanted.
+        """
+        raise NotImplementedError
+
+    def vectors_of_texts(self, texts: Sequence[str], head: str) -> Tensor:
+        """B strings to (B, width of the head) float32, not normalised."""
+        raise NotImplementedError
+
+    def vectors_of_ids(self, ids: Tensor, mask: Tensor, head: str) -> Tensor:
+        """(B, L) token ids and their mask, as `vectors_of_texts`."""
+        raise NotImplementedError
+
+    def vectors_of_pixels(self, pixels: Tensor, head: str) -> Tensor:
+        """A stack of what `image_transform` gives to (B, width of the head) float32, not normalised."""
+        raise NotImplementedError
+
+    def cut_texts(self, texts: Sequence[str]) -> int:
+        """How many of these texts are longer than the model reads."""
+        raise NotImplementedError
+
+    # --- for users ---
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @torch.no_grad()
+    def encode_text(
+        self, texts: str | Sequence[str] | Tensor, attention_mask: Tensor | None = None, normalize: bool = True,
+        batch_size: int = BATCH_SIZE, head: str | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Captions to retrieval vectors.
+
+        Args:
+            texts: B strings, or (B, L) token ids with their `attention_mask`. B may be 0; one string alone is B = 1.
+            normalize: divide by the L2 norm, so that dot products are cosines.
+            batch_size: how many of them are encoded at once.
+            head: of `widths`, where a model has several; None: the first.
+
+        Returns:
+            (B, width of the vectors) float32, on the model's device.
+
+        Raises:
+            TypeError: something else among the strings, or no list.
+            ValueError: strings without a tokenizer, batch_size below 1, or no such head.
+            EncodingError: token ids without a mask, of other words or another shape; half a character in a text.
+        """
+        head = self._head(head)
+        if isinstance(texts, Tensor):
+            mask = self.check_ids(texts, attention_mask)
+            encode = lambda rows: self.vectors_of_ids(texts[rows].to(self.device), mask[rows].to(self.device), head)
+        else:
+            if self.tokenizer is None:
+                raise ValueError("this model has no tokenizer: pass token ids and their mask, or set model.tokenizer")
+            texts = listed(texts, str, "a string")
+            check_texts(texts)
+            encode = lambda rows: self.vectors_of_texts(texts[rows], head)
+        return self._encoded(encode, len(texts), batch_size, normalize, head)
+
+    @torch.no_grad()
+    def encode_image(
+        self, images: ImageLike | Sequence[ImageLike] | Tensor, normalize: bool = True, batch_size: int = BATCH_SIZE,
+        head: str | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Images to retrieval vectors.
+
+        Args:
+            images: B PIL images or paths of files, or a stack of what `image_transform` gives: (B, 3, H, W) normalised
+                pixels. B may be 0; one image or path alone is B = 1.
+            normalize: divide by the L2 norm, so that dot products are cosines.
+            batch_size: how many of them are decoded and encoded at once.
+            head: of `widths`, where a model has several; None: the first.
+
+        Returns:
+            (B, width of the vectors) float32, on the model's device.
+
+        Raises:
+            TypeError: something else among the images, or no list.
+            ValueError: batch_size below 1, or no such head.
+            EncodingError: a tensor of another shape or type, or with values that no normalised pixels have.
+            OSError: a file that cannot be read.
+            BrokenImage: a file that is no image; the message names it.
+        """
+        head = self._head(head)
+        if isinstance(images, Tensor):
+            self.check_pixels(images)
+            encode = lambda rows: self.vectors_of_pixels(images[rows].to(self.device), head)
+        else:
+            images = listed(images, ImageLike, "a PIL image or the path of one")
+            transform = self.image_transform()
+            encode = lambda rows: self.vectors_of_pixels(
+                torch.stack([transform(_opened(image)) for image in images[rows]]).to(self.device), head
+            )
+        return self._encoded(encode, len(images), batch_size, normalize, head)
+
+    def _head(self, head: str | None) -> str:
+        if head is not None and head not in self.widths:
+            raise ValueError(f"head={head!r}: this model has {', '.join(self.widths)}")
+        return head or next(iter(self.widths))
+
+    def _encoded(
+        self, encode: Callable[[slice], Tensor], count: int, batch_size: int, normalize: bool, head: str
+    ) -> Tensor:
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: at least 1")
+        training = self.training
+        try:
+            self.eval()
+            parts = [encode(slice(begin, begin + batch_size)) for begin in range(0, count, batch_size)]
+        finally:
+            self.train(training)
+        vectors = torch.cat(parts) if parts else torch.zeros(0, self.widths[head], device=self.device)
+        return F.normalize(vectors, dim=-1) if normalize else vectors
+
+
+class LexiconModel(RetrievalModel):
+    """A model whose vectors are weights of words."""
+
+    @property
+    def vocab_size(self) -> int:
+        """V, the terms."""
+        return self.config.vocab_size
+
+    def lexicon(self, vectors: Tensor, top_k: int = 10) -> list[list[tuple[str, float]]]:
+        """The heaviest terms of each of (B, V) vectors, at most `top_k`, heaviest first, without terms of weight 0.
+
+        Raises:
+            ValueError: this model has no tokenizer.
+            EncodingError: something else than (B, V) vectors, or `top_k` below 1.
+        """
+        if self.tokenizer is None:
+            raise ValueError("this model has no tokenizer to name the terms; set model.tokenizer")
+        vectors = check_vectors(vectors, self.vocab_size, top_k)
+        top = vectors.topk(min(top_k, vectors.shape[-1]), dim=-1)
+        rows = []
+        for values, ids in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+            terms = self.tokenizer.convert_ids_to_tokens(ids)
+            rows.append([(term, value) for term, value in zip(terms, values, strict=True) if value > 0])
+        return rows
+
+
+def _opened(image: ImageLike) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return to_rgb(upright(image))
+    try:
+        return open_image(Path(image).read_bytes())
+    except BrokenImage as error:
+        raise BrokenImage(f"{image}: {error}") from error
