@@ -108,7 +108,8 @@ def _cache(options: argparse.Namespace) -> int:
         return 0
     left_out = f", {done.skipped:,} left out: {options.out}/*/skipped_samples.tsv" if done.skipped else ""
     splits = ", ".join(f"{name} {len(pairs):,}" for name, pairs in data.items())
+    speed = f", {done.photos_per_second:,.1f} photos/s" if done.photos_per_second else ""
     print(
-        f"{done.photos:,} photos ({splits}) and {done.captions:,} captions, {done.written:,} rows written now{left_out}"
+        f"{done.photos:,} photos ({splits}) and {done.captions:,} captions, {done.written:,} rows now{speed}{left_out}"
     )
     return 0

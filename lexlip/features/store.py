@@ -222,23 +222,19 @@ class FeatureSplit:
             IndexError: a row that is not from 0 to M - 1.
         """
         numbers = self._stored[_rows(rows, len(self._stored), "caption")]
-        lengths, widths = self._lengths[numbers].astype(np.int64), self.store.widths
-        longest = int(lengths.max(initial=0))
-        mask = np.arange(longest) < lengths[:, None]
-        terms = np.zeros((len(numbers), longest), np.int64)
-        states = np.zeros((len(numbers) * longest, widths.text), np.float16)
+        lengths, widths = self._lengths[numbers], self.store.widths
+        shape = len(numbers), int(lengths.max(initial=0))
+        terms, states = np.zeros(shape, np.int64), np.zeros((*shape, widths.text), np.float16)
         pooled = np.empty((len(numbers), widths.pooled), np.float16)
         for shard, places, local in _by_shard(numbers, self._text_ends):
             part = self._texts[shard]
             pooled[places] = part.pooled[local]
-            count = lengths[places]
-            within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-            source = np.repeat(part.offsets[local].astype(np.int64), count) + within
-            target = np.repeat(places * longest, count) + within
-            terms.reshape(-1)[target] = part.terms[source]
-            states[target] = part.states[source]
-        shaped = states.reshape(len(numbers), longest, widths.text)
-        return TextFeatures(*map(torch.from_numpy, (terms, mask, shaped, pooled)))
+            starts, stops = part.offsets[local].tolist(), part.offsets[local + 1].tolist()
+            for place, start, stop in zip(places.tolist(), starts, stops):  # twice as fast as one array of indices
+                terms[place, : stop - start] = part.terms[start:stop]
+                states[place, : stop - start] = part.states[start:stop]
+        mask = np.arange(shape[1]) < lengths[:, None]
+        return TextFeatures(*map(torch.from_numpy, (terms, mask, states, pooled)))
 
 
 def _rows(rows: Sequence[int] | np.ndarray | Tensor, stop: int, what: str) -> np.ndarray:

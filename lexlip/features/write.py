@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -50,12 +51,14 @@ class Cached:
     Attributes:
         photos, captions: of all splits.
         written: photos and captions of the shards that this call wrote.
+        photos_per_second: of those that this call wrote; 0 without.
         skipped: photos and captions that were left out; None while other processes have shards to write.
     """
 
     photos: int
     captions: int
     written: int
+    photos_per_second: float
     skipped: int | None
 
     @property
@@ -125,8 +128,10 @@ def write_features(
     if tell is not None and any(part.missing for part in parts):
         left = {kind: sum(part.rows_missing for part in parts if part.kind == kind) for kind in KINDS}
         cost = estimate(image, text, data, batch_size, workers, left["images"], left["texts"])
-        tell(str(cost))
+        tell(f"{cost}" + (f", of {process[1]} processes this one" if process[1] > 1 else ""))
+    photos, seconds = 0, 0.0
     for part in parts:
+        started = time.perf_counter()
         with tqdm(
             total=part.rows, initial=part.rows - part.rows_missing, disable=not progress,
             desc=f"{part.split} {part.kind}", unit={"images": " photos", "texts": " captions"}[part.kind],
@@ -137,11 +142,16 @@ def write_features(
                 batches = texts_of(text, part, widths, batch_size, bar.update)
             for shard in part.missing:
                 part.folder.write_batches(shard, islice(batches, 1), widths.schema(part.kind))
+        if part.kind == "images":
+            photos, seconds = photos + part.rows_missing, seconds + time.perf_counter() - started
     skipped = [part.folder.finish(part.pairs.left_out if part.kind == "images" else []) for part in parts]
     return Cached(
-        sum(map(len, data.values())), sum(len(pairs.caption_image) for pairs in data.values()),
-        sum(part.rows_missing for part in parts), None if None in skipped else sum(number or 0 for number in skipped),
-    )  # fmt: skip
+        photos=sum(map(len, data.values())),
+        captions=sum(len(pairs.caption_image) for pairs in data.values()),
+        written=sum(part.rows_missing for part in parts),
+        photos_per_second=photos / seconds if photos else 0.0,
+        skipped=None if None in skipped else sum(number or 0 for number in skipped),
+    )
 
 
 def measure(image: ImageTower, text: TextTower) -> Widths:
@@ -160,26 +170,33 @@ def claim(folder: Path, facts: dict, text: TextTower) -> str:
         EncodingError: other facts began it.
         FeaturesError: its features.json cannot be read, or the folder cannot be made.
     """
-    path = folder / FACTS
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".cache.lock"):
+            return _claim(folder, facts, text)
     except OSError as error:
-        raise FeaturesError(f"{folder} cannot be made ({error.strerror})") from error
-    with FileLock(folder / ".cache.lock"), tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=folder) as draft:
-        text.lexicon.save_pretrained(draft)
+        raise FeaturesError(f"{folder} cannot be written to ({one_line(error)})") from error
+
+
+def _claim(folder: Path, facts: dict, text: TextTower) -> str:
+    path = folder / FACTS
+    for left in folder.glob(".tokenizer-*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=folder) as draft:
+        saved = Path(draft, TOKENIZER)
+        text.lexicon.save_pretrained(saved)
         # Of the files, not of the object: what is read back is compared with it.
-        facts = json.loads(json.dumps({**facts, "tokenizer": fingerprint(load_tokenizer(draft))}))
+        facts = json.loads(json.dumps({**facts, "tokenizer": fingerprint(load_tokenizer(str(saved)))}))
         run = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
         if path.exists():
             try:
                 there = _flat(json.loads(path.read_text(encoding="utf-8")))
             except (OSError, ValueError, AttributeError) as error:
-                raise FeaturesError(
-                    f"{path} cannot be read ({one_line(error)}); name a new folder with --out"
-                ) from error
+                why = f"{path} cannot be read ({one_line(error)}); name a new folder with --out"
+                raise FeaturesError(why) from error
             refuse_other(folder, there, _flat(facts))
         if not (folder / TOKENIZER).is_dir():
-            shutil.copytree(draft, folder / TOKENIZER)
+            saved.rename(folder / TOKENIZER)
         if not path.exists():
             write_json({**facts, "run": run}, path)
     return run
