@@ -38,6 +38,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     export.add_argument("--tokenizer", help="hub name or folder, for checkpoints that hold none")
     export.add_argument("--phase-state", action="store_true", help="also keep decoder, or momentum encoders and queues")
 
+    export.add_argument("--features", type=Path, metavar="DIR", help="frozen towers: the cache, if it was moved")
+    export.add_argument("--embed-towers", action="store_true", help="frozen towers: also write them into the folder")
+    storage = export.add_mutually_exclusive_group()
+    storage.add_argument("--half", action="store_true", help="frozen towers: numbers in 16 bits")
+    storage.add_argument("--int8", action="store_true", help="frozen towers: those of towers in 8 bits, others in 16")
     trust_option(export)
     onnx = add("export-onnx", "folder", _export_onnx, "both towers of a model folder as ONNX files, checked")
     trust_option(onnx)
@@ -77,8 +82,18 @@ def _size(model) -> str:
 
 def _export(options: argparse.Namespace) -> None:
     from lexlip.convert.export import export_checkpoint
+    from lexlip.convert.frozen import export_frozen
+    from lexlip.models.frozen.config import FrozenConfig
+    from lexlip.models.towers.packed import Storage
+    from lexlip.models.weights import known_config
 
-    export_checkpoint(options.checkpoint, options.out, options.tokenizer, options.phase_state, options.trust_sources)
+    if isinstance(known_config(options.checkpoint, options.trust_sources), FrozenConfig):
+        storage: Storage = "int8" if options.int8 else "half" if options.half else "full"
+        export_frozen(options.checkpoint, options.out, options.features, options.embed_towers, storage)
+    else:
+        export_checkpoint(
+            options.checkpoint, options.out, options.tokenizer, options.phase_state, options.trust_sources
+        )
     print(f"{options.checkpoint} -> {options.out}")
 
 

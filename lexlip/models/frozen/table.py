@@ -24,7 +24,8 @@ def with_table(model: FrozenLexLIP, words: Tensor) -> FrozenLexLIP:
     """A model whose text side is a table, from one with a trained lookup side; the image side is the same.
 
     A word piece that no training caption had is no term, but the text tower knows what it is near to: its row is that
-    of its vector, so a query for it finds the images of its neighbours.
+    of its vector, so a query for it finds the images of its neighbours. The dense reference, whose texts need the
+    tower, does not come along.
 
     Args:
         words: (V, pooled_width) the text tower's vector of each word piece alone, 0 for those without.
@@ -36,10 +37,11 @@ def with_table(model: FrozenLexLIP, words: Tensor) -> FrozenLexLIP:
     if heads is None or not isinstance(side := heads.text_side, LookupText):
         raise EncodingError(f"text_head={model.config.text_head}: a table is written of a trained lookup side alone")
     model.eval()
-    config = dataclasses.replace(model.config, text_head="table", text_tower="")
+    config = dataclasses.replace(model.config, text_head="table", text_tower="", embed_dim=0)
     table = FrozenLexLIP(config, model.tokenizer)
     assert table.lexicon_heads is not None
-    state = {name: value for name, value in model.state_dict().items() if ".text_side." not in name}
+    wanted = table.state_dict().keys()
+    state = {name: value for name, value in model.state_dict().items() if name in wanted}
     table.load_state_dict(state, strict=False)
     rows = table.lexicon_heads.text_side
     assert isinstance(rows, TableText)

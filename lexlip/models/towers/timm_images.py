@@ -1,4 +1,4 @@
-"""Image towers of timm, with timm's own preprocessing."""
+"""Image towers of timm, with timm's own preprocessing, but for the margin that it crops."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lexlip.errors import CheckpointError, ConfigError
 from lexlip.models.towers.image import ImageBackbone, ImageOutputs
+from lexlip.models.towers.packed import unpacked
 from lexlip.models.towers.reference import LOCAL, Reference
 
 
@@ -42,7 +43,7 @@ def load_file(model: Any, file: Path) -> None:
     head = model.pretrained_cfg.get("classifier") or ()
     unused = tuple(f"{name}." for name in ((head,) if isinstance(head, str) else head))
     try:
-        state = load_state_dict(str(file), weights_only=True)
+        state = unpacked(load_state_dict(str(file), weights_only=True))
         fit = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
         state = fit(state, model) if fit else state
         result = model.load_state_dict({k: v for k, v in state.items() if not k.startswith(unused or "\0")}, False)
@@ -61,7 +62,8 @@ class TimmImages(ImageBackbone):
     def __init__(self, model: Any):
         super().__init__()
         self.model = model
-        config = resolve_model_data_config(model)
+        # timm's margin, which ImageNet's classes can spare, holds things that people search for.
+        config = {**resolve_model_data_config(model), "crop_pct": 1.0}
         self.preprocessing = {key: _plain(value) for key, value in sorted(config.items())}
         self.transform = create_transform(**config, is_training=False)
         self.has_cls = getattr(model, "cls_token", None) is not None

@@ -1,0 +1,55 @@
+"""Towers into a model folder, so that it needs nothing from outside."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from safetensors.torch import save_file
+
+from lexlip.errors import ConfigError
+from lexlip.models.towers.packed import Storage, packed
+from lexlip.models.towers.reference import Reference, parse, split_references
+from lexlip.models.towers.sentence import read_recipe
+
+UNUSED = ("*.bin", "*.h5", "*.onnx", "*.msgpack", "*.ot", "onnx", "openvino", ".git*", ".cache")  # of a folder
+
+
+def embed_tower(tower: Any, folder: Path, side: str, storage: Storage) -> str:
+    """Write a tower into a folder; gives the reference that loads it from there.
+
+    Args:
+        side: "image" or "text", how its files are named.
+        storage: of its numbers; towers of Hugging Face take 16 bits for "int8" too.
+
+    Raises:
+        ConfigError: a kind of tower that cannot be written.
+    """
+    parts = split_references(tower.reference)
+    towers = list(tower.towers) if len(parts) > 1 else [tower]
+    names = [f"{side}_tower" if len(parts) == 1 else f"{side}_tower_{n}" for n in range(len(parts))]
+    made = [_embed(one, parse(part), folder, name, storage) for one, part, name in zip(towers, parts, names)]
+    return " + ".join(made)
+
+
+def _embed(tower: Any, reference: Reference, folder: Path, name: str, storage: Storage) -> str:
+    model = tower.backbone.model
+    if reference.kind in ("timm", "open_clip"):
+        file = f"{name}.safetensors"
+        save_file(packed(model.state_dict(), storage), folder / file)
+        architecture = reference.name.split("/")[0] if reference.kind == "open_clip" else reference.name.split(".")[0]
+        return str(replace(reference, name=architecture, file=file))
+    if reference.kind not in ("hf", "st"):
+        raise ConfigError(f"tower {reference} cannot be embedded")
+    source, inside = reference.folder or Path(snapshot_download(reference.name, local_files_only=True)), folder / name
+    weights = () if storage == "full" else ("model*.safetensors*",)
+    shutil.copytree(source, inside, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*UNUSED, *weights))
+    if weights:  # sentence-transformers may keep the transformer in a folder of its own
+        recipe = read_recipe(reference)
+        where = inside / (recipe.transformer.folder or source).relative_to(source) if recipe else inside
+        state = packed(model.state_dict(), "half")
+        save_file(state, where / "model.safetensors", metadata={"format": "pt"})
+    return str(replace(reference, name=name))
