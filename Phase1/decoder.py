@@ -4,8 +4,6 @@ It is weak on purpose. What two layers cannot guess from the words left standing
 bottleneck vector in place of [CLS], so the lexicon has to carry the meaning.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from lexlip.models.encoders import BertStack, TextEncoder

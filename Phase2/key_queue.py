@@ -3,8 +3,6 @@
 K keys of V numbers: at K = 11,520 and V = 30,522 each queue takes 0.7 GB in 16 bits, 1.4 GB in 32.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

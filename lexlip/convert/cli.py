@@ -1,7 +1,5 @@
 """The commands around checkpoints: lexlip import-official, import-lotlip, export, export-onnx."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from pathlib import Path

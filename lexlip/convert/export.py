@@ -1,7 +1,5 @@
 """Model folders out of checkpoints."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

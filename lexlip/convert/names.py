@@ -1,7 +1,5 @@
 """What the importers share: parameter names by tables of patterns, and a text tower's shape from its weights."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path

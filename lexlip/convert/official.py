@@ -4,8 +4,6 @@ Every official parameter is used, or listed by name with the reason why it is no
 number of text heads is not in them and defaults to one head per 64 of width.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

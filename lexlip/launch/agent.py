@@ -4,8 +4,6 @@ All of it hangs on what torch documents: a rendezvous handler made `from_backend
 override ("Extending the Agent"). No private attribute is read or set.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Meet the other nodes, start the processes of this one, and say in one line why it ended."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """What the environment and the command line say about a launch, checked before anything is started."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Mapping, Sequence

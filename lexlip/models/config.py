@@ -1,7 +1,5 @@
 """What a model is built from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 HEADS = ("lexicon", "dense")

@@ -5,8 +5,6 @@ It is what every sparse result is compared with: same towers, same data, same st
 B batch, L tokens, E embed_dim.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ The image tower keeps every token, CLS too, and ends in a LayerNorm of its own. 
 divides.
 """
 
-from __future__ import annotations
-
 import copy
 import sys
 from pathlib import Path

@@ -5,8 +5,6 @@ term; both poolings of LexLIP follow from that one maximum. `lexlip.ops.fused` t
 (B, L, V) logits.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -3,8 +3,6 @@
 B batch, L tokens, V terms.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from transformers import BertForMaskedLM

@@ -8,8 +8,6 @@ wanted they are left out: what remains of them is that the word pieces stand `co
 B batch, L tokens without corners, C corners, P positions, D width.
 """
 
-from __future__ import annotations
-
 import logging
 
 import torch

@@ -5,8 +5,6 @@ grid of n spans the same part of the image as d * 14 / n patches on the trained 
 linearly between its entries. Half the grid thus reads every second entry exactly.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from timm.models.beit import Attention, gen_relative_position_index

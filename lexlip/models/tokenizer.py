@@ -1,7 +1,5 @@
 """The tokenizer whose vocabulary is the lexicon: each of its entries is a term."""
 
-from __future__ import annotations
-
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lexlip.errors import ConfigError

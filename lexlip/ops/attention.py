@@ -6,8 +6,6 @@ backward pass computes the attention weights again, one sample at a time, so tha
 L = 197 and B = 8 that saves a third of a gigabyte in a BEiT-base tower. On a GPU torch's own kernel does all of it.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

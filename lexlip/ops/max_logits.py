@@ -3,8 +3,6 @@
 B batch, L tokens, D width, V vocabulary. `lexlip.ops.fused` never holds the (B, L, V) logits; the reference here does.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

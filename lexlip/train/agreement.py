@@ -1,7 +1,5 @@
 """What the processes of a run agree on before each step, in one exchange."""
 
-from __future__ import annotations
-
 import torch
 
 from lexlip.utils.distributed import gather_rows, world_size

@@ -1,7 +1,5 @@
 """The checkpoint files of a run: how they are written, which one is whole, what a run may resume from."""
 
-from __future__ import annotations
-
 import logging
 import re
 import tempfile

@@ -1,7 +1,5 @@
 """What happens after a step whose loss or gradient is not finite: it is left out, written down, and not repeated."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence

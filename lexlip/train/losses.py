@@ -3,8 +3,6 @@
 B captions and images of a batch, V terms of the vocabulary, K past keys, N masked positions.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -4,8 +4,6 @@
 """
 
 # ruff: noqa: E402  (the filters below must stand before the imports that they quiet)
-from __future__ import annotations
-
 import errno
 import logging
 import signal

@@ -6,8 +6,6 @@
 (`resume_from=auto`, or torchrun after a process died) the newest run that has begun to train.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Broken training samples: each is left out, counted and listed, and too many of them end the run."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

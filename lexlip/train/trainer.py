@@ -1,7 +1,5 @@
 """The Lightning Trainer of a run: machine, precision, loggers, checkpoints."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from pathlib import Path
 

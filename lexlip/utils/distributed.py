@@ -5,8 +5,6 @@ W ranks. A gathered tensor's gradient is therefore the same on every rank: takin
 the gradient of one process with the whole batch, without a second collective in the backward pass.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from types import EllipsisType

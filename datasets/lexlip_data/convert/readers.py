@@ -4,8 +4,6 @@
 see `annotations.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

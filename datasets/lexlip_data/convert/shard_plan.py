@@ -4,8 +4,6 @@ So machines that convert one shard each need not communicate, and a conversion t
 shards.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """A WordPiece vocabulary of your own captions. Costs seconds per 100,000 captions."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path

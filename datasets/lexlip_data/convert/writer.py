@@ -5,8 +5,6 @@ images in flight and one record batch. A shard appears under its name only when 
 too much of it is bad, so a conversion that was cut off or refused goes on where it stopped.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 Letters: N images of the mixture, P pairs. Costs 8 bytes per image for the offsets; a sample costs its decode.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 

@@ -4,8 +4,6 @@ Linux kills the largest process when memory runs out, and leaves no trace in the
 control group's files count such kills.
 """
 
-from __future__ import annotations
-
 import re
 import signal
 import traceback

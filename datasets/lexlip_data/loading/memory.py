@@ -1,7 +1,5 @@
 """How a loader process treats memory that it frees."""
 
-from __future__ import annotations
-
 import ctypes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h

@@ -4,8 +4,6 @@ A sample's own numbers come from a counter-based generator (SplitMix64; Steele, 
 state: a whole batch is drawn in one call, and no sample's numbers depend on which others are in its batch.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ The sampler yields (epoch, index), so that a worker needs no other state to know
 permutation of the pairs per epoch and process: 8 bytes per pair.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

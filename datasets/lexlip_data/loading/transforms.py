@@ -8,8 +8,6 @@ makes the same floats of them as in a loader, bit for bit.
 inside `lexlip_data.loading.rng.isolated`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -1,7 +1,5 @@
 """What the benchmark needs of a model, for the models of this project and for open_clip's."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Protocol

@@ -3,8 +3,6 @@
 A reader looks at the annotations and checks that the images are there; it opens none of them.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field

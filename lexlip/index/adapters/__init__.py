@@ -10,8 +10,6 @@
 Each is an extra of the same name: pip install -e '.[milvus]'. Only what is used is imported.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from typing import Any

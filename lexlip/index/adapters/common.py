@@ -1,7 +1,5 @@
 """What the adapters share."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Iterable, Iterator
 from types import ModuleType

@@ -1,7 +1,5 @@
 """Milvus: a file of Milvus Lite in this process, or a server or a cluster by its URI, by the same code."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 

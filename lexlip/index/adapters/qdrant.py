@@ -1,7 +1,5 @@
 """Qdrant: an edge shard in this process, or a server by its URL."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path

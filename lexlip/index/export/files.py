@@ -1,7 +1,5 @@
 """Lines in files of bounded size."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path

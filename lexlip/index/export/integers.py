@@ -4,8 +4,6 @@ A score there is the sum of repetitions x impacts, which is scale^2 times ours b
 at most half, repetitions too.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace

@@ -6,8 +6,6 @@ with the rest, which has at most 2; a query names both with the same weight, and
 there is one feature with the nearest 9 bits: fewer postings, and scores that differ by up to 0.2%.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace

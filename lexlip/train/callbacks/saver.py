@@ -11,8 +11,6 @@ A full disk does not end the training: the failure is logged, the older checkpoi
 
 # Lightning hands on the module that it trains, which is always ours:
 # mypy: disable-error-code=override
-from __future__ import annotations
-
 import json
 import logging
 import time

@@ -1,7 +1,5 @@
 """How fast a training goes, and whether it waits for its data."""
 
-from __future__ import annotations
-
 import logging
 import time
 from typing import Any
