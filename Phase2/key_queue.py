@@ -8,13 +8,7 @@ from torch import Tensor, nn
 
 
 class KeyQueue(nn.Module):
-    """The last K keys with their image ids; new ones overwrite the oldest.
-
-    Args:
-        size: K.
-        vocab_size: V.
-        dtype: of the stored keys.
-    """
+    """The last `size` = K keys, V numbers of a dtype each, with their image ids; new ones overwrite the oldest."""
 
     keys: Tensor
     ids: Tensor

@@ -61,14 +61,9 @@ class LexiconHead(nn.Module):
 
 
 def lexicon_bottleneck(pooled: Tensor, word_embeddings: Tensor) -> Tensor:
-    """Continuous bag of words b = softmax(m) E, with E's gradient stopped (LexLIP's lexicon bottleneck).
+    """(B, V) largest logits m and the text tower's (V, D) table E to (B, D): a continuous bag of words, softmax(m) E.
 
-    Args:
-        pooled: (B, V) largest logit of each term.
-        word_embeddings: (V, D) table E of the text tower.
-
-    Returns:
-        (B, D).
+    E gets no gradient (LexLIP's lexicon bottleneck).
     """
     return F.softmax(pooled, dim=-1) @ word_embeddings.detach()
 

@@ -60,7 +60,7 @@ class LexLIP(TwoTowers, tags=["sparse-retrieval"], model_card_template=MODEL_CAR
             getattr(self.image_head, name).load_state_dict(getattr(self.text_head, name).state_dict())
 
     def set_lexicon_head(self, method: str) -> None:
-        """How both heads take their maximum: "auto", "fused" or "textbook", see `lexlip.ops.fused`."""
+        """How both heads take their maximum: "auto", "fused" or "textbook", see `lexlip.ops.max_logits`."""
         self.text_head.method = self.image_head.method = method
 
     # --- token states to lexicon vectors ---

@@ -17,15 +17,9 @@ Grid = tuple[int, int]  # height and width in patches
 
 
 def resample_relative_table(table: Tensor, old: Grid, new: Grid) -> Tensor:
-    """A BEiT relative-position table for another grid; differentiable.
+    """A BEiT relative-position table of the trained grid `old` = (H, W) for the grid `new` = (h, w); differentiable.
 
-    Args:
-        table: ((2H-1)(2W-1) + 3, heads) for the grid `old` = (H, W); the last three rows belong to CLS and are kept.
-        old: trained grid in patches.
-        new: wanted grid in patches.
-
-    Returns:
-        ((2h-1)(2w-1) + 3, heads) for the grid `new` = (h, w).
+    From ((2H-1)(2W-1) + 3, heads) to ((2h-1)(2w-1) + 3, heads); the last three rows belong to CLS and are kept.
     """
     return _resample(table, *(_offset_weights(n, o).to(table) for n, o in zip(new, old, strict=True)))
 
