@@ -27,9 +27,7 @@ class ModelConfig:
     head: str = "lexicon"  # `LexLIP`, or "dense", `DenseLIP`
     embed_dim: int | None = None  # width of the dense head's vectors
     text_pooler: bool = False  # whether the dense head projects BERT's pooler of [CLS] rather than [CLS] itself
-    image_projection: bool = (
-        True  # whether the dense head projects images too; else they are embed_dim wide as they are
-    )
+    image_projection: bool = True  # whether the dense head projects images too; else their tower is embed_dim wide
 
     @property
     def vocab_size(self) -> int:

@@ -20,12 +20,9 @@ class LexiconHead(nn.Module):
         hidden_size: width after the dense layer; the decoder is (V, hidden_size).
         vocab_size: V.
         eps: of the LayerNorm.
-
-    Attributes:
-        method: how the maximum is taken, see `max_logits`.
     """
 
-    method: str = "auto"
+    method: str = "auto"  # how the maximum is taken, see `max_logits`
 
     def __init__(self, in_features: int, hidden_size: int, vocab_size: int, eps: float = 1e-12):
         super().__init__()

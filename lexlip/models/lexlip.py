@@ -3,6 +3,8 @@
 B batch, L tokens, V terms.
 """
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from transformers import BertForMaskedLM
@@ -11,30 +13,7 @@ from lexlip.models.lexicon_head import LexiconHead
 from lexlip.models.long_texts import corner_weights
 from lexlip.models.two_tower import TwoTowers
 
-MODEL_CARD = """---
-{{ card_data }}
----
-
-A LexLIP model ([Luo et al., ICCV 2023](https://arxiv.org/abs/2302.02908)): images and captions as weighted bags of
-words over one vocabulary, for search with an inverted index. `config.json` names the towers and the image size.
-
-```python
-from lexlip import LexLIP
-
-model = LexLIP.from_pretrained("this folder or name")
-texts = model.encode_text(["a dog on the beach"])   # (1, terms of the vocabulary), of length 1
-images = model.encode_image(["dog.jpg"])
-print(texts @ images.T, model.lexicon(images, top_k=10))
-```
-
-```bash
-lexlip encode --model FOLDER --images IMAGES --out vectors
-lexlip index build images.index vectors
-lexlip search --index images.index --model FOLDER "a dog on the beach" --explain
-```
-
-Training data, recall and limits: to be filled in by whoever publishes the weights.
-"""
+MODEL_CARD = Path(__file__).with_name("card_lexicon.md").read_text(encoding="utf-8")
 
 
 class LexLIP(TwoTowers, tags=["sparse-retrieval"], model_card_template=MODEL_CARD):

@@ -41,10 +41,7 @@ class GridBias(nn.Module):
 
     It replaces timm's bias that all layers share: timm asks for it once per forward pass and hands it to every block,
     also to one whose activations are computed a second time. One gather for all layers, instead of one each, is also
-    one scatter in the backward pass.
-
-    Args:
-        layers: the attention layers, in order; each becomes a `GridAttention`.
+    one scatter in the backward pass. The attention layers, in order, become `GridAttention`s.
     """
 
     def __init__(self, layers: list[Attention]):

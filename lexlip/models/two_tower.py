@@ -74,12 +74,9 @@ class TwoTowers(FolderModel):
 
     @torch.no_grad()
     def encode_text(
-        self,
-        texts: str | Sequence[str] | Tensor,
-        attention_mask: Tensor | None = None,
-        normalize: bool = True,
+        self, texts: str | Sequence[str] | Tensor, attention_mask: Tensor | None = None, normalize: bool = True,
         batch_size: int = BATCH_SIZE,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Captions to retrieval vectors.
 
         Args:
