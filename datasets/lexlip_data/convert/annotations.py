@@ -26,12 +26,9 @@ class _Unusable(Exception):
 
 
 def read_karpathy(
-    file: str | Path,
-    images: str | Path | None = None,
-    name: str | None = None,
-    splits: Iterable[str] | None = None,
+    file: str | Path, images: str | Path | None = None, name: str | None = None, splits: Iterable[str] | None = None,
     rules: Rules = USUAL_RULES,
-) -> list[CaptionTable]:
+) -> list[CaptionTable]:  # fmt: skip
     """Karpathy's JSON: images[].filename, .filepath (optional), .split, .sentences[].raw. restval stays a split.
 
     Args:

@@ -48,7 +48,6 @@ class CaptionDataModule(pl.LightningDataModule):
 
     Args:
         config: of the run; needs datasets, data_root, image_size, batch_size, per_gpu_batchsize.
-        tokenizer: a Hugging Face tokenizer.
         mlm: whether training batches carry masked captions.
 
     Raises:
