@@ -32,7 +32,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     export = add("export", "checkpoint", _export, "turn a checkpoint of either phase into a model folder")
     export.add_argument("--tokenizer", help="hub name or folder, for checkpoints that hold none")
-    export.add_argument("--phase-state", action="store_true", help="also keep decoder, or momentum encoders and queues")
+    export.add_argument("--phase-state", action="store_true", help="also keep decoder, or momentum encoder and queues")
 
     add("export-onnx", "folder", _export_onnx, "both towers of a model folder as ONNX files, checked")
 

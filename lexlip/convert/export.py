@@ -15,12 +15,7 @@ from lexlip.utils.files import give_usual_rights
 
 
 def write_folder(model: TwoTowers, out: str | Path, state: dict[str, Tensor], phase: str) -> None:
-    """`save_pretrained`, and a phase's own parts beside it.
-
-    Args:
-        state: the phase's own parts by its names; empty: none are written.
-        phase: "Phase1" or "Phase2".
-    """
+    """`save_pretrained`, and a phase's own parts beside it, by its names, if there are any."""
     out = Path(out)
     model.save_pretrained(out)
     if state:

@@ -81,7 +81,7 @@ class Imported(NamedTuple):
 
     model: LexLIP
     phase: int  # 1 or 2
-    state: dict[str, Tensor]  # the phase's own parts by its names: weakened decoder, or momentum encoders and queues
+    state: dict[str, Tensor]  # the phase's own parts by its names: weakened decoder, or momentum encoder and queues
     unused: dict[str, str]  # official name -> reason
 
 
@@ -92,7 +92,6 @@ def import_official(
     """Read an official checkpoint.
 
     Args:
-        path: the `.ckpt` file.
         text_heads: attention heads of the text tower; None: width / 64.
         image_heads: of the image tower; None: read from the relative-position table.
         tokenizer: hub name or folder, saved along.

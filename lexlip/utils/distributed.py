@@ -23,11 +23,7 @@ _LOST = (
 
 
 def explain_lost_contact(error: Exception, processes: int, timeout: int) -> LostContact | None:
-    """An error of a run's process group in plain words; None if it is of another kind.
-
-    Args:
-        timeout: seconds that a process waits for the others (`collective_timeout`).
-    """
+    """An error of a run's process group, with its `collective_timeout`, in plain words; None if of another kind."""
     text = str(error)
     if processes == 1 or not any(word in text.lower() for word in _LOST):
         return None

@@ -18,17 +18,11 @@ WITH_WEIGHTS = ("hf-hub:", "local-dir:")  # open_clip's names that say where the
 
 
 class PairEncoder(Protocol):
-    """A model of images and long texts.
+    """A model of images and long texts."""
 
-    Attributes:
-        name: as the user gave it.
-        context: tokens of a text that it reads.
-        transform: an image to what `images` takes; picklable for loader processes.
-    """
-
-    name: str
-    context: int
-    transform: Callable[[Image.Image], Tensor]
+    name: str  # as the user gave it
+    context: int  # tokens of a text that it reads
+    transform: Callable[[Image.Image], Tensor]  # to what `images` takes; picklable for loader processes
 
     def images(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) transformed images to (B, width) normalised vectors."""
@@ -38,11 +32,7 @@ class PairEncoder(Protocol):
 
 
 def load_encoder(name: str, pretrained: str | None, device: str) -> PairEncoder:
-    """A model folder, a name on the hub, or "open_clip:NAME".
-
-    Args:
-        pretrained: open_clip's name of the weights, or a file of them.
-        device: where it runs.
+    """A model folder, a name on the hub, or "open_clip:NAME" with its name of the weights or a file of them.
 
     Raises:
         UserError: it cannot be loaded; weights named for a model folder, or none for an open_clip model.
