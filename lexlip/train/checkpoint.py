@@ -112,14 +112,11 @@ def check_resumable(module: nn.Module, path: str | Path) -> None:
     """
     theirs = {name: tuple(value.shape) for name, value in read_resumable(path)["state_dict"].items()}
     ours = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    wrong = [
-        f"{name}: {ours.get(name, 'nothing')} in this run, {theirs.get(name, 'nothing')} in the file"
-        for name in sorted(ours.keys() | theirs.keys())
-        if ours.get(name) != theirs.get(name)
-    ]
-    if wrong:
-        lines = "\n  ".join(wrong[:5])
-        raise CheckpointError(f"{path} is of another phase or model, load_path may start from it:\n  {lines}")
+    wrong = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
+    lines = [f"{n}: {ours.get(n, 'nothing')} in this run, {theirs.get(n, 'nothing')} in the file" for n in wrong[:5]]
+    if lines:
+        listed = "\n  ".join(lines)
+        raise CheckpointError(f"{path} is of another phase or model, load_path may start from it:\n  {listed}")
 
 
 def tokenizer_files(tokenizer) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Phase 2: keys, momentum encoders, queues, dynamic resolution, and what comes from a checkpoint."""
+"""Phase 2: keys, momentum encoder, queues, dynamic resolution, and what comes from a checkpoint."""
 
 import logging
 
@@ -92,7 +92,7 @@ def test_same_image_keys_are_masked_by_default(build, make_batch):
     assert module.compute_losses(same)["contrastive_loss"].item() > 0.1
 
 
-# --- momentum encoders ---
+# --- momentum encoder ---
 
 
 def test_momentum_encoders_start_equal_and_untrained(build):
@@ -121,7 +121,7 @@ def test_momentum_encoders_move_once_per_step_by_the_momentum(build, make_batch)
 
 def test_validation_moves_nothing(build, make_batch):
     module = build().eval()
-    module.model.text_head.dense.weight.data += 1  # so that a step of the momentum encoders would show
+    module.model.text_head.dense.weight.data += 1  # so that a step of the momentum encoder would show
     before = {name: value.clone() for name, value in module.state_dict().items()}
     with torch.no_grad():
         module.compute_losses(make_batch())
@@ -258,7 +258,7 @@ def test_fine_tuning_at_another_size(make_config, phase1_file, livelier, make_ba
     images = make_batch(size=48)["image"]
     vectors = source.model.encode_image(images)
     torch.testing.assert_close(tuned.model.encode_image(images), vectors, rtol=1e-4, atol=1e-5)
-    copies = tuned.momentum_encoder.state_dict()  # of the model that was loaded, not of the file's momentum encoders
+    copies = tuned.momentum_encoder.state_dict()  # of the model that was loaded, not of the file's momentum encoder
     for name, value in tuned.model.state_dict().items():
         assert torch.equal(copies[name], value), name
 
