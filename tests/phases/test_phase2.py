@@ -277,3 +277,9 @@ def test_queues_are_stored_in_16_bits_only_where_training_is(make_config):
         config = make_config(training_mode="con", **changes)
         module = Phase2Module(config, build_model(LexLIP, config))
         assert {queue.keys.dtype for queue in module.queues.values()} == {dtype}
+
+
+def test_weights_of_the_other_phases_losses_are_told_of_where_they_were_set(make_config):
+    config = make_config(loss_names={"contrastive": 1, "i2t": 0.5, "t2t": 0, "self_t": 1})
+    assert Phase2Module.ignored_weights(config) == {"i2t": 0.5}  # 1 is the default
+    assert Phase1Module.ignored_weights(config) == {}
