@@ -107,16 +107,16 @@ def test_flops_takes_the_mean_over_both(in_two_processes):
     assert one == two == pytest.approx(float(flops(vectors)))
 
 
-@pytest.mark.parametrize("per_pass", [6, 1])
+@pytest.mark.parametrize("micro_rows", [6, 1])
 @pytest.mark.parametrize("first", [3, 4], ids=["equal", "a_sample_was_skipped"])
 @pytest.mark.parametrize("phase", [Phase1Module, Phase2Module])
 @pytest.mark.parametrize("cuts", [[], [4]])
 def test_loss_gradient_and_queues_are_those_of_one_process(
-    phase, cuts, first, per_pass, make_config, make_batch, livelier, in_two_processes, every_loss_weighed
+    phase, cuts, first, micro_rows, make_config, make_batch, livelier, in_two_processes, every_loss_weighed
 ):
     mode = "both" if phase is Phase1Module else "con"
     config = make_config(
-        training_mode=mode, per_gpu_batchsize=per_pass, queue_size=12, train_top_k=cuts, loss_names=every_loss_weighed
+        training_mode=mode, per_gpu_batchsize=micro_rows, queue_size=12, train_top_k=cuts, loss_names=every_loss_weighed
     )
     batch = make_batch(ids=[1, 1, 2, 3, 2, 1])
 

@@ -29,9 +29,7 @@ class GlobalBatchSampler:
     world_size: int = 1
     seed: int = 0
     shuffle: bool = True  # a new order every epoch; else 0..n-1
-    drop_last: bool = (
-        True  # the incomplete last batch; else it is cut to a multiple of world_size: as many steps for all
-    )
+    drop_last: bool = True  # the incomplete last batch; else it is cut to a multiple of world_size
 
     def __post_init__(self) -> None:
         n, batch_size, rank, world_size = self.n, self.batch_size, self.rank, self.world_size
