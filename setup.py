@@ -60,6 +60,9 @@ EXTRAS["dev"] = [
     *(requirement for name, extra in EXTRAS.items() if name != "seismic" for requirement in extra),
 ]
 
+# Model cards, scripts that go with exports, the licence note of the demo's data.
+TEMPLATES = {"lexlip.models": ["*.md"], "lexlip.index.export": ["*.sh"], "lexlip_data.convert": ["*.txt"]}
+
 setup(
     name="lexlip",
     version=version(),
@@ -84,7 +87,7 @@ setup(
         "lexlip.configs",
     ],
     package_dir={"lexlip_data": "datasets/lexlip_data", "lexlip.configs": "configs"},
-    package_data={"lexlip.configs": ["*.yaml", "**/*.yaml"], "": ["py.typed"]},
+    package_data={"lexlip.configs": ["*.yaml", "**/*.yaml"], "": ["py.typed"], **TEMPLATES},
     install_requires=requirements(),
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["lexlip=lexlip.cli:main"]},

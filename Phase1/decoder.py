@@ -4,35 +4,22 @@ It is weak on purpose. What two layers cannot guess from the words left standing
 bottleneck vector in place of [CLS], so the lexicon has to carry the meaning.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from lexlip.models.encoders import BertStack, TextEncoder
 
 
 class WeakenedDecoder(nn.Module):
-    """Fresh BERT layers, shared by the image's and the caption's bottleneck.
-
-    Args:
-        text_encoder: gives the layers' shape; its embeddings are used, not copied.
-        layers: depth.
-    """
+    """So many fresh BERT layers of the text tower's shape, shared by the image's and the caption's bottleneck."""
 
     def __init__(self, text_encoder: TextEncoder, layers: int):
         super().__init__()
         self.layers = BertStack(text_encoder.config, layers)
 
     def forward(self, embeddings: Tensor, mask: Tensor, bottleneck: Tensor) -> Tensor:
-        """Token states of a masked caption that starts with a bottleneck vector.
+        """(B, L, D) embeddings of a masked caption and their (B, L) mask, 0 at padding, to (B, L, D) token states.
 
-        Args:
-            embeddings: (B, L, D) of the masked caption.
-            mask: (B, L), 0 at padding.
-            bottleneck: (B, D), put in place of the embedding at position 0.
-
-        Returns:
-            (B, L, D).
+        The (B, D) bottleneck takes the place of the embedding at position 0.
         """
         states = embeddings.clone()
         states[:, 0] = bottleneck.to(states.dtype)

@@ -3,8 +3,6 @@
 B pairs, L tokens, V terms, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch.nn.functional as F

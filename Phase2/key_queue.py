@@ -3,20 +3,12 @@
 K keys of V numbers: at K = 11,520 and V = 30,522 each queue takes 0.7 GB in 16 bits, 1.4 GB in 32.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
 
 class KeyQueue(nn.Module):
-    """The last K keys with their image ids; new ones overwrite the oldest.
-
-    Args:
-        size: K.
-        vocab_size: V.
-        dtype: of the stored keys.
-    """
+    """The last `size` = K keys, V numbers of a dtype each, with their image ids; new ones overwrite the oldest."""
 
     keys: Tensor
     ids: Tensor

@@ -1,7 +1,7 @@
 """Phase 2, momentum lexicon-contrastive pre-training, and fine-tuning: a query against past keys.
 
-B pairs, K past keys, V terms. Keys are the momentum encoders' normalised vectors (MoCo, He et al., CVPR 2020).
-Momentum encoders and queues move once per optimiser step, in training only.
+B pairs, K past keys, V terms. Keys are the momentum encoder's normalised vectors (MoCo, He et al., CVPR 2020).
+Momentum encoder and queues move once per optimiser step, in training only.
 """
 
 from __future__ import annotations
@@ -27,18 +27,14 @@ from Phase2.key_queue import KeyQueue
 
 
 class StepKeys(NamedTuple):
-    """The momentum encoders' normalised vectors of a batch: (B, V) each, without gradient."""
+    """The momentum encoder's normalised vectors of a batch: (B, V) each, without gradient."""
 
     text: Tensor
     image: Tensor
 
 
 class Phase2Module(RetrievalModule):
-    """Model, its momentum encoders, and one queue of past keys per modality.
-
-    Attributes:
-        twin: the momentum encoders; text_ring, image_ring: the queues. Checkpoints have them under these names.
-    """
+    """Model, its momentum encoder, and one queue of past keys per modality."""
 
     name = "Phase2"
     model: LexLIP
@@ -46,6 +42,7 @@ class Phase2Module(RetrievalModule):
     def __init__(self, config: Config, model: LexLIP):
         super().__init__(config, model)
         check_patch(config.image_size, model.image_encoder.patch, dynamic=config.DR)
+        # Checkpoints have the momentum encoder and the queues by these names.
         tokenizer, model.tokenizer = model.tokenizer, None  # one copy of it is enough
         self.twin = ModelEmaV3(model, decay=config.momentum, foreach=True).requires_grad_(False)
         model.tokenizer = tokenizer

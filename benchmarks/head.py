@@ -7,7 +7,7 @@ Rows:
   training, and as Phase 1's softmax bottleneck does throughout;
 - 1% of the words: a bias low enough that about 300 terms an image stay positive, as in a trained model;
 - captions: 40 tokens at most, padding included;
-- without gradient: the momentum encoders and evaluation.
+- without gradient: the momentum encoder and evaluation.
 
 Agreement: the values and all gradients are compared with float64. The largest of 197 logits may be two that differ by
 less than rounding; float64 then follows the token that the fast path chose, after checking that it is a maximum.

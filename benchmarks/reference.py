@@ -2,7 +2,7 @@
 
 It does what the official code does: attention written out, with a gather of the position bias in every layer; logits of
 every token for every term, for the heads and for the masked word pieces alike; captions padded to 40 tokens; the queue
-cloned for every use; momentum encoders and weights moved one tensor at a time.
+cloned for every use; momentum encoder and weights moved one tensor at a time.
 
 B pairs, L tokens, V vocabulary, K keys of the queue.
 """

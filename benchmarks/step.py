@@ -3,7 +3,7 @@
     python benchmarks/step.py --json step.json
     python benchmarks/step.py --device cuda --batch 100 --phases 1 --largest 80
 
-A step is losses, gradients, clipping, AdamW and, in Phase 2, momentum encoders and queues; data loading is
+A step is losses, gradients, clipping, AdamW and, in Phase 2, momentum encoder and queues; data loading is
 benchmarks/data.py's. Weights are random, captions have COCO's lengths: ours are padded to the longest of the batch, the
 reference's to 40. Both paths compute the same loss and the same gradients, which is checked without dropout. The
 roofline line gives the fraction of the machine's matrix-product rate that the step's own products reach.
@@ -99,15 +99,15 @@ class Step:
         self.batches = {which: make_batch(self.config, lengths[which], options.device) for which in paths}
 
     def _fill_queues(self, paths: Sequence[str]) -> None:
-        for ring in (self.module.text_ring, self.module.image_ring):
-            for part in ring.keys.split(512):  # uniform numbers of norm about one
-                part.copy_(torch.rand(part.shape, device=part.device) * (3 / ring.keys.shape[1]) ** 0.5)
-            ring.filled.fill_(ring.size)
-            ring.ids.fill_(-1)  # nobody's
+        for queue in self.module.queues.values():
+            for part in queue.keys.split(512):  # uniform numbers of norm about one
+                part.copy_(torch.rand(part.shape, device=part.device) * (3 / queue.keys.shape[1]) ** 0.5)
+            queue.filled.fill_(queue.size)
+            queue.ids.fill_(-1)  # nobody's
             if "textbook" in paths:
-                self.queues.append(reference.Queue(ring.keys.T.float()))
+                self.queues.append(reference.Queue(queue.keys.T.float()))
             if "fast" not in paths:
-                ring.keys = ring.keys.new_empty(0, ring.keys.shape[1])
+                queue.keys = queue.keys.new_empty(0, queue.keys.shape[1])
 
     @property
     def trained(self) -> list[Tensor]:
@@ -246,14 +246,14 @@ def measure(phase: int, options: Options) -> Config:
     row |= {"loss_difference": loss_difference, "gradient_difference": gradient_difference, "operations": count}
     bounds = BOUNDS[options.dtype]
     row["agrees"] = loss_difference < bounds["loss"] and gradient_difference < bounds["gradient"]
-    row |= {"product_rate": rate, "share_of_product_rate": count / row["fast"] / rate}
+    row |= {"product_rate": rate, "ratio_of_product_rate": count / row["fast"] / rate}
     row["notes"] = [
         f"{row['fast_pairs_per_second']:.1f} pairs/s, loss differs by {loss_difference:.0e}, "
         f"gradient by {gradient_difference:.0e}"
     ]
     print(
         f"roofline: {name}: {count / 1e12:.2f} TFLOP of products in {row['fast']:.3f} s is "
-        f"{count / row['fast'] / 1e12:.2f} TFLOP/s, {row['share_of_product_rate']:.0%} of the "
+        f"{count / row['fast'] / 1e12:.2f} TFLOP/s, {row['ratio_of_product_rate']:.0%} of the "
         f"{rate / 1e12:.2f} TFLOP/s that a large {options.dtype} product reaches here",
         flush=True,
     )

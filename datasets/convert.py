@@ -12,8 +12,6 @@ Costs one decode of every image, to be sure of it, and as much disk as the image
 goes on with the same command: finished shards are kept. Layouts, names and columns: datasets/README.md.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections import Counter

@@ -1,7 +1,5 @@
 """The `lexlip` command: checkpoints, model folders, indexes. `lexlip --help` lists its parts; each room has its own."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 

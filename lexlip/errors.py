@@ -1,7 +1,5 @@
 """Every error that a user can see; the ways in which data can be wrong are in `lexlip_data.errors`. Needs no torch."""
 
-from __future__ import annotations
-
 # --- mistakes that a user can correct: the `lexlip` command tells them in one line ---
 
 

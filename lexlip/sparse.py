@@ -30,20 +30,13 @@ class SparseRows:
 
     The `from_` methods check what they are given and convert it to the types below; whoever calls the constructor
     answers for the arrays.
-
-    Attributes:
-        ids: (N,) int64, or an Arrow array of strings.
-        offsets: (N + 1,) int64, from 0.
-        terms: (nnz,) uint32, in any order within a row, no term twice.
-        weights: (nnz,) float16, above 0.
-        source: what messages call the rows.
     """
 
-    ids: Ids
-    offsets: np.ndarray
-    terms: np.ndarray
-    weights: np.ndarray
-    source: str = "vectors"
+    ids: Ids  # (N,) int64, or an Arrow array of strings
+    offsets: np.ndarray  # (N + 1,) int64, from 0
+    terms: np.ndarray  # (nnz,) uint32, in any order within a row, no term twice
+    weights: np.ndarray  # (nnz,) float16, above 0
+    source: str = "vectors"  # what messages call the rows
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -58,6 +58,12 @@ def make_config(make_keys):
 
 
 @pytest.fixture
+def every_loss_weighed():
+    """`loss_names` with a weight of its own for every entry, also for those that base.yaml gives none."""
+    return {name: 1 + number / 4 for number, name in enumerate(base()["loss_names"])}
+
+
+@pytest.fixture
 def make_model(make_config, livelier):
     """A tiny `LexLIP`, or one with the head that is asked for; keyword arguments change its config."""
     from lexlip.models.auto import model_class

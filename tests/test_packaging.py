@@ -62,6 +62,9 @@ def test_wheel_holds_every_package_and_nothing_else(wheel):
     ):
         for file in (ROOT / folder).rglob("*.py"):
             assert f"{package}/{file.relative_to(ROOT / folder).as_posix()}" in wheel
+    templates = {f"lexlip/models/card_{head}.md" for head in ("lexicon", "dense")}
+    templates |= {f"lexlip/index/export/load_{engine}.sh" for engine in ("anserini", "lucene")}
+    assert templates | {"lexlip_data/convert/demo_note.txt"} <= wheel.keys()
 
 
 def test_wheel_says_that_its_packages_are_typed(wheel):

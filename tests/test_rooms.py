@@ -79,6 +79,8 @@ def test_all_arrows_point_one_way():
         ("lexlip/train/planted.py", "from Phase1.module import Phase1Module"),
         ("Phase2/planted.py", "from Phase1.decoder import WeakenedDecoder"),
         ("datasets/lexlip_data/sources/planted.py", "from lexlip_data.loading import rng"),
+        ("datasets/lexlip_data/loading/planted.py", "import lexlip_data.convert.check"),
+        ("datasets/lexlip_data/convert/planted.py", "def f():\n    from lexlip_data.loading import rng"),
         ("datasets/lexlip_data/loading/planted.py", "from lexlip.errors import UserError"),
     ],
 )

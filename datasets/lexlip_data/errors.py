@@ -1,7 +1,5 @@
 """The ways in which data can be wrong, and what the messages about them have in common."""
 
-from __future__ import annotations
-
 import re
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The commands around checkpoints: lexlip import-official, import-lotlip, export, export-onnx."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +34,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     export = add("export", "checkpoint", _export, "turn a checkpoint of either phase into a model folder")
     export.add_argument("--tokenizer", help="hub name or folder, for checkpoints that hold none")
-    export.add_argument("--phase-state", action="store_true", help="also keep decoder, or momentum encoders and queues")
+    export.add_argument("--phase-state", action="store_true", help="also keep decoder, or momentum encoder and queues")
 
     export.add_argument("--features", type=Path, metavar="DIR", help="frozen towers: the cache, if it was moved")
     export.add_argument("--embed-towers", action="store_true", help="frozen towers: also write them into the folder")

@@ -1,7 +1,5 @@
 """Model folders out of checkpoints."""
 
-from __future__ import annotations
-
 import re
 import tempfile
 from pathlib import Path
@@ -29,12 +27,7 @@ TOKENIZER_FILE = re.compile(r"[\w-]+\.(json|txt|model|jinja)", re.ASCII)
 
 
 def write_folder(model: TwoTowers, out: str | Path, state: dict[str, Tensor], phase: str) -> None:
-    """`save_pretrained`, and a phase's own parts beside it.
-
-    Args:
-        state: the phase's own parts by its names; empty: none are written.
-        phase: "Phase1" or "Phase2".
-    """
+    """`save_pretrained`, and a phase's own parts beside it, by its names, if there are any."""
     out = Path(out)
     model.save_pretrained(out)
     if state:

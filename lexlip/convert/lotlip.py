@@ -5,8 +5,6 @@ followed by the corner tokens, a projection `text.proj` without bias, and `logit
 weights; every parameter is used or refused by name.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from torch import Tensor

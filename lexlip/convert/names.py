@@ -1,7 +1,5 @@
 """What the importers share: parameter names by tables of patterns, and a text tower's shape from its weights."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -38,7 +36,7 @@ def translate(
         else:
             unknown.append(name)
     if unknown:
-        raise CheckpointError(f"{path} holds parameters without a place here: {', '.join(unknown[:5])}")
+        raise CheckpointError(f"{path} holds parameters that no part of the model takes: {', '.join(unknown[:5])}")
     return state, reasons
 
 
@@ -56,9 +54,7 @@ def depth(names: Iterable[str], prefix: str) -> int:
 def bert_config(weights: Mapping[str, Tensor], prefix: str, heads: int | None = None, dropout: float = 0.1) -> dict:
     """A text tower's `BertConfig` as a dict, from weights that include BERT_NEEDED under a prefix.
 
-    Args:
-        heads: attention heads; None: one per 64 of width.
-        dropout: of states and attention.
+    Without `heads` there is one per 64 of width; the dropout is that of states and attention.
     """
     words, positions, types, middle = (weights[prefix + name].shape for name in BERT_NEEDED)
     return {

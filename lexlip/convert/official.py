@@ -4,8 +4,6 @@ Every official parameter is used, or listed by name with the reason why it is no
 number of text heads is not in them and defaults to one head per 64 of width.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,7 +82,7 @@ class Imported(NamedTuple):
 
     model: LexLIP
     phase: int  # 1 or 2
-    state: dict[str, Tensor]  # the phase's own parts by its names: weakened decoder, or momentum encoders and queues
+    state: dict[str, Tensor]  # the phase's own parts by its names: weakened decoder, or momentum encoder and queues
     unused: dict[str, str]  # official name -> reason
 
 
@@ -95,7 +93,6 @@ def import_official(
     """Read an official checkpoint.
 
     Args:
-        path: the `.ckpt` file.
         text_heads: attention heads of the text tower; None: width / 64.
         image_heads: of the image tower; None: read from the relative-position table.
         tokenizer: hub name or folder, saved along.

@@ -3,8 +3,6 @@
 Needs the extra packages onnx, onnxscript and onnxruntime: `pip install -e '.[onnx]'`.
 """
 
-from __future__ import annotations
-
 import warnings
 from importlib.util import find_spec
 from pathlib import Path

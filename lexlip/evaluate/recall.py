@@ -37,16 +37,13 @@ TIE = 1e-12  # scores closer than this, relative to one or to the score, are the
 
 @dataclass(frozen=True)
 class SparseVectors(SparseRows):
-    """Rows in float32, of the images and captions of a test. Weights are not checked: a broken model is measured too.
+    """Rows in float32, of the images and captions of a test, with the (N,) int64 image id of each.
 
-    Attributes:
-        ids: (N,) int64 image id of each row.
-        order: (N,) int64 position of each row in its data set; rows with the same position are the same row.
-        vocab: V.
+    Weights are not checked: a broken model is measured too.
     """
 
-    order: np.ndarray = field(kw_only=True)
-    vocab: int = field(kw_only=True)
+    order: np.ndarray = field(kw_only=True)  # (N,) int64 positions in the data set; of one position there is one row
+    vocab: int = field(kw_only=True)  # V
 
     @staticmethod
     def from_dense(vectors: Tensor, ids: Tensor, order: Tensor) -> SparseVectors:  # type: ignore[override]
@@ -208,11 +205,7 @@ def summary(ranks: np.ndarray) -> dict[str, float]:
 
 
 def retrieval_metrics(images: SparseVectors, texts: SparseVectors) -> dict:
-    """Both directions of one test set.
-
-    Args:
-        images: one row per image.
-        texts: one row per caption.
+    """Both directions of one test set, of one row per image and per caption.
 
     Returns:
         {"t2i": {...}, "i2t": {...}, "rsum", "active_terms": {"text", "image"}, "pictures", "captions"}, recalls in
@@ -276,11 +269,7 @@ def evaluate(images: SparseVectors, texts: SparseVectors, top_k: list[int], fold
 
 
 def table(metrics: dict[str, dict]) -> str:
-    """A printed table, one line per name.
-
-    Args:
-        metrics: name -> what `retrieval_metrics` gives.
-    """
+    """A printed table, one line per name, of what `evaluate` gives."""
     head = f"{'':24}{'text to image':^24}{'image to text':^24}{'':>8}{'active terms':^16}"
     cutoffs = "".join(f"{f'R@{k}':>8}" for k in CUTOFFS)
     lines = [head, f"{'':24}{cutoffs}{cutoffs}{'sum':>8}{'text':>8}{'image':>8}"]

@@ -4,8 +4,6 @@ All of it hangs on what torch documents: a rendezvous handler made `from_backend
 override ("Extending the Agent"). No private attribute is read or set.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -36,16 +34,11 @@ PARTING = 10.0  # seconds that processes get to end by themselves when node 0 ha
 
 
 class Meeting(DynamicRendezvousHandler):
-    """Where the nodes meet, with a limit of `patience` seconds for questions to node 0.
-
-    Attributes:
-        lost: why there is no contact with node 0 any more, if so.
-        asked: when the last question was put to it.
-    """
+    """Where the nodes meet, with a limit of `patience` seconds for questions to node 0."""
 
     patience = 60.0
-    lost: Exception | None = None
-    asked = 0.0
+    lost: Exception | None = None  # why there is no contact with node 0 any more
+    asked = 0.0  # when the last question was put to it
     use_agent_store = True  # processes agree in a store of the launcher before they have a process group
 
     def num_nodes_waiting(self) -> int:
@@ -72,11 +65,8 @@ class Meeting(DynamicRendezvousHandler):
 class Agent(LocalElasticAgent):
     """Starts the processes of one node, watches them, and starts them again together with the other nodes.
 
-    `run` raises SystemExit with the exit status when the processes ended for good.
-
-    Args:
-        settings: of the launch.
-        address: how the other nodes reach this one.
+    `run` raises SystemExit with the exit status when the processes ended for good. The other nodes reach this one at
+    `address`.
 
     Raises:
         RendezvousConnectionError: node 0 does not answer.
@@ -86,10 +76,10 @@ class Agent(LocalElasticAgent):
         # A store that torch itself shares among the processes would outlive restarts.
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         nodes, patience = (settings.min_nodes, settings.max_nodes), settings.store_timeout
-        place = RendezvousParameters(
+        parameters = RendezvousParameters(
             "c10d", settings.endpoint, settings.run_id, *nodes, is_host=settings.node_rank == 0, read_timeout=patience
         )
-        backend, store = create_backend(place)
+        backend, store = create_backend(parameters)
         timeout = RendezvousTimeout(timedelta(seconds=settings.join_timeout), timedelta(seconds=settings.last_call))
         self.meeting = Meeting.from_backend(settings.run_id, store, backend, *nodes, address, timeout)
         self.meeting.patience = patience

@@ -5,8 +5,6 @@ GPU or on a hundred. The first process picks the run directory and the checkpoin
 torchrun's store.
 """
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os

@@ -1,13 +1,11 @@
 """Meet the other nodes, start the processes of this one, and say in one line why it ended."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch.distributed import DistStoreError
+from torch.distributed import DistNetworkError, DistStoreError
 from torch.distributed.elastic import rendezvous
 from torch.distributed.elastic.agent.server.api import WorkerState
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -67,7 +65,7 @@ def run(settings: Settings, address: str) -> int:
         )
     except rendezvous.RendezvousClosedError:
         return failed("another node has ended the run; its output says why")
-    except (rendezvous.RendezvousConnectionError, DistStoreError, TimeoutError):
+    except (rendezvous.RendezvousConnectionError, DistNetworkError, DistStoreError, TimeoutError):
         return failed(f"lost contact with node 0 at {settings.endpoint}: its launcher has ended, or the link is down")
     finally:
         if agent is not None and not (settings.elastic and agent.leaving is not None):

@@ -1,7 +1,5 @@
 """Whether the nodes can reach each other, and over which interface; says what is wrong by address and port."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

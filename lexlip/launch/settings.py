@@ -1,7 +1,5 @@
 """What the environment and the command line say about a launch, checked before anything is started."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,7 +9,6 @@ from pathlib import Path
 
 from lexlip.errors import LaunchError
 
-PHASES = ("Phase1", "Phase2")
 DEFAULT_PORT = 29500  # torchrun's
 
 
@@ -55,7 +52,6 @@ def read(arguments: Sequence[str], environment: Mapping[str, str], gpus: int) ->
     Args:
         arguments: `[--max-restarts N] PHASE [with key=value ...]`; in place of a phase any command of `lexlip`.
         environment: NNODES, NODE_RANK and the others that docs/RUNNING.md lists.
-        gpus: how many this machine has.
 
     Raises:
         LaunchError: a variable is missing, is not a number, or contradicts another.
@@ -121,12 +117,12 @@ def _nodes(text: str) -> tuple[int, int]:
 
 def _command(name: str, words: list[str], gpus: int) -> tuple[list[str], int | None]:
     """The words after `python`, and the GPUs that they ask for; None where they name no number."""
-    phase = next((phase for phase in PHASES if phase.lower() == name.lower().strip("/")), None)
-    if phase is None:
+    phases = {path.parent.name.lower(): path for path in Path(__file__).resolve().parents[2].glob("Phase*/run.py")}
+    script = phases.get(name.lower().strip("/"))
+    if script is None:
         return ["-m", "lexlip.cli", name, *words], None
     values = [word.partition("=")[2] for word in words if word.startswith("num_gpus=")]
     if not values and not gpus:
         print("launch: no GPU here, so num_gpus=0: on the CPU", file=sys.stderr)
         words = [*words, *["with"] * ("with" not in words), "num_gpus=0"]
-    script = Path(__file__).resolve().parents[2] / phase / "run.py"
     return [str(script), *words], int(values[-1]) if values and values[-1].isdecimal() else None

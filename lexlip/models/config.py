@@ -1,7 +1,5 @@
 """What a model is built from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 HEADS = ("lexicon", "dense")
@@ -24,35 +22,20 @@ def text_dropout(rate: float) -> dict[str, float]:
 
 @dataclass
 class ModelConfig:
-    """What is needed to build the same model again without its weights.
+    """What is needed to build the same model again without its weights."""
 
-    Attributes:
-        vit: timm name of the image tower.
-        vit_kwargs: passed to `timm.create_model`.
-        image_size: side of the images in pixels.
-        image_norm_eps: of the image tower's LayerNorms.
-        text: the text tower's `BertConfig` as a dict.
-        max_text_len: tokens per caption, [CLS], corner tokens and [SEP] included.
-        corner_tokens: how many of the last entries of BERT's vocabulary are corners (`lexlip.models.long_texts`).
-        sentence_sep: whether every ". " of a caption is read as [SEP].
-        head: "lexicon" (`LexLIP`) or "dense" (`DenseLIP`).
-        embed_dim: width of the dense head's vectors.
-        text_pooler: whether the dense head projects BERT's pooler of [CLS] (dense, tanh) rather than [CLS] itself.
-        image_projection: whether the dense head projects the images too; without, they are as wide as embed_dim.
-    """
-
-    vit: str
-    image_size: int
-    text: dict
-    vit_kwargs: dict = field(default_factory=dict)
-    image_norm_eps: float = 1e-12
-    max_text_len: int = 40
-    corner_tokens: int = 0
-    sentence_sep: bool = False
-    head: str = "lexicon"
-    embed_dim: int | None = None
-    text_pooler: bool = False
-    image_projection: bool = True
+    vit: str  # timm name of the image tower
+    image_size: int  # side of the images in pixels
+    text: dict  # the text tower's `BertConfig`
+    vit_kwargs: dict = field(default_factory=dict)  # passed to `timm.create_model`
+    image_norm_eps: float = 1e-12  # of the image tower's LayerNorms
+    max_text_len: int = 40  # tokens per caption, [CLS], corner tokens and [SEP] included
+    corner_tokens: int = 0  # how many of the last entries of BERT's vocabulary are corners, see `models.long_texts`
+    sentence_sep: bool = False  # whether every ". " of a caption is read as [SEP]
+    head: str = "lexicon"  # `LexLIP`, or "dense", `DenseLIP`
+    embed_dim: int | None = None  # width of the dense head's vectors
+    text_pooler: bool = False  # whether the dense head projects BERT's pooler of [CLS] rather than [CLS] itself
+    image_projection: bool = True  # whether the dense head projects images too; else their tower is embed_dim wide
 
     @property
     def vocab_size(self) -> int:

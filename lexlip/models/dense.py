@@ -5,9 +5,8 @@ It is what every sparse result is compared with: same towers, same data, same st
 B batch, L tokens, E embed_dim.
 """
 
-from __future__ import annotations
-
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,31 +17,13 @@ from lexlip.models.two_tower import TwoTowers
 START_SCALE = math.log(1 / 0.07)  # of the learned temperature, as in CLIP
 MAX_SCALE = math.log(100)  # beyond it CLIP's training was unstable
 
-MODEL_CARD = """---
-{{ card_data }}
----
-
-The dense counterpart of a LexLIP model: images and captions as vectors of one space. `config.json` names the towers
-and the image size.
-
-```python
-from lexlip import DenseLIP
-
-model = DenseLIP.from_pretrained("this folder or name")
-print(model.encode_text(["a dog on the beach"]) @ model.encode_image(["dog.jpg"]).T)
-```
-
-Training data, recall and limits: to be filled in by whoever publishes the weights.
-"""
+MODEL_CARD = Path(__file__).with_name("card_dense.md").read_text(encoding="utf-8")
 
 
 class DenseLIP(TwoTowers, model_card_template=MODEL_CARD):
     """Image tower, text tower, and linear projections of their [CLS] states; see `TwoTowers` for the arguments.
 
     An image tower without [CLS], such as a convolutional one, gives the mean of its tokens.
-
-    Attributes:
-        logit_scale: () logarithm of what multiplies the cosines in the loss, learned.
 
     Raises:
         ConfigError: no image projection, and an image tower that is not `embed_dim` wide.
@@ -68,7 +49,7 @@ class DenseLIP(TwoTowers, model_card_template=MODEL_CARD):
                 nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        self.logit_scale = nn.Parameter(torch.tensor(START_SCALE))
+        self.logit_scale = nn.Parameter(torch.tensor(START_SCALE))  # logarithm of what multiplies cosines in the loss
 
     def vectors_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         return self.project_text(self.text_encoder(input_ids, attention_mask)[:, 0])

@@ -4,8 +4,6 @@ The image tower keeps every token, CLS too, and ends in a LayerNorm of its own. 
 divides.
 """
 
-from __future__ import annotations
-
 import copy
 import sys
 from pathlib import Path
@@ -216,12 +214,7 @@ def pretrained_bert(name: str, drop_rate: float) -> BertForMaskedLM:
 
 
 class BertStack(nn.Module):
-    """Fresh BERT layers over given input embeddings.
-
-    Args:
-        config: of the text tower; its layers' shape is taken over.
-        layers: depth.
-    """
+    """So many fresh BERT layers, of the shape of a text tower's, over given input embeddings."""
 
     def __init__(self, config: BertConfig, layers: int):
         super().__init__()

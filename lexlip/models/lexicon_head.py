@@ -5,8 +5,6 @@ term; both poolings of LexLIP follow from that one maximum. `lexlip.ops.fused` t
 (B, L, V) logits.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,12 +20,9 @@ class LexiconHead(nn.Module):
         hidden_size: width after the dense layer; the decoder is (V, hidden_size).
         vocab_size: V.
         eps: of the LayerNorm.
-
-    Attributes:
-        method: how the maximum is taken, see `max_logits`.
     """
 
-    method: str = "auto"
+    method: str = "auto"  # how the maximum is taken, see `max_logits`
 
     def __init__(self, in_features: int, hidden_size: int, vocab_size: int, eps: float = 1e-12):
         super().__init__()
@@ -63,14 +58,9 @@ class LexiconHead(nn.Module):
 
 
 def lexicon_bottleneck(pooled: Tensor, word_embeddings: Tensor) -> Tensor:
-    """Continuous bag of words b = softmax(m) E, with E's gradient stopped (LexLIP's lexicon bottleneck).
+    """(B, V) largest logits m and the text tower's (V, D) table E to (B, D): a continuous bag of words, softmax(m) E.
 
-    Args:
-        pooled: (B, V) largest logit of each term.
-        word_embeddings: (V, D) table E of the text tower.
-
-    Returns:
-        (B, D).
+    E gets no gradient (LexLIP's lexicon bottleneck).
     """
     return F.softmax(pooled, dim=-1) @ word_embeddings.detach()
 

@@ -3,7 +3,7 @@
 B batch, L tokens, V terms.
 """
 
-from __future__ import annotations
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,30 +14,7 @@ from lexlip.models.long_texts import corner_weights
 from lexlip.models.retrieval import LexiconModel
 from lexlip.models.two_tower import TwoTowers
 
-MODEL_CARD = """---
-{{ card_data }}
----
-
-A LexLIP model ([Luo et al., ICCV 2023](https://arxiv.org/abs/2302.02908)): images and captions as weighted bags of
-words over one vocabulary, for search with an inverted index. `config.json` names the towers and the image size.
-
-```python
-from lexlip import LexLIP
-
-model = LexLIP.from_pretrained("this folder or name")
-texts = model.encode_text(["a dog on the beach"])   # (1, terms of the vocabulary), of length 1
-images = model.encode_image(["dog.jpg"])
-print(texts @ images.T, model.lexicon(images, top_k=10))
-```
-
-```bash
-lexlip encode --model FOLDER --images IMAGES --out vectors
-lexlip index build images.index vectors
-lexlip search --index images.index --model FOLDER "a dog on the beach" --explain
-```
-
-Training data, recall and limits: to be filled in by whoever publishes the weights.
-"""
+MODEL_CARD = Path(__file__).with_name("card_lexicon.md").read_text(encoding="utf-8")
 
 
 class LexLIP(TwoTowers, LexiconModel, tags=["sparse-retrieval"], model_card_template=MODEL_CARD):
@@ -63,7 +40,7 @@ class LexLIP(TwoTowers, LexiconModel, tags=["sparse-retrieval"], model_card_temp
             getattr(self.image_head, name).load_state_dict(getattr(self.text_head, name).state_dict())
 
     def set_lexicon_head(self, method: str) -> None:
-        """How both heads take their maximum: "auto", "fused" or "textbook", see `lexlip.ops.fused`."""
+        """How both heads take their maximum: "auto", "fused" or "textbook", see `lexlip.ops.max_logits`."""
         self.text_head.method = self.image_head.method = method
 
     # --- token states to lexicon vectors ---

@@ -8,8 +8,6 @@ wanted they are left out: what remains of them is that the word pieces stand `co
 B batch, L tokens without corners, C corners, P positions, D width.
 """
 
-from __future__ import annotations
-
 import logging
 
 import torch
@@ -46,29 +44,18 @@ def corner_mask(mask: Tensor, count: int) -> Tensor:
 
 
 def corner_weights(corners: Tensor, words: Tensor) -> Tensor:
-    """How much of each word piece each corner takes: softmax over the corners of their states' scaled dot products.
+    """(B, C, D) states of corners and (B, L, D) of word pieces to (B, C, L): how much of each piece a corner takes.
 
-    The weights of a word piece add up to 1, so a long text is divided among its corners and nothing of it is lost.
-
-    Args:
-        corners: (B, C, D) states.
-        words: (B, L, D) states.
-
-    Returns:
-        (B, C, L).
+    A softmax over the corners of scaled dot products. The weights of a word piece add up to 1, so a long text is
+    divided among its corners and nothing of it is lost.
     """
     return (corners @ words.transpose(1, 2) / words.shape[-1] ** 0.5).softmax(1)
 
 
 def stretch_positions(table: Tensor, rows: int) -> Tensor:
-    """A position table for longer texts (Long-CLIP, Zhang et al., ECCV 2024, sec. 3.1).
+    """(P, D) trained positions to (rows, D) for longer texts (Long-CLIP, Zhang et al., ECCV 2024, sec. 3.1).
 
-    Args:
-        table: (P, D) trained positions.
-        rows: wanted, at least P.
-
-    Returns:
-        (rows, D): the first 20 (of a short table its first half) unchanged, the others linearly between theirs.
+    The first 20 (of a short table its first half) stay as they are; the others lie linearly between theirs.
     """
     kept = min(KEPT_POSITIONS, len(table) // 2)
     rest = F.interpolate(table[kept:].T[None].float(), size=rows - kept, mode="linear", align_corners=True)

@@ -5,8 +5,6 @@ grid of n spans the same part of the image as d * 14 / n patches on the trained 
 linearly between its entries. Half the grid thus reads every second entry exactly.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from timm.models.beit import Attention, gen_relative_position_index
@@ -19,15 +17,9 @@ Grid = tuple[int, int]  # height and width in patches
 
 
 def resample_relative_table(table: Tensor, old: Grid, new: Grid) -> Tensor:
-    """A BEiT relative-position table for another grid; differentiable.
+    """A BEiT relative-position table of the trained grid `old` = (H, W) for the grid `new` = (h, w); differentiable.
 
-    Args:
-        table: ((2H-1)(2W-1) + 3, heads) for the grid `old` = (H, W); the last three rows belong to CLS and are kept.
-        old: trained grid in patches.
-        new: wanted grid in patches.
-
-    Returns:
-        ((2h-1)(2w-1) + 3, heads) for the grid `new` = (h, w).
+    From ((2H-1)(2W-1) + 3, heads) to ((2h-1)(2w-1) + 3, heads); the last three rows belong to CLS and are kept.
     """
     return _resample(table, *(_offset_weights(n, o).to(table) for n, o in zip(new, old, strict=True)))
 
@@ -49,10 +41,7 @@ class GridBias(nn.Module):
 
     It replaces timm's bias that all layers share: timm asks for it once per forward pass and hands it to every block,
     also to one whose activations are computed a second time. One gather for all layers, instead of one each, is also
-    one scatter in the backward pass.
-
-    Args:
-        layers: the attention layers, in order; each becomes a `GridAttention`.
+    one scatter in the backward pass. The attention layers, in order, become `GridAttention`s.
     """
 
     def __init__(self, layers: list[Attention]):

@@ -1,7 +1,5 @@
 """The tokenizer whose vocabulary is the lexicon: each of its entries is a term."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase

@@ -3,8 +3,6 @@
 B batch, L tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from PIL import Image

@@ -6,23 +6,15 @@ backward pass computes the attention weights again, one sample at a time, so tha
 L = 197 and B = 8 that saves a third of a gigabyte in a BEiT-base tower. On a GPU torch's own kernel does all of it.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
 def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout: float = 0.0) -> Tensor:
-    """softmax(q k^T / sqrt(D) + bias) v, with gradients for all four.
+    """softmax(q k^T / sqrt(D) + bias) v of (B, H, L, D) each and (1, H, L, L), with gradients for all four.
 
-    Args:
-        q, k, v: (B, H, L, D) of one dtype.
-        bias: (1, H, L, L).
-        dropout: probability that an attention weight is dropped.
-
-    Returns:
-        (B, H, L, D).
+    `dropout` is the probability that an attention weight is dropped.
     """
     bias = bias.to(q.dtype)
     if q.device.type == "cpu" and bias.requires_grad and not dropout:

@@ -12,8 +12,6 @@ As a registered operator it is one node for `torch.compile` and needs nothing sp
 checkpointing or DistributedDataParallel. Sums are taken in a fixed order: equal inputs give equal gradients.
 """
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 import torch

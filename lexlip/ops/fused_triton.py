@@ -16,8 +16,6 @@ number travels to the host. A pair without gradient loads nothing.
 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportOptionalMemberAccess=false
 # (Triton's annotations do not describe what its language accepts.)
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

@@ -3,8 +3,6 @@
 B batch, L tokens, D width, V vocabulary. `lexlip.ops.fused` never holds the (B, L, V) logits; the reference here does.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -58,10 +56,8 @@ def _reference(hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None
 
 
 def saturate(pooled: Tensor) -> Tensor:
-    """log(1 + relu(m)): the term weights, which grow slower than the logits (LexLIP's lexicon weights; SPLADE-max).
+    """log(1 + relu(m)) of (B, V) largest logits: the term weights, which grow slower (LexLIP; SPLADE-max).
 
-    Args:
-        pooled: (B, V) largest logit of each term. As log1p and relu do not decrease, saturating the maximum is the
-            maximum of the saturated.
+    As log1p and relu do not decrease, saturating the maximum is the maximum of the saturated.
     """
     return torch.log1p(F.relu(pooled))

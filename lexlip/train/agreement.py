@@ -1,30 +1,19 @@
 """What the processes of a run agree on before each step, in one exchange."""
 
-from __future__ import annotations
-
 import torch
 
 from lexlip.utils.distributed import gather_rows, world_size
 
 
 class Agreement:
-    """Each process's wishes, and what all of them will do after the step: what any of them wished.
-
-    Attributes:
-        wishes: of this process: to stop the run, to save a checkpoint. Callbacks set them before a step.
-        stop, save: what was agreed on.
-    """
+    """Each process's wishes, and what all of them will do after the step: what any of them wished."""
 
     def __init__(self) -> None:
-        self.wishes = {"stop": False, "save": False}
-        self.stop = self.save = False
+        self.wishes = {"stop": False, "save": False}  # of this process; callbacks set them before a step
+        self.stop = self.save = False  # what was agreed on
 
     def reach(self, rows: int, skipped: int, device: torch.device) -> tuple[list[int], bool]:
-        """Exchange what this process brings.
-
-        Args:
-            rows: of this process's batch.
-            skipped: how many samples it had to leave out.
+        """Exchange the rows of this process's batch and how many samples it had to leave out.
 
         Returns:
             The rows of every process, and whether any process left a sample out.

@@ -4,8 +4,6 @@ Only convolutional towers have such layers. A forward pass normalises by its own
 running mean and variance that validation and the saved model use.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """The checkpoint files of a run: how they are written, which one is whole, what a run may resume from."""
 
-from __future__ import annotations
-
 import logging
 import re
 import tempfile
@@ -114,14 +112,11 @@ def check_resumable(module: nn.Module, path: str | Path) -> None:
     """
     theirs = {name: tuple(getattr(value, "shape", ())) for name, value in state_of(read_resumable(path), path).items()}
     ours = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    wrong = [
-        f"{name}: {ours.get(name, 'nothing')} in this run, {theirs.get(name, 'nothing')} in the file"
-        for name in sorted(ours.keys() | theirs.keys())
-        if ours.get(name) != theirs.get(name)
-    ]
-    if wrong:
-        lines = "\n  ".join(wrong[:5])
-        raise CheckpointError(f"{path} is of another phase or model, load_path may start from it:\n  {lines}")
+    wrong = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
+    lines = [f"{n}: {ours.get(n, 'nothing')} in this run, {theirs.get(n, 'nothing')} in the file" for n in wrong[:5]]
+    if lines:
+        listed = "\n  ".join(lines)
+        raise CheckpointError(f"{path} is of another phase or model, load_path may start from it:\n  {listed}")
 
 
 def tokenizer_files(tokenizer) -> dict[str, str]:

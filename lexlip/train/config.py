@@ -6,7 +6,9 @@ words.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from lexlip.ops.max_logits import METHODS
 from lexlip_data.loading.transforms import TRANSFORM_KEYS
 
 FRESH_WIDTH = 768  # of a fresh BERT, where no key says it
+MODES = ("bottle", "con", "both")
 PRECISIONS = (16, 32, "16", "32", "bf16", "16-mixed", "bf16-mixed", "32-true")
 
 
@@ -122,9 +125,7 @@ class Config:
     text_dropout: float = key("of the sentence vectors", least=0, most=1)
 
     # --- losses ---
-    training_mode: str = key(
-        "bottle: masked-language parts; con: contrastive part; both: all", choices=("bottle", "con", "both")
-    )
+    training_mode: str = key("bottle: masked-language parts; con: contrastive part; both: all", choices=MODES)
     loss_names: dict[str, float] = key("weights; 0 leaves a part out")
     temperature: float = key("divides the scores of the contrastive losses", above=0)
     flops_weight: float = key("of FLOPS(text) and of FLOPS(image)", least=0)
@@ -134,7 +135,7 @@ class Config:
     train_top_k: list[int] = key("contrast vectors cut to their k heaviest terms too, e.g. [8, 32]", least=1)
     mask_same_image: bool = key("captions of one image are not negatives of each other")
     queue_size: int = key("Phase 2: past keys kept per modality", least=0)
-    momentum: float = key("Phase 2: of the momentum encoders", least=0, most=1)
+    momentum: float = key("Phase 2: of the momentum encoder", least=0, most=1)
     DR: bool = key("Phase 2, dynamic resolution: half of the training steps at half the image size")
 
     # --- optimiser ---
@@ -169,17 +170,13 @@ class Config:
 
     @classmethod
     def checked(cls, values: Mapping) -> Config:
-        """The config with these values, numbers in their key's type.
-
-        Args:
-            values: one for every key.
+        """The config with these values, one for every key; numbers in their key's type.
 
         Raises:
             ConfigError: an unknown key, a wrong type or a contradiction; names the key, its value and what is allowed.
         """
         defaults = base()
-        unknown = sorted(set(values) - set(_HINTS))
-        if unknown:
+        if unknown := sorted(set(values) - set(_HINTS)):
             raise ConfigError(f"unknown key {unknown[0]!r}; configs/base.yaml lists all of them")
         typed: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
@@ -240,7 +237,7 @@ def folder() -> Path:
 
 def base() -> dict:
     """Every key with its default."""
-    return _read(folder() / "base.yaml")
+    return copy.deepcopy(_read(folder() / "base.yaml"))
 
 
 def named() -> dict[str, dict]:
@@ -249,6 +246,7 @@ def named() -> dict[str, dict]:
     return {path.stem: _read(path) for path in files}
 
 
+@functools.cache
 def _read(path: Path) -> dict:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # with libyaml, ten times as fast
     return yaml.load(path.read_text(), loader) or {}
@@ -304,8 +302,7 @@ def _check_values(config: Config, defaults: dict) -> None:
     power = config.decay_power
     if power != "cosine" and (isinstance(power, str) or power < 0):
         raise ConfigError(f"decay_power={power!r}; it must be a number that is not negative, or 'cosine'")
-    wrong = sorted(set(config.loss_names) - set(defaults["loss_names"]))
-    if wrong:
+    if wrong := sorted(set(config.loss_names) - set(defaults["loss_names"])):
         raise ConfigError(f"loss_names has {wrong[0]!r}; known are {', '.join(defaults['loss_names'])}")
     if not all(_number(weight) and weight >= 0 for weight in config.loss_names.values()):
         raise ConfigError(f"loss_names={config.loss_names}; every weight must be a number that is not negative")

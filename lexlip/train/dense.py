@@ -3,8 +3,6 @@
 It has no phases; `head=dense` starts it from either command line.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

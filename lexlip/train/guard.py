@@ -1,7 +1,5 @@
 """What happens after a step whose loss or gradient is not finite: it is left out, written down, and not repeated."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,20 +20,12 @@ ADVICE = "Lower learning_rate, or use precision=bf16 or 32, and go on from the l
 
 
 class StepGuard:
-    """Counts steps that were left out, and refuses to go on when there are too many in a row.
-
-    Args:
-        limit: steps in a row that may be left out because they are not finite, less one (`max_nonfinite_steps`).
-
-    Attributes:
-        finite: whether the step under way is.
-        not_finite, overflowed: steps in a row that were left out: by this guard, by a loss scaler.
-    """
+    """Counts steps that were left out; at the limit-th in a row (`max_nonfinite_steps`) it refuses to go on."""
 
     def __init__(self, limit: int):
         self.limit = limit
-        self.finite = True
-        self.not_finite = self.overflowed = 0
+        self.finite = True  # whether the step under way is
+        self.not_finite = self.overflowed = 0  # steps in a row that were left out: by this guard, by a loss scaler
         self._losses: Mapping[str, Tensor] = {}
         self._norm = torch.zeros(())
 
@@ -44,11 +34,9 @@ class StepGuard:
         self._losses, self._norm, self.finite = losses, torch.zeros(()), True
 
     def inspect(self, norm: Tensor, scaled: bool) -> bool:
-        """Whether the step may change the weights.
+        """Whether a step with this () norm of its unscaled gradient may change the weights.
 
-        Args:
-            norm: () of the unscaled gradient.
-            scaled: whether a loss scaler watches the gradient: it handles overflows, which are common, by itself.
+        Where the gradient is `scaled`, the loss scaler handles overflows, which are common, by itself.
         """
         loss = total(self._losses.values())
         self._norm = norm

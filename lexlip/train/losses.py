@@ -3,8 +3,6 @@
 B captions and images of a batch, V terms of the vocabulary, K past keys, N masked positions.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,30 +11,22 @@ from lexlip.utils.distributed import sum_over_ranks, world_size
 
 
 def masked_lm(logits: Tensor, labels: Tensor, total: Tensor | float) -> Tensor:
-    """Cross-entropy of the masked word pieces, summed here and divided by the global batch's count.
+    """Cross-entropy of (N, V) logits at the masked positions alone with the (N,) true ids, summed and divided.
 
-    Args:
-        logits: (N, V) logits at the masked positions only.
-        labels: (N,) true ids.
-        total: number of masked positions in the global batch, divided by the number of processes.
+    The divisor is `global_count`: masked positions of the global batch, per process.
     """
     return F.cross_entropy(logits.float(), labels, reduction="sum") / total
 
 
 def global_count(labels: Tensor) -> Tensor:
-    """Masked positions of the global batch, per process: what `masked_lm` divides by; at least 1.
-
-    Args:
-        labels: (B, L), -100 where nothing is masked.
-    """
+    """Of (B, L) labels, -100 where nothing is masked: masked positions of the global batch, per process, at least 1."""
     return (sum_over_ranks((labels != -100).sum().float()) / world_size()).clamp(min=1.0)
 
 
 def flops(vectors: Tensor) -> Tensor:
     """FLOPS regulariser of Paria et al. (ICLR 2020): sum over terms of (mean over the batch of |r_v|) squared.
 
-    Args:
-        vectors: (B, V) normalised retrieval vectors of this process; the mean is taken over all processes.
+    Takes the (B, V) normalised vectors of this process; the mean is over all processes.
     """
     rows = sum_over_ranks(vectors.new_tensor(float(len(vectors))).detach())
     return (sum_over_ranks(vectors.abs().sum(0)) / rows).square().sum()

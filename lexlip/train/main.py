@@ -4,8 +4,6 @@
 """
 
 # ruff: noqa: E402  (the filters below must stand before the imports that they quiet)
-from __future__ import annotations
-
 import errno
 import logging
 import signal
@@ -21,7 +19,7 @@ for _message in (
     ".*Experiment logs directory",
     ".*LeafSpec",
     ".*does not have many workers",
-    ".*in eval mode at the start of training",  # the momentum encoders, on purpose
+    ".*in eval mode at the start of training",  # the momentum encoder, on purpose
     ".*recommended to use `self.log",  # every process computes the same recall
     ".*your dataloader is not resumable",  # the sampler knows its position by itself
 ):
@@ -61,17 +59,14 @@ log = logging.getLogger(__name__)
 
 
 class Refused(SacredError):
-    """An error that is printed in one line without a traceback.
-
-    Attributes:
-        code: exit status; 2 for what would fail again in the same way, which launchers do not repeat.
-    """
+    """An error that is printed in one line without a traceback."""
 
     def __init__(self, error: Exception):
         text = str(error)
         if "Original Traceback" in text:  # raised in a loader process, which hands on the whole traceback
             text = text.strip().splitlines()[-1].partition(": ")[2]
         super().__init__(text, print_traceback=False, print_usage=False)
+        # The exit status; 2 for what would fail again in the same way, which launchers do not repeat.
         self.code = 1 if isinstance(error, (LostContact, LoaderDied)) else 2
 
 
@@ -174,6 +169,8 @@ def _run(config: Config, phase: type[RetrievalModule], watch: Watch) -> dict:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     for name in ("lexlip", "lexlip_data"):
         logging.getLogger(name).setLevel(logging.INFO)
+    if (ignored := phase.ignored_weights(config)) and not config.test_only and environment.first_rank():
+        log.warning("loss_names=%s has no effect: %s has no such losses", ignored, phase.name)
     store = FeatureStore(config.features) if config.features else None
     tokenizer = store.tokenizer if store else load_tokenizer(config.tokenizer, config.vocab_size)
     pl.seed_everything(config.seed, workers=False)
@@ -249,10 +246,9 @@ def _explained(config: Config, folder: Path) -> Iterator[None]:
                 f"no space left where {error.filename or folder} is written; the checkpoints in {folder} are whole. "
                 "Make room, then the same command with resume_from=auto goes on"
             ) from error
-        lost = explain_lost_contact(error, config.processes, config.collective_timeout)
-        if lost is None:
-            raise
-        raise lost from error
+        if lost := explain_lost_contact(error, config.processes, config.collective_timeout):
+            raise lost from error
+        raise
 
 
 def describe(config: Config, module: RetrievalModule, data: CaptionDataModule) -> str:

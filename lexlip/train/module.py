@@ -48,23 +48,11 @@ log = logging.getLogger(__name__)
 
 
 class RetrievalModule(pl.LightningModule):
-    """Base of both phases.
+    """Base of both phases; takes a model into which the weights of `load_path` are loaded already."""
 
-    Args:
-        config: of the run.
-        model: the towers and heads; weights of `load_path` already loaded.
-
-    Attributes:
-        name: of the phase, in checkpoints and model folders.
-        model_class: what is trained.
-        loss_groups: for every loss of the phase, the entry of `loss_names` that weighs it.
-        agreement: what the processes do after the step.
-        guard: what happens after a step that is not finite.
-        run_dir: where the run writes; None: nowhere.
-    """
-
-    name: ClassVar[str]
+    name: ClassVar[str]  # of the phase, in checkpoints and model folders
     model_class: ClassVar[type[TwoTowers]] = LexLIP
+    # For every loss of the phase, the entry of `loss_names` that weighs it.
     loss_groups: ClassVar[Mapping[str, str]] = {"contrastive_loss": "contrastive", "flops_loss": "contrastive"}
 
     def __init__(self, config: Config, model: TwoTowers):
@@ -77,7 +65,7 @@ class RetrievalModule(pl.LightningModule):
         if config.gradient_checkpointing:
             model.image_encoder.enable_gradient_checkpointing()
             model.text_encoder.enable_gradient_checkpointing()
-        self.run_dir: Path | None = None
+        self.run_dir: Path | None = None  # where the run writes; None: nowhere
         self.skipped = SkippedSamples(config.max_bad_share)
         self.agreement, self.guard = Agreement(), StepGuard(config.max_nonfinite_steps)
         self.batches_seen = self.loaded_step = 0
@@ -107,6 +95,13 @@ class RetrievalModule(pl.LightningModule):
         return {group for group in cls.loss_groups.values() if config.loss_names.get(group)}
 
     @classmethod
+    def ignored_weights(cls, config: Config) -> dict[str, float]:
+        """What `loss_names` gives to losses of another phase, other than 0 and the default."""
+        usual, own = base()["loss_names"], set(cls.loss_groups.values())
+        others = {name: weight for name, weight in config.loss_names.items() if name not in own}
+        return {name: weight for name, weight in others.items() if weight not in (0, usual[name])}
+
+    @classmethod
     def all_used(cls, config: Config) -> bool:
         """Whether every trained parameter gets a gradient in every step."""
         return True
@@ -129,8 +124,7 @@ class RetrievalModule(pl.LightningModule):
         """What can be computed of these rows alone.
 
         Args:
-            batch: rows of a prepared batch.
-            context: of `prepare`.
+            batch: rows of a prepared batch; `context` is what `prepare` gave with it.
             vectors_only: leave the losses out.
 
         Returns:
@@ -220,8 +214,7 @@ class RetrievalModule(pl.LightningModule):
     def contrastive(self, vectors: Tensors, batch: Batch, temperature: float | Tensor) -> Tensor:
         """InfoNCE of each text feature of a pair with its image, averaged over the features (LoTLIP, sec. 3.4).
 
-        Args:
-            vectors: "text" and "image" (B, V), and "long" (B, features, V) where pairs have long texts.
+        `vectors` are "text" and "image" (B, V), and "long" (B, features, V) where pairs have long texts.
         """
         rows = batch.get("rows_of_ranks")
         long = vectors["long"].unbind(1) if "long" in vectors else ()
@@ -378,7 +371,7 @@ class RetrievalModule(pl.LightningModule):
         self.skipped.list_rows(self._data.left_out(), self.run_dir)
         if self.config.compile:
             for tower in self.modules():
-                if isinstance(tower, (ImageEncoder, TextEncoder)):  # the momentum encoders' too
+                if isinstance(tower, (ImageEncoder, TextEncoder)):  # the momentum encoder's too
                     tower.compile()
 
     def on_train_epoch_start(self) -> None:

@@ -1,7 +1,5 @@
 """Optimiser and learning-rate schedule."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -37,11 +35,7 @@ def in_steps(length: int | float, steps: int) -> int:
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, config: Config, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up, then a decay to `end_lr` that ends at `steps`.
-
-    Args:
-        steps: optimiser steps of the whole run.
-    """
+    """Linear warm-up, then a decay to `end_lr`, over so many optimiser steps of the whole run."""
     warmup = in_steps(config.warmup_steps, steps)
     floor = config.end_lr / config.learning_rate if config.learning_rate else 0.0
     power = config.decay_power

@@ -6,8 +6,6 @@
 (`resume_from=auto`, or torchrun after a process died) the newest run that has begun to train.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from pathlib import Path
@@ -38,8 +36,8 @@ def choose(config: Config) -> tuple[Path, str | None]:
             choice = environment.settled(VARIABLE, lambda: _choose(config))
         except LookupError as error:
             raise ConfigError(
-                f"version={config.version} resume_from={config.resume_from}: {error} to agree on a folder through; "
-                "start them with scripts/launch.sh, or give a version and a checkpoint's path"
+                f"version={config.version} resume_from={config.resume_from}: {error}, so they cannot "
+                "agree on a run directory; start them with scripts/launch.sh, or give a version and a checkpoint's path"
             ) from error
     return Path(choice["folder"]), choice["resume_from"]
 

@@ -1,7 +1,5 @@
 """Broken training samples: each is left out, counted and listed, and too many of them end the run."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 
@@ -14,14 +12,10 @@ FILE = "skipped_samples.tsv"
 
 
 class SkippedSamples:
-    """Counts of all processes, the same on each, so that all of them refuse at the same step.
-
-    Args:
-        limit: largest fraction of an epoch's pairs that may be broken (`max_bad_share`).
-    """
+    """Counts of all processes, the same on each, so that all of them refuse at the same step."""
 
     def __init__(self, limit: float):
-        self.limit = limit
+        self.limit = limit  # largest fraction of an epoch's pairs that may be broken (`max_bad_share`)
         self.total = self.epoch = self.of_epoch = 0
 
     def add(self, lines: list[str], epoch: int, pairs: int, folder: Path | None) -> None:
@@ -29,8 +23,7 @@ class SkippedSamples:
 
         Args:
             lines: "data set/image id: reason" each, of all processes.
-            epoch: that the step belongs to.
-            pairs: in one epoch.
+            epoch, pairs: that the step belongs to, and how many pairs one has.
             folder: where the list is written; None: not written.
 
         Raises:

@@ -6,8 +6,6 @@ with graph and receives its part of the gradient. Loss and gradient are those of
 second encoding, about a third more time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 

@@ -1,7 +1,5 @@
 """The Lightning Trainer of a run: machine, precision, loggers, checkpoints."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,10 +25,8 @@ def make_trainer(
     """The Trainer of a run, and the callback that writes its checkpoints; None: nothing is saved.
 
     Args:
-        folder: the run directory.
         steps: optimiser steps of the whole training.
         validated: whether there is a val split to pick the best checkpoint by.
-        watch: for signals.
         all_used: whether every trained parameter gets a gradient in every step.
 
     Raises:

@@ -5,8 +5,6 @@ W ranks. A gathered tensor's gradient is therefore the same on every rank: takin
 the gradient of one process with the whole batch, without a second collective in the backward pass.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from types import EllipsisType
@@ -25,11 +23,7 @@ _LOST = (
 
 
 def explain_lost_contact(error: Exception, processes: int, timeout: int) -> LostContact | None:
-    """An error of a run's process group in plain words; None if it is of another kind.
-
-    Args:
-        timeout: seconds that a process waits for the others (`collective_timeout`).
-    """
+    """An error of a run's process group, with its `collective_timeout`, in plain words; None if of another kind."""
     text = str(error)
     if processes == 1 or not any(word in text.lower() for word in _LOST):
         return None

@@ -1,7 +1,5 @@
 """Files written so that a reader never sees half of one, whatever happens in between."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -114,5 +114,5 @@ def test_the_first_pattern_that_matches_a_whole_name_counts():
     names = {r"a\.norm\.(.*)": r"norm.\1", r"a\.(\w+)": r"other.\1"}
     state, reasons = translate({"a.norm.x": one, "a.b": two, "a.ids": one}.items(), names, {r".*\.ids": "counted"}, "f")
     assert state == {"norm.x": one, "other.b": two} and reasons == {"a.ids": "counted"}
-    with pytest.raises(CheckpointError, match="f holds parameters without a place here: a.b.c"):
+    with pytest.raises(CheckpointError, match="f holds parameters that no part of the model takes: a.b.c"):
         translate([("a.b.c", one)], names, {}, "f")

@@ -74,12 +74,12 @@ def test_a_qdrant_server(collections, bags):
 def test_an_index_is_there_when_it_is_opened_again(name, collections, bags, tmp_path):
     if name not in installed():
         pytest.skip(f"the {name} engine is not installed: pip install -e '.[{name}]'")
-    place = str(tmp_path / EXACT[name])
-    engine = open_engine(name, place)
+    location = str(tmp_path / EXACT[name])
+    engine = open_engine(name, location)
     engine.build(stored_rows(collections["int"]))
     before = engine.search_batch(bags, 5)
     engine.close()
-    engine = open_engine(name, place)
+    engine = open_engine(name, location)
     assert engine.search_batch(bags, 5) == before
     assert engine.bytes() > 100_000
     engine.close()

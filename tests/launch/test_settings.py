@@ -4,10 +4,11 @@ import signal
 from pathlib import Path
 
 import pytest
+from torch.distributed import DistNetworkError, DistStoreError
 
 from lexlip.errors import ConfigError, LaunchError, LostContact
-from lexlip.launch import agent
-from lexlip.launch.settings import read
+from lexlip.launch import agent, launcher
+from lexlip.launch.settings import Settings, read
 from lexlip.train.callbacks import interruption
 from lexlip.train.main import Refused
 
@@ -91,3 +92,13 @@ def test_runs_and_launchers_mean_the_same_exit_statuses():
     assert agent.INTERRUPTED == interruption.Stopped(signal.SIGINT).code
     assert agent.USAGE == Refused(ConfigError("")).code
     assert Refused(LostContact("")).code not in agent.FINAL  # mended by a restart
+
+
+@pytest.mark.parametrize("error", [DistNetworkError, DistStoreError, TimeoutError])
+def test_a_store_or_network_that_is_gone_is_told_in_one_line(error, monkeypatch, capfd):
+    def fail(*_):
+        raise error("gone")
+
+    monkeypatch.setattr(launcher, "Agent", fail)
+    assert launcher.run(Settings(command=("program",)), "localhost") == 1
+    assert "error: lost contact with node 0 at localhost:0" in capfd.readouterr().err

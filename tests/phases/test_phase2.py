@@ -1,4 +1,4 @@
-"""Phase 2: keys, momentum encoders, queues, dynamic resolution, and what comes from a checkpoint."""
+"""Phase 2: keys, momentum encoder, queues, dynamic resolution, and what comes from a checkpoint."""
 
 import logging
 
@@ -92,7 +92,7 @@ def test_same_image_keys_are_masked_by_default(build, make_batch):
     assert module.compute_losses(same)["contrastive_loss"].item() > 0.1
 
 
-# --- momentum encoders ---
+# --- momentum encoder ---
 
 
 def test_momentum_encoders_start_equal_and_untrained(build):
@@ -121,7 +121,7 @@ def test_momentum_encoders_move_once_per_step_by_the_momentum(build, make_batch)
 
 def test_validation_moves_nothing(build, make_batch):
     module = build().eval()
-    module.model.text_head.dense.weight.data += 1  # so that a step of the momentum encoders would show
+    module.model.text_head.dense.weight.data += 1  # so that a step of the momentum encoder would show
     before = {name: value.clone() for name, value in module.state_dict().items()}
     with torch.no_grad():
         module.compute_losses(make_batch())
@@ -258,7 +258,7 @@ def test_fine_tuning_at_another_size(make_config, phase1_file, livelier, make_ba
     images = make_batch(size=48)["image"]
     vectors = source.model.encode_image(images)
     torch.testing.assert_close(tuned.model.encode_image(images), vectors, rtol=1e-4, atol=1e-5)
-    copies = tuned.momentum_encoder.state_dict()  # of the model that was loaded, not of the file's momentum encoders
+    copies = tuned.momentum_encoder.state_dict()  # of the model that was loaded, not of the file's momentum encoder
     for name, value in tuned.model.state_dict().items():
         assert torch.equal(copies[name], value), name
 
@@ -277,3 +277,9 @@ def test_queues_are_stored_in_16_bits_only_where_training_is(make_config):
         config = make_config(training_mode="con", **changes)
         module = Phase2Module(config, build_model(LexLIP, config))
         assert {queue.keys.dtype for queue in module.queues.values()} == {dtype}
+
+
+def test_weights_of_the_other_phases_losses_are_told_of_where_they_were_set(make_config):
+    config = make_config(loss_names={"contrastive": 1, "i2t": 0.5, "t2t": 0, "self_t": 1})
+    assert Phase2Module.ignored_weights(config) == {"i2t": 0.5}  # 1 is the default
+    assert Phase1Module.ignored_weights(config) == {}

@@ -20,7 +20,7 @@ from Phase2.module import Phase2Module
 
 
 def assert_identical(one, two):
-    """Weights, momentum encoders, queues, optimiser and schedule, bit for bit."""
+    """Weights, momentum encoder, queues, optimiser and schedule, bit for bit."""
     assert one["global_step"] == two["global_step"]
     assert one["state_dict"].keys() == two["state_dict"].keys()
     for name, value in one["state_dict"].items():

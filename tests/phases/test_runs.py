@@ -273,7 +273,7 @@ def test_own_data_sets_and_caps_from_the_command_line(start):
 @pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
 def test_compiled_towers_train_to_the_same_weights(start, fresh_compiler):
-    """The whole run, in Phase 2 with its momentum encoders; a compiler may order sums otherwise."""
+    """The whole run, in Phase 2 with its momentum encoder; a compiler may order sums otherwise."""
     how = {
         "max_steps": 2,
         "learning_rate": 5e-5,

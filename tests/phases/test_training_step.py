@@ -16,9 +16,10 @@ PHASES = {"phase1": Phase1Module, "phase2": Phase2Module, "dense": DenseModule}
 
 
 @pytest.fixture
-def build(make_config, livelier, without_trainer):
+def build(make_config, livelier, without_trainer, every_loss_weighed):
     def make(phase, learning_rate=0.0, **changes):
         changes.setdefault("training_mode", "both" if phase == "phase1" else "con")
+        changes.setdefault("loss_names", every_loss_weighed)
         changes.setdefault("clip_grad", 0.0)  # gradients are compared with those of a plain backward
         config = make_config(**changes)
         torch.manual_seed(0)

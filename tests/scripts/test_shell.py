@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("scripts/**/*.sh", "scripts/slurm/*.sbatch", "benchmarks/*.sh", ".ci/run")
+    for pattern in ("scripts/**/*.sh", "scripts/slurm/*.sbatch", "benchmarks/*.sh", "lexlip/**/*.sh", ".ci/run")
     for path in ROOT.glob(pattern)
 )
 

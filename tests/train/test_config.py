@@ -242,3 +242,8 @@ def test_the_tokenizer_must_fit_the_vocabulary(pieces, fits):
 def test_the_tokenizer_must_be_a_berts():
     with pytest.raises(ConfigError, match="no mask_token"):
         check_tokenizer("some/words", 10, fake_tokenizer(10, mask_token_id=None))
+
+
+def test_whoever_changes_the_defaults_changes_a_copy():
+    base()["loss_names"]["contrastive"] = 5
+    assert base()["loss_names"]["contrastive"] == 1

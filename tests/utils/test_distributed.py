@@ -1,4 +1,4 @@
-"""Two CPU processes against one: the same loss, gradient, rings and recall for the same global batch."""
+"""Two CPU processes against one: the same loss, gradient, queues and recall for the same global batch."""
 
 import multiprocessing
 import traceback
@@ -107,15 +107,17 @@ def test_flops_takes_the_mean_over_both(in_two_processes):
     assert one == two == pytest.approx(float(flops(vectors)))
 
 
-@pytest.mark.parametrize("per_pass", [6, 1])
+@pytest.mark.parametrize("micro_rows", [6, 1])
 @pytest.mark.parametrize("first", [3, 4], ids=["equal", "a_sample_was_skipped"])
 @pytest.mark.parametrize("phase", [Phase1Module, Phase2Module])
 @pytest.mark.parametrize("cuts", [[], [4]])
-def test_loss_gradient_and_rings_are_those_of_one_process(
-    phase, cuts, first, per_pass, make_config, make_batch, livelier, in_two_processes
+def test_loss_gradient_and_queues_are_those_of_one_process(
+    phase, cuts, first, micro_rows, make_config, make_batch, livelier, in_two_processes, every_loss_weighed
 ):
     mode = "both" if phase is Phase1Module else "con"
-    config = make_config(training_mode=mode, per_gpu_batchsize=per_pass, queue_size=12, train_top_k=cuts)
+    config = make_config(
+        training_mode=mode, per_gpu_batchsize=micro_rows, queue_size=12, train_top_k=cuts, loss_names=every_loss_weighed
+    )
     batch = make_batch(ids=[1, 1, 2, 3, 2, 1])
 
     def build():
@@ -144,29 +146,29 @@ def test_loss_gradient_and_rings_are_those_of_one_process(
         for gradient in gradients.values():  # as DistributedDataParallel does
             gradient.copy_(sum_over_ranks(gradient) / world_size())
         losses = {name: float(sum_over_ranks(value.detach().clone()) / world_size()) for name, value in losses.items()}
-        rings = {}
+        queues = {}
         if phase is Phase2Module:
             module.after_step(part, context)
-            rings = {n: v for n, v in module.state_dict().items() if "ring" in n}
-        return losses, gradients, rings
+            queues = {n: v for n, v in module.state_dict().items() if "ring" in n}
+        return losses, gradients, queues
 
     wanted = step(build(), batch)
 
     def work(number):
         rows = slice(0, first) if number == 0 else slice(first, 6)
         part = {k: v[rows] if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-        losses, gradients, rings = step(build(), part)
-        return losses, {n: g.numpy() for n, g in gradients.items()}, {n: v.numpy() for n, v in rings.items()}
+        losses, gradients, queues = step(build(), part)
+        return losses, {n: g.numpy() for n, g in gradients.items()}, {n: v.numpy() for n, v in queues.items()}
 
-    for losses, gradients, rings in in_two_processes(work):
+    for losses, gradients, queues in in_two_processes(work):
         assert losses == {name: pytest.approx(value, rel=1e-4, abs=1e-6) for name, value in wanted[0].items()}
         assert set(gradients) == set(wanted[1])
         for name, value in wanted[1].items():
             difference = float((torch.from_numpy(gradients[name]) - value).abs().max())
             assert difference < 1e-3 * float(value.abs().max()) + 1e-6, name
-        assert set(rings) == set(wanted[2])
+        assert set(queues) == set(wanted[2])
         for name, value in wanted[2].items():
-            torch.testing.assert_close(torch.from_numpy(rings[name]), value)
+            torch.testing.assert_close(torch.from_numpy(queues[name]), value)
 
 
 def test_recall_of_both_processes_rows_without_the_doubled(in_two_processes):

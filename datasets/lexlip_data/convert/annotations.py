@@ -4,8 +4,6 @@ The JSON is held whole while it is turned into a table; no image is opened. `rul
 many; those that are few are left out, and listed with the first table.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -28,12 +26,9 @@ class _Unusable(Exception):
 
 
 def read_karpathy(
-    file: str | Path,
-    images: str | Path | None = None,
-    name: str | None = None,
-    splits: Iterable[str] | None = None,
+    file: str | Path, images: str | Path | None = None, name: str | None = None, splits: Iterable[str] | None = None,
     rules: Rules = USUAL_RULES,
-) -> list[CaptionTable]:
+) -> list[CaptionTable]:  # fmt: skip
     """Karpathy's JSON: images[].filename, .filepath (optional), .split, .sentences[].raw. restval stays a split.
 
     Args:

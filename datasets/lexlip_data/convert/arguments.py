@@ -1,7 +1,5 @@
 """What the converter's commands have in common: options, and the types of their values."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Callable

@@ -4,8 +4,6 @@ Reads every byte once, by ordinary reads: what the disk or the network cannot gi
 memory map would end the process.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator

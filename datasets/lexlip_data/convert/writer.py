@@ -5,8 +5,6 @@ images in flight and one record batch. A shard appears under its name only when 
 too much of it is bad, so a conversion that was cut off or refused goes on where it stopped.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator
@@ -54,7 +52,6 @@ def write_split(
         only: write just this shard; other machines write the others.
         overwrite: remove the plan's files first. Else finished shards are kept, and files that other data or options
             made are refused.
-        progress: show a bar.
     Returns:
         the report; what was left out is also listed in `{prefix}_skipped.tsv`, or `{prefix}_{only}_skipped.tsv`.
     Raises:

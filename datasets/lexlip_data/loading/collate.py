@@ -3,9 +3,8 @@
 Costs one call of the tokenizer per batch, some 25 microseconds per caption, and masking, some 5, in the worker.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,48 +18,37 @@ from lexlip_data.loading.masking import mask_words, read_vocabulary, word_number
 from lexlip_data.loading.sentences import mark_sentences
 
 
+@dataclass
 class Collator:
     """Makes a batch of whatever the samples hold: images, captions or pairs; picklable.
-
-    Args:
-        tokenizer: a fast Hugging Face tokenizer.
-        max_text_len: tokens kept of a caption, [CLS] and [SEP] included.
-        image_size: side of the images; gives a batch whose every sample was skipped its shape.
-        mlm: also mask words, twice and independently: for the encoder and for the decoder.
-        mlm_prob, decoder_mlm_prob: probability that a word is masked.
-        whole_word_masking: mask all word pieces of a word together.
-        sentence_sep: read every ". " of a caption as [SEP].
-        long_captions: K, long texts that each pair brings along.
 
     Raises:
         DataError: a probability outside [0, 1], a length below 3, mlm and no [MASK], or a slow tokenizer.
     """
 
-    def __init__(
-        self,
-        tokenizer,
-        max_text_len: int,
-        image_size: int,
-        mlm: bool = False,
-        mlm_prob: float = 0.3,
-        decoder_mlm_prob: float = 0.5,
-        whole_word_masking: bool = True,
-        sentence_sep: bool = False,
-        long_captions: int = 0,
-    ):
-        for key, probability in (("mlm_prob", mlm_prob), ("decoder_mlm_prob", decoder_mlm_prob)):
-            if not 0 <= probability <= 1:
-                raise DataError(f"{key} {probability}: must be a probability between 0 and 1")
-        if max_text_len < 3:
-            raise DataError(f"max_text_len {max_text_len}: must be at least 3, [CLS], one token and [SEP]")
-        if tokenizer.pad_token_id is None:
-            raise DataError(f"tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has no padding token")
-        self.tokenizer, self.image_size = tokenizer, image_size
-        self.backend = _own_backend(tokenizer, max_text_len)
-        self.probabilities = {"encoder": mlm_prob, "decoder": decoder_mlm_prob} if mlm else {}
-        self.whole_words = whole_word_masking
-        self.sentence_sep, self.long_captions = sentence_sep, long_captions
-        self.vocabulary = read_vocabulary(tokenizer) if mlm else None
+    tokenizer: Any  # a fast one of Hugging Face
+    max_text_len: int  # tokens kept of a caption, [CLS] and [SEP] included
+    image_size: int  # side of the images; gives a batch whose every sample was skipped its shape
+    _: KW_ONLY
+    mlm: bool = False  # also mask words, twice and independently: for the encoder and for the decoder
+    mlm_prob: float = 0.3  # probability that a word is masked for the encoder
+    decoder_mlm_prob: float = 0.5  # and for the decoder
+    whole_word_masking: bool = True  # mask all word pieces of a word together
+    sentence_sep: bool = False  # read every ". " of a caption as [SEP]
+    long_captions: int = 0  # K, long texts that each pair brings along
+
+    def __post_init__(self) -> None:
+        for key in ("mlm_prob", "decoder_mlm_prob"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise DataError(f"{key} {getattr(self, key)}: must be a probability between 0 and 1")
+        if self.max_text_len < 3:
+            raise DataError(f"max_text_len {self.max_text_len}: must be at least 3, [CLS], one token and [SEP]")
+        if self.tokenizer.pad_token_id is None:
+            name = self.tokenizer.name_or_path or type(self.tokenizer).__name__
+            raise DataError(f"tokenizer {name} has no padding token")
+        self.backend = _own_backend(self.tokenizer, self.max_text_len)
+        self.probabilities = {"encoder": self.mlm_prob, "decoder": self.decoder_mlm_prob} if self.mlm else {}
+        self.vocabulary = read_vocabulary(self.tokenizer) if self.mlm else None
 
     def __call__(self, samples: Sequence[dict]) -> Batch:
         kept = [sample for sample in samples if "skipped" not in sample]
@@ -108,7 +96,7 @@ class Collator:
 
     def _masked(self, ids: np.ndarray, kept: Sequence[dict]) -> Batch:
         assert self.vocabulary is not None
-        words = word_numbers(ids, self.vocabulary, self.whole_words)
+        words = word_numbers(ids, self.vocabulary, self.whole_word_masking)
         seeds = np.array([sample["seed"] for sample in kept], dtype=np.int64)
         out: Any = {}  # encoder_* and decoder_* of a Batch
         # One random stream per part, so that another probability of one leaves the other's masks as they were.

@@ -4,8 +4,6 @@ The Trainer must be made with use_distributed_sampler=False: the samplers here a
 training worker, up to prefetch * (batch_size / world_size) images of 3 * image_size**2 bytes in shared memory.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import signal
@@ -50,7 +48,6 @@ class CaptionDataModule(pl.LightningDataModule):
 
     Args:
         config: of the run; needs datasets, data_root, image_size, batch_size, per_gpu_batchsize.
-        tokenizer: a Hugging Face tokenizer.
         mlm: whether training batches carry masked captions.
 
     Raises:

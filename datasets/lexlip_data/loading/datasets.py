@@ -3,10 +3,9 @@
 Letters: N images of the mixture, P pairs. Costs 8 bytes per image for the offsets; a sample costs its decode.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -46,6 +45,7 @@ class _Mixture:
         return *self.image(i), number
 
 
+@dataclass(eq=False)
 class CaptionPairs(Dataset):
     """Every (image, caption) pair of a mixture of data sets.
 
@@ -54,30 +54,19 @@ class CaptionPairs(Dataset):
     long_captions also {"long": list of so many str}.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        transform_keys: str | list[str],
-        image_size: int,
-        seed: int = 0,
-        strict: bool = False,
-        long_captions: int = 0,
-        sub_captions: bool = False,
-    ):
-        """
-        Args:
-            transform_keys: see `lexlip_data.loading.transforms`.
-            image_size: side of the images, in pixels.
-            seed: with epoch and index it decides all randomness of a sample.
-            strict: a broken sample is an error (evaluation) instead of a skipped one (training).
-            long_captions, sub_captions: how many long texts a pair gets, and whether parts of them, see
-                `lexlip_data.loading.long_captions`.
-        """
-        self.mixture = _Mixture(sources)
-        self.image_size, self.seed, self.strict = image_size, seed, strict
-        self.transform = build_pixels(transform_keys, image_size)
-        self.random = is_random(transform_keys)
-        self.long_captions, self.sub_captions = long_captions, sub_captions
+    sources: Sequence[Source]
+    transform_keys: str | list[str]  # see `lexlip_data.loading.transforms`
+    image_size: int  # side of the images, in pixels
+    seed: int = 0  # with epoch and index it decides all randomness of a sample
+    _: KW_ONLY
+    strict: bool = False  # a broken sample is an error (evaluation) instead of a skipped one (training)
+    long_captions: int = 0  # how many long texts a pair gets
+    sub_captions: bool = False  # whether parts of them, see `lexlip_data.loading.long_captions`
+
+    def __post_init__(self) -> None:
+        self.mixture = _Mixture(self.sources)
+        self.transform = build_pixels(self.transform_keys, self.image_size)
+        self.random = is_random(self.transform_keys)
 
     def __len__(self) -> int:
         return self.mixture.n_pairs

@@ -4,8 +4,6 @@ Linux kills the largest process when memory runs out, and leaves no trace in the
 control group's files count such kills.
 """
 
-from __future__ import annotations
-
 import re
 import signal
 import traceback
@@ -28,10 +26,8 @@ _MEANINGS = {  # torch's word for the signal -> how the process ended
 def explain_loader_failure(error: BaseException) -> DataError | None:
     """What an error means that reading from a DataLoader raised because a process of it died.
 
-    Args:
-        error: any; most often torch's own, or a broken connection if the process was handing over a batch.
-    Returns:
-        an error whose message names the process and says what to do; None if `error` is about something else.
+    It is most often torch's own, or a broken connection if the process was handing over a batch. None if it is about
+    something else; else the message names the process and says what to do.
     """
     try:
         return _explain(error)

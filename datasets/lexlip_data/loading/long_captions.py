@@ -1,7 +1,5 @@
 """Which long texts a training pair gets: an image's long captions, or its captions joined where it has none."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from lexlip_data.loading.sentences import split_sentences

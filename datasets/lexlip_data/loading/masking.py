@@ -4,8 +4,6 @@ A word is a word piece together with the `##` pieces after it. By BERT's rule, e
 [MASK] (80%), a random word piece (10%), or stays as it is (10%); every piece of a chosen word is to be predicted.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

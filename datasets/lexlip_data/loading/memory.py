@@ -1,7 +1,5 @@
 """How a loader process treats memory that it frees."""
 
-from __future__ import annotations
-
 import ctypes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -12,10 +10,7 @@ def keep_freed_memory() -> bool:
     """Let malloc reuse a freed image's memory rather than return it to the system and ask for it again.
 
     Each image otherwise costs the kernel as many page faults as it has pages, up to a third of a small image's
-    whole time. A process then keeps its own peak, a few batches of images.
-
-    Returns:
-        whether it was done: only glibc can.
+    whole time. A process then keeps its own peak, a few batches of images. Returns whether it was done: only glibc can.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -4,8 +4,6 @@ A sample's own numbers come from a counter-based generator (SplitMix64; Steele, 
 state: a whole batch is drawn in one call, and no sample's numbers depend on which others are in its batch.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,14 +35,9 @@ def _mixed(state: _State) -> _State:
 
 
 def uniforms(seeds: np.ndarray, stream: int, count: int) -> np.ndarray:
-    """Random numbers in [0, 1) of every sample.
+    """Float64 (B, count) random numbers in [0, 1) of the samples with these (B,) integer seeds >= 0.
 
-    Args:
-        seeds: integers (B,), one per sample, >= 0.
-        stream: which of a sample's independent sequences, >= 0.
-        count: how many of its numbers, below 2**32; the first ones are the same for any count.
-    Returns:
-        float64 (B, count).
+    The stream, >= 0, is one of a sample's independent sequences; its first numbers are the same for any count < 2**32.
     """
     # The stream goes through the mixer, or sequences of neighbouring seeds would be shifts of each other.
     starts = _mixed(_mixed(np.asarray(seeds).astype(np.uint64)) ^ np.uint64(stream))

@@ -4,52 +4,43 @@ The sampler yields (epoch, index), so that a worker needs no other state to know
 permutation of the pairs per epoch and process: 8 bytes per pair.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from lexlip_data.errors import DataError
 
 
+@dataclass(eq=False)
 class GlobalBatchSampler:
     """Batches of the whole training, cut into one contiguous block per process.
 
     Global batch g of an epoch is order[g*B : (g+1)*B]; process r gets block r of it. So the blocks of all
     processes, put together in the order of their ranks, are the same batch for any number of processes.
+
+    Raises:
+        DataError: B is not a positive multiple of world_size, or there are too few samples for one batch.
     """
 
-    def __init__(
-        self,
-        n: int,
-        batch_size: int,
-        rank: int = 0,
-        world_size: int = 1,
-        seed: int = 0,
-        shuffle: bool = True,
-        drop_last: bool = True,
-    ):
-        """
-        Args:
-            n: number of samples.
-            batch_size: the global batch B, over all processes.
-            shuffle: a new order every epoch; else 0..n-1.
-            drop_last: drop the incomplete last batch. Else it is cut to a multiple of world_size, so that all
-                processes make the same number of steps.
-        Raises:
-            DataError: B is not a positive multiple of world_size, or there are too few samples for one batch.
-        """
+    n: int  # number of samples
+    batch_size: int  # the global batch B, over all processes
+    rank: int = 0
+    world_size: int = 1
+    seed: int = 0
+    shuffle: bool = True  # a new order every epoch; else 0..n-1
+    drop_last: bool = True  # the incomplete last batch; else it is cut to a multiple of world_size
+
+    def __post_init__(self) -> None:
+        n, batch_size, rank, world_size = self.n, self.batch_size, self.rank, self.world_size
         if world_size < 1 or not 0 <= rank < world_size:
             raise DataError(f"rank {rank} of {world_size} processes: rank must be in 0..{world_size - 1}")
         if batch_size < 1 or batch_size % world_size:
             raise DataError(f"batch_size {batch_size} cannot be split evenly over {world_size} processes")
-        if drop_last and n < batch_size:
+        if self.drop_last and n < batch_size:
             raise DataError(f"{n} samples are fewer than one batch of {batch_size}: lower batch_size or add data")
         if n < world_size:
             raise DataError(f"{n} samples for {world_size} processes: every process needs at least one")
-        self.n, self.batch_size, self.rank, self.world_size = n, batch_size, rank, world_size
-        self.seed, self.shuffle, self.drop_last = seed, shuffle, drop_last
         self.epoch, self.start = 0, 0
 
     def set_epoch(self, epoch: int) -> None:

@@ -1,7 +1,5 @@
 """Long texts as sentences."""
 
-from __future__ import annotations
-
 import re
 
 _ENDS = re.compile(r"\n|</s>|[.]")

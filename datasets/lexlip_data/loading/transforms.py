@@ -8,8 +8,6 @@ makes the same floats of them as in a loader, bit for bit.
 inside `lexlip_data.loading.rng.isolated`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 
@@ -36,13 +34,8 @@ def normalise(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def build_pixels(keys: str | list[str], size: int) -> Callable[[Image.Image | np.ndarray], torch.Tensor]:
-    """The transform of one key, for square images of `size` pixels.
+    """The transform of a key, or of the one in a list: an RGB image, or its uint8 (H, W, 3), to uint8 (3, size, size).
 
-    Args:
-        keys: a key, or a list that holds exactly one (the form of `train_transform_keys`).
-        size: side of the square, in pixels.
-    Returns:
-        a function from an RGB image, or its uint8 array (H, W, 3), to a uint8 tensor (3, size, size).
     Raises:
         DataError: unknown key, several keys, or a size that is not positive.
     """

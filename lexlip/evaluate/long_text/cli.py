@@ -1,7 +1,5 @@
 """lexlip eval-long-text: some or all sets of the benchmark, with one model."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

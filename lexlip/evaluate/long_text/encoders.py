@@ -1,7 +1,5 @@
 """What the benchmark needs of a model, for the models of this project and for open_clip's."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Protocol
@@ -20,17 +18,11 @@ WITH_WEIGHTS = ("hf-hub:", "local-dir:")  # open_clip's names that say where the
 
 
 class PairEncoder(Protocol):
-    """A model of images and long texts.
+    """A model of images and long texts."""
 
-    Attributes:
-        name: as the user gave it.
-        context: tokens of a text that it reads.
-        transform: an image to what `images` takes; picklable for loader processes.
-    """
-
-    name: str
-    context: int
-    transform: Callable[[Image.Image], Tensor]
+    name: str  # as the user gave it
+    context: int  # tokens of a text that it reads
+    transform: Callable[[Image.Image], Tensor]  # to what `images` takes; picklable for loader processes
 
     def images(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) transformed images to (B, width) normalised vectors."""

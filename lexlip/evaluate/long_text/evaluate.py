@@ -3,8 +3,6 @@
 Images are decoded whole and upright, by loader processes if wanted; one batch of them is in memory at a time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 A reader looks at the annotations and checks that the images are there; it opens none of them.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,25 +16,15 @@ IIW_PARTS = {"DOCCI_Test": "docci", "IIW-400": "docci_aar", "DCI_Test": "dci"}  
 
 @dataclass
 class PairSet:
-    """One set: image i and text i belong together, and nothing else does.
+    """One set: image i and text i belong together, and nothing else does."""
 
-    Attributes:
-        name: as the table prints it.
-        images, texts: (N,) paths and texts, the sentences joined by ". ".
-        missing: one line per image or entry that should be there and is not.
-    """
-
-    name: str
+    name: str  # as the table prints it
     images: list[Path] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)  # sentences joined by ". "
+    missing: list[str] = field(default_factory=list)  # one line per image or entry that should be there and is not
 
     def add(self, image: Path, text: object, entry: str) -> None:
-        """Take a pair, or note what it lacks.
-
-        Args:
-            entry: where the text stands, for the note.
-        """
+        """Take a pair, or note what it lacks; `entry` says where the text stands."""
         joined = ". ".join(split_sentences(text)) if isinstance(text, str) else ""
         if not joined:
             self.missing.append(f"{entry}: no text")
@@ -50,8 +38,7 @@ class PairSet:
 def read_dci(root: Path) -> PairSet:
     """Densely Captioned Images, all splits: short caption and extra caption.
 
-    Args:
-        root: holds `densely_captioned_images/{splits.json, annotations/*.json, photos/}`.
+    `root` holds `densely_captioned_images/{splits.json, annotations/*.json, photos/}`.
 
     Raises:
         BenchmarkError: no splits.json, or a file that is no such JSON.
@@ -118,10 +105,7 @@ def read_share4v(root: Path, annotations: Path, count: int) -> PairSet:
 
 
 def read_urban1k(root: Path) -> PairSet:
-    """Urban1k: the first line of each text.
-
-    Args:
-        root: holds `image/*.jpg` and `caption/*.txt` of the same names.
+    """Urban1k: the first line of each text; `root` holds `image/*.jpg` and `caption/*.txt` of the same names.
 
     Raises:
         BenchmarkError: no such folders, or a text that is no UTF-8.

@@ -1,6 +1,6 @@
 """Other engines behind the interface of `lexlip.index.engine`: the same vectors, the same queries.
 
-| name | place | package |
+| name | location | package |
 | --- | --- | --- |
 | lexlip | a folder | |
 | milvus | a file (Milvus Lite), or the URI of a server or a cluster | pymilvus, milvus-lite |
@@ -9,8 +9,6 @@
 
 Each is an extra of the same name: pip install -e '.[milvus]'. Only what is used is imported.
 """
-
-from __future__ import annotations
 
 import importlib
 import importlib.util
@@ -33,13 +31,8 @@ def installed() -> list[str]:
     return [name for name, (_, _, needs) in _ENGINES.items() if all(map(importlib.util.find_spec, needs))]
 
 
-def open_engine(name: str, place: str, **options: Any) -> Engine:
-    """An engine by its name.
-
-    Args:
-        name: see above.
-        place: a path or an address.
-        options: of the engine's class.
+def open_engine(name: str, location: str, **options: Any) -> Engine:
+    """An engine by its name, at its location, both as above, with the options of its class.
 
     Raises:
         IndexingError: no such engine, or its package is not installed.
@@ -47,7 +40,7 @@ def open_engine(name: str, place: str, **options: Any) -> Engine:
     if name not in _ENGINES:
         raise IndexingError(f"no engine {name!r}: one of {', '.join(_ENGINES)}")
     module, kind, _ = _ENGINES[name]
-    return getattr(importlib.import_module(module), kind)(place, **options)
+    return getattr(importlib.import_module(module), kind)(location, **options)
 
 
 __all__ = ["installed", "open_engine"]

@@ -1,7 +1,5 @@
 """What the adapters share."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Iterable, Iterator
 from types import ModuleType
@@ -15,11 +13,7 @@ _ADDRESSES = ("http://", "https://", "tcp://", "unix:")
 
 
 def needed(module: str, extra: str) -> ModuleType:
-    """Import what an extra brings.
-
-    Raises:
-        IndexingError: it is not installed.
-    """
+    """Import what an extra brings; IndexingError if it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -28,9 +22,9 @@ def needed(module: str, extra: str) -> ModuleType:
         ) from error
 
 
-def is_address(place: str) -> bool:
-    """Whether a place is a server's, not a path."""
-    return place.startswith(_ADDRESSES)
+def is_address(location: str) -> bool:
+    """Whether this is a server, not a path."""
+    return location.startswith(_ADDRESSES)
 
 
 def in_parts(batches: Iterable[SparseRows], documents: int) -> Iterator[list[tuple[int | str, np.ndarray, np.ndarray]]]:

@@ -1,7 +1,5 @@
 """Milvus: a file of Milvus Lite in this process, or a server or a cluster by its URI, by the same code."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,7 +19,7 @@ class MilvusEngine(Engine):
     """Exact: an inverted index without dropped postings. Scores are sums in float32.
 
     Args:
-        place: a path that ends in .db, or a URI such as http://localhost:19530.
+        location: a path that ends in .db, or a URI such as http://localhost:19530.
         collection: its name there.
         token: "user:password" or an API key.
         options: more parameters of the index, such as {"inverted_index_algo": "DAAT_MAXSCORE"} on a server.
@@ -32,14 +30,14 @@ class MilvusEngine(Engine):
 
     name = "milvus"
 
-    def __init__(self, place: str | Path, collection: str = "lexlip", token: str = "", options: dict | None = None):
+    def __init__(self, location: str | Path, collection: str = "lexlip", token: str = "", options: dict | None = None):
         self._milvus = needed("pymilvus", "milvus")
-        self._place, self._collection, self._options = str(place), collection, options or {}
-        if not is_address(self._place):
+        self._location, self._collection, self._options = str(location), collection, options or {}
+        if not is_address(self._location):
             needed("milvus_lite", "milvus")
-            if not self._place.endswith(".db"):
-                raise IndexingError(f"{place}: Milvus Lite takes a file that ends in .db")
-        self._client = self._milvus.MilvusClient(uri=self._place, token=token)
+            if not self._location.endswith(".db"):
+                raise IndexingError(f"{location}: Milvus Lite takes a file that ends in .db")
+        self._client = self._milvus.MilvusClient(uri=self._location, token=token)
 
     def build(self, batches: Iterable[SparseRows]) -> None:
         client = self._client
@@ -71,9 +69,9 @@ class MilvusEngine(Engine):
         ]
 
     def bytes(self) -> int:
-        if is_address(self._place):
-            raise IndexingError(f"{self._place}: a server does not tell its size")
-        return disk_bytes(Path(self._place))
+        if is_address(self._location):
+            raise IndexingError(f"{self._location}: a server does not tell its size")
+        return disk_bytes(Path(self._location))
 
     def close(self) -> None:
         """Let the file go; Milvus Lite holds it alone."""

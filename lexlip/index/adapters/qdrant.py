@@ -1,7 +1,5 @@
 """Qdrant: an edge shard in this process, or a server by its URL."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,9 +25,8 @@ class QdrantEngine(Engine):
     the payload, and their points are counted.
 
     Args:
-        place: a folder, or a URL such as http://localhost:6333.
-        collection: its name on a server.
-        api_key: of a server.
+        location: a folder, or a URL such as http://localhost:6333.
+        collection, api_key: of a server.
 
     Raises:
         IndexingError: the package is not installed.
@@ -37,9 +34,9 @@ class QdrantEngine(Engine):
 
     name = "qdrant"
 
-    def __init__(self, place: str | Path, collection: str = "lexlip", api_key: str | None = None):
-        remote = is_address(str(place)) or str(place) == _MEMORY
-        self._points = _Server(str(place), collection, api_key) if remote else _Edge(Path(place))
+    def __init__(self, location: str | Path, collection: str = "lexlip", api_key: str | None = None):
+        remote = is_address(str(location)) or str(location) == _MEMORY
+        self._points = _Server(str(location), collection, api_key) if remote else _Edge(Path(location))
 
     def build(self, batches: Iterable[SparseRows]) -> None:
         self._points.clear()
@@ -133,7 +130,7 @@ class _Server:
 
     def __init__(self, url: str, collection: str, api_key: str | None):
         self._qdrant = needed("qdrant_client", "qdrant")
-        self._place, self._collection = url, collection
+        self._location, self._collection = url, collection
         where = {"location": url} if url == _MEMORY else {"url": url, "api_key": api_key}
         self._client = self._qdrant.QdrantClient(**where)
 
@@ -169,7 +166,7 @@ class _Server:
         return [next(answers).points if terms else [] for terms, _ in queries]
 
     def bytes(self) -> int:
-        raise IndexingError(f"{self._place}: a server does not tell its size")
+        raise IndexingError(f"{self._location}: a server does not tell its size")
 
     def close(self) -> None:
         self._client.close()

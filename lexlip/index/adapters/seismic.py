@@ -1,7 +1,5 @@
 """Seismic (Bruch et al., SIGIR 2024): an approximate index in memory, kept in one file."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 

@@ -37,8 +37,7 @@ def export(index: Index, format: str, out: str | Path, scale: int = 100, rounded
     The folder appears when it is complete.
 
     Args:
-        index: opened; every byte of it is verified first.
-        format: see above.
+        index: every byte of it is verified first.
         out: a folder that does not exist, or is empty.
         scale: of anserini and ciff: weight x scale is rounded to a whole number.
         rounded: of opensearch and elasticsearch: one feature a term, its weight rounded to 9 bits as Lucene keeps it,
@@ -86,7 +85,6 @@ def query_body(
     """A query as the engine takes it, with the same scores as ours: a request's body, or a line of terms.
 
     Args:
-        format: see above.
         query: as `Index.search` takes it.
         k: results; of opensearch and elasticsearch.
         scale: of anserini and ciff; scores are then scale^2 times ours.

@@ -5,8 +5,6 @@ terms' names, and a record per document. Messages are written here by hand, fiel
 few and the postings many.
 """
 
-from __future__ import annotations
-
 import shutil
 import struct
 from collections.abc import Iterator

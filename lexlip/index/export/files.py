@@ -1,7 +1,6 @@
-"""Lines in files of bounded size."""
+"""Lines in files of bounded size, and the scripts beside this file that load them."""
 
-from __future__ import annotations
-
+import shutil
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,13 +8,13 @@ from pathlib import Path
 MAX_BYTES = 8 << 20  # a bulk request may have 100 MB, and 5 to 15 are advised
 
 
-def write_lines(entries: Iterable[str], folder: Path, suffix: str, max_bytes: int = MAX_BYTES) -> None:
+def write_lines(entries: Iterable[str], folder: Path, suffix: str) -> None:
     """Write entries, each whole lines, as documents-00000.suffix and so on."""
     folder.mkdir(exist_ok=True)
-    number, size = -1, max_bytes
+    number, size = -1, MAX_BYTES
     with ExitStack() as opened:
         for data in map(str.encode, entries):
-            if size + len(data) > max_bytes:
+            if size + len(data) > MAX_BYTES:
                 opened.close()
                 number, size = number + 1, 0
                 file = opened.enter_context(open(folder / f"documents-{number:05d}.{suffix}", "wb"))
@@ -23,7 +22,7 @@ def write_lines(entries: Iterable[str], folder: Path, suffix: str, max_bytes: in
             size += len(data)
 
 
-def write_script(text: str, path: Path) -> None:
-    """A shell script that can be started."""
-    path.write_text(text, encoding="utf-8")
+def copy_script(name: str, path: Path) -> None:
+    """One of the shell scripts beside this file, so that it can be started."""
+    shutil.copyfile(Path(__file__).with_name(name), path)
     path.chmod(0o755)

@@ -4,8 +4,6 @@ A score there is the sum of repetitions x impacts, which is scale^2 times ours b
 at most half, repetitions too.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -13,30 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lexlip.index.export.files import write_lines, write_script
+from lexlip.index.export.files import copy_script, write_lines
 from lexlip.sparse import SparseRows
-
-_LOAD = """#!/usr/bin/env bash
-# Builds Anserini's index from the documents beside this script, and searches it. Run it with ANSERINI naming the jar:
-#
-#   ANSERINI=anserini-fatjar.jar bash load.sh lucene-index
-#
-# run.txt must begin with what expected.json holds, up to equal scores and rounding.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
-: "${ANSERINI:?the path of the jar}"
-index=${1:-lucene-index}
-java -cp "$ANSERINI" io.anserini.index.IndexCollection -collection JsonVectorCollection -input documents \\
-  -index "$index" -generator DefaultLuceneDocumentGenerator -threads 1 -impact -pretokenized -optimize
-java -cp "$ANSERINI" io.anserini.search.SearchCollection -index "$index" -topics query.tsv -topicReader TsvInt \\
-  -output run.txt -impact -pretokenized -hits 10
-"""
 
 
 def write(batches: Iterable[SparseRows], out: Path, scale: int) -> None:
     """documents/*.jsonl and load.sh."""
     write_lines(_entries(batches, scale), out / "documents", "jsonl")
-    write_script(_LOAD, out / "load.sh")
+    copy_script("load_anserini.sh", out / "load.sh")
 
 
 def query(terms: list[int], weights: list[float], scale: int) -> str:

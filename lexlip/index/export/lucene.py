@@ -6,8 +6,6 @@ with the rest, which has at most 2; a query names both with the same weight, and
 there is one feature with the nearest 9 bits: fewer postings, and scores that differ by up to 0.2%.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -16,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lexlip.errors import IndexingError
-from lexlip.index.export.files import write_lines, write_script
+from lexlip.index.export.files import copy_script, write_lines
 from lexlip.sparse import SparseRows
 
 ENGINES = ("opensearch", "elasticsearch")
@@ -31,34 +29,6 @@ _FIELDS = {
     "elasticsearch": {"type": "sparse_vector", "index_options": {"prune": False}},
 }
 
-_LOAD = """#!/usr/bin/env bash
-# Makes an index and loads the documents beside this script.
-#
-#   bash load.sh http://localhost:9200 lexlip            # CURL_OPTIONS="-u user:password" for what curl needs besides
-#   curl -s http://localhost:9200/lexlip/_search -H 'Content-Type: application/json' -d @query.json
-#
-# The second line must find what expected.json holds, up to the order of equal scores.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
-url=${1:?the address, such as http://localhost:9200}/${2:-lexlip}
-read -ra options <<< "${CURL_OPTIONS:-}"
-send() { curl --silent --show-error --fail-with-body ${options[@]+"${options[@]}"} "$@"; }  # bash 3 minds empty lists
-
-send -X PUT "$url" -H 'Content-Type: application/json' --data-binary @index.json
-for file in documents/*.ndjson; do
-  [ -e "$file" ] || break  # an index without documents
-  answer=$(send -X POST "$url/_bulk?filter_path=errors,items.*.error" -H 'Content-Type: application/x-ndjson' \\
-    --data-binary "@$file")
-  case $answer in
-    *'"errors":false'*) ;;
-    *) printf '%s: %s\\n' "$file" "$answer" >&2; exit 1 ;;
-  esac
-done
-send -X PUT "$url/_settings" -H 'Content-Type: application/json' -d '{"index": {"refresh_interval": null}}'
-send -X POST "$url/_forcemerge?max_num_segments=1"
-send -X POST "$url/_refresh"
-"""
-
 
 def write(engine: str, batches: Iterable[SparseRows], out: Path, rounded: bool) -> None:
     """index.json, documents/*.ndjson and load.sh."""
@@ -70,7 +40,7 @@ def write(engine: str, batches: Iterable[SparseRows], out: Path, rounded: bool) 
     }  # fmt: skip
     (out / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     write_lines(_entries(batches, rounded), out / "documents", "ndjson")
-    write_script(_LOAD, out / "load.sh")
+    copy_script("load_lucene.sh", out / "load.sh")
 
 
 def query(engine: str, terms: list[int], weights: list[float], k: int, rounded: bool) -> dict:

@@ -26,11 +26,7 @@ IMPATIENT = 5.0  # seconds after which a second Ctrl-C no longer waits; launcher
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was stopped from outside and can go on with `resume_from=auto`.
-
-    Attributes:
-        code: exit status, 130 after Ctrl-C, else `REQUEUE`.
-    """
+    """The run was stopped from outside and can go on with `resume_from=auto`; `code` is the exit status."""
 
     STATUS = "INTERRUPTED"  # sacred's record
 

@@ -11,8 +11,6 @@ A full disk does not end the training: the failure is logged, the older checkpoi
 
 # Lightning hands on the module that it trains, which is always ours:
 # mypy: disable-error-code=override
-from __future__ import annotations
-
 import json
 import logging
 import time
@@ -31,19 +29,12 @@ log = logging.getLogger(__name__)
 
 
 class Saver(pl.Callback):
-    """Writes a checkpoint before each validation, at the end, every so many minutes or steps, and when the run stops.
-
-    Args:
-        config: of the run, for when and how many.
-        folder: of the checkpoints.
-        files: the CheckpointIO that the Trainer writes with.
-        validated: whether there is a validation to pick the best checkpoint by.
-    """
+    """Writes checkpoints: before each validation, at the end, every so many minutes or steps, when the run stops."""
 
     def __init__(self, config: Config, folder: Path, files: WholeFiles, validated: bool):
-        self.config, self.folder, self.files = config, folder, files
+        self.config, self.folder, self.files = config, folder, files  # the Trainer writes with `files`
         monitor, self.sign = ("val/rsum", 1) if config.get_recall_metric else ("val/loss", -1)
-        self.monitor = monitor if validated else ""
+        self.monitor = monitor if validated else ""  # what the best checkpoint is picked by, if anything
         self.written = time.monotonic()
         self.saved_step = -1  # the same on every process, since all of them enter the writing or none
         self.validation_due = False  # after the step that the checkpoint is of

@@ -1,7 +1,5 @@
 """How fast a training goes, and whether it waits for its data."""
 
-from __future__ import annotations
-
 import logging
 import time
 from typing import Any
@@ -20,14 +18,11 @@ class Throughput(pl.Callback):
     """Logs `train/pairs_per_second` of all processes and `train/data_wait_ratio`, the time without a batch.
 
     Validation and the writing of checkpoints count as neither.
-
-    Args:
-        every: steps between two values.
-        workers: loader processes, for the hint to raise them.
     """
 
     def __init__(self, every: int, workers: int):
-        self.every, self.workers = every, workers
+        self.every = every  # steps between two values
+        self.workers = workers  # loader processes, for the hint to raise them
         self.steps, self.pairs, self.waited, self.worked = 0, 0, 0.0, 0.0
         self.mark: float | None = None  # when the last batch was done with
         self.long_waits, self.hinted = 0, False

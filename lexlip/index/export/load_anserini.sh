@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Builds Anserini's index from the documents beside this script, and searches it. Run it with ANSERINI naming the jar:
+#
+#   ANSERINI=anserini-fatjar.jar bash load.sh lucene-index
+#
+# run.txt must begin with what expected.json holds, up to equal scores and rounding.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+: "${ANSERINI:?the path of the jar}"
+index=${1:-lucene-index}
+java -cp "$ANSERINI" io.anserini.index.IndexCollection -collection JsonVectorCollection -input documents \
+  -index "$index" -generator DefaultLuceneDocumentGenerator -threads 1 -impact -pretokenized -optimize
+java -cp "$ANSERINI" io.anserini.search.SearchCollection -index "$index" -topics query.tsv -topicReader TsvInt \
+  -output run.txt -impact -pretokenized -hits 10
