@@ -12,7 +12,7 @@ from lexlip.models.frozen.model import FrozenLexLIP
 from lexlip.models.frozen.table import with_table
 from lexlip.models.towers.embed import embed_tower
 from lexlip.models.towers.packed import Storage
-from lexlip.models.weights import fit, known_config, model_weights, read
+from lexlip.models.weights import check_shape, fit, known_config, model_weights, read
 
 
 def export_frozen(
@@ -30,15 +30,28 @@ def export_frozen(
         CheckpointError: no checkpoint of this kind.
         FeaturesError: the cache is not there.
     """
-    content, config = read(path), known_config(path)
-    if not isinstance(config, FrozenConfig):
-        raise CheckpointError(f"{path} holds no heads on frozen towers")
+    content = read(path)
     store = FeatureStore(features or content["hyper_parameters"]["config"]["features"])
-    model = FrozenLexLIP(config, store.tokenizer)
-    fit(model, model_weights(path), path)
-    if config.text_head == "lookup":
+    model = read_heads(path, store)
+    if model.config.text_head == "lookup":
         model = with_table(model, read_vocabulary(store.folder, len(store.tokenizer)).words)
     return write_frozen(model, out, embed_towers, storage)
+
+
+def read_heads(path: str | Path, store: FeatureStore) -> FrozenLexLIP:
+    """The heads of a checkpoint.
+
+    Raises:
+        CheckpointError: it holds none.
+    """
+    config = known_config(path)
+    if not isinstance(config, FrozenConfig):
+        raise CheckpointError(f"{path} holds no heads on frozen towers")
+    weights = model_weights(path)
+    check_shape(FrozenLexLIP, config, weights, path, path)
+    model = FrozenLexLIP(config, store.tokenizer)
+    fit(model, weights, path)
+    return model.eval()
 
 
 def write_frozen(

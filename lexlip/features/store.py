@@ -196,6 +196,18 @@ class FeatureSplit:
             counts += np.bincount(shard.terms, minlength=len(counts))
         return counts
 
+    def caption_terms(self) -> list[np.ndarray]:
+        """(N,) of each image the word pieces of all its captions."""
+        found: list[list[np.ndarray]] = [[] for _ in range(self._n_images)]
+        for first in range(0, len(self.caption_image), 4096):
+            rows = np.arange(first, min(first + 4096, len(self.caption_image)))
+            texts = self.texts(rows)
+            for image, terms, mask in zip(
+                self.caption_image[rows], texts.terms.numpy(), texts.mask.numpy(), strict=True
+            ):
+                found[image].append(terms[mask])
+        return [np.concatenate([np.zeros(0, np.int64), *parts]) for parts in found]
+
     def images(self, rows: Sequence[int] | np.ndarray | Tensor) -> Tensor:
         """Features of some photos.
 

@@ -1,0 +1,1 @@
+"""From captioned images and two public towers to a model folder, in one command: `lexlip fit`."""
