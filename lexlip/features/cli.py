@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from lexlip.errors import UserError
 
@@ -91,11 +92,11 @@ def _cache(options: argparse.Namespace) -> int:
         )  # fmt: skip
         device = usable_device(options.device)
         lexicon = load_tokenizer(options.lexicon) if options.lexicon else None
-        image = load_image_tower(" + ".join(options.image)).to(device)
-        text = load_text_tower(options.text, lexicon).to(device)
+        image: Any = load_image_tower(options.image)
+        text: Any = load_text_tower(options.text, lexicon)
         done = write_features(
-            options.out, image, text, data, batch_size=options.batch_size, shard_rows=options.shard_rows,
-            workers=options.workers, rules=rules, process=process, progress=process[0] == 0 and sys.stderr.isatty(),
+            options.out, image.to(device), text.to(device), data,
+            batch_size=options.batch_size, shard_rows=options.shard_rows, workers=options.workers, rules=rules, process=process, progress=process[0] == 0 and sys.stderr.isatty(),
             tell=(lambda line: print(line, flush=True)) if process[0] == 0 else None,
         )  # fmt: skip
     except DataError as error:
