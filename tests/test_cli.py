@@ -10,7 +10,8 @@ import torch
 from lexlip.cli import main
 
 COMMANDS = {
-    "import-official", "import-lotlip", "export", "export-onnx", "encode", "index", "search", "serve", "eval-long-text",
+    "import-official", "import-lotlip", "export", "export-onnx", "encode", "cache", "index", "search", "serve",
+    "eval-long-text",
 }  # fmt: skip
 
 

@@ -5,13 +5,25 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lexlip.errors import UserError
+
+if TYPE_CHECKING:
+    from lexlip.features.write import Cached
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Hook `cache` into the parser of the `lexlip` command."""
     command = commands.add_parser("cache", help="what frozen towers see of photos and captions, kept for training")
+    data_options(command)
+    command.add_argument("--out", type=Path, required=True, help="folder; the same command goes on there")
+    command.add_argument("--verify", action="store_true", help="only compare the shards in --out with their checksums")
+    command.set_defaults(run=_run)
+
+
+def data_options(command: argparse.ArgumentParser) -> None:
+    """What is read, through which towers, and how."""
     command.add_argument(
         "--data", nargs="+", metavar="FILE", help="tables (title, filepath, optionally image_id and split), Karpathy's "
         "JSON, Arrow files; with --data-root also names of data sets",
@@ -32,7 +44,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--lexicon", metavar="NAME", help="tokenizer whose word pieces are the terms, if not the tower's"
     )
-    command.add_argument("--out", type=Path, required=True, help="folder; the same command goes on there")
     command.add_argument("--batch-size", type=int, default=64, help="photos or captions at once (default: 64)")
     command.add_argument("--shard-rows", type=int, default=4096, help="photos or captions per shard (default: 4096)")
     command.add_argument("--workers", type=int, default=0, help="processes that decode photos (default: none)")
@@ -43,8 +54,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         default=0.01,
         help="of photos and captions that may be unreadable (default: 0.01)",
     )
-    command.add_argument("--verify", action="store_true", help="only compare the shards in --out with their checksums")
-    command.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -53,7 +62,8 @@ def _run(options: argparse.Namespace) -> int:
     for name in ("data", "image", "text"):
         if not getattr(options, name):
             raise UserError(f"--{name} is missing; only --verify needs no more than --out")
-    return _cache(options)
+    write_cache(options, options.out)
+    return 0
 
 
 def _verify(folder: Path) -> int:
@@ -68,7 +78,8 @@ def _verify(folder: Path) -> int:
     return 1 if wrong else 0
 
 
-def _cache(options: argparse.Namespace) -> int:
+def write_cache(options: argparse.Namespace, folder: Path) -> Cached:
+    """What `data_options` ask for, into a folder; says what it will cost and what is there now."""
     from lexlip.encode.run import process_of
     from lexlip.features.data import read_data
     from lexlip.features.vocabulary import write_vocabulary
@@ -92,24 +103,25 @@ def _cache(options: argparse.Namespace) -> int:
         )  # fmt: skip
         device = usable_device(options.device)
         lexicon = load_tokenizer(options.lexicon) if options.lexicon else None
-        image = load_image_tower(" + ".join(options.image)).to(device)
-        text = load_text_tower(options.text, lexicon).to(device)
+        image: Any = load_image_tower(options.image)
+        text: Any = load_text_tower(options.text, lexicon)
         done = write_features(
-            options.out, image, text, data, batch_size=options.batch_size, shard_rows=options.shard_rows,
-            workers=options.workers, rules=rules, process=process, progress=process[0] == 0 and sys.stderr.isatty(),
+            folder, image.to(device), text.to(device), data,
+            batch_size=options.batch_size, shard_rows=options.shard_rows, workers=options.workers, rules=rules,
+            process=process, progress=process[0] == 0 and sys.stderr.isatty(),
             tell=(lambda line: print(line, flush=True)) if process[0] == 0 else None,
         )  # fmt: skip
         if process[0] == 0:
-            write_vocabulary(options.out, text, progress=sys.stderr.isatty())
+            write_vocabulary(folder, text, progress=sys.stderr.isatty())
     except DataError as error:
         raise UserError(str(error)) from error
     if not done.complete:
         print(f"process {process[0]} of {process[1]}: {done.written:,} rows, others are at work")
-        return 0
-    left_out = f", {done.skipped:,} left out: {options.out}/*/skipped_samples.tsv" if done.skipped else ""
+        return done
+    left_out = f", {done.skipped:,} left out: {folder}/*/skipped_samples.tsv" if done.skipped else ""
     splits = ", ".join(f"{name} {len(pairs):,}" for name, pairs in data.items())
     speed = f", {done.photos_per_second:,.1f} photos/s" if done.photos_per_second else ""
     print(
         f"{done.photos:,} photos ({splits}) and {done.captions:,} captions, {done.written:,} rows now{speed}{left_out}"
     )
-    return 0
+    return done

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lexlip.errors import FeaturesError
 from lexlip.features.data import Pairs
-from lexlip.features.towers import ImageTower, TextTower, device_of
+from lexlip.models.towers import ImageTower, TextTower
 from lexlip_data.errors import BrokenSample
 from lexlip_data.sources.images import open_image
 from lexlip_data.sources.skipped import Skipped
@@ -38,10 +38,10 @@ class PhotoPixels:
     """Encoded bytes -> what a tower wants of them; all of the photo is decoded, as for images that a model is given."""
 
     def __init__(self, tower: ImageTower):
-        self.tower = tower
+        self.transform = tower.transform  # not the tower itself, which a worker would get a copy of
 
     def __call__(self, data: bytes | memoryview) -> Tensor:
-        return self.tower.preprocess(open_image(data))
+        return self.transform(open_image(data))
 
 
 def estimate(
@@ -86,7 +86,7 @@ def _try_photos(tower: ImageTower, pairs: Pairs, count: int) -> tuple[float, flo
     decoding = time.perf_counter() - started
     if not pixels:
         raise FeaturesError(f"none of {count} photos can be read, e.g. {pairs.image_name(0)}")
-    batch = torch.stack(pixels).to(device_of(tower))
+    batch = torch.stack(pixels)
     with torch.inference_mode():
         tower.features(batch[:1]).cpu()  # the first call of a device or library takes longer
         started = time.perf_counter()

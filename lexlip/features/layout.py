@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from transformers import PreTrainedTokenizerBase
 
 from lexlip.errors import FeaturesError
 from lexlip.index.shards import run_metadata
@@ -84,6 +85,12 @@ class TextShard(NamedTuple):
     terms: np.ndarray
     states: np.ndarray
     pooled: np.ndarray
+
+
+def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Differs for tokenizers that number their word pieces differently."""
+    words = json.dumps(sorted(tokenizer.get_vocab().items()))
+    return hashlib.blake2b(words.encode(), digest_size=16).hexdigest()
 
 
 def digest_of(path: Path) -> dict:

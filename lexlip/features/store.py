@@ -20,9 +20,8 @@ from lexlip.encode.shards import ShardPlan
 from lexlip.errors import FeaturesError
 from lexlip.features import layout
 from lexlip.features.layout import FACTS, KINDS, ImageShard, Limits, TextShard, Widths, check_digest, read_shard
-from lexlip.features.tokenizer import fingerprint
 from lexlip.models.tokenizer import load_tokenizer
-from lexlip.models.towers.protocol import TextFeatures
+from lexlip.models.towers import TextFeatures
 from lexlip_data.errors import DataError, one_line
 from lexlip_data.sources.files import is_name, require_file
 
@@ -71,7 +70,7 @@ class FeatureStore:
             }
             if not self.splits or not all(is_name(split) for split in self.splits):
                 raise ValueError(f"splits {one_line(self.splits)}")
-            self._run, self._tokenizer_hash = str(facts["run"]), str(facts["tokenizer"])
+            self._run, self._vocabulary = str(facts["run"]), facts["vocabulary"]
             self.terms = _number(facts["terms"], 1)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FeaturesError(
@@ -106,7 +105,7 @@ class FeatureStore:
             tokenizer = load_tokenizer(str(folder))
         except Exception as error:  # a damaged tokenizer.json raises anything
             raise FeaturesError(f"{folder} cannot be read ({one_line(error)})") from error
-        if fingerprint(tokenizer) != self._tokenizer_hash:
+        if layout.vocabulary_hash(tokenizer) != self._vocabulary:
             raise FeaturesError(f"{folder} is not the tokenizer that the captions were cut with")
         return tokenizer
 

@@ -29,10 +29,19 @@ from lexlip.encode.vectors import decoded_batches
 from lexlip.errors import FeaturesError
 from lexlip.features.cost import PhotoPixels, estimate
 from lexlip.features.data import Pairs
-from lexlip.features.layout import FACTS, FORMAT, KINDS, MOST_ROWS, TOKENIZER, Widths, digest_of, fixed, part_folder
-from lexlip.features.tokenizer import fingerprint
-from lexlip.features.towers import ImageTower, TextTower, device_of
-from lexlip.models.tokenizer import load_tokenizer
+from lexlip.features.layout import (
+    FACTS,
+    FORMAT,
+    KINDS,
+    MOST_ROWS,
+    TOKENIZER,
+    Widths,
+    digest_of,
+    fixed,
+    part_folder,
+    vocabulary_hash,
+)
+from lexlip.models.towers import ImageTower, TextTower
 from lexlip.utils.files import write_json
 from lexlip_data.errors import one_line
 from lexlip_data.sources.skipped import USUAL_RULES, Rules, Skipped
@@ -158,7 +167,7 @@ def measure(image: ImageTower, text: TextTower) -> Widths:
     """The widths of two towers, from one grey image and one word."""
     with torch.inference_mode():
         pixels = image.preprocess(Image.new("RGB", (64, 64), (128, 128, 128)))
-        photo = image.features(pixels[None].to(device_of(image)))
+        photo = image.features(pixels[None])
         caption = text.features(["word"])
     return Widths(photo.shape[1], photo.shape[2], caption.states.shape[2], caption.pooled.shape[1])
 
@@ -185,8 +194,7 @@ def _claim(folder: Path, facts: dict, text: TextTower) -> str:
     with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=folder) as draft:
         saved = Path(draft, TOKENIZER)
         text.lexicon.save_pretrained(saved)
-        # Of the files, not of the object: what is read back is compared with it.
-        facts = json.loads(json.dumps({**facts, "tokenizer": fingerprint(load_tokenizer(str(saved)))}))
+        facts = json.loads(json.dumps({**facts, "vocabulary": vocabulary_hash(text.lexicon)}))
         run = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
         if path.exists():
             try:
@@ -202,17 +210,18 @@ def _claim(folder: Path, facts: dict, text: TextTower) -> str:
     return run
 
 
-def _flat(facts: Mapping, before: str = "") -> dict[str, str]:
+def _flat(facts: object, name: str = "") -> dict[str, str]:
     """Nested facts by one name each, for a message that names what differs."""
-    flat: dict[str, str] = {}
+    if isinstance(facts, list):
+        facts = dict(enumerate(facts))
+    if not isinstance(facts, dict):
+        text = str(facts)
+        short = hashlib.blake2b(text.encode(errors="replace"), digest_size=4).hexdigest()
+        return {name: text if len(text) <= 100 else f"{one_line(text, 80)} ({short})"}
+    flat = {f"{name} names".strip(): ", ".join(map(str, facts))}
     for key, value in facts.items():
-        name = f"{before}{key}"
-        if isinstance(value, Mapping):
-            flat[f"{name}: names"] = ", ".join(map(str, value))
-            flat |= _flat(value, f"{name} ")
-        else:
-            flat[name] = one_line(value, 200)
-    flat.pop("run", None)
+        flat |= _flat(value, f"{name} {key}".strip())
+    flat.pop("names", None)  # of the top, where "run" is in one and not in the other
     return flat
 
 
@@ -250,7 +259,7 @@ def images_of(
     tower: ImageTower, part: Part, widths: Widths, batch_size: int, workers: int, done: Callable[[int], object]
 ) -> Batches:
     """The record batch of each missing shard of photos, and what was left out of it."""
-    windows, device, schema = part.windows(), device_of(tower), widths.schema("images")
+    windows, schema = part.windows(), widths.schema("images")
     batches = (rows for window in windows for rows in _batches(*window, batch_size))
     decoded = decoded_batches(part.pairs.photos, PhotoPixels(tower), batches, workers)
     for window in windows:
@@ -263,7 +272,7 @@ def images_of(
             if good:
                 names, pixels = zip(*good)
                 with torch.inference_mode():
-                    given = tower.features(torch.stack(pixels).to(device))
+                    given = tower.features(torch.stack(pixels))
                 numbers += [number for number, _ in names]
                 ids += [id for _, id in names]
                 features.append(_half(given, (widths.tokens, widths.image), ids[-len(good) :]).reshape(len(good), -1))

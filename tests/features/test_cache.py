@@ -5,7 +5,6 @@ import os
 import pickle
 import re
 import signal
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from lexlip.errors import EncodingError, FeaturesError
 from lexlip.features.data import Pairs, read_data
 from lexlip.features.store import FeatureStore
 from lexlip.features.write import write_features
+from lexlip.models.towers import TextFeatures
 
 
 class ImageTower(torch.nn.Module):
@@ -30,6 +30,10 @@ class ImageTower(torch.nn.Module):
         self.factor = torch.nn.Parameter(torch.tensor(factor))
 
     def preprocess(self, image):
+        return self.transform(image)
+
+    @staticmethod
+    def transform(image):
         return torch.from_numpy(np.asarray(image.resize((8, 8))).copy()).permute(2, 0, 1).float() / 255
 
     def features(self, pixels):
@@ -40,12 +44,13 @@ class ImageTower(torch.nn.Module):
         return {"reference": self.reference, "weights": f"{self.factor.item()}", "preprocessing": {"size": [8, 8]}}
 
 
-class TextTower:
+class TextTower(torch.nn.Module):
     """A state for each word piece that tells which one it is, and where."""
 
     reference, width = "fake:pieces", 4
 
     def __init__(self, lexicon):
+        super().__init__()
         self.lexicon = self.tokenizer = lexicon
 
     def features(self, texts):
@@ -55,7 +60,7 @@ class TextTower:
         mask = torch.arange(longest) < torch.tensor(list(map(len, pieces)))[:, None]
         places = torch.arange(longest).expand_as(terms)
         states = torch.stack([terms, places, terms * 0.5, torch.ones_like(terms) * 7], 2).float()
-        return SimpleNamespace(terms=terms, mask=mask, states=states, pooled=terms.sum(1, keepdim=True).float())
+        return TextFeatures(terms=terms, mask=mask, states=states, pooled=terms.sum(1, keepdim=True).float())
 
     def facts(self):
         return {"reference": self.reference, "weights": "w"}
@@ -174,11 +179,11 @@ def test_others_are_refused(both, tiny_data, table, cached):
         write_features(
             cached, image, text, {**data, "val": read_data([table], held_out=0.25, seed=1)["val"]}, **options
         )
-    with pytest.raises(EncodingError, match="begun with splits: names train, val, not train"):
+    with pytest.raises(EncodingError, match="begun with splits names train, val, not train"):
         write_features(cached, image, text, {"train": data["train"]}, **options)
     other = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
     other.add_tokens(["brandnew"])
-    with pytest.raises(EncodingError, match="begun with (terms|tokenizer)"):
+    with pytest.raises(EncodingError, match="begun with (terms|vocabulary)"):
         write_features(cached, image, TextTower(other), data, **options)
     (cached / "features.json").unlink()
     with pytest.raises(EncodingError, match="begun with features"):
@@ -323,10 +328,8 @@ def test_what_data_may_be(tiny_data, table, tmp_path):
 
 
 def test_the_command_line(both, table, tmp_path, capsys, monkeypatch):
-    towers_module = pytest.importorskip("lexlip.models.towers")
-    monkeypatch.setattr(towers_module, "load_image_tower", lambda reference, **_: both[0])
-    monkeypatch.setattr(towers_module, "load_text_tower", lambda reference, lexicon=None, **_: both[1])
-    both[1].to = lambda device: both[1]
+    monkeypatch.setattr("lexlip.models.towers.load_image_tower", lambda reference, **_: both[0])
+    monkeypatch.setattr("lexlip.models.towers.load_text_tower", lambda reference, lexicon=None, **_: both[1])
     out = str(tmp_path / "out")
     command = ["cache", "--data", str(table), "--image", "a", "b", "--text", "t", "--out", out, "--device", "cpu"]
     assert main(command) == 0
@@ -337,3 +340,29 @@ def test_the_command_line(both, table, tmp_path, capsys, monkeypatch):
     assert main(["cache", "--verify", "--out", out]) == 0
     assert main(["cache", "--out", out, "--data", str(table)]) == 2
     assert "--image is missing" in capsys.readouterr().err
+
+
+def test_real_towers_through_the_command(tiny_data, table, tmp_path, capsys):
+    """Two image towers side by side and a BERT, decoded by a worker: what is cached is what they give by themselves."""
+    import timm
+    from safetensors.torch import save_file
+    from transformers import BertConfig, BertModel
+
+    from lexlip.models.towers import load_image_tower, load_text_tower
+
+    save_file(timm.create_model("resnet10t", num_classes=0).state_dict(), tmp_path / "r.safetensors")
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=tiny_data["words"], **small)).save_pretrained(tmp_path / "bert")
+    AutoTokenizer.from_pretrained(tiny_data["tokenizer"]).save_pretrained(tmp_path / "bert")
+    images, text, out = [f"timm:resnet10t@{tmp_path}/r.safetensors"] * 2, f"hf:{tmp_path}/bert", tmp_path / "out"
+    options = ["--image", *images, "--text", text, "--out", str(out), "--workers", "1", "--device", "cpu"]
+    assert main(["cache", "--data", str(table), *options]) == 0, capsys.readouterr().err
+    split = FeatureStore(out).split("train")
+    tower, texts = load_image_tower(images), load_text_tower(text).features(split.captions[:5])
+    photo = Image.open(table.parent / f"{split.image_ids[2].replace('train', 'train_')}.png")
+    wanted = tower.features(tower.preprocess(photo)[None])
+    assert wanted.shape[2] == split.store.image_width == 1024
+    torch.testing.assert_close(split.images([2]).float(), wanted, rtol=1e-3, atol=1e-3)
+    found = split.texts(range(5))
+    assert torch.equal(found.terms, texts.terms)
+    torch.testing.assert_close(found.states.float(), texts.states, rtol=1e-2, atol=1e-3)

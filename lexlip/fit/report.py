@@ -1,0 +1,108 @@
+"""report.html of a fit: recall beside the dense reference, and photos with their words."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import html
+import io
+from pathlib import Path
+
+import numpy as np
+import torch.nn.functional as F
+
+from lexlip.features.data import read_data
+from lexlip.features.store import FeatureStore
+from lexlip.models.frozen.model import FrozenLexLIP
+from lexlip.utils.files import write_json
+from lexlip_data.sources.images import open_image
+from lexlip_data.sources.skipped import Rules
+
+PHOTOS = 12
+WORDS = 10
+SIDE = 200  # pixels of a photo on the page
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
+table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd}
+td:first-child,th:first-child{text-align:left}.photos{display:grid;gap:1rem;
+grid-template-columns:repeat(auto-fill,minmax(220px,1fr))}figure{margin:0;border:1px solid #ddd;border-radius:6px;
+padding:.6rem;font-size:13px}img{width:100%;border-radius:4px}
+span{display:inline-block;background:#eef3f8;border-radius:4px;padding:0 .35em;margin:.1em .15em .1em 0}
+@media(prefers-color-scheme:dark){body{background:#16181c;color:#ddd}td,th,figure{border-color:#444}
+span{background:#2a3340}}
+"""
+
+
+def write_report(model: FrozenLexLIP, metrics: dict, features: Path, options: argparse.Namespace) -> Path:
+    """Write metrics.json and report.html into the model folder; gives the report's path."""
+    if metrics:
+        write_json(metrics, options.out / "metrics.json")
+    store = FeatureStore(features, verify=False)
+    name = "val" if "val" in store.splits else "train"
+    page = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>{html.escape(options.out.name)}</title><style>{STYLE}</style><h1>{html.escape(options.out.name)}</h1>"
+        f"{_table(metrics)}{_photos(model, store, name, options)}</html>"
+    )
+    path = options.out / "report.html"
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_text(page, encoding="utf-8")
+    draft.replace(path)
+    return path
+
+
+def _table(metrics: dict) -> str:
+    if not metrics:
+        return "<p>No photos were held out, so nothing was measured.</p>"
+    lexicon = metrics["lexicon"]
+    rows = {"dense reference": metrics["dense"], "lexicon": lexicon}
+    rows |= {f"lexicon, {k} terms": row for k, row in lexicon["pruned"].items()}
+    columns = [(side, f"R@{k}") for side in ("t2i", "i2t") for k in (1, 5, 10)]
+    names = {"t2i": "text to image", "i2t": "image to text"}
+    head = "".join(f"<th>{names[side]} {name}</th>" for side, name in columns)
+    lines = [f"<tr><th></th>{head}<th>sum</th><th>terms, text</th><th>terms, image</th></tr>"]
+    for title, row in rows.items():
+        cells = "".join(f"<td>{row[side][name]:.1f}</td>" for side, name in columns)
+        terms = "".join(f"<td>{row['active_terms'][side]:.0f}</td>" for side in ("text", "image"))
+        lines.append(f"<tr><td>{title}</td>{cells}<td>{row['rsum']:.1f}</td>{terms if 'lex' in title else '<td><td>'}")
+    words = lexicon["grounding"]
+    return (
+        f"<p>Recall in percent on {lexicon['pictures']} held-out photos: how often a right photo or caption is the "
+        f"first, or among the first five or ten. Fewer terms make a smaller and faster index.</p>"
+        f"<table>{''.join(lines)}</table><p>{words['images']:.0f}% of the photos have a word of their captions among "
+        f"their ten heaviest terms; of the captions of another photo, {words['chance_images']:.0f}%.</p>"
+    )
+
+
+def _photos(model: FrozenLexLIP, store: FeatureStore, name: str, options: argparse.Namespace) -> str:
+    split = store.split(name)
+    rows = np.unique(np.linspace(0, len(split.image_ids) - 1, PHOTOS).astype(np.int64))
+    vectors = F.normalize(model.vectors_of_features("image", {"image": split.images(rows)}, "lexicon").detach(), dim=-1)
+    files = _files(options, name, [split.image_ids[row] for row in rows])
+    figures = []
+    for row, words in zip(rows.tolist(), model.lexicon(vectors, WORDS), strict=True):
+        caption = split.captions[int(np.flatnonzero(split.caption_image == row)[0])]
+        spans = "".join(f"<span>{html.escape(word)} {weight:.2f}</span>" for word, weight in words)
+        image = f"<img alt='' src='data:image/jpeg;base64,{data}'>" if (data := files.get(split.image_ids[row])) else ""
+        figures.append(f"<figure>{image}<p>{html.escape(caption)}</p>{spans}</figure>")
+    return f"<h2>Photos with their ten heaviest terms</h2><div class=photos>{''.join(figures)}</div>"
+
+
+def _files(options: argparse.Namespace, split: str, wanted: list[str]) -> dict[str, str]:
+    """The photos with these ids as base64 of small JPEG files."""
+    data = read_data(
+        options.data, options.val, options.test, held_out=options.held_out, seed=options.seed,
+        data_root=options.data_root, images=options.images, rules=Rules(options.max_bad_share, options.picture_roots),
+    )  # fmt: skip
+    photos, found = data[split].photos, {}
+    for row in range(len(photos)):
+        if len(found) == len(wanted):
+            break
+        if str(photos.name(row)) in wanted or str(photos.ids[row]) in wanted:
+            (_, id), content = photos.image(row)
+            image = open_image(content, SIDE)
+            image.thumbnail((2 * SIDE, 2 * SIDE))
+            file = io.BytesIO()
+            image.convert("RGB").save(file, "JPEG", quality=85)
+            found[str(id)] = base64.b64encode(file.getvalue()).decode()
+    return found
