@@ -7,6 +7,7 @@ import lexlip.convert.cli
 import lexlip.encode.cli
 import lexlip.evaluate.long_text.cli
 import lexlip.features.cli
+import lexlip.fit.cli
 import lexlip.index.cli
 import lexlip.serve.cli
 from lexlip.errors import UserError
@@ -16,7 +17,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status, 2 for a mistake told in one line, 1 for what a command found wrong."""
     parser = argparse.ArgumentParser("lexlip", description="Checkpoints, model folders and indexes of LexLIP.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for room in (lexlip.convert, lexlip.encode, lexlip.features, lexlip.index, lexlip.serve, lexlip.evaluate.long_text):
+    rooms = (lexlip.fit, lexlip.features, lexlip.encode, lexlip.index, lexlip.serve, lexlip.convert)
+    for room in (*rooms, lexlip.evaluate.long_text):
         room.cli.add_commands(commands)
     options = parser.parse_args(arguments)
     try:

@@ -94,15 +94,14 @@ def _files(options: argparse.Namespace, split: str, wanted: list[str]) -> dict[s
         options.data, options.val, options.test, held_out=options.held_out, seed=options.seed,
         data_root=options.data_root, images=options.images, rules=Rules(options.max_bad_share, options.picture_roots),
     )  # fmt: skip
-    photos, found = data[split].photos, {}
-    for row in range(len(photos)):
+    pairs, found = data[split], {}
+    for photo in range(len(pairs)):
         if len(found) == len(wanted):
             break
-        if str(photos.name(row)) in wanted or str(photos.ids[row]) in wanted:
-            (_, id), content = photos.image(row)
-            image = open_image(content, SIDE)
+        if pairs.image_name(photo) in wanted:
+            image = open_image(pairs.image(photo)[1], SIDE)
             image.thumbnail((2 * SIDE, 2 * SIDE))
             file = io.BytesIO()
             image.convert("RGB").save(file, "JPEG", quality=85)
-            found[str(id)] = base64.b64encode(file.getvalue()).decode()
+            found[pairs.image_name(photo)] = base64.b64encode(file.getvalue()).decode()
     return found
