@@ -8,6 +8,7 @@ names. Takes a second.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import timm
 from safetensors.torch import save
@@ -45,7 +46,7 @@ def convert_efficientnet_lite(source: str | Path, out: str | Path, crop_pct: flo
     Raises:
         CheckpointError: the file cannot be read, or is not of this network.
     """
-    model = timm.create_model(TIMM_NAME)
+    model: Any = timm.create_model(TIMM_NAME)
     state = rename(weights.read(source), model.state_dict(), source)
     out = Path(out)
     write_whole(out / "model.safetensors", lambda file: file.write(save(state, {"format": "pt"})))
