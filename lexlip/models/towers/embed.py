@@ -9,12 +9,15 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from safetensors.torch import save_file
+from timm.data import resolve_model_data_config
 
 from lexlip.errors import ConfigError
 from lexlip.models.towers.packed import Storage, packed
 from lexlip.models.towers.reference import Reference, parse, split_references
 from lexlip.models.towers.sentence import read_recipe
+from lexlip.utils.files import write_json
 
+PREPROCESSING = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
 UNUSED = ("*.bin", "*.h5", "*.onnx", "*.msgpack", "*.ot", "onnx", "openvino", ".git*", ".cache")  # of a folder
 
 
@@ -37,11 +40,12 @@ def embed_tower(tower: Any, folder: Path, side: str, storage: Storage) -> str:
 
 def _embed(tower: Any, reference: Reference, folder: Path, name: str, storage: Storage) -> str:
     model = tower.backbone.model
-    if reference.kind in ("timm", "open_clip"):
+    if reference.kind == "timm":
+        return _embed_timm(model, reference, folder, name, storage)
+    if reference.kind == "open_clip":
         file = f"{name}.safetensors"
         save_file(packed(model.state_dict(), storage), folder / file)
-        architecture = reference.name.split("/")[0] if reference.kind == "open_clip" else reference.name.split(".")[0]
-        return str(replace(reference, name=architecture, file=file))
+        return str(replace(reference, name=reference.name.split("/")[0], file=file))
     if reference.kind not in ("hf", "st"):
         raise ConfigError(f"tower {reference} cannot be embedded")
     source, inside = reference.folder or Path(snapshot_download(reference.name, local_files_only=True)), folder / name
@@ -53,3 +57,17 @@ def _embed(tower: Any, reference: Reference, folder: Path, name: str, storage: S
         state = packed(model.state_dict(), "half")
         save_file(state, where / "model.safetensors", metadata={"format": "pt"})
     return str(replace(reference, name=name))
+
+
+def _embed_timm(model: Any, reference: Reference, folder: Path, name: str, storage: Storage) -> str:
+    """A folder as timm reads it, but for the weights, which may be packed."""
+    inside = folder / name
+    inside.mkdir(exist_ok=True)
+    save_file(packed(model.state_dict(), storage), inside / "model.safetensors")
+    preprocessing = {key: value for key, value in resolve_model_data_config(model).items() if key in PREPROCESSING}
+    preprocessing |= {"first_conv": model.pretrained_cfg.get("first_conv"), "classifier": None, "num_classes": 0}
+    architecture = model.pretrained_cfg["architecture"]
+    write_json(
+        {"architecture": architecture, "num_classes": 0, "pretrained_cfg": preprocessing}, inside / "config.json"
+    )
+    return str(replace(reference, name=name, file=f"{name}/model.safetensors"))

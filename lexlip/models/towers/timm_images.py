@@ -1,4 +1,4 @@
-"""Image towers of timm, with timm's own preprocessing, but for the margin that it crops."""
+"""Image towers of timm, with timm's own preprocessing."""
 
 from __future__ import annotations
 
@@ -62,8 +62,7 @@ class TimmImages(ImageBackbone):
     def __init__(self, model: Any):
         super().__init__()
         self.model = model
-        # timm's margin, which ImageNet's classes can spare, holds things that people search for.
-        config = {**resolve_model_data_config(model), "crop_pct": 1.0}
+        config = resolve_model_data_config(model)
         self.preprocessing = {key: _plain(value) for key, value in sorted(config.items())}
         self.transform = create_transform(**config, is_training=False)
         self.has_cls = getattr(model, "cls_token", None) is not None
