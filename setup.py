@@ -61,6 +61,8 @@ EXTRAS["dev"] = [
 ]
 
 # Model cards, scripts that go with exports, the licence note of the demo's data.
+# Models that come with the package.
+MODELS = ["*/*.json", "*/*.safetensors", "*/*.txt", "*/*.md", "*/image_tower/*"]
 TEMPLATES = {"lexlip.models": ["*.md"], "lexlip.index.export": ["*.sh"], "lexlip_data.convert": ["*.txt"]}
 
 setup(
@@ -87,7 +89,12 @@ setup(
         "lexlip.configs",
     ],
     package_dir={"lexlip_data": "datasets/lexlip_data", "lexlip.configs": "configs"},
-    package_data={"lexlip.configs": ["*.yaml", "**/*.yaml"], "": ["py.typed"], **TEMPLATES},
+    package_data={
+        "lexlip.configs": ["*.yaml", "**/*.yaml"],
+        "": ["py.typed"],
+        "lexlip.pretrained": MODELS,
+        **TEMPLATES,
+    },
     install_requires=requirements(),
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["lexlip=lexlip.cli:main"]},

@@ -62,7 +62,7 @@ def _run(options: argparse.Namespace) -> None:
     except Stopped as stopped:
         print(f"{stopped}; the same command goes on", file=sys.stderr)
         sys.exit(stopped.code)
-    report = write_report(model, metrics, features, options)
+    report = write_report(model, metrics, features, options, work)
     if metrics:
         print(table(metrics))
         words = metrics["lexicon"]["grounding"]

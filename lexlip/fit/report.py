@@ -1,4 +1,4 @@
-"""report.html of a fit: recall beside the dense reference, and photos with their words."""
+"""The report of a fit: recall beside the dense reference, and photos with their words."""
 
 from __future__ import annotations
 
@@ -33,8 +33,10 @@ span{background:#2a3340}}
 """
 
 
-def write_report(model: FrozenLexLIP, metrics: dict, features: Path, options: argparse.Namespace) -> Path:
-    """Write metrics.json and report.html into the model folder; gives the report's path."""
+def write_report(
+    model: FrozenLexLIP, metrics: dict, features: Path, options: argparse.Namespace, work: Path
+) -> Path:  # fmt: skip
+    """Write metrics.json into the model folder, and report.html, which shows photos, elsewhere; gives its path."""
     if metrics:
         write_json(metrics, options.out / "metrics.json")
     store = FeatureStore(features, verify=False)
@@ -44,7 +46,7 @@ def write_report(model: FrozenLexLIP, metrics: dict, features: Path, options: ar
         f"<title>{html.escape(options.out.name)}</title><style>{STYLE}</style><h1>{html.escape(options.out.name)}</h1>"
         f"{_table(metrics)}{_photos(model, store, name, options)}</html>"
     )
-    path = options.out / "report.html"
+    path = work / "report.html"
     draft = path.with_name(path.name + ".tmp")
     draft.write_text(page, encoding="utf-8")
     draft.replace(path)

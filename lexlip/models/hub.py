@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
+from lexlip import pretrained
 from lexlip.errors import CheckpointError
 from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, text_dropout
 from lexlip.models.encoders import ImageEncoder
@@ -64,7 +65,7 @@ class FolderModel(nn.Module, PyTorchModelHubMixin, library_name="lexlip", tags=[
         """Load a model folder or a name on the hub, in evaluation mode.
 
         Args:
-            pretrained_model_name_or_path: folder, or "owner/name".
+            pretrained_model_name_or_path: folder, "owner/name", or a model of the package, such as "photos-small".
             drop_rate: another dropout of the text tower, for training on.
             revision, token, cache_dir, force_download, local_files_only: of `huggingface_hub.snapshot_download`.
             trust_sources: also follow a name in its config.json that leads to the hub or to another folder.
@@ -108,13 +109,16 @@ def _header(folder: Path) -> dict[str, Tensor]:
 
 
 def local_folder(name: str | Path, **download) -> Path:
-    """A folder as it is, or where `snapshot_download` put the files of a name on the hub.
+    """A folder as it is, that of a model which comes with the package, or where `snapshot_download` put the files of a name on the hub.
 
     Raises:
         CheckpointError: neither a folder nor to be fetched.
     """
     if Path(name).is_dir():
         return Path(name)
+    if (folder := pretrained.find(name)) is not None:
+        pretrained.tell_licence(str(name))
+        return folder
     try:
         return Path(snapshot_download(str(name), allow_patterns=FILES, **download))
     except (OSError, HFValidationError) as error:  # hub errors are OSErrors
