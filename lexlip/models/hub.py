@@ -109,7 +109,7 @@ def _header(folder: Path) -> dict[str, Tensor]:
 
 
 def local_folder(name: str | Path, **download) -> Path:
-    """A folder as it is, that of a model which comes with the package, or where `snapshot_download` put the files of a name on the hub.
+    """A folder as it is, that of a model of the package, or where `snapshot_download` put the files of a hub name.
 
     Raises:
         CheckpointError: neither a folder nor to be fetched.

@@ -10,8 +10,8 @@ from pathlib import Path
 
 DEFAULT = "photos-small"  # where no model is named
 LICENCES = {
-    "photos-small": "photos-small was trained on Flickr8k, whose photos are for research and education only; so is this "
-    "model. lexlip fit makes one of your own photos.",
+    "photos-small": "photos-small was trained on Flickr8k, whose photos are for research and education only; so is "
+    "this model. lexlip fit makes one of your own photos.",
 }
 TOLD = "told"  # file in the cache folder that remembers which notes were shown
 
