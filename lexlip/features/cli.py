@@ -95,8 +95,9 @@ def _cache(options: argparse.Namespace) -> int:
         image: Any = load_image_tower(options.image)
         text: Any = load_text_tower(options.text, lexicon)
         done = write_features(
-            options.out, image.to(device), text.to(device), data,
-            batch_size=options.batch_size, shard_rows=options.shard_rows, workers=options.workers, rules=rules, process=process, progress=process[0] == 0 and sys.stderr.isatty(),
+            options.out, image.to(device), text.to(device), data, batch_size=options.batch_size,
+            shard_rows=options.shard_rows, workers=options.workers, rules=rules, process=process,
+            progress=process[0] == 0 and sys.stderr.isatty(),
             tell=(lambda line: print(line, flush=True)) if process[0] == 0 else None,
         )  # fmt: skip
     except DataError as error:
