@@ -1,6 +1,7 @@
 """Image towers: their features are the library's own, whatever the library."""
 
 import json
+import pickle
 
 import pytest
 import timm
@@ -225,6 +226,8 @@ def test_side_by_side(tmp_path, photo):
         torch.cat([part.features(stack(part, photo, photo)) for part in parts], -1),
     )
     assert both.width == 32 + 12 and both.tokens == 1
+    alone = pickle.loads(pickle.dumps(both.transform))  # what a loader process is given
+    equal(alone(photo), both.preprocess(photo))
     assert load_image_tower([f"{tmp_path}/a#cls+mean", f"{tmp_path}/b"]).facts() == both.facts()
     with pytest.raises(UserError, match=r"a#patches gives 16, .*b#pooled gives 1"):
         load_image_tower(f"{tmp_path}/a#patches + {tmp_path}/b")
