@@ -342,6 +342,7 @@ def test_the_command_line(both, table, tmp_path, capsys, monkeypatch):
     assert "--image is missing" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_real_towers_through_the_command(tiny_data, table, tmp_path, capsys):
     """Two image towers side by side and a BERT, decoded by a worker: what is cached is what they give by themselves."""
     import timm
