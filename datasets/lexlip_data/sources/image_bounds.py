@@ -1,9 +1,9 @@
 """Refuses images whose structure costs far more than their pixels, before any pixel is decoded.
 
-The number of pixels is known from a header, and bounded there. What else makes a decoder work is bounded here: scans and
-segments of a JPEG, chunks of a PNG, extensions of a GIF, directories, tiles and strips of a TIFF, boxes and tiles of a JPEG
-2000 file, the header of a PPM. Each bound is several times what real images have. A JPEG costs some 15 microseconds and one
-search of its bytes.
+The number of pixels is known from a header, and bounded there. What else makes a decoder work is bounded here: scans
+and segments of a JPEG, chunks of a PNG, extensions of a GIF, directories, tiles and strips of a TIFF, boxes and tiles
+of a JPEG 2000 file, the header of a PPM. Each bound is several times what real images have. A JPEG costs some 15
+microseconds and one search of its bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from lexlip_data.errors import BrokenImage
 MAX_PIXELS = 64 << 20  # decoded, turned and converted, such an image takes up to 1.3 GB (JPEG 2000), usually 0.5 GB
 MAX_SCANS = 100  # of a progressive JPEG; ten are usual, and each takes as long as a pass over all pixels
 MAX_SCANNED = 20 * MAX_PIXELS  # scans x pixels: so the largest images have at most 20 scans
-MAX_SEGMENTS = 1000  # of a JPEG's header, PNG's chunks beside the pixels, JPEG 2000's boxes; Pillow reads each in Python
+MAX_SEGMENTS = (
+    1000  # of a JPEG's header, PNG's chunks beside the pixels, JPEG 2000's boxes; Pillow reads them in Python
+)
 MAX_METADATA = 16 << 20  # bytes of segments before a JPEG's pixels; the largest known are depth maps of a few MB
 MAX_JUNK = 64 << 10  # bytes of fill, comment or nothing, which Pillow reads one at a time
 MAX_BLOCKS = 1 << 16  # data blocks of a PNG (8 KiB each fill the largest image), blocks of GIF extensions
@@ -207,7 +209,7 @@ def _directory(block: bytes) -> _Tags:
         if total > 4 * len(block) + (1 << 20):
             raise _refuse(f"tags of more than {total:,} bytes in {len(block):,}")
         if tag in _FORM and tag in tags:
-            raise BrokenImage(f"the tag {tag} is there twice: it says twice, differently perhaps, how the image is stored")
+            raise BrokenImage(f"the tag {tag} is there twice, and says twice how the image is stored")
         tags[tag] = (number, _first_value(block, order, kind, size, inline, value))
     return tags
 
