@@ -163,21 +163,31 @@ def test_mistakes_are_told_in_one_line(tmp_path, index_folder, model_folder, cap
         (index_folder, model_folder, ("--max-k", "0"), "max_k=0"),
         (index_folder, model_folder, ("--device", "warp"), "--device warp"),
         (index_folder, model_folder, ("--port", "70000"), "--port 70000: 0 to 65535"),
+        (index_folder, model_folder, ("--allow-host", "http://a"), "--allow-host"),
+        (index_folder, model_folder, ("--decode-seconds", "0"), "decode_seconds=0"),
     ):
         assert main(["serve", "--index", str(index), "--model", str(model), *option]) == 2
         error = capsys.readouterr().err
         assert message in error and error.startswith("error: ") and error.count("\n") == 1
 
 
-def test_options_that_are_given_are_the_limits(index_folder, model_folder, monkeypatch):
-    uvicorn, app = pytest.importorskip("uvicorn"), pytest.importorskip("lexlip.serve.app")
+def test_options_that_are_given_are_the_limits(index_folder, model_folder, monkeypatch, capsys):
+    server, app = pytest.importorskip("lexlip.serve.server"), pytest.importorskip("lexlip.serve.app")
     given = []
-    monkeypatch.setattr(app, "create_app", lambda index, model, limits: given.append(limits))
-    monkeypatch.setattr(uvicorn, "run", lambda app, **options: given.append(options))
+    monkeypatch.setattr(app, "create_app", lambda index, model, limits, hosts: given.append((limits, hosts)))
+    monkeypatch.setattr(server.Server, "run", lambda self: given.append(self.config))
     words = ["serve", "--index", str(index_folder), "--model", str(model_folder), "--port", "7"]
-    assert main([*words, "--max-k", "9", "--body-seconds", "0.5", "--threads", "3"]) == main(words) == 0
-    assert [given[0], given[2]] == [Limits(max_k=9, body_seconds=0.5, threads=3), Limits()]
-    assert given[1]["port"] == 7 and given[1]["http"] == "h11" and given[1]["access_log"] is False
+    some = ["--max-k", "9", "--body-seconds", "0.5", "--threads", "3", "--decode-memory", "9", "--allow-host", "A.b"]
+    assert main([*words, *some]) == main(words) == 0
+    limits = Limits(max_k=9, body_seconds=0.5, threads=3, decode_memory=9)
+    assert [given[0], given[2]] == [(limits, {"a.b", "127.0.0.1"}), (Limits(), {"127.0.0.1"})]
+    config = given[1]
+    assert (config.port, config.access_log) == (7, False) and config.http.__mro__[1].__name__ == "H11Protocol"
+    assert config.timeout_graceful_shutdown < server.STOP_SECONDS
+    assert capsys.readouterr().err == ""
+    assert main([*words, "--host", "0.0.0.0"]) == 0
+    error = capsys.readouterr().err
+    assert "--allow-host" in error and error.count("\n") == 1 and given[4][1] == frozenset()
 
 
 @pytest.mark.parametrize("module", ["uvicorn", "prometheus_client"])

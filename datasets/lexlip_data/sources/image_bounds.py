@@ -69,7 +69,7 @@ def _check_jpeg(data: bytes) -> None:
     start, pixels = _jpeg_header(data)
     scans = data.count(_SOS)
     if scans > MAX_SCANNED // MAX_PIXELS:  # else the exact number does not matter
-        scans = 0
+        scans = 1
         for marker in _MARKERS_OF_SCANS.finditer(data, start):
             if marker[0] != _SOS:
                 break  # the end of the first image
@@ -79,7 +79,7 @@ def _check_jpeg(data: bytes) -> None:
 
 
 def _jpeg_header(data: bytes) -> tuple[int, int]:
-    """Where the first scan begins, and how many pixels the frame has."""
+    """Where the first scan's segment begins, and how many pixels the frame has."""
     at, junk, metadata, pixels = 2, 0, 0, 0
     exif = []
     for _ in range(MAX_SEGMENTS):
