@@ -43,9 +43,9 @@ def _serve(options: argparse.Namespace) -> None:
     if not 0 <= options.port < 1 << 16:
         raise UserError(f"--port {options.port}: 0 to 65535")
     try:
-        from lexlip.serve import server
         from lexlip.serve.app import create_app
-        from lexlip.serve.hosts import EVERY, checked_names
+        from lexlip.serve.hosts import EVERY, checked_names, is_loopback
+        from lexlip.serve.server import run
     except ImportError as error:
         raise UserError(f"lexlip serve needs the extra: pip install -e '.[serve]' ({error})") from error
     from lexlip.models.lexlip import LexLIP
@@ -54,11 +54,12 @@ def _serve(options: argparse.Namespace) -> None:
 
     limits = Limits(**{name: value for name, value in vars(options).items() if name in Limits.__dataclass_fields__})
     hosts = checked_names([*options.allow_host, *([] if options.host in EVERY else [options.host])])
-    if options.host in EVERY and not options.allow_host:
+    if not options.allow_host and not is_loopback(options.host):
+        names = " or ".join(["localhost", *hosts])
         print(
-            f"--host {options.host}: only requests to localhost are answered; --allow-host NAME adds a name or address "
+            f"--host {options.host}: only requests to {names} are answered; --allow-host NAME adds a name or address "
             "that clients use", file=sys.stderr,
         )  # fmt: skip
     model = LexLIP.from_pretrained(options.model).to(usable_device(options.device))
     app = create_app(options.index, model, limits, hosts)
-    server.run(app, options.host, options.port, limits.head_seconds, access_log=options.access_log)
+    run(app, options.host, options.port, limits.head_seconds, access_log=options.access_log)

@@ -102,7 +102,7 @@ class Searcher:
             with self._metrics.stages.labels("decode").time():
                 square = await self._decoders.square(data, size, self._limits.max_pixels)
         except BrokenImage as error:
-            raise Refusal(422, "broken_picture", f"the image {without_python(str(error))}", ("image",)) from error
+            raise Refusal(422, "broken_picture", f"the image: {without_python(str(error))}", ("image",)) from error
         except DecodersBusy as error:
             raise Refusal(
                 503, "busy", "too many images are being decoded; try again", headers={"Retry-After": "1"}

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -154,6 +155,53 @@ def test_a_stop_lets_requests_end(index_folder, model_folder):
     assert any("Finished server process" in line for line in lines)
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{address}/healthz")
+
+
+def test_memory_stays_below_its_bound_and_a_stop_ends_whatever_is_under_way(index_folder, model_folder, image):
+    """As many bodies as there are places, and some more; then a stop while a body and a head are still coming."""
+    limits = Limits(concurrency=2, max_body=16 * MIB, decode_memory=256 * MIB)
+    options = ["--concurrency", "2", "--decode-memory", str(limits.decode_memory), "--body-seconds", "1"]
+    junk = {"files": {"image": bytes(15 * MIB)}}
+    statuses = []
+
+    def send():
+        with httpx.Client(base_url=address, timeout=60) as client:
+            statuses.extend(client.post("/search", **junk).status_code for _ in range(3))
+
+    with serving(index_folder, model_folder, *options) as (process, address, lines):
+        httpx.post(f"{address}/search", files={"image": image()}).raise_for_status()
+        assert httpx.get(f"{address}/healthz", headers={"host": "evil.example.org"}).status_code == 421
+        peak(process)
+        before = peak(process)
+        threads = [threading.Thread(target=send) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert set(statuses) <= {422, 503} and 422 in statuses
+        assert httpx.post(f"{address}/search", json={"text": "a"}).status_code == 200
+        assert peak(process) - before < limits.memory()
+
+        place = address.removeprefix("http://").rsplit(":", 1)
+        body, head = (socket.create_connection((place[0], int(place[1]))) for _ in range(2))
+        body.sendall(
+            b"POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"
+        )
+        head.sendall(b"GET / HT")
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) in (0, -signal.SIGTERM)
+        assert body.recv(100).startswith(b"HTTP/1.1 408 ")
+        body.close(), head.close()
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_the_bound_of_memory():
+    """What docs/SERVING.md says."""
+    assert Limits().memory() / 2**30 == pytest.approx(4.75, abs=0.01)
+    more = Limits(concurrency=65).memory() - Limits().memory()
+    assert more == (2 * 16 + 2 + 8) * MIB
+    assert Limits(decoders=2).memory() - Limits().memory() == (2 << 30) + 64 * MIB
 
 
 def test_mistakes_are_told_in_one_line(tmp_path, index_folder, model_folder, capsys):

@@ -3,7 +3,7 @@
 The number of pixels is known from a header, and bounded there. What else makes a decoder work is bounded here: scans
 and segments of a JPEG, chunks of a PNG, extensions of a GIF, directories, tiles and strips of a TIFF, boxes and tiles
 of a JPEG 2000 file, the header of a PPM. Each bound is several times what real images have. A JPEG costs some 15
-microseconds and one search of its bytes.
+microseconds; one of several scans also a search of its bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SMALL_TILE = 1 << 24  # pixels of a TIFF tile that is allowed around any image
 
 _SOS = b"\xff\xda"  # marker of a JPEG scan; also counts those of thumbnails and of further images
 _FILL = re.compile(rb"\xff+")
-_MARKERS_OF_SCANS = re.compile(rb"\xff\xda|\xff\xd9")
+_SCANS_AND_END = re.compile(rb"\xff\xda|\xff\xd9")
 _TAG_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _WIDTH, _HEIGHT, _COMPRESSION, _PLANES, _SAMPLES = 256, 257, 259, 284, 277
 _STRIPS, _ROWS, _TILE_WIDTH, _TILE_HEIGHT, _TILES = 273, 278, 322, 323, 324
@@ -66,21 +66,23 @@ def _refuse(what: str) -> BrokenImage:
 
 
 def _check_jpeg(data: bytes) -> None:
-    start, pixels = _jpeg_header(data)
-    scans = data.count(_SOS)
-    if scans > MAX_SCANNED // MAX_PIXELS:  # else the exact number does not matter
+    start, pixels, several = _jpeg_header(data)
+    if several and data.count(_SOS) > MAX_SCANNED // MAX_PIXELS:  # else the exact number does not matter
         scans = 1
-        for marker in _MARKERS_OF_SCANS.finditer(data, start):
+        for marker in _SCANS_AND_END.finditer(data, start):
             if marker[0] != _SOS:
                 break  # the end of the first image
             scans += 1
-        if scans > MAX_SCANS or scans * pixels > MAX_SCANNED:
-            raise _refuse(f"{scans:,} scans of {pixels:,} pixels")
+            if scans > MAX_SCANS or scans * pixels > MAX_SCANNED:
+                raise _refuse(f"{scans:,} scans or more, of {pixels:,} pixels")
 
 
-def _jpeg_header(data: bytes) -> tuple[int, int]:
-    """Where the first scan's segment begins, and how many pixels the frame has."""
-    at, junk, metadata, pixels = 2, 0, 0, 0
+def _jpeg_header(data: bytes) -> tuple[int, int, bool]:
+    """Where the first scan's segment begins, the frame's pixels, and whether more scans would be read.
+
+    None is, and an error it would be, after a first scan of all components that is not progressive.
+    """
+    at, junk, metadata, pixels, components, progressive = 2, 0, 0, 0, 0, False
     exif = []
     for _ in range(MAX_SEGMENTS):
         fill = _FILL.search(data, at)
@@ -88,7 +90,7 @@ def _jpeg_header(data: bytes) -> tuple[int, int]:
         if junk > MAX_JUNK:
             raise _refuse(f"{junk:,} bytes of fill between segments")
         if fill is None:
-            return len(data), pixels
+            return len(data), pixels, False
         at = fill.end() + 1
         code = data[at - 1]
         if code == 0xDA:
@@ -102,8 +104,9 @@ def _jpeg_header(data: bytes) -> tuple[int, int]:
         if metadata > MAX_METADATA:
             raise _refuse(f"{metadata:,} bytes of segments before the pixels")
         if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xCC) or code == 0xDE:
-            height, width = struct.unpack_from(">HH", body, 1)
+            height, width, components = struct.unpack_from(">HHB", body, 1)
             pixels = max(pixels, height * width)
+            progressive = progressive or code not in (0xC0, 0xC1, 0xC9)
         elif code == 0xE1 and body.startswith(b"Exif\0\0"):
             exif.append(body[6:])
         elif code == 0xE2 and body.startswith(b"MPF\0"):
@@ -111,7 +114,7 @@ def _jpeg_header(data: bytes) -> tuple[int, int]:
     else:
         raise _refuse(f"more than {MAX_SEGMENTS:,} segments before the pixels")
     check_tags(b"".join(exif))
-    return at, pixels
+    return at, pixels, progressive or data[at + 2] < components
 
 
 def _check_png(data: bytes) -> None:

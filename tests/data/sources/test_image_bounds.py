@@ -77,7 +77,9 @@ def siz(at, form, *values):
 HOSTILE = {
     "scans of a small JPEG": lambda: progressive(64, 101),
     "scans of a large JPEG": lambda: progressive(8000, 25),
-    "scans of a sequential JPEG": lambda: JPEG[:-2] + JPEG[JPEG.index(b"\xff\xda") : -2] * 101 + b"\xff\xd9",
+    "scans of a sequential JPEG": lambda: (
+        JPEG[: JPEG.index(b"\xff\xda")] + (segment(0xDA, bytes([1, 1, 0, 0, 63, 0])) + bytes(100)) * 101
+    ),
     "EXIF segments": lambda: after(JPEG, 2, segment(0xE1, b"Exif\0\0" + b"a" * 60) * 20_000),
     "long EXIF segments": lambda: after(JPEG, 2, segment(0xE1, b"Exif\0\0" + b"a" * 65_000) * 260),
     "profile segments": lambda: after(JPEG, 2, segment(0xE2, b"ICC_PROFILE\0\1\xffa") * 20_000),

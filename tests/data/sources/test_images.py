@@ -347,7 +347,7 @@ WHITE = (255, 255, 255)
         (png(3, 8, 0, bytes([10, 11, 12]), (b"tRNS", shorts(11))), [(10,) * 3, WHITE, (12,) * 3]),
         (png(2, 8, 2, bytes([1, 2, 3, 1, 2, 4]), (b"tRNS", shorts(1, 2, 3))), [WHITE, (1, 2, 4)]),
         # A palette whose second colour is clear, and its third half black.
-        (png(3, 2, 3, bytes([0b00011000]), (b"PLTE", bytes(9)), (b"tRNS", b"\xff\0\x80")), [(0,) * 3, WHITE, (127,) * 3]),
+        (png(3, 2, 3, b"\x18", (b"PLTE", bytes(9)), (b"tRNS", b"\xff\0\x80")), [(0,) * 3, WHITE, (127,) * 3]),
     ],
 )  # fmt: skip
 def test_transparency_is_white_whatever_the_depth(data, expected):
