@@ -166,23 +166,26 @@ class TsvSource(CaptionTable):
         max_images: int | None = None,
         rules: Rules = USUAL_RULES,
         root: str | Path | None = None,
+        images: str | Path | None = None,
     ):
         """
         Args:
             path: TAB- or comma-separated text with the columns title, filepath and optionally image_id and
-                long_caption; file paths are relative to the table's folder.
-            root: the data root; images must not leave it, or the table's folder where that lies elsewhere.
+                long_caption; file paths are relative to `images`, or to the table's folder.
+            root: the data root; images must not leave it, or that folder where it lies elsewhere.
         Raises:
             DataError: the file is absent or malformed, a column is missing, or too many rows are bad.
         """
-        self.table_path, self.root = Path(path), root
-        folder = self.table_path.parent
+        self.table_path, self.root, self.images = Path(path), root, images
+        folder = self.table_path.parent if images is None else Path(images)
         roots = real_roots([] if root is None else root, folder, rules.picture_roots)
         super().__init__(name, split, read_columns(path, rules), folder, path, rules, roots)
         self.keep_first(max_images)
 
     def __reduce__(self) -> tuple:
-        return TsvSource, (self.name, self.split, str(self.table_path), self.max_images, self.rules, self.root)
+        return TsvSource, (
+            self.name, self.split, str(self.table_path), self.max_images, self.rules, self.root, self.images,
+        )  # fmt: skip
 
 
 def _codes(texts: pa.Array) -> np.ndarray:
