@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from lexlip_data.errors import BrokenSample, DataError, one_line
-from lexlip_data.sources.files import read_image, require_file
+from lexlip_data.sources.files import read_image
+from lexlip_data.sources.kinds import require_text
 from lexlip_data.sources.listing import Listing
 from lexlip_data.sources.skipped import Skipped
 from lexlip_data.sources.source import MAX_CAPTION, usable_caption
@@ -83,7 +84,7 @@ class LineTexts:
         self.path, self.origin = Path(path), str(path)
         self.left_out: list[Skipped] = []
         self.notes: list[str] = []
-        require_file(path)
+        require_text(path, "a text file with one document per line", json=True)
         digest = hashlib.blake2b(digest_size=16)
         self._marks, lines, position, last = array("q", [0]), 0, 0, b"\n"
         with open(path, "rb") as file:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from lexlip_data.errors import BrokenImage
-from lexlip_data.sources.files import NONBLOCK
+from lexlip_data.errors import BrokenImage, DataError
+from lexlip_data.sources.files import NONBLOCK, require_file
 
 HEAD = 512  # bytes that tell
 
@@ -55,6 +55,7 @@ _STARTS = (  # longer before shorter where one begins with the other
     (b"\x89HDF\r\n", "HDF5"), (b"\x00\x05\x16\x07", "AppleDouble"), (b"version https://git-lfs", "Git LFS pointer"),
     (b"\xff\xfe\0\0", "UTF-32"), (b"\0\0\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"),
 )  # fmt: skip
+_UNMARKED = "UTF-16 without its mark"  # every second byte is 0
 _CHUNKS = {b"WEBP": "WebP", b"ACON": "icon"}  # of RIFF
 _BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}  # bytes
 
@@ -83,6 +84,8 @@ def _by_content(head: bytes) -> str:
         return "PPM"
     if head[128:132] == b"DICM":
         return "DICOM"
+    if len(head) >= 8 and len(head) % 2 == 0 and (not any(head[1::2]) or not any(head[::2])):
+        return _UNMARKED if any(head) else ""
     if head[:4] == b"\xff\xff\xff\xff" and len(head) > 8 and head[4:8] != b"\xff\xff\xff\xff":
         return "Arrow stream"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -128,4 +131,55 @@ def unread_named(data: bytes | memoryview) -> Iterator[None]:
         raise BrokenImage(f"{error}: it is {kind}, {what}") from error
 
 
+def require_text(path: str | Path, wanted: str, json: bool = False) -> None:
+    """Refuse a file that is surely no text, or text of another kind, by its first bytes.
+
+    Args:
+        wanted: what it should be, for the message.
+        json: whether JSON and other marked-up text will do.
+    Raises:
+        DataError: it is no file, or of a known other kind.
+    """
+    require_file(path)
+    with open(path, "rb") as file:
+        head = file.read(HEAD)
+    kind = kind_of(head, str(path))
+    if not kind or (kind == _UNMARKED and not json) or (_is_plain(head) and kind not in (_TEXT_KINDS if not json else _NEVER)):
+        return
+    if kind.startswith("UTF-"):
+        text = f"not UTF-8 text but {kind}" if json else f"{kind} text"
+        raise DataError(f"{path}: {text}; save it as UTF-8")
+    if kind == "zip" and Path(path).suffix.lower() in (".xlsx", ".xlsm", ".ods"):
+        kind = "Excel" if Path(path).suffix.lower() != ".ods" else "OpenDocument"
+    article = "an" if kind[0] in "AEIO" or kind in ("HTML", "HDF5") else "a"
+    advice = _TODO.get(kind, "give the text itself")
+    raise DataError(f"{path}: {article} {kind} file, not {wanted}; {advice}")
+
+
+def _is_plain(head: bytes) -> bool:
+    """Whether the first bytes are text: a caption may begin with the letters of a magic number, such as ORC."""
+    try:
+        text = head.decode()
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:  # else the last character is cut
+            return False
+        text = head[: error.start].decode()
+    return not re.search(r"[\x00-\x08\x0e-\x1f]", text)
+
+
+_NEVER = ("Git LFS pointer",)
+_TEXT_KINDS = ("JSON", "HTML", "SVG", *_NEVER)
+_UNPACK = "unpack it and give the file inside"
+_EXPORT = "save it as CSV or TAB-separated text in UTF-8"
+_TODO = {
+    **dict.fromkeys("zip gzip bzip2 xz Zstandard 7-Zip RAR LZ4".split(), _UNPACK),
+    **dict.fromkeys(("Excel", "old Excel", "OpenDocument", "SQLite", "ORC", "Avro", "pickle", "HDF5", "NumPy"), _EXPORT),
+    "Parquet": "save it as text, as with pandas.read_parquet(FILE).to_csv(NEW, sep='\\t', index=False)",
+    "Arrow": "give it as an Arrow file (--arrow, or under data_root), or save it as text",
+    "Arrow stream": "give it as an Arrow file (--arrow, or under data_root), or save it as text",
+    "JSON": "convert.py's layouts karpathy, coco-captions, gcc and sbu read JSON; else save it as CSV or TAB-separated",
+    "HTML": "a web page was stored in its place: download it again",
+    "Git LFS pointer": "fetch the file itself with git lfs pull",
+    "AppleDouble": "it holds what macOS keeps beside a file: give the file without ._ before its name",
+}
 SAVE_AS_IMAGE = "save it as JPEG or PNG"

@@ -26,6 +26,7 @@ _SYSTEM = frozenset(
     "@eadir @recycle @recently-snapshot @syno @tmp @sharebin #recycle #snapshot $recycle.bin __macosx lost+found "
     "thumbs.db ehthumbs.db ehthumbs_vista.db desktop.ini".split()
 ) | {"system volume information", "icon\r"}
+_TWICE = "lead to files that are listed anyway"
 _TOLD = 8  # suffixes, or kinds, that are named in a line
 _LISTED = 1000  # links and unread images that are listed one by one
 
@@ -87,7 +88,9 @@ class Listing:
                 below += self._follow(entry, name)
             elif entry.is_dir(follow_symlinks=False):
                 below.append((entry.path, name, linked))
-            elif (not linked or self._is_new(entry.path)) and self._is_image(entry.path, name):
+            elif linked and not self._is_new(entry.path):
+                self._count(self._links, _TWICE, name)
+            elif self._is_image(entry.path, name):
                 yield name
 
     def _follow(self, entry: os.DirEntry, name: str) -> list[tuple[str, str, bool | None]]:
@@ -103,13 +106,13 @@ class Listing:
         if entry.is_dir():
             return [(entry.path, name, True)]
         if self._is_listed(real) or not self._is_new(real):
-            self._count(self._links, "lead to files that are listed anyway", name)
+            self._count(self._links, _TWICE, name)
             return []
         return [(entry.path, name, None)] if self._is_image(entry.path, name) else []
 
     def _enters(self, real: str, name: str) -> bool:
         if self._is_listed(real) or real in self._folders:
-            self._count(self._links, "are folders not entered, as what they lead to is listed anyway", name)
+            self._count(self._links, "are linked folders that were not entered, as their files are listed anyway", name)
             return False
         self._folders.add(real)
         return True

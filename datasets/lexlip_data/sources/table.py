@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from lexlip_data.errors import BrokenImage, DataError, one_line
 from lexlip_data.sources.files import read_image, real_roots
+from lexlip_data.sources.paths import normal_paths
 from lexlip_data.sources.rows import Rows
 from lexlip_data.sources.skipped import USUAL_RULES, Rules
 from lexlip_data.sources.source import MAX_CAPTION, MAX_NAME, Source
@@ -57,6 +58,7 @@ class CaptionTable(Source):
         self.rules = rules
         self.roots = real_roots(self.folder, rules.picture_roots) if roots is None else tuple(roots)
         rows = self._without_unusable(rows)
+        rows.columns["filepath"] = normal_paths(rows.columns["filepath"], self.folder)
         codes = _codes(rows.image_ids)
         rows, kept = self._without_clashes(rows, codes)
         self.left_out, self._numbers = rows.left_out, rows.numbers
