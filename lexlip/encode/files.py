@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from copy import copy
 from itertools import islice
 from pathlib import Path
 
@@ -50,6 +53,19 @@ class FolderImages:
             chunks.append(pa.array(some, pa.large_string()))
         self.names = pa.concat_arrays(chunks)
         self.left_out, self.notes = listing.left_out, listing.notes()
+
+    def of(self, names: Sequence[str]) -> FolderImages:
+        """The same folder with these of its images, or images that it had."""
+        part = copy(self)
+        part.names = pa.array(names, pa.large_string())
+        return part
+
+    def written_after(self, seconds: float, names: Sequence[str]) -> Iterator[str]:
+        """Those images, of some that may be gone, that were written after a time in seconds since 1970."""
+        for name in names:
+            with suppress(OSError):
+                if os.stat(self.folder / name).st_mtime > seconds:
+                    yield name
 
     def __len__(self) -> int:
         return len(self.names)

@@ -148,31 +148,29 @@ def _moved(paths: list[str], root: Path, folder: str, origin: Path) -> list[str]
         log.warning("%s", note)
     nearest: dict[str, tuple[str, int]] = {}  # path -> its file, and how many parts of their ends are equal
     owners: dict[str, tuple[str, int]] = {}
+    advice = "give paths whose ends tell them apart"
     for path in dict.fromkeys(paths):
         parts = _parts(path)
         candidates = [(_common_end(parts, _parts(file)), file) for file in files.get(parts[-1], ())] if parts else []
         if not candidates:
             continue
         most, file = max(candidates)
-        equal = sorted(other for length, other in candidates if length == most)
+        equal = [one_line(other, 200) for length, other in sorted(candidates) if length == most]
         if len(equal) > 1:
-            raise DataError(
-                f"{origin}: {one_line(path, 200)!r} may be {one_line(equal[0], 200)} or {one_line(equal[1], 200)}; give "
-                "paths whose ends tell them apart"
-            )
+            raise DataError(f"{origin}: {one_line(path, 200)!r} may be {equal[0]} or {equal[1]}; {advice}")
         owner, length = owners.get(file, (path, 0))
         if length == most and _parts(owner) != parts:
-            raise DataError(
-                f"{origin}: {one_line(owner, 200)!r} and {one_line(path, 200)!r} may both be {one_line(file, 200)}; give "
-                "paths whose ends tell them apart"
-            )
+            both = " and ".join(repr(one_line(name, 200)) for name in (owner, path))
+            raise DataError(f"{origin}: {both} may be {equal[0]}; {advice}")
         nearest[path] = file, most
         if most > length:
             owners[file] = path, most
-    return [
-        nearest[path][0] if path in nearest and owners[nearest[path][0]][1] == nearest[path][1] else path
-        for path in paths
-    ]
+    return [nearest[path][0] if path in nearest and _owns(nearest[path], owners) else path for path in paths]
+
+
+def _owns(claim: tuple[str, int], owners: dict[str, tuple[str, int]]) -> bool:
+    file, length = claim
+    return owners[file][1] == length
 
 
 def _form(text: str) -> str:

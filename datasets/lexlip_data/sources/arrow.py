@@ -17,7 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lexlip_data.errors import BrokenImage, DataError
-from lexlip_data.sources.ipc import check_batch, decoded, is_list, open_arrow, read_batch, read_bytes, read_metadata, read_text
+from lexlip_data.sources.ipc import (
+    check_batch,
+    decoded,
+    is_list,
+    open_arrow,
+    read_batch,
+    read_bytes,
+    read_metadata,
+    read_text,
+)
 from lexlip_data.sources.skipped import Skipped
 from lexlip_data.sources.source import MAX_CAPTION, MAX_NAME, Source, locate, usable_caption
 

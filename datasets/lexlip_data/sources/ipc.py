@@ -42,7 +42,9 @@ class ArrowFile(Protocol):
     """What is used of pyarrow's RecordBatchFileReader."""
 
     schema: pa.Schema
-    num_record_batches: int
+
+    @property
+    def num_record_batches(self) -> int: ...
 
     def get_batch(self, number: int) -> pa.RecordBatch: ...
 
@@ -185,9 +187,7 @@ def _is_list_view(kind: pa.DataType) -> bool:
 
 def _is_text(kind: pa.DataType) -> bool:
     kind = _decoded(kind)
-    return (
-        types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_null(kind)
-    )
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_null(kind)
 
 
 def _decoded(kind: pa.DataType) -> pa.DataType:

@@ -40,7 +40,8 @@ _BRANDS = {
 }  # fmt: skip
 _STARTS = (  # longer before shorter where one begins with the other
     (b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"GIF87a", "GIF"), (b"GIF89a", "GIF"),
-    (b"II*\0\x10\0\0\0CR", "camera raw"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"II+\0", "TIFF"), (b"MM\0+", "TIFF"),
+    (b"II*\0\x10\0\0\0CR", "camera raw"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
     (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"), (b"\xff\x4f\xff\x51", "JPEG 2000"),
     (b"\xff\x0a", "JPEG XL"), (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"), (b"II\xbc", "JPEG XR"),
     (b"8BPS", "Photoshop"), (b"\0\0\1\0", "icon"), (b"%!PS", "EPS"), (b"\xc5\xd0\xd3\xc6", "EPS"), (b"%PDF", "PDF"),
@@ -49,7 +50,8 @@ _STARTS = (  # longer before shorter where one begins with the other
     (b"gimp xcf", "GIMP"), (b"DDS ", "DDS"),
     (b"PAR1", "Parquet"), (b"FEA1", "Feather version 1"), (b"ARROW1", "Arrow"), (b"ORC", "ORC"), (b"Obj\x01", "Avro"),
     (b"PK\x03\x04", "zip"), (b"PK\x05\x06", "zip"), (b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz"),
-    (b"\x28\xb5\x2f\xfd", "Zstandard"), (b"7z\xbc\xaf\x27\x1c", "7-Zip"), (b"Rar!", "RAR"), (b"\x04\x22\x4d\x18", "LZ4"),
+    (b"\x28\xb5\x2f\xfd", "Zstandard"), (b"7z\xbc\xaf\x27\x1c", "7-Zip"), (b"Rar!", "RAR"),
+    (b"\x04\x22\x4d\x18", "LZ4"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "old Excel"), (b"SQLite format 3\0", "SQLite"), (b"\x80\x02}", "pickle"),
     (b"\x80\x03", "pickle"), (b"\x80\x04\x95", "pickle"), (b"\x80\x05\x95", "pickle"), (b"\x93NUMPY", "NumPy"),
     (b"\x89HDF\r\n", "HDF5"), (b"\x00\x05\x16\x07", "AppleDouble"), (b"version https://git-lfs", "Git LFS pointer"),
@@ -144,7 +146,8 @@ def require_text(path: str | Path, wanted: str, json: bool = False) -> None:
     with open(path, "rb") as file:
         head = file.read(HEAD)
     kind = kind_of(head, str(path))
-    if not kind or (kind == _UNMARKED and not json) or (_is_plain(head) and kind not in (_TEXT_KINDS if not json else _NEVER)):
+    refused = _NEVER if json else _TEXT_KINDS
+    if not kind or (kind == _UNMARKED and not json) or (_is_plain(head) and kind not in refused):
         return
     if kind.startswith("UTF-"):
         text = f"not UTF-8 text but {kind}" if json else f"{kind} text"
@@ -173,7 +176,7 @@ _UNPACK = "unpack it and give the file inside"
 _EXPORT = "save it as CSV or TAB-separated text in UTF-8"
 _TODO = {
     **dict.fromkeys("zip gzip bzip2 xz Zstandard 7-Zip RAR LZ4".split(), _UNPACK),
-    **dict.fromkeys(("Excel", "old Excel", "OpenDocument", "SQLite", "ORC", "Avro", "pickle", "HDF5", "NumPy"), _EXPORT),
+    **dict.fromkeys("Excel|old Excel|OpenDocument|SQLite|ORC|Avro|pickle|HDF5|NumPy".split("|"), _EXPORT),
     "Parquet": "save it as text, as with pandas.read_parquet(FILE).to_csv(NEW, sep='\\t', index=False)",
     "Arrow": "give it as an Arrow file (--arrow, or under data_root), or save it as text",
     "Arrow stream": "give it as an Arrow file (--arrow, or under data_root), or save it as text",

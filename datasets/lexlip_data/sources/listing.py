@@ -171,19 +171,17 @@ class Listing:
     def notes(self) -> list[str]:
         """What was left out, a line for each kind of it."""
         notes = []
-        if total := sum(self._others.values()):
-            parts = [f"{count:,} {what}" for what, count in self._others.most_common(_TOLD)]
+        if self._others:
             unread = [what for what in self._others if what.endswith("not read)")]
-            parts += [f"{self._others[what]:,} {what}" for what in unread if f"{self._others[what]:,} {what}" not in parts]
-            if more := total - sum(int(part.split()[0].replace(",", "")) for part in parts):
+            told = dict.fromkeys([what for what, _ in self._others.most_common(_TOLD)] + unread)
+            parts = [f"{self._others[what]:,} {what}" for what in told]
+            if more := sum(count for what, count in self._others.items() if what not in told):
                 parts.append(f"{more:,} others")
             advice = f"; {SAVE_AS_IMAGE}" if unread else ""
             notes.append(f"not read: {', '.join(parts)} (e.g. {self._example(self._others)}){advice}")
         if self._hidden:
-            parts = [f"{count:,} {what}" for what, count in self._hidden.items()]
-            notes.append(
-                f"left out: {' and '.join(parts)} that are hidden or a system's own (e.g. {self._example(self._hidden)})"
-            )
+            counts = " and ".join(f"{count:,} {what}" for what, count in self._hidden.items())
+            notes.append(f"left out: {counts} that are hidden or a system's own (e.g. {self._example(self._hidden)})")
         for what, count in self._links.items():
             advice = "; --picture-roots DIR allows the folder they lead to" if "out of" in what else ""
             notes.append(f"links: {count:,} {what} (e.g. {self._first[what]}){advice}")

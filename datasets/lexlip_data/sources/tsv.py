@@ -212,7 +212,7 @@ def _looks_like_path(cells: list[str], place: int, lengths: set[int], suffixes: 
 
 def _suffixes(paths: pa.Array) -> set[str]:
     usual = {os.path.splitext(path)[1].lower() for path in paths[:_SAMPLE].to_pylist() if "\n" not in path}
-    return SUFFIXES | {suffix for suffix in usual if not re.search(r"\s", suffix)}
+    return {*SUFFIXES, *(suffix for suffix in usual if not re.search(r"\s", suffix))}
 
 
 def _unquoted(rows: Rows) -> Rows:
