@@ -70,8 +70,6 @@ def _run(options: argparse.Namespace) -> None:
         )  # fmt: skip
     except DataError as error:
         raise UserError(str(error)) from error
-    for note in done.notes if process[0] == 0 else ():
-        print(note, file=sys.stderr)
     if not done.complete:
         print(f"process {process[0]} of {process[1]}: {done.encoded:,} {corpus.what}, others are at work")
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,14 +18,18 @@ import torch
 from tqdm import tqdm
 
 from lexlip.encode.corpus import Images, Texts
+from lexlip.encode.files import LineTexts
 from lexlip.encode.rounds import Round, open_rounds
 from lexlip.encode.shards import ShardPlan
+from lexlip.encode.tables import SourceCaptions
 from lexlip.encode.vectors import CorpusEncoder
 from lexlip.errors import EncodingError
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.two_tower import TwoTowers
 from lexlip_data.loading.unknown_words import SAMPLE, unknown_warning
 from lexlip_data.sources.skipped import USUAL_RULES, Rules, Skipped
+
+log = logging.getLogger(__name__)
 
 BATCH_SIZE = 64
 SHARD_DOCUMENTS = 8192  # some minutes of work on a CPU, seconds on a GPU: what a killed process loses
@@ -40,14 +45,12 @@ class Encoded:
         encoded: documents of the shards that this call wrote.
         shards: of the corpus.
         skipped: documents that were left out; None while other processes have shards to write.
-        notes: what of documents that were encoded before is not as somebody may expect, a line each.
     """
 
     documents: int
     encoded: int
     shards: int
     skipped: int | None
-    notes: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -100,20 +103,22 @@ def encode(
         "shard_documents": shard_documents,
     }  # fmt: skip  # what decides every byte of a shard: padding changes the last bits of a text's vector
     plan = partial(ShardPlan, shard_documents=shard_documents, window=batch_size * WINDOW_BATCHES)
-    notes = [] if corpus.what == "images" else unknown_words(corpus, model.tokenizer)
     found = open_rounds(Path(out), corpus, settings, plan, rules)
+    if process[0] == 0:
+        for note in found.notes + _unknown_words(corpus, model.tokenizer):
+            log.warning("%s", note)
     encoder = CorpusEncoder(model.eval(), top_k, batch_size, workers)
     wide = model.config.vocab_size > 1 << 16
     encoded = sum(_encode_round(each, encoder, wide, process, progress) for each in found.rounds)
     skipped = [each.shards.finish(corpus.left_out) for each in found.rounds]
-    return Encoded(
-        len(corpus), encoded, sum(each.shards.plan.shards for each in found.rounds),
-        None if None in skipped else skipped[-1], tuple(notes + found.notes),
-    )  # fmt: skip
+    shards = sum(each.shards.plan.shards for each in found.rounds)
+    return Encoded(len(corpus), encoded, shards, None if None in skipped else skipped[-1])
 
 
-def unknown_words(corpus: Texts, tokenizer) -> list[str]:
+def _unknown_words(corpus: Images | Texts, tokenizer) -> list[str]:
     """A line where the tokenizer does not know most of what a few hundred of the texts say; else none."""
+    if not isinstance(corpus, (LineTexts, SourceCaptions)):
+        return []
     some = np.unique(np.linspace(0, len(corpus) - 1, min(SAMPLE, len(corpus))).astype(int)).tolist()
     items = (item for number in some for item in corpus.read(number, number + 1))
     warning = unknown_warning([item[1] for item in items if not isinstance(item, Skipped)], tokenizer, corpus.origin)
@@ -133,7 +138,8 @@ def _encode_round(part: Round, encoder: CorpusEncoder, wide: bool, process: tupl
     ) as bar:  # fmt: skip
         for shard in missing:
             folder.write(shard, _counted(islice(windows, len(plan.windows(shard))), bar), corpus.ids, wide)
-    return sum(map(plan.size, missing))
+    windows_of = (window for shard in missing for window in plan.windows(shard))
+    return sum(1 for window in windows_of for number in range(*window) if not folder.is_gone(corpus, number))
 
 
 def process_of(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:

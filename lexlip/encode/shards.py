@@ -18,11 +18,13 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.ipc
 from filelock import FileLock
 
+from lexlip.encode.corpus import Images, Texts
 from lexlip.encode.vectors import Window
 from lexlip.errors import EncodingError
 from lexlip.index.shards import record_batch, run_metadata
@@ -136,6 +138,10 @@ class ShardFolder:
     def documents_of(self, shard: int) -> list:
         """`ids_of` a finished shard, and those that it left out."""
         return [*self.ids_of(shard), *(item.image_id for item in read_lists(self.path, self.name(shard)))]
+
+    def is_gone(self, corpus: Images | Texts, document: int) -> bool:
+        """Whether a document of the round is not there any more."""
+        return bool(self._gone) and corpus.what == "images" and cast(Images, corpus).name(document) in self._gone
 
     def lists(self) -> list[Path]:
         """Lists of what this round's shards left out."""

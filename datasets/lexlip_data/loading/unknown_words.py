@@ -36,8 +36,8 @@ def unknown_warning(captions: Sequence[str], tokenizer, origin: str) -> str | No
     if ratio <= MOST:
         return None
     return (
-        f"{origin}: {ratio:.0%} of the captions' tokens are unknown to the tokenizer ({tokenizer.unk_token}), which makes "
-        "different captions equal; make a vocabulary of your own captions with datasets/convert.py vocab, or give "
+        f"{origin}: {ratio:.0%} of the captions' tokens are unknown to the tokenizer ({tokenizer.unk_token}), which "
+        "makes different captions equal; make a vocabulary of these captions with datasets/convert.py vocab, or give "
         "another tokenizer"
     )
 

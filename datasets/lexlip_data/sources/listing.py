@@ -61,14 +61,12 @@ class Listing:
         self._files: set[int] = set()  # hashes of the real paths of files that were reached through one
 
     def __iter__(self) -> Iterator[str]:
-        # (path, name, whether a link leads there; None: a linked image). No recursion: folders may be nested deeply.
-        waiting: list[tuple[str, str, bool | None]] = [(str(self.folder), "", False)]
+        # (path, name, whether a link leads there). No recursion: folders may be nested deeply.
+        waiting: list[tuple[str, str, bool]] = [(str(self.folder), "", False)]
         while waiting:
             path, name, linked = waiting.pop()
-            if linked is None:
-                yield name
-            elif not linked or self._enters(os.path.realpath(path), name):
-                below: list[tuple[str, str, bool | None]] = []
+            if not linked or self._enters(os.path.realpath(path), name):
+                below: list[tuple[str, str, bool]] = []
                 yield from self._of_folder(path, name and name + "/", linked, below)
                 waiting += reversed(below)
 
@@ -85,7 +83,11 @@ class Listing:
             if is_hidden(entry.name):
                 self._count(self._hidden, "folders" if _is_folder(entry) else "files", name)
             elif entry.is_symlink():
-                below += self._follow(entry, name)
+                if self._follows(entry, name):
+                    if entry.is_dir():
+                        below.append((entry.path, name, True))
+                    elif self._is_image(entry.path, name):
+                        yield name
             elif entry.is_dir(follow_symlinks=False):
                 below.append((entry.path, name, linked))
             elif linked and not self._is_new(entry.path):
@@ -93,22 +95,20 @@ class Listing:
             elif self._is_image(entry.path, name):
                 yield name
 
-    def _follow(self, entry: os.DirEntry, name: str) -> list[tuple[str, str, bool | None]]:
-        """What a link adds to what is walked: a folder, or an image (None)."""
+    def _follows(self, entry: os.DirEntry, name: str) -> bool:
+        """Whether a link leads to a folder that may be entered, or to a file that is not listed without it."""
         try:
             real = os.path.realpath(entry.path, strict=True)
         except OSError:  # nothing there, or a ring of links
             self._leave_out_link(name, "missing", "lead nowhere", f"a link to {_target(entry)}, which is not there")
-            return []
+            return False
         if not is_inside(real, self.roots):
             self._leave_out_link(name, "outside", "lead out of the folder", f"a link to {real}")
-            return []
-        if entry.is_dir():
-            return [(entry.path, name, True)]
-        if self._is_listed(real) or not self._is_new(real):
+            return False
+        if not entry.is_dir() and (self._is_listed(real) or not self._is_new(real)):
             self._count(self._links, _TWICE, name)
-            return []
-        return [(entry.path, name, None)] if self._is_image(entry.path, name) else []
+            return False
+        return True
 
     def _enters(self, real: str, name: str) -> bool:
         if self._is_listed(real) or real in self._folders:
