@@ -33,7 +33,7 @@ from lexlip_data.convert.writer import Report, write_split
 from lexlip_data.errors import DataError, one_line
 from lexlip_data.sources.arrow import find_arrow_files
 from lexlip_data.sources.files import read_image
-from lexlip_data.sources.registry import arrow_prefix, open_split
+from lexlip_data.sources.registry import SPLITS, arrow_prefix, open_split
 from lexlip_data.sources.skipped import Rules
 from lexlip_data.sources.table import CaptionTable
 
@@ -84,6 +84,11 @@ def convert(
             )  # fmt: skip
             report = write_split(plan, image_reader, only, options.overwrite, progress=not options.quiet)
             _print(report, "" if only is None else f", shard {only} of {shards}")
+            if table.split not in SPLITS and (table.name, table.split) != ("coco", "restval"):
+                print(
+                    f"{report.prefix}: training reads the splits {', '.join(SPLITS)}, not {table.split!r}; where it is "
+                    "one of them, rename it, or name its file with the key data_sets", file=sys.stderr,
+                )  # fmt: skip
     return 0
 
 

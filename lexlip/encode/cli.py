@@ -13,10 +13,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Hook `encode` into the parser of the `lexlip` command."""
     command = commands.add_parser("encode", help="images or texts to Arrow shards that `index build` reads")
     command.add_argument("--model", required=True, help="model folder, or a name on the hub")
-    corpus = command.add_mutually_exclusive_group(required=True)
+    corpus = command.add_argument_group("the corpus, one of these (--images goes with --tsv too)")
     corpus.add_argument("--arrow", type=Path, nargs="+", metavar="FILE", help="Arrow files of captioned images")
     corpus.add_argument("--tsv", type=Path, metavar="FILE", help="a table: title, filepath, and optionally image_id")
-    corpus.add_argument("--images", type=Path, metavar="DIR", help="all images under a folder; ids are their paths")
+    corpus.add_argument(
+        "--images", type=Path, metavar="DIR",
+        help="all images under a folder, ids are their paths; with --tsv: what its file paths are relative to "
+        "(default: the table's folder)",
+    )  # fmt: skip
     corpus.add_argument(
         "--texts", type=Path, metavar="FILE", help="a text file, one document per line; ids count from 1"
     )
@@ -24,6 +28,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--what", choices=("images", "texts"), default="images",
         help="of --arrow or --tsv: the images, or the captions with ids such as 17#0 (default: images)",
+    )  # fmt: skip
+    command.add_argument(
+        "--picture-roots", type=Path, nargs="+", default=(), metavar="DIR",
+        help="folders besides the corpus's own that paths and links of images may lead into",
     )  # fmt: skip
     command.add_argument("--top-k", type=int, metavar="K", help="keep the K heaviest terms of each (default: all)")
     command.add_argument("--batch-size", type=int, default=64, help="documents at once (default: 64)")
@@ -44,13 +52,16 @@ def _run(options: argparse.Namespace) -> None:
     from lexlip_data.errors import DataError
     from lexlip_data.sources.skipped import Rules
 
+    _check_corpus(options)
     leave_with_launcher()
     process = process_of()
     if options.workers < 0:
         raise UserError(f"--workers {options.workers}: 0 or more")
     try:
-        rules = Rules(options.max_bad_share)
+        rules = Rules(options.max_bad_share, tuple(map(str, options.picture_roots)))
         corpus = _corpus(options, rules)
+        for note in corpus.notes if process[0] == 0 else ():
+            print(note, file=sys.stderr)
         model = LexLIP.from_pretrained(options.model).to(usable_device(options.device))
         done = encode(
             model, corpus, options.out, top_k=options.top_k, batch_size=options.batch_size,
@@ -66,6 +77,19 @@ def _run(options: argparse.Namespace) -> None:
     print(f"{done.documents:,} {corpus.what} in {done.shards:,} shards, {done.encoded:,} encoded now{skipped}")
 
 
+def _check_corpus(options: argparse.Namespace) -> None:
+    given = [name for name in ("arrow", "tsv", "texts") if getattr(options, name)]
+    if options.images and given != ["tsv"]:
+        given.append("images")
+    if len(given) != 1:
+        raise UserError(
+            f"{' and '.join(f'--{name}' for name in given) or 'no corpus'}: give one of --arrow, --tsv, --images and "
+            "--texts (--images goes with --tsv too)"
+        )
+    if options.picture_roots and given[0] in ("arrow", "texts"):
+        raise UserError(f"--picture-roots: --{given[0]} reads no image from a file of its own")
+
+
 def _corpus(options: argparse.Namespace, rules):
     from lexlip.encode.files import FolderImages, LineTexts
     from lexlip.encode.tables import read_arrow, read_tsv
@@ -73,5 +97,5 @@ def _corpus(options: argparse.Namespace, rules):
     if options.arrow:
         return read_arrow(options.arrow, options.what)
     if options.tsv:
-        return read_tsv(options.tsv, options.what, rules)
-    return FolderImages(options.images) if options.images else LineTexts(options.texts)
+        return read_tsv(options.tsv, options.what, rules, options.images)
+    return FolderImages(options.images, options.picture_roots) if options.images else LineTexts(options.texts)
