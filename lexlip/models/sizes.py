@@ -8,7 +8,7 @@ indexes, tables of another image size) is bounded too.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lexlip.errors import CheckpointError
+from lexlip.models.config import ModelConfig
+from lexlip.models.trust import DEPTHS
 
 HEADER, CONFIG = 16 << 20, 1 << 20  # bytes of a safetensors header and of a config.json; those of real models: KB
 BESIDE = 128 << 20  # bytes that a model may need beside its weights
@@ -86,6 +88,20 @@ def refuse_hollow(state: Mapping[str, object], path: str | Path) -> None:
     claimed, size = sum(value.numel() * value.element_size() for value in tensors.values()), Path(path).stat().st_size
     if claimed > WIDER * size + BESIDE:
         raise CheckpointError(f"{path} has {size:,} bytes, but its tensors would take {claimed:,}")
+
+
+def refuse_deep(config: ModelConfig, names: Collection[str], path: str | Path) -> None:
+    """Refuse towers with more layers than there are tensors: even without numbers, each layer takes milliseconds.
+
+    Raises:
+        CheckpointError: naming both numbers.
+    """
+    kwargs, layers = config.vit_kwargs, config.text.get("num_hidden_layers", 12)
+    for name in DEPTHS:
+        value = kwargs.get(name, 0)
+        layers += sum(value) if isinstance(value, (list, tuple)) else value
+    if layers > len(names):
+        raise CheckpointError(f"{path}: its config asks for {layers} layers, but its weights are {len(names)} tensors")
 
 
 def on_meta(build: Callable[[], nn.Module], path: str | Path) -> nn.Module | None:
