@@ -27,7 +27,7 @@ from tests.fuzz.common import in_process, opening, table
 SECONDS, MEGABYTES = (
     5,
     1024,
-)  # the most that opening and using one may take; memory beyond what a process holds that does nothing
+)  # the most for opening and using one; memory beyond that of an idle process
 TEXT = {
     "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
     "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
@@ -103,7 +103,8 @@ ARGUMENTS: dict[str, Any] = {
 
 def places(config: dict) -> list[tuple[dict, str]]:
     """Every field of a config, as what holds it and its name."""
-    inner = [(config[part], name) for part in ("text", "vit_kwargs") for name in config[part]]
+    parts = [part for part in (config.get("text"), config.get("vit_kwargs")) if isinstance(part, dict)]
+    inner = [(part, name) for part in parts for name in part]
     return [(config, name) for name in config] + inner
 
 
