@@ -28,7 +28,7 @@ class ModelConfig:
 
     Attributes:
         vit: timm name of the image tower.
-        vit_kwargs: passed to `timm.create_model`.
+        vit_kwargs: passed to `timm.create_model`; only what shapes a tower (`lexlip.models.trust`).
         image_size: side of the images in pixels.
         image_norm_eps: of the image tower's LayerNorms.
         text: the text tower's `BertConfig` as a dict.

@@ -33,7 +33,7 @@ class ImageEncoder(nn.Module):
     Args:
         name: timm name, "hf-hub:owner/name", "local-dir:PATH", or one of the official configs' names.
         image_size: side in pixels of the images that positions are made for.
-        kwargs: passed to `timm.create_model`.
+        kwargs: passed to `timm.create_model`; only what shapes a tower (`lexlip.models.trust`).
         pretrained: True: weights from the hub; False: none; a path: that weights file.
         norm_eps: of every LayerNorm.
 

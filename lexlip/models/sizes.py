@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lexlip.errors import CheckpointError
 from lexlip.models.config import ModelConfig
@@ -104,6 +105,19 @@ def refuse_deep(config: ModelConfig, names: Collection[str], path: str | Path) -
         raise CheckpointError(f"{path}: its config asks for {layers} layers, but its weights are {len(names)} tensors")
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves out what fills tensors without numbers: drawing them takes most of the time that a large tower takes."""
+
+    FILLING = frozenset(
+        getattr(Tensor, name) for name in "uniform_ normal_ erfinv_ mul_ div_ add_ clamp_ fill_ zero_".split()
+    )
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in self.FILLING and isinstance(args[0], Tensor) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 def on_meta(build: Callable[[], nn.Module], path: str | Path) -> nn.Module | None:
     """What `build` makes, without memory and without drawing random numbers; None where a layer cannot be made so.
 
@@ -111,7 +125,7 @@ def on_meta(build: Callable[[], nn.Module], path: str | Path) -> nn.Module | Non
         CheckpointError: it cannot be built.
     """
     try:
-        with torch.random.fork_rng(devices=()), torch.device("meta"):
+        with torch.random.fork_rng(devices=()), torch.device("meta"), _Unfilled():
             return build()
     except Exception as error:  # timm, transformers and torch each raise their own kinds
         if isinstance(error, NotImplementedError) or isinstance(error.__cause__, NotImplementedError):

@@ -10,6 +10,7 @@ from tests.fuzz.config_json import FAMILIES, damaged, fuzz
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and reads Linux's /proc")
 
 
+@pytest.mark.slow
 def test_no_config_ends_in_a_crash(tmp_path):
     results = list(fuzz(range(56), 1, tmp_path))
     bad = [result for result in results if result[2] not in ("opened", "refused")]
