@@ -20,7 +20,7 @@ class BenchmarkError(UserError):
 
 
 class EncodingError(UserError):
-    """A corpus, an output folder or an argument that `lexlip encode` cannot use."""
+    """A corpus, an output folder, an argument, a text or an image that cannot be encoded."""
 
 
 class IndexingError(UserError):

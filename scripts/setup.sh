@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes .venv with exactly what requirements.lock names, and this project in editable form.
+# Makes .venv with exactly what requirements.lock names, file by file, and this project in editable form.
 #
 #   bash scripts/setup.sh                      # python3, which must be 3.10 to 3.13
 #   PYTHON=python3.12 bash scripts/setup.sh    # another interpreter; kept by later runs until it is changed
 #
 # With CUDA libraries about 7 GB on disk and a few minutes. A second run finds the stamp and stops at once.
-# CPU builds: PIP_EXTRA_INDEX_URL=(the CPU index of your torch release) bash scripts/setup.sh
+# CPU builds have no checksums in the lock: TORCH_FROM=(the CPU index of your torch release) bash scripts/setup.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -34,7 +34,7 @@ case $version in
   *) fail "'$chosen' is Python $version, not 3.10 to 3.13. Set PYTHON, e.g. PYTHON=python3.11 bash scripts/setup.sh" ;;
 esac
 
-want="$version $PWD $(cat requirements.lock setup.py | cksum)"
+want="$version $PWD ${TORCH_FROM:-} $(cat requirements.lock setup.py | cksum)"
 if [ -f $stamp ] && [ "$(cat $stamp)" = "$want" ]; then
   exit 0
 fi
@@ -45,8 +45,18 @@ rm -rf $venv
 "$python" -m venv $venv
 pip() { $venv/bin/python -m pip --disable-pip-version-check --no-input "$@"; }
 # Byte-compiling all 12,000 files takes a third of the time; the check below compiles those that are used.
-pip install -qq --no-compile -r requirements.lock
-# The lock holds every dependency, setuptools too, so neither may be fetched again.
+# --no-deps: the lock holds every dependency, and nothing that it does not name may come along.
+if [ -z "${TORCH_FROM:-}" ]; then
+  pip install -qq --no-compile --no-deps --require-hashes -r requirements.lock
+else
+  # All but torch, torchvision and what torch's CUDA build needs; an entry is a line and its indented checksums.
+  # shellcheck disable=SC2016  # awk's own $0
+  others='/^[^ ]/ { kept = $0 !~ /^(torch|torchvision|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==/ } kept'
+  pip install -qq --no-compile --no-deps --require-hashes -r <(awk "$others" requirements.lock)
+  pair=$(sed -n -E 's/^(torch(vision)?==[^\\]*)\\?$/\1/p' requirements.lock)
+  pip install -qq --no-compile --no-deps --index-url "$TORCH_FROM" -r <(printf '%s\n' "$pair")
+fi
+# setuptools is in the lock too.
 pip install -qq --no-deps --no-build-isolation -e .
 
 # -u: many images set PYTHONDONTWRITEBYTECODE, and then every later start would compile everything anew.

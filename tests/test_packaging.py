@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ def python(code, cwd, **environment):
 
 
 def requirements(name):
-    lines = (line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines())
+    lines = (line.split("#")[0].strip(" \\") for line in (ROOT / name).read_text().splitlines() if line[:1] != " ")
     return [Requirement(line) for line in lines if line]
 
 
@@ -133,6 +134,17 @@ def test_lock_pins_one_version_of_every_requirement(version, wheel):
     assert {"torch", "pytest", "fastapi"} <= {need.name for need in needs}
     for need in needs:
         assert need.specifier.contains(exact[canonicalize_name(need.name)]), need
+
+
+def test_the_lock_has_checksums_of_every_release_and_names_no_place():
+    entries = re.split(r"\n(?=\S)", re.sub(r"^#.*\n", "", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE))
+    for entry in entries:
+        pin, *hashes = entry.strip().split(" \\\n    --hash=")
+        assert re.match(r"[\w.-]+==[\w.]+( ; .*)?$", pin), pin
+        assert hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}", entry) for entry in hashes), pin
+    setup = (ROOT / "scripts" / "setup.sh").read_text()
+    installs = re.findall(r"^ *pip install .*-r .*$", setup, re.MULTILINE)
+    assert len(installs) == 3 and sum("--require-hashes" in line for line in installs) == 2  # torch's CPU builds: none
 
 
 def test_every_requirement_says_its_lowest_version(wheel):

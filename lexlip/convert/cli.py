@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from lexlip.utils.options import trust_option
+
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Hook the commands into the parser of the `lexlip` command."""
@@ -34,7 +36,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     export.add_argument("--tokenizer", help="hub name or folder, for checkpoints that hold none")
     export.add_argument("--phase-state", action="store_true", help="also keep decoder, or momentum encoder and queues")
 
-    add("export-onnx", "folder", _export_onnx, "both towers of a model folder as ONNX files, checked")
+    trust_option(export)
+    onnx = add("export-onnx", "folder", _export_onnx, "both towers of a model folder as ONNX files, checked")
+    trust_option(onnx)
 
 
 def _import_official(options: argparse.Namespace) -> None:
@@ -72,12 +76,12 @@ def _size(model) -> str:
 def _export(options: argparse.Namespace) -> None:
     from lexlip.convert.export import export_checkpoint
 
-    export_checkpoint(options.checkpoint, options.out, options.tokenizer, options.phase_state)
+    export_checkpoint(options.checkpoint, options.out, options.tokenizer, options.phase_state, options.trust_sources)
     print(f"{options.checkpoint} -> {options.out}")
 
 
 def _export_onnx(options: argparse.Namespace) -> None:
     from lexlip.convert.onnx import export_onnx
 
-    for file, difference in export_onnx(options.folder, options.out).items():
+    for file, difference in export_onnx(options.folder, options.out, options.trust_sources).items():
         print(f"{file}: largest difference from torch {difference:.1e}")

@@ -1,5 +1,6 @@
 """Model folders out of checkpoints."""
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -10,8 +11,19 @@ from lexlip.errors import CheckpointError
 from lexlip.models.auto import model_class
 from lexlip.models.tokenizer import load_tokenizer
 from lexlip.models.two_tower import TwoTowers
-from lexlip.models.weights import MODEL_PREFIX, fit, known_config, model_weights, phase_file, read
+from lexlip.models.weights import (
+    MODEL_PREFIX,
+    check_shape,
+    fit,
+    known_config,
+    model_weights,
+    phase_file,
+    read,
+    state_of,
+)
 from lexlip.utils.files import give_usual_rights
+
+TOKENIZER_FILE = re.compile(r"[\w-]+\.(json|txt|model|jinja)", re.ASCII)
 
 
 def write_folder(model: TwoTowers, out: str | Path, state: dict[str, Tensor], phase: str) -> None:
@@ -27,29 +39,36 @@ def write_folder(model: TwoTowers, out: str | Path, state: dict[str, Tensor], ph
 
 
 def export_checkpoint(
-    path: str | Path, out: str | Path, tokenizer: str | None = None, phase_state: bool = False
-) -> None:
+    path: str | Path, out: str | Path, tokenizer: str | None = None, phase_state: bool = False,
+    trust_sources: bool = False,
+) -> None:  # fmt: skip
     """A checkpoint of either phase as a model folder.
 
     Args:
         tokenizer: hub name or folder; None: the one in the checkpoint.
         phase_state: also keep the phase's own parts, so that the same phase can go on from the folder.
+        trust_sources: also follow an image tower's name that leads to the hub or to a folder.
 
     Raises:
         CheckpointError: no checkpoint of this code.
     """
-    content, weights, config = read(path), model_weights(path), known_config(path)
+    content, weights, config = read(path), model_weights(path), known_config(path, trust_sources)
     if config is None:
         raise CheckpointError(f"{path} does not say how its model is built; it is no checkpoint of this code")
+    check_shape(model_class(config), config, weights, path, path)
     files = content.get("tokenizer", {})
+    if not isinstance(files, dict) or not all(isinstance(part, str) for entry in files.items() for part in entry):
+        raise CheckpointError(f"{path}: its tokenizer must be texts by the names of files")
     if not tokenizer and not files:
         raise CheckpointError(f"{path} holds no tokenizer; name one with --tokenizer FOLDER")
     with tempfile.TemporaryDirectory() as folder:
         for name, text in files.items():
-            Path(folder, Path(name).name).write_text(text, encoding="utf-8")
+            if not TOKENIZER_FILE.fullmatch(name):
+                raise CheckpointError(f"{path}: its tokenizer holds {name!r}, which is no plain name of a text file")
+            Path(folder, name).write_text(text, encoding="utf-8")
         model = model_class(config)(config, load_tokenizer(tokenizer or folder, config.vocab_size))
     fit(model, weights, path)
-    state = {name: value for name, value in content["state_dict"].items() if not name.startswith(MODEL_PREFIX)}
+    state = {name: value for name, value in state_of(content, path).items() if not name.startswith(MODEL_PREFIX)}
     write_folder(model, out, state if phase_state else {}, _phase(content, state))
 
 

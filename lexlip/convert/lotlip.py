@@ -14,7 +14,8 @@ from lexlip.errors import CheckpointError
 from lexlip.models.config import ModelConfig
 from lexlip.models.dense import DenseLIP
 from lexlip.models.tokenizer import load_tokenizer
-from lexlip.models.weights import fit, read
+from lexlip.models.trust import check_config
+from lexlip.models.weights import check_shape, fit, read, state_of
 
 CONTEXT = 128  # tokens that LoTLIP reads
 NORM_EPS = 1e-6  # of timm's ViT
@@ -52,8 +53,8 @@ def import_lotlip(path: str | Path, corner_tokens: int = 2, tokenizer: str | Non
         ConfigError: a tokenizer that does not fit the words that are left beside the corners.
     """
     content = read(path)
-    weights = content.get("state_dict", content)
-    weights = {str(name).removeprefix("module."): value for name, value in weights.items()}
+    weights = state_of(content, path)
+    weights = {name.removeprefix("module."): value for name, value in weights.items()}
     absent = [name for name in NEEDED if not isinstance(weights.get(name), Tensor)]
     if absent:
         raise CheckpointError(f"{path} is no LoTLIP checkpoint: it holds no {absent[0]}")
@@ -62,6 +63,8 @@ def import_lotlip(path: str | Path, corner_tokens: int = 2, tokenizer: str | Non
     if not 0 <= corner_tokens < words:
         raise CheckpointError(f"--corner-tokens {corner_tokens}: {path} has {words} words, the corners among them")
     state, _ = translate(weights.items(), NAMES, UNUSED, path)
+    check_config(config, path)
+    check_shape(DenseLIP, config, state, path, path)
     model = DenseLIP(config, load_tokenizer(tokenizer, config.vocab_size) if tokenizer else None)
     fit(model, state, path)
     return model.eval()

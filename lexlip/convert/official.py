@@ -19,7 +19,8 @@ from lexlip.models.config import ModelConfig
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.positions import CLS_ROWS, resample_relative_table
 from lexlip.models.tokenizer import load_tokenizer
-from lexlip.models.weights import MODEL_PREFIX, OFFICIAL_MARK, fit, read
+from lexlip.models.trust import check_config
+from lexlip.models.weights import MODEL_PREFIX, OFFICIAL_MARK, check_shape, fit, read, state_of
 
 ARCHITECTURE = "beit_base_patch16_224"  # timm's name; all of its shape is set below
 IMAGE, TEXT = "image_transformer.beit.", "text_transformer.bert."
@@ -105,9 +106,13 @@ def import_official(
     weights = content.get("state_dict")
     if not isinstance(weights, dict) or not any(str(name).startswith(OFFICIAL_MARK) for name in weights):
         raise CheckpointError(f"{path} is no checkpoint of the official code: it holds no {OFFICIAL_MARK}*")
-    saved = content.get("hyper_parameters", {}).get("config", {})
+    weights = state_of(content, path)
+    kept = content.get("hyper_parameters")
+    saved = kept.get("config") if isinstance(kept, dict) else None
+    saved = saved if isinstance(saved, dict) else {}
     phase = 2 if any(name.startswith("moco_") for name in weights) else 1
     config = _config(path, weights, saved, text_heads, image_heads)
+    check_config(config, path)
     grid = config.image_size // config.vit_kwargs["patch_size"]
 
     state, unused = translate(_reshaped(weights, grid, rel_pos), NAMES, UNUSED[phase], path)
@@ -115,9 +120,11 @@ def import_official(
         same = name.replace("predictions.bias", "predictions.decoder.bias")
         if same != name and same in weights and not torch.equal(weights[name], weights[same]):
             raise CheckpointError(f"{path}: {name} and {same} should be one parameter, but they differ")
-    model = LexLIP(config, load_tokenizer(tokenizer, config.vocab_size) if tokenizer else None)
     of_model = {name for name in state if name.startswith(MODEL_PREFIX)}
-    fit(model, {name.removeprefix(MODEL_PREFIX): state.pop(name) for name in of_model}, path)
+    weights = {name.removeprefix(MODEL_PREFIX): state.pop(name) for name in of_model}
+    check_shape(LexLIP, config, weights, path, path)
+    model = LexLIP(config, load_tokenizer(tokenizer, config.vocab_size) if tokenizer else None)
+    fit(model, weights, path)
     return Imported(model.eval(), phase, state, unused)
 
 

@@ -29,11 +29,11 @@ class _Side(nn.Module):
         return self.head.term_weights(states, mask)
 
 
-def export_onnx(folder: str | Path, out: str | Path) -> dict[str, float]:
+def export_onnx(folder: str | Path, out: str | Path, trust_sources: bool = False) -> dict[str, float]:
     """Write OUT/text.onnx and OUT/image.onnx and compare both with torch on other shapes than they were traced with.
 
     Inputs and outputs: `input_ids`, `attention_mask` (batch, length) int64 and `pixel_values` (batch, 3, H, W)
-    float32; `weights` (batch, V) float32 term weights, not normalised.
+    float32; `weights` (batch, V) float32 term weights, not normalised. `trust_sources` is `from_pretrained`'s.
 
     Returns:
         File name -> largest absolute difference from torch.
@@ -47,7 +47,7 @@ def export_onnx(folder: str | Path, out: str | Path) -> dict[str, float]:
             raise CheckpointError(f"{package} is needed to export to ONNX: pip install {' '.join(packages)}")
     import onnxruntime
 
-    model = LexLIP.from_pretrained(folder)
+    model = LexLIP.from_pretrained(folder, trust_sources=trust_sources)
     # Written out, because the exporter can follow neither the fused head nor the fused attention's memory layout.
     model.set_lexicon_head("textbook")
     for module in model.image_encoder.modules():

@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 from lexlip.errors import UserError
+from lexlip.utils.options import trust_option
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Hook `encode` into the parser of the `lexlip` command."""
     command = commands.add_parser("encode", help="images or texts to Arrow shards that `index build` reads")
     command.add_argument("--model", required=True, help="model folder, or a name on the hub")
+    trust_option(command)
     corpus = command.add_argument_group("the corpus, one of these (--images goes with --tsv too)")
     corpus.add_argument("--arrow", type=Path, nargs="+", metavar="FILE", help="Arrow files of captioned images")
     corpus.add_argument("--tsv", type=Path, metavar="FILE", help="a table: title, filepath, and optionally image_id")
@@ -62,7 +64,9 @@ def _run(options: argparse.Namespace) -> None:
         corpus = _corpus(options, rules)
         for note in corpus.notes if process[0] == 0 else ():
             print(note, file=sys.stderr)
-        model = LexLIP.from_pretrained(options.model).to(usable_device(options.device))
+        model = LexLIP.from_pretrained(options.model, trust_sources=options.trust_sources).to(
+            usable_device(options.device)
+        )
         done = encode(
             model, corpus, options.out, top_k=options.top_k, batch_size=options.batch_size,
             shard_documents=options.shard_documents, workers=options.workers, rules=rules, process=process,

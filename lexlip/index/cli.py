@@ -17,6 +17,7 @@ from lexlip.index.index import Index, damage_of
 from lexlip.index.queries import bag_of
 from lexlip.index.shards import read_shards
 from lexlip.index.store import read_manifest
+from lexlip.utils.options import trust_option
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -78,6 +79,7 @@ def _add_search(commands: argparse._SubParsersAction) -> None:
     search.add_argument("text", nargs="?", help="what to look for; needs --model")
     search.add_argument("--index", type=Path, required=True)
     search.add_argument("--model", help="model folder, or a name on the hub")
+    trust_option(search)
     search.add_argument("--image", type=Path, help="look for what is like this image; needs --model")
     search.add_argument("--bag", help='term numbers, or words with --model, and weights: {"2482": 0.7}')
     search.add_argument("-k", type=int, default=10, help="how many documents to return (default: 10)")
@@ -141,7 +143,7 @@ def _search(options: argparse.Namespace) -> None:
     given = [name for name in ("text", "image", "bag") if getattr(options, name) is not None]
     if len(given) != 1:
         raise IndexingError(f"a search takes one of a text, --image and --bag, not {' and '.join(given) or 'none'}")
-    index = Index.open(options.index, options.model)
+    index = Index.open(options.index, options.model, options.trust_sources)
     query = {"image": _image, "bag": _bag}[given[0]](options) if options.text is None else options.text
     bag = bag_of(query, index.model)  # once: encoding takes longer than all the rest
     results = []

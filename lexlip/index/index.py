@@ -79,12 +79,13 @@ class Index:
         self.model = model
 
     @classmethod
-    def open(cls, path: str | Path, model: LexLIP | str | Path | None = None) -> Index:
+    def open(cls, path: str | Path, model: LexLIP | str | Path | None = None, trust_sources: bool = False) -> Index:
         """Open the current state. Takes milliseconds: postings are read when they are searched.
 
         Args:
             path: the index's folder.
             model: for queries that are texts, images or words; a model, or its folder or name.
+            trust_sources: of `LexLIP.from_pretrained`.
 
         Raises:
             IndexingError: no index there.
@@ -95,7 +96,7 @@ class Index:
         if isinstance(model, (str, Path)):
             from lexlip.models.lexlip import LexLIP
 
-            model = LexLIP.from_pretrained(model)
+            model = LexLIP.from_pretrained(model, trust_sources=trust_sources)
         while True:
             manifest = read_manifest(folder)
             try:

@@ -17,11 +17,15 @@ def model_class(config: ModelConfig) -> type[TwoTowers]:
     return DenseLIP if config.head == DenseLIP.head else LexLIP
 
 
-def load_folder_of_any_head(name: str | Path) -> TwoTowers:
+def load_folder_of_any_head(name: str | Path, trust_sources: bool = False) -> TwoTowers:
     """A model folder or a name on the hub, whatever its head, in evaluation mode.
+
+    Args:
+        trust_sources: as `FolderModel.from_pretrained`.
 
     Raises:
         CheckpointError: neither a model folder nor to be fetched, or weights that do not fit its config.
     """
     folder = local_folder(name)
-    return model_class(folder_config(folder)).from_pretrained(folder)
+    kind = model_class(folder_config(folder, trust_sources))
+    return kind.from_pretrained(folder, trust_sources=trust_sources)

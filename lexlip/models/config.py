@@ -6,6 +6,14 @@ HEADS = ("lexicon", "dense")
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
+# The official named configs' towers, under the names that timm gives the same weights.
+OFFICIAL_NAMES = {
+    "microsoft/beit-base-patch16-224-pt22k-ft22k": "beit_base_patch16_224.in22k_ft_in22k",
+    "google/vit-base-patch32-224-in21k": "vit_base_patch32_224.orig_in21k",
+    "google/vit-base-patch16-224-in21k": "vit_base_patch16_224.orig_in21k",
+    "google/vit-base-patch16-384": "vit_base_patch16_384.orig_in21k_ft_in1k",
+}
+
 
 def text_dropout(rate: float) -> dict[str, float]:
     """One dropout of the text tower, by the names that BERT has for it."""
@@ -19,7 +27,7 @@ class ModelConfig:
     vit: str  # timm name of the image tower
     image_size: int  # side of the images in pixels
     text: dict  # the text tower's `BertConfig`
-    vit_kwargs: dict = field(default_factory=dict)  # passed to `timm.create_model`
+    vit_kwargs: dict = field(default_factory=dict)  # shapes the tower, see `lexlip.models.trust`
     image_norm_eps: float = 1e-12  # of the image tower's LayerNorms
     max_text_len: int = 40  # tokens per caption, [CLS], corner tokens and [SEP] included
     corner_tokens: int = 0  # how many of the last entries of BERT's vocabulary are corners, see `models.long_texts`

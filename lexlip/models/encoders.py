@@ -19,17 +19,10 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 from transformers.models.bert.modeling_bert import BertEncoder
 
 from lexlip.errors import ConfigError
-from lexlip.models.config import text_dropout
+from lexlip.models.config import OFFICIAL_NAMES, text_dropout
 from lexlip.models.long_texts import corner_mask, insert_corners
 from lexlip.models.positions import GridBias
-
-# The official named configs' towers, under the names that timm gives the same weights.
-OFFICIAL_NAMES = {
-    "microsoft/beit-base-patch16-224-pt22k-ft22k": "beit_base_patch16_224.in22k_ft_in22k",
-    "google/vit-base-patch32-224-in21k": "vit_base_patch32_224.orig_in21k",
-    "google/vit-base-patch16-224-in21k": "vit_base_patch16_224.orig_in21k",
-    "google/vit-base-patch16-384": "vit_base_patch16_384.orig_in21k_ft_in1k",
-}
+from lexlip.models.trust import VIT_KWARGS, refusal, shown
 
 
 class ImageEncoder(nn.Module):
@@ -38,7 +31,7 @@ class ImageEncoder(nn.Module):
     Args:
         name: timm name, "hf-hub:owner/name", "local-dir:PATH", or one of the official configs' names.
         image_size: side in pixels of the images that positions are made for.
-        kwargs: passed to `timm.create_model`.
+        kwargs: passed to `timm.create_model`; only what shapes a tower (`lexlip.models.trust`).
         pretrained: True: weights from the hub; False: none; a path: that weights file.
         norm_eps: of every LayerNorm.
 
@@ -77,9 +70,10 @@ class ImageEncoder(nn.Module):
         self.patch: int | None = patch[0] if isinstance(patch, tuple) else patch  # its side in pixels
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised pixels to (B, L, width) token states."""
-        # So the patches' convolution gives its map token by token, which is how the blocks read it.
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        """(B, 3, H, W) normalised pixels of any float type to (B, L, width) token states."""
+        # A model in half precision takes float32 images. Channels last, so the patches' convolution gives its map token
+        # by token, which is how the blocks read it.
+        pixels = pixels.to(self.norm.weight.dtype).contiguous(memory_format=torch.channels_last)
         bias = getattr(self.backbone, "rel_pos_bias", None)
         if isinstance(bias, GridBias) and self.patch is not None:
             bias.grid = (pixels.shape[-2] // self.patch, pixels.shape[-1] // self.patch)
@@ -98,17 +92,19 @@ def _create(name: str, image_size: int, kwargs: dict, pretrained: bool | str) ->
     file = pretrained if isinstance(pretrained, str) else None
     if file and not Path(file).is_file():
         raise ConfigError(f"vit_pretrained={file}: no such weights file")
+    if wrong := refusal(kwargs, VIT_KWARGS, "vit_kwargs."):
+        raise ConfigError(f"vit={shown(name)}: {wrong}")
     extra = {"num_classes": 0, "global_pool": "", "pretrained": pretrained is True}
     # ViT takes any size when asked to, BEiT is taught by GridAttention, convolutional models ask for none.
     for sizes in ({"img_size": image_size, "dynamic_img_size": True}, {"img_size": image_size}, {}):
         try:
             model = timm.create_model(name, **{**extra, **sizes, **kwargs})
             break
-        except (TypeError, RuntimeError, OSError, ValueError, KeyError, AssertionError) as error:
+        except Exception as error:  # a shape that cannot be ends in whatever the arithmetic of its tower raises
             if isinstance(error, TypeError) and sizes and "unexpected keyword argument" in str(error):
                 continue
             wanted = f"vit={name}, vit_pretrained={pretrained}, image_size={image_size}, vit_kwargs={kwargs}"
-            raise ConfigError(f"timm cannot build or load {wanted}: {error}") from error
+            raise ConfigError(f"timm cannot build or load {wanted}: {' '.join(str(error).split())}") from error
     if not hasattr(model, "forward_features"):
         raise ConfigError(f"vit={name}: this timm model gives no token or map features")
     if file:
@@ -207,7 +203,9 @@ def pretrained_bert(name: str, drop_rate: float) -> BertForMaskedLM:
         ConfigError: it cannot be loaded, or it is no BERT.
     """
     try:
-        return BertForMaskedLM.from_pretrained(name, **text_dropout(drop_rate))
+        return BertForMaskedLM.from_pretrained(
+            name, trust_remote_code=False, attn_implementation="sdpa", **text_dropout(drop_rate)
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"no BERT weights could be loaded from {name!r}: {error}\n"

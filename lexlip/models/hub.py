@@ -12,17 +12,20 @@ from typing import Any, ClassVar, TypeVar
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import save_model
-from torch import nn
-from transformers import AutoTokenizer
+from torch import Tensor, nn
 
 from lexlip.errors import CheckpointError
 from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, text_dropout
 from lexlip.models.encoders import ImageEncoder
-from lexlip.models.weights import folder_config, load_model
+from lexlip.models.sizes import header
+from lexlip.models.tokenizer import open_tokenizer
+from lexlip.models.weights import check_shape, folder_config, load_model
 from lexlip.utils.files import give_usual_rights, write_json
 
 Model = TypeVar("Model", bound="FolderModel")
+FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # what is fetched of a name on the hub
 
 
 class FolderModel(nn.Module, PyTorchModelHubMixin, library_name="lexlip", tags=["image-text-retrieval"]):
@@ -51,7 +54,7 @@ class FolderModel(nn.Module, PyTorchModelHubMixin, library_name="lexlip", tags=[
     def from_pretrained(  # type: ignore[override]  # the mixin's takes any further arguments
         cls: type[Model], pretrained_model_name_or_path: str | Path, *, drop_rate: float | None = None,
         revision: str | None = None, token: str | bool | None = None, cache_dir: str | Path | None = None,
-        force_download: bool = False, local_files_only: bool = False,
+        force_download: bool = False, local_files_only: bool = False, trust_sources: bool = False,
     ) -> Model:  # fmt: skip
         """Load a model folder or a name on the hub, in evaluation mode.
 
@@ -59,24 +62,34 @@ class FolderModel(nn.Module, PyTorchModelHubMixin, library_name="lexlip", tags=[
             pretrained_model_name_or_path: folder, or "owner/name".
             drop_rate: another dropout of the text tower, for training on.
             revision, token, cache_dir, force_download, local_files_only: of `huggingface_hub.snapshot_download`.
+            trust_sources: also follow a name in its config.json that leads to the hub or to another folder.
 
         Raises:
-            CheckpointError: neither a folder nor to be fetched, no model in it, or weights that do not fit its config.
+            CheckpointError: neither a folder nor to be fetched, no model in it, weights that do not fit its config, or
+                a config that asks for more than a shape (`lexlip.models.trust`).
         """
         folder = local_folder(
             pretrained_model_name_or_path, revision=revision, token=token, cache_dir=cache_dir,
             force_download=force_download, local_files_only=local_files_only,
         )  # fmt: skip
-        config = folder_config(folder)
+        config = folder_config(folder, trust_sources)
         check_head(cls, config, folder)
+        check_shape(cls, config, _header(folder), folder, folder / WEIGHTS_FILE)
         if drop_rate is not None:
             config.text.update(text_dropout(drop_rate))
         tokenizer = None
         if any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt")):
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = open_tokenizer(folder)
         model = cls(config, tokenizer)
         load_model(model, folder)
         return model.eval()
+
+
+def _header(folder: Path) -> dict[str, Tensor]:
+    try:
+        return header(folder / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} is no model folder: {error}") from error
 
 
 def local_folder(name: str | Path, **download) -> Path:
@@ -88,7 +101,7 @@ def local_folder(name: str | Path, **download) -> Path:
     if Path(name).is_dir():
         return Path(name)
     try:
-        return Path(snapshot_download(str(name), **download))
+        return Path(snapshot_download(str(name), allow_patterns=FILES, **download))
     except (OSError, HFValidationError) as error:  # hub errors are OSErrors
         raise CheckpointError(f"{name} is neither a model folder nor could it be fetched: {error}") from error
 

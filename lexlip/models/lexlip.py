@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import BertForMaskedLM
 
+from lexlip.models.inputs import check_vectors
 from lexlip.models.lexicon_head import LexiconHead
 from lexlip.models.long_texts import corner_weights
 from lexlip.models.two_tower import TwoTowers
@@ -84,9 +85,15 @@ class LexLIP(TwoTowers, tags=["sparse-retrieval"], model_card_template=MODEL_CAR
     # --- for users ---
 
     def lexicon(self, vectors: Tensor, top_k: int = 10) -> list[list[tuple[str, float]]]:
-        """The heaviest terms of each of (B, V) vectors, at most `top_k`, heaviest first, without terms of weight 0."""
+        """The heaviest terms of each of (B, V) vectors, at most `top_k`, heaviest first, without terms of weight 0.
+
+        Raises:
+            ValueError: this model has no tokenizer.
+            EncodingError: something else than (B, V) vectors, or `top_k` below 1.
+        """
         if self.tokenizer is None:
             raise ValueError("this model has no tokenizer to name the terms; set model.tokenizer")
+        vectors = check_vectors(vectors, self.config.vocab_size, top_k)
         top = vectors.topk(min(top_k, vectors.shape[-1]), dim=-1)
         rows = []
         for values, ids in zip(top.values.tolist(), top.indices.tolist(), strict=True):

@@ -5,7 +5,6 @@ B batch, L tokens.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import UnionType
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +16,7 @@ from lexlip.errors import ConfigError
 from lexlip.models.config import ModelConfig
 from lexlip.models.encoders import ImageEncoder, TextEncoder
 from lexlip.models.hub import FolderModel
+from lexlip.models.inputs import check_ids, check_pixels, check_texts, listed
 from lexlip_data.errors import BrokenImage
 from lexlip_data.loading.sentences import mark_sentences
 from lexlip_data.loading.transforms import build_transform
@@ -88,18 +88,19 @@ class TwoTowers(FolderModel):
             (B, width of the vectors) float32, on the model's device.
 
         Raises:
-            TypeError: something else among the strings.
-            ValueError: strings without a tokenizer, token ids without a mask, or batch_size below 1.
+            TypeError: something else among the strings, or no list.
+            ValueError: strings without a tokenizer, or batch_size below 1.
+            EncodingError: token ids without a mask, of other words or another shape; half a character in a text.
         """
         if isinstance(texts, Tensor):
-            if attention_mask is None:
-                raise ValueError("token ids need their attention_mask")
-            encode = lambda rows: self.vectors_text(texts[rows].to(self.device), attention_mask[rows].to(self.device))
+            words, positions = self.config.vocab_size, self.text_encoder.config.max_position_embeddings
+            mask = check_ids(texts, attention_mask, words, positions - self.config.corner_tokens)
+            encode = lambda rows: self.vectors_text(texts[rows].to(self.device), mask[rows].to(self.device))
         else:
             if self.tokenizer is None:
                 raise ValueError("this model has no tokenizer: pass token ids and their mask, or set model.tokenizer")
-            texts = [texts] if isinstance(texts, str) else list(texts)
-            _all_are(str, texts, "a string")
+            texts = listed(texts, str, "a string")
+            check_texts(texts)
             encode = lambda rows: self.vectors_text(*self._tokenized(texts[rows]))
         return self._encoded(encode, len(texts), batch_size, normalize)
 
@@ -148,16 +149,17 @@ class TwoTowers(FolderModel):
             (B, width of the vectors) float32, on the model's device.
 
         Raises:
-            TypeError: something else among the images.
+            TypeError: something else among the images, or no list.
             ValueError: batch_size below 1.
+            EncodingError: a tensor of another shape or type, or with values that no normalised pixels have.
             OSError: a file that cannot be read.
             BrokenImage: a file that is no image; the message names it.
         """
         if isinstance(images, Tensor):
+            check_pixels(images, self.image_encoder.patch)
             encode = lambda rows: self.vectors_image(images[rows].to(self.device))
         else:
-            images = [images] if isinstance(images, ImageLike) else list(images)
-            _all_are(ImageLike, images, "a PIL image or the path of one")
+            images = listed(images, ImageLike, "a PIL image or the path of one")
             transform = build_transform("vit", self.config.image_size)
             encode = lambda rows: self.vectors_image(
                 torch.stack([transform(_opened(image)) for image in images[rows]]).to(self.device)
@@ -168,12 +170,6 @@ class TwoTowers(FolderModel):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.text_encoder.word_embeddings.device
-
-
-def _all_are(kind: type | UnionType, values: Sequence, name: str) -> None:
-    for number, value in enumerate(values):
-        if not isinstance(value, kind):
-            raise TypeError(f"item {number} is of type {type(value).__name__}, not {name}")
 
 
 def _opened(image: ImageLike) -> Image.Image:

@@ -7,22 +7,26 @@ folder holds them in a file named after the phase, so that the same phase can go
 
 from __future__ import annotations
 
-import json
 import logging
 import zipfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
+from transformers import BertConfig
 
 from lexlip.errors import CheckpointError
-from lexlip.models.config import CONFIG_FILE, HEADS, WEIGHTS_FILE, ModelConfig
+from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
+from lexlip.models.encoders import TextEncoder
 from lexlip.models.positions import CLS_ROWS, resample_relative_table
+from lexlip.models.sizes import header, on_meta, read_json, refuse_deep, refuse_hollow, refuse_large
+from lexlip.models.trust import check_config
 
 if TYPE_CHECKING:
     from lexlip.models.hub import FolderModel
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MODEL_PREFIX = "model."
+TEXT_PREFIX = "text_encoder."
+GRID = 128  # patches along a side of an image: 2048 pixels in patches of 16
 OFFICIAL_MARK = "text_transformer."
 
 
@@ -43,7 +49,10 @@ def read(path: str | Path) -> dict:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:
+        _refuse_packed(path)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except CheckpointError:
+        raise
     except Exception as error:  # torch raises many kinds, most without the file's name
         if _is_checkpoint(path):
             reason = "it holds Python objects that would run code when loaded; only tensors and plain values are read"
@@ -55,6 +64,17 @@ def read(path: str | Path) -> dict:
     return content
 
 
+def _refuse_packed(path: Path) -> None:
+    """torch packs nothing: a few compressed bytes could become any number of them."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            packed = next((entry for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED), None)
+        if packed is not None:
+            raise CheckpointError(
+                f"{path} was refused: its part {packed.filename!r} is compressed, as torch writes none"
+            )
+
+
 def _is_checkpoint(path: Path) -> bool:
     """Whether the file looks whole and like one of torch's, so that only its content can be at fault."""
     if zipfile.is_zipfile(path):
@@ -64,36 +84,35 @@ def _is_checkpoint(path: Path) -> bool:
         return file.read(1) == b"\x80"  # a bare pickle
 
 
-def known_config(path: str | Path) -> ModelConfig | None:
+def known_config(path: str | Path, trust_sources: bool = False) -> ModelConfig | None:
     """How the model of a model folder, or of a checkpoint of either phase, is built; None where nothing says it.
 
+    Args:
+        trust_sources: as `check_config`.
+
     Raises:
-        CheckpointError: as `read`, or it says something else.
+        CheckpointError: as `read` and `check_config`, or it says something else.
     """
     path = Path(path)
     if path.is_dir():
         where = path / CONFIG_FILE
-        try:
-            saved = json.loads(where.read_text()) if where.is_file() else None
-        except ValueError as error:
-            raise CheckpointError(f"{where} is no JSON: {error}") from error
+        saved = read_json(where) if where.is_file() else None
     else:
         where, saved = path, read(path).get("hyper_parameters")
         saved = saved.get("model") if isinstance(saved, dict) else None
     if saved is None:
         return None
     try:
-        config = ModelConfig(**saved)
+        config = ModelConfig(**saved)  # type: ignore[arg-type]  # what it is shows here
     except TypeError as error:
         raise CheckpointError(f"{where} holds the config of another kind of model: {error}") from error
-    if config.head not in HEADS:
-        raise CheckpointError(f"{where} says head={config.head!r}; it must be one of {', '.join(HEADS)}")
+    check_config(config, where, trust_sources)
     return config
 
 
-def folder_config(folder: Path) -> ModelConfig:
+def folder_config(folder: Path, trust_sources: bool = False) -> ModelConfig:
     """`known_config` of a folder that must hold a whole model."""
-    config = known_config(folder) if (folder / WEIGHTS_FILE).is_file() else None
+    config = known_config(folder, trust_sources) if (folder / WEIGHTS_FILE).is_file() else None
     if config is None:
         raise CheckpointError(f"{folder} is no model folder: {CONFIG_FILE} and {WEIGHTS_FILE} are needed")
     return config
@@ -108,13 +127,12 @@ def model_weights(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if path.is_dir():
         try:
+            header(path / WEIGHTS_FILE)
             return load_file(path / WEIGHTS_FILE)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path} is no model folder: {error}") from error
     content = read(path)
-    state = content.get("state_dict", content)
-    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-        raise CheckpointError(f"{path} holds no state_dict of named tensors")
+    state = state_of(content, path)
     if any(name.startswith(OFFICIAL_MARK) for name in state):
         raise CheckpointError(
             f"{path} is a checkpoint of the official code; convert it once with `lexlip import-official {path} FOLDER`"
@@ -123,7 +141,7 @@ def model_weights(path: str | Path) -> dict[str, Tensor]:
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise CheckpointError(f"{path} holds no LexLIP model; its first names are {list(state)[:3]}")
     others = [name for name in state if not name.startswith(MODEL_PREFIX)]
-    if others and "hyper_parameters" not in content:  # which every phase writes beside its own parts
+    if others and not _by_a_phase(content):
         raise CheckpointError(
             f"{path} holds names besides the model's, {others[:3]}, but no hyper_parameters: it was cut "
             "down. Keep hyper_parameters too, or the names model.* alone"
@@ -131,6 +149,85 @@ def model_weights(path: str | Path) -> dict[str, Tensor]:
     for part, count in sorted(Counter(name.split(".")[0] for name in others).items()):
         log.info("%s: %d entries of %s.* belong to its own phase and are not loaded", path, count, part)
     return weights
+
+
+def check_shape(
+    kind: type[FolderModel], config: ModelConfig, weights: Mapping[str, Tensor], path: str | Path, file: str | Path
+) -> None:
+    """Refuse a config that does not fit the weights beside it, before anything of the size it asks for is allocated.
+
+    Args:
+        weights: by the model's own names; those of `header` do.
+        path: for the messages.
+        file: that holds the weights.
+
+    Raises:
+        CheckpointError: the model cannot be built, names or shapes do not fit, or it is much larger than the file.
+    """
+    refuse_deep(config, weights, path)
+    model: Any = on_meta(lambda: _tried(kind(config)), path)
+    if model is not None:
+        refuse_large(model, path, file)
+        make_fit(model, {name: value.to("meta") for name, value in weights.items()}, path)
+        return
+    check_text(config, weights, path)
+    if config.vit_kwargs:  # without, the tower is as large as its name says
+        raise CheckpointError(f"{path}: vit={config.vit} with vit_kwargs needs a newer timm: pip install -U timm")
+
+
+def _tried(model: FolderModel) -> FolderModel:
+    """A model on the device meta, after its image tower has read an image of the size that its config asks for.
+
+    Raises:
+        Exception: whatever the tower raises where it cannot.
+    """
+    size, patch = model.config.image_size, model.image_encoder.patch
+    if patch and (size % patch or size // patch > GRID):
+        raise ValueError(f"image_size={size}: with patches of {patch} pixels a multiple of it, {GRID} times at most")
+    try:
+        model.eval().image_encoder(torch.empty(1, 3, size, size))
+    except Exception as error:
+        # Some towers ask for numbers, which an image on that device has none of, or for its autocast.
+        if not any(word in str(error) for word in ("meta", "device type")):
+            raise
+    return model
+
+
+def check_text(config: ModelConfig, weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """`check_shape` of the text tower alone.
+
+    Raises:
+        CheckpointError: it cannot be built, or the first name that does not fit.
+    """
+    refuse_deep(config, weights, path)
+    tower: Any = on_meta(lambda: TextEncoder(BertConfig(**config.text), config.corner_tokens), path)
+    wanted = {f"{TEXT_PREFIX}{name}": tuple(value.shape) for name, value in tower.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items() if name.startswith(TEXT_PREFIX)}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise CheckpointError(
+                f"{path}: {name} is {found.get(name, 'absent')} in the weights and {wanted.get(name, 'absent')} by the "
+                "config"
+            )
+
+
+def _by_a_phase(content: dict) -> bool:
+    """Whether a checkpoint has what every phase writes beside its own parts: the run's config and the model's."""
+    kept = content.get("hyper_parameters")
+    return isinstance(kept, dict) and all(isinstance(kept.get(part), dict) for part in ("config", "model"))
+
+
+def state_of(content: dict, path: str | Path) -> dict:
+    """The state dict of a checkpoint's content, or the content itself where it is one.
+
+    Raises:
+        CheckpointError: it has no names, or tensors that claim more numbers than the file holds.
+    """
+    state = content.get("state_dict", content)
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise CheckpointError(f"{path} holds no state_dict of named tensors")
+    refuse_hollow(state, path)
+    return state
 
 
 def load_model(model: FolderModel, path: str | Path) -> None:
@@ -146,9 +243,29 @@ def load_model(model: FolderModel, path: str | Path) -> None:
 
 def fit(model: FolderModel, weights: dict[str, Tensor], path: str | Path) -> None:
     """`load_model` with the weights already read; `path` is for the messages."""
+    resampled = make_fit(model, weights, path)
+    model.load_state_dict(weights)
+    if resampled:
+        log.info("%s: %d position tables resampled to %d px", path, resampled, model.config.image_size)
+
+
+def make_fit(model: FolderModel, weights: dict[str, Tensor], path: str | Path) -> int:
+    """Change weights to a model's shapes where only the image size differs; works without numbers, on the device meta.
+
+    Returns:
+        How many position tables were resampled.
+
+    Raises:
+        CheckpointError: names, shapes or kinds of numbers that do not fit.
+    """
     wanted, wrong, resampled = model.state_dict(), [], 0
     for name, value in list(weights.items()):
-        if name not in wanted or value.shape == wanted[name].shape:
+        if name not in wanted:
+            continue
+        if value.is_floating_point() != wanted[name].is_floating_point():
+            wrong.append(f"{name}: {value.dtype} in the file, {wanted[name].dtype} in the model")
+            continue
+        if value.shape == wanted[name].shape:
             continue
         fitted = _resample(model, name, value, wanted[name])
         if fitted is None:
@@ -162,15 +279,13 @@ def fit(model: FolderModel, weights: dict[str, Tensor], path: str | Path) -> Non
         if any("decoder.weight" in line or "word_embeddings" in line for line in wrong):
             hint = "\nThe vocabularies differ: set tokenizer and vocab_size as in the run that wrote the file."
         raise CheckpointError(f"{path} does not fit this model:\n  " + "\n  ".join(problems[:5]) + hint)
-    model.load_state_dict(weights)
-    if resampled:
-        log.info("%s: %d position tables resampled to %d px", path, resampled, model.config.image_size)
+    return resampled
 
 
 def _resample(model: FolderModel, name: str, value: Tensor, wanted: Tensor) -> Tensor | None:
     """A position table for the model's grid; None for other tensors, and where the table's own grid is not square."""
     grid = getattr(getattr(model.image_encoder.backbone, "patch_embed", None), "grid_size", None)
-    if grid is None:
+    if grid is None or 0 in grid:  # images smaller than a patch
         return None
     if name.endswith("relative_position_bias_table") and value.shape[1] == wanted.shape[1]:
         side = round((value.shape[0] - CLS_ROWS) ** 0.5)
@@ -195,6 +310,7 @@ def phase_state(folder: str | Path, phase: str) -> dict[str, Tensor]:
     if not file.is_file():
         return {}
     try:
+        header(file)
         return load_file(file)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} is broken ({error}); remove it to start the phase's own parts afresh") from error

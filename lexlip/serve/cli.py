@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from lexlip.errors import UserError
+from lexlip.utils.options import trust_option
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -17,6 +18,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     serve.add_argument("--index", type=Path, required=True, help="folder; new states are picked up while serving")
     serve.add_argument("--model", required=True, help="model folder, or a name on the hub")
+    trust_option(serve)
     serve.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     serve.add_argument(
@@ -60,6 +62,6 @@ def _serve(options: argparse.Namespace) -> None:
             f"--host {options.host}: only requests to {names} are answered; --allow-host NAME adds a name or address "
             "that clients use", file=sys.stderr,
         )  # fmt: skip
-    model = LexLIP.from_pretrained(options.model).to(usable_device(options.device))
+    model = LexLIP.from_pretrained(options.model, trust_sources=options.trust_sources).to(usable_device(options.device))
     app = create_app(options.index, model, limits, hosts)
     run(app, options.host, options.port, limits.head_seconds, access_log=options.access_log)

@@ -14,6 +14,7 @@ from lexlip.models.encoders import pretrained_bert
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.long_texts import fit_text_tables
 from lexlip.models.tokenizer import check_tokenizer
+from lexlip.models.trust import TEXT
 from lexlip.models.two_tower import TwoTowers
 from lexlip.train.config import Config, check_patch
 
@@ -23,10 +24,6 @@ SHAPE_KEYS = (  # the same in `Config` and `ModelConfig`
     "vit", "vit_kwargs", "image_size", "image_norm_eps", "max_text_len", "corner_tokens", "sentence_sep",
 )  # fmt: skip
 DENSE_KEYS = ("embed_dim", "text_pooler", "image_projection")
-BERT_SHAPE = (
-    "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act hidden_dropout_prob "
-    "attention_probs_dropout_prob max_position_embeddings type_vocab_size initializer_range layer_norm_eps pad_token_id"
-).split()
 Model = TypeVar("Model", bound=TwoTowers)
 
 
@@ -60,7 +57,7 @@ def build_model(
     text.vocab_size += corners
     if known is not None or bert is not None:  # what was trained on shorter texts is stretched
         text.max_position_embeddings = max(text.max_position_embeddings, config.max_text_len)
-    text_shape = {name: getattr(text, name) for name in BERT_SHAPE}
+    text_shape = {name: getattr(text, name) for name in TEXT}
     shape = ModelConfig(head=kind.head, text=text_shape, **{name: getattr(config, name) for name in _shape_keys(kind)})
     model = kind(shape, tokenizer, config.vit_pretrained if known is None else False)
     if bert is not None:

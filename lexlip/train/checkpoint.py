@@ -12,7 +12,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from torch import nn
 
 from lexlip.errors import CheckpointError
-from lexlip.models.weights import read
+from lexlip.models.weights import read, state_of
 from lexlip.utils.files import write_whole
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def check_resumable(module: nn.Module, path: str | Path) -> None:
     Raises:
         CheckpointError: as `read_resumable`, or naming the file and the first names that differ.
     """
-    theirs = {name: tuple(value.shape) for name, value in read_resumable(path)["state_dict"].items()}
+    theirs = {name: tuple(getattr(value, "shape", ())) for name, value in state_of(read_resumable(path), path).items()}
     ours = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     wrong = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
     lines = [f"{n}: {ours.get(n, 'nothing')} in this run, {theirs.get(n, 'nothing')} in the file" for n in wrong[:5]]

@@ -82,7 +82,7 @@ class Config:
     # --- image tower ---
     vit: str = key('timm name, "hf-hub:owner/name" or "local-dir:PATH"')
     vit_pretrained: bool | str = key("true: the hub's weights; false: none; a path: that weights file")
-    vit_kwargs: dict = key('passed to timm.create_model, e.g. {"depth": 4, "embed_dim": 192, "num_heads": 3}')
+    vit_kwargs: dict = key('shape for timm.create_model, e.g. {"depth": 4, "embed_dim": 192, "num_heads": 3}')
     patch_size: int | None = key("null: the tower's own; otherwise it must be that", least=1)
     input_image_embed_size: int | None = key("width of the image tower; null: the tower's own", least=1)
     image_norm_eps: float = key("of the image tower's LayerNorms", least=0)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from lexlip.errors import ConfigError
+from lexlip.errors import CheckpointError, ConfigError
 from lexlip.evaluate import recall
 from lexlip.models.encoders import ImageEncoder, TextEncoder
 from lexlip.models.hub import check_head
@@ -28,7 +28,7 @@ from lexlip.models.lexicon_head import keep_heaviest
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.long_texts import fit_text_tables
 from lexlip.models.two_tower import TwoTowers
-from lexlip.models.weights import fit, fit_phase, known_config, model_weights, phase_state
+from lexlip.models.weights import check_text, fit, fit_phase, known_config, model_weights, phase_state
 from lexlip.train.agreement import Agreement
 from lexlip.train.batch_norm import average_statistics, restore_statistics, statistics_kept, statistics_of
 from lexlip.train.build import build_model, decided_by
@@ -143,18 +143,26 @@ class RetrievalModule(pl.LightningModule):
     # --- making one ---
 
     @classmethod
-    def from_model(cls, folder: str | Path, **overrides) -> RetrievalModule:
+    def from_model(cls, folder: str | Path, *, trust_sources: bool = False, **overrides) -> RetrievalModule:
         """A phase around a model folder and the phase's own parts in it, without a Trainer, in evaluation mode.
 
-        The overrides are any keys of configs/base.yaml.
+        Args:
+            folder: written by `lexlip import-official`, `lexlip export` or `save_pretrained`.
+            trust_sources: as `LexLIP.from_pretrained`.
+            overrides: any keys of configs/base.yaml.
 
         Raises:
             CheckpointError: the folder holds no model, or parts that do not fit.
         """
         folder = Path(folder)
-        model = cls.model_class.from_pretrained(folder, drop_rate=overrides.get("drop_rate"))
+        drop_rate = overrides.get("drop_rate")
+        model = cls.model_class.from_pretrained(folder, drop_rate=drop_rate, trust_sources=trust_sources)
         state = phase_state(folder, cls.name)
-        values = {**base(), **decided_by(model), **cls.decided_by_state(state), "num_gpus": 0, **overrides}
+        try:
+            by_state = cls.decided_by_state(state)
+        except (KeyError, IndexError) as error:
+            raise CheckpointError(f"{folder}: {cls.name.lower()}.safetensors holds no parts of {cls.name}") from error
+        values = {**base(), **decided_by(model), **by_state, "num_gpus": 0, **overrides}
         for given, other in (("batch_size", "per_gpu_batchsize"), ("per_gpu_batchsize", "batch_size")):
             if given in overrides and other not in overrides:
                 values[other] = values[given]
@@ -169,9 +177,11 @@ class RetrievalModule(pl.LightningModule):
         weights, known = {}, None
         if source := config.load_path or config.resume_from:
             # Read before the towers are built: a wrong file is refused before anything is fetched.
-            weights, known = model_weights(source), known_config(source)
+            # Only its text tower is taken over; the image tower is the one that this run's config names.
+            weights, known = model_weights(source), known_config(source, trust_sources=True)
             if known is not None:
                 check_head(cls.model_class, known, source)
+                check_text(known, weights, source)
         model = build_model(cls.model_class, config, tokenizer, known)
         if config.load_path:
             # What was trained on such lengths already must not be cut back to `trained_positions`.

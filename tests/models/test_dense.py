@@ -116,7 +116,12 @@ def test_a_saved_folder_says_how_to_load_this_head(model, tmp_path):
 
 def test_a_name_on_the_hub_is_fetched_whatever_its_head(model, tmp_path, monkeypatch):
     model.save_pretrained(tmp_path)
-    monkeypatch.setattr(hub, "snapshot_download", lambda name: {"owner/name": str(tmp_path)}[name])
+
+    def download(name, allow_patterns):
+        assert set(allow_patterns) == {"*.json", "*.safetensors", "*.txt", "*.model"}  # never code, never a pickle
+        return {"owner/name": str(tmp_path)}[name]
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
     assert isinstance(load_folder_of_any_head("owner/name"), DenseLIP)
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="no/such/name is neither a model folder nor could it be fetched"):

@@ -4,12 +4,14 @@ import argparse
 from pathlib import Path
 
 from lexlip.errors import UserError
+from lexlip.utils.options import trust_option
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Hook `eval-long-text` into the parser of the `lexlip` command."""
     command = commands.add_parser("eval-long-text", help="recall on DCI, IIW, ShareGPT4V and Urban1k")
     command.add_argument("--model", required=True, help="model folder, name on the hub, or open_clip:NAME")
+    trust_option(command)
     command.add_argument("--pretrained", help="weights of an open_clip model: their name, or a file")
     command.add_argument("--dci", type=Path, help="folder that holds densely_captioned_images")
     command.add_argument("--iiw", type=Path, help="folder that holds docci, docci_aar and dci")
@@ -39,7 +41,8 @@ def _run(options: argparse.Namespace) -> None:
     sets = _sets(options)
     if not options.allow_missing:
         refuse_missing(sets)
-    encoder = load_encoder(options.model, options.pretrained, str(usable_device(options.device)))
+    device = str(usable_device(options.device))
+    encoder = load_encoder(options.model, options.pretrained, device, options.trust_sources)
     print(f"{encoder.name}, texts of up to {encoder.context} tokens")
     results = {
         pairs.name: evaluate(pairs, encoder, options.batch_size, options.workers, options.allow_missing)

@@ -31,8 +31,13 @@ class PairEncoder(Protocol):
         """Texts to (B, width) normalised vectors, and how many of them were longer than the context."""
 
 
-def load_encoder(name: str, pretrained: str | None, device: str) -> PairEncoder:
-    """A model folder, a name on the hub, or "open_clip:NAME" with its name of the weights or a file of them.
+def load_encoder(name: str, pretrained: str | None, device: str, trust_sources: bool = False) -> PairEncoder:
+    """A model folder, a name on the hub, or "open_clip:NAME".
+
+    Args:
+        pretrained: open_clip's name of the weights, or a file of them.
+        device: where it runs.
+        trust_sources: of a model folder, as `LexLIP.from_pretrained`.
 
     Raises:
         UserError: it cannot be loaded; weights named for a model folder, or none for an open_clip model.
@@ -41,7 +46,7 @@ def load_encoder(name: str, pretrained: str | None, device: str) -> PairEncoder:
         return OpenClipEncoder(name.removeprefix(OPEN_CLIP), pretrained, device)
     if pretrained is not None:
         raise UserError(f"--pretrained {pretrained} belongs to open_clip models; {name} has its own weights")
-    return FolderEncoder(name, device)
+    return FolderEncoder(name, device, trust_sources)
 
 
 class FolderEncoder:
@@ -51,8 +56,8 @@ class FolderEncoder:
         UserError: it holds no tokenizer.
     """
 
-    def __init__(self, folder: str, device: str):
-        self.model = load_folder_of_any_head(folder).to(device)
+    def __init__(self, folder: str, device: str, trust_sources: bool = False):
+        self.model = load_folder_of_any_head(folder, trust_sources).to(device)
         if self.model.tokenizer is None:
             raise UserError(f"{folder} holds no tokenizer; put the files of its tokenizer into it")
         self.name, self.context = folder, self.model.config.max_text_len
