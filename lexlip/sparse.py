@@ -9,13 +9,16 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lexlip.errors import IndexingError
+
+if TYPE_CHECKING:
+    from lexlip.index.origin import Origin
 
 MAX_TERM = 2**22 - 1  # arrays with an entry for every term are held while an index is built
 _HEAVIEST = float(np.finfo(np.float16).max)
@@ -37,6 +40,7 @@ class SparseRows:
         terms: (nnz,) uint32, in any order within a row, no term twice.
         weights: (nnz,) float16, above 0.
         source: what messages call the rows.
+        origin: the model that made them and what it encoded; None where that is not known.
     """
 
     ids: Ids
@@ -44,6 +48,7 @@ class SparseRows:
     terms: np.ndarray
     weights: np.ndarray
     source: str = "vectors"
+    origin: Origin | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

@@ -16,7 +16,7 @@ import numpy as np
 from lexlip.errors import DamagedIndex, IndexingError
 from lexlip.index.queries import Query, bag_of, pack
 from lexlip.index.segment import Segment
-from lexlip.index.store import MANIFEST, Manifest, read_manifest
+from lexlip.index.store import MANIFEST, Manifest, open_segments, read_manifest
 from lexlip.sparse import SparseRows
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Index:
         while True:
             manifest = read_manifest(folder)
             try:
-                return cls(folder, manifest, [Segment(folder, entry) for entry in manifest.segments], model)
+                return cls(folder, manifest, list(open_segments(folder, manifest)), model)
             except FileNotFoundError as error:
                 # A writer may have published the next state, and removed these files, since the manifest was read.
                 if read_manifest(folder).generation == manifest.generation:
@@ -125,6 +125,7 @@ class Index:
 
         Raises:
             IndexingError: an invalid query or number.
+            DamagedIndex: a list or an id that is not what was written.
         """
         return self.search_batch([query], k, drop=drop, candidates=candidates, threads=threads)[0]
 
@@ -227,11 +228,14 @@ class Index:
         for number in numbers:
             segment = self.segments[number]
             documents, scores = np.empty(shape, np.int64), np.empty(shape)
-            search(
+            segment.file.require_whole()
+            damaged = search(
                 segment.data, segment.table, segment.skips, segment.terms, segment.impacts, segment.bits,
-                segment.documents, segment.deleted, queries.terms, queries.weights, queries.offsets,
+                segment.documents, segment.deleted, segment.checked, queries.terms, queries.weights, queries.offsets,
                 k, at_least, drop, candidates, _scratch.sums, _scratch.floor, documents, scores,
             )  # fmt: skip
+            if damaged >= 0:
+                segment.refuse_list(damaged)
             part = Best(np.where(documents < 0, -1, number), documents, scores)
             best = part if best is None else self._merged(best, part)
             at_least = best.scores[:, -1].copy()
@@ -278,7 +282,7 @@ def damage_of(path: str | Path) -> list[str]:
     damage = []
     for entry in manifest.segments:
         try:
-            damage += Segment(folder, entry).damage()
+            damage += Segment(folder, entry, manifest.settings.ids).damage()
         except DamagedIndex as error:
             damage.append(str(error))
         except FileNotFoundError as error:
