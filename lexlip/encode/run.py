@@ -18,6 +18,9 @@ from lexlip.encode.corpus import Images, Texts
 from lexlip.encode.shards import ShardFolder, ShardPlan
 from lexlip.encode.vectors import CorpusEncoder
 from lexlip.errors import EncodingError
+from lexlip.index.origin import ModelStamp, Origin, Source
+from lexlip.index.shards import with_prefix
+from lexlip.models.fingerprint import fingerprint as weights_fingerprint
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.two_tower import TwoTowers
 from lexlip_data.sources.skipped import USUAL_RULES, Rules
@@ -61,6 +64,8 @@ def encode(
     rules: Rules = USUAL_RULES,
     process: tuple[int, int] = (0, 1),
     progress: bool = False,
+    model_name: str = "",
+    id_prefix: str = "",
 ) -> Encoded:
     """Write a corpus as shards of L2-normalised lexicon vectors; shards that are there stay.
 
@@ -75,6 +80,8 @@ def encode(
         rules: how many documents may be left out because they cannot be read.
         process: number of this process and how many there are: of 4, number 1 writes shards 1, 5, 9, ...
         progress: whether to draw a bar.
+        model_name: what the model was loaded from; the shards tell it to the index.
+        id_prefix: to put before each id, which makes it a string.
 
     Raises:
         EncodingError: nothing to encode, a number below 1, or a folder that holds something else.
@@ -89,7 +96,8 @@ def encode(
     if corpus.what == "texts" and model.tokenizer is None:
         raise EncodingError("the model has no tokenizer, which texts need; save one into its folder")
     plan = ShardPlan(len(corpus), shard_documents, batch_size * WINDOW_BATCHES)
-    folder = ShardFolder(Path(out), plan, _facts(model, corpus, plan, top_k, batch_size), rules)
+    facts = _facts(model, corpus, plan, top_k, batch_size, id_prefix)
+    folder = ShardFolder(Path(out), plan, facts, rules, _origin(model, model_name, corpus, id_prefix))
     rank, processes = process
     mine = range(rank, plan.shards, processes)
     missing = [shard for shard in mine if not folder.shard(shard).exists()]
@@ -101,7 +109,8 @@ def encode(
         unit=f" {corpus.what}", disable=not progress,
     ) as bar:  # fmt: skip
         for shard in missing:
-            folder.write(shard, _counted(islice(windows, len(plan.windows(shard))), bar), corpus.ids, wide)
+            of_shard = _counted(islice(windows, len(plan.windows(shard))), bar, id_prefix)
+            folder.write(shard, of_shard, "string" if id_prefix else corpus.ids, wide)
     skipped = folder.finish(corpus.left_out)
     return Encoded(plan.documents, sum(map(plan.size, missing)), plan.shards, skipped)
 
@@ -126,13 +135,21 @@ def process_of(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
     return rank, processes
 
 
-def _counted(windows, bar: tqdm):
+def _counted(windows, bar: tqdm, id_prefix: str):
     for rows, skipped in windows:
-        yield rows, skipped
+        yield with_prefix(rows, id_prefix), skipped
         bar.update(len(rows) + len(skipped))
 
 
-def _facts(model: LexLIP, corpus: Images | Texts, plan: ShardPlan, top_k: int | None, batch_size: int) -> dict:
+def _origin(model: LexLIP, name: str, corpus: Images | Texts, id_prefix: str) -> Origin:
+    folder = os.path.abspath(name) if name and os.path.isdir(name) else ""
+    stamp = ModelStamp(name, folder, weights_fingerprint(model))
+    return Origin(stamp, Source(os.path.abspath(corpus.origin), corpus.what, id_prefix))
+
+
+def _facts(
+    model: LexLIP, corpus: Images | Texts, plan: ShardPlan, top_k: int | None, batch_size: int, id_prefix: str
+) -> dict:
     """What decides every byte of the shards. The batch size does: padding changes the last bits of a text's vector."""
     facts = {
         "model": fingerprint(model),
@@ -143,6 +160,8 @@ def _facts(model: LexLIP, corpus: Images | Texts, plan: ShardPlan, top_k: int | 
         "batch_size": batch_size,
         "shard_documents": plan.shard_documents,
     }
+    if id_prefix:  # left out where there is none: a folder that an earlier version began goes on
+        facts["id_prefix"] = id_prefix
     run = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
     return {**facts, "run": run}
 

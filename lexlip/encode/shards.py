@@ -24,6 +24,7 @@ from filelock import FileLock
 
 from lexlip.encode.vectors import Window
 from lexlip.errors import EncodingError
+from lexlip.index.origin import Origin, origin_metadata
 from lexlip.index.shards import record_batch, run_metadata
 from lexlip.sparse import SparseRows
 from lexlip.utils.files import give_usual_rights, write_json
@@ -73,12 +74,14 @@ class ShardFolder:
         plan: of the corpus.
         facts: what decides the vectors; JSON values by name.
         rules: how many documents may be left out.
+        origin: for the schema of the shards.
 
     Raises:
         EncodingError: the folder holds something else, or what other facts gave.
     """
 
-    def __init__(self, path: Path, plan: ShardPlan, facts: dict, rules: Rules):
+    def __init__(self, path: Path, plan: ShardPlan, facts: dict, rules: Rules, origin: Origin):
+        self._origin = origin
         self.path, self.plan, self.rules = path, plan, rules
         self._run = facts["run"]
         self._allowed = rules.allowed(plan.documents)
@@ -98,14 +101,15 @@ class ShardFolder:
             return
         try:
             there = json.loads(file.read_text(encoding="utf-8"))
-            changed = [name for name in facts if name != "run" and there.get(name) != facts[name]]
+            names = {**facts, "id_prefix": ""}
+            changed = [name for name in names if name != "run" and there.get(name) != facts.get(name)]
         except (OSError, ValueError, AttributeError) as error:
             raise EncodingError(f"{file} cannot be read ({error}); name a new folder with --out") from error
         if changed:
             name = changed[0]
             raise EncodingError(
-                f"{self.path} was begun with {name.replace('_', ' ')} {there.get(name)}, not {facts[name]}; run it as "
-                "it was begun, or name a new folder with --out"
+                f"{self.path} was begun with {name.replace('_', ' ')} {there.get(name)}, not {facts.get(name)}; run it "
+                "as it was begun, or name a new folder with --out"
             )
 
     def name(self, shard: int) -> str:
@@ -133,7 +137,7 @@ class ShardFolder:
                 "terms": pa.list_(pa.uint32() if wide else pa.uint16()),
                 "weights": pa.list_(pa.float16()),
             },
-            metadata=run_metadata(self._run, shard, self.plan.shards),
+            metadata={**run_metadata(self._run, shard, self.plan.shards), **origin_metadata(self._origin)},
         )
         handle, draft = tempfile.mkstemp(prefix=f".{self.name(shard)}-", suffix=".tmp", dir=self.path)
         try:

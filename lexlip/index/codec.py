@@ -104,7 +104,7 @@ def sound(data, skips, entry, bits, documents):
 
 @compiled
 def first_unsound(data, skips, table, bits, documents, checked):
-    """The first row of a table whose list is not `sound`, or -1. Rows where `checked` is set are not looked at again."""
+    """The first row of a table whose list is not `sound`, or -1; looks only where `checked` is not set, and sets it."""
     for row in range(len(table)):
         if not checked[row]:
             if not sound(data, skips, table[row], bits, documents):

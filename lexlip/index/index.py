@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from lexlip.errors import DamagedIndex, IndexingError
-from lexlip.index.queries import Query, bag_of, pack
+from lexlip.index.origin import require_model
+from lexlip.index.queries import Query, bag_of, each_query, pack
 from lexlip.index.segment import Segment
 from lexlip.index.store import MANIFEST, Manifest, open_segments, read_manifest
 from lexlip.sparse import SparseRows
@@ -79,25 +80,30 @@ class Index:
         self.model = model
 
     @classmethod
-    def open(cls, path: str | Path, model: LexLIP | str | Path | None = None) -> Index:
+    def open(cls, path: str | Path, model: LexLIP | str | Path | None = None, *, force: bool = False) -> Index:
         """Open the current state. Takes milliseconds: postings are read when they are searched.
 
         Args:
             path: the index's folder.
             model: for queries that are texts, images or words; a model, or its folder or name.
+            force: take a model that did not make the vectors.
 
         Raises:
-            IndexingError: no index there.
+            IndexingError: no index there, or a model that did not make its vectors.
             DamagedIndex: files that are not what was written, as far as that shows without reading all of them.
             CheckpointError: no such model.
         """
         folder = Path(path)
-        if isinstance(model, (str, Path)):
+        name = str(model) if isinstance(model, (str, Path)) else ""
+        if name:
+            read_manifest(folder)  # before what takes seconds
             from lexlip.models.lexlip import LexLIP
 
-            model = LexLIP.from_pretrained(model)
+            model = LexLIP.from_pretrained(name)
         while True:
             manifest = read_manifest(folder)
+            if model is not None and not force:
+                require_model(folder, manifest.model, model, name)
             try:
                 return cls(folder, manifest, list(open_segments(folder, manifest)), model)
             except FileNotFoundError as error:
@@ -134,6 +140,7 @@ class Index:
         threads: int | None = None,
     ) -> list[list[Hit]]:  # fmt: skip
         """`search` for several queries at once, on all processors. Texts and images are encoded one by one."""
+        queries = each_query(queries)
         rows = pack([bag_of(query, self.model) for query in queries])
         k = min(_count("k", k), max(len(self), 1))
         if not 0 <= drop < 1:
@@ -181,6 +188,8 @@ class Index:
             "bytes": size,
             "bytes_per_document": round(size / documents, 2) if documents else None,
             **asdict(self.manifest.settings),
+            "model": asdict(self.manifest.model) if self.manifest.model else None,
+            "sources": [asdict(source) for source in self.manifest.sources],
             "segments": [asdict(entry) for entry in self.manifest.segments],
         }
 
