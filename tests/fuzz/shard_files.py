@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from lexlip.index import IndexingError, SparseRows, build, read_shards
+from lexlip.index import IndexingError, build, read_shards
 
 sys.path.insert(0, str(Path(__file__).parent))
 from apart import run_apart
