@@ -65,9 +65,9 @@ class SparseRows:
                 above 65,504; the message names the row.
         """
         ids = as_ids(ids, source)
-        offsets = _numbers(offsets, "iu", source, "offsets must be whole numbers").astype(np.int64)
-        terms = _numbers(terms, "iu", source, "terms must be whole numbers")
-        weights = _numbers(weights, "fiub", source, "weights must be real numbers")
+        offsets = _numbers(offsets, "iu", f"{source}: offsets", "whole numbers").astype(np.int64)
+        terms = _numbers(terms, "iu", f"{source}: terms", "whole numbers")
+        weights = _numbers(weights, "fiub", f"{source}: weights", "real numbers")
         if len(offsets) != len(ids) + 1 or len(terms) != len(weights):
             raise IndexingError(
                 f"{source}: {len(ids)} ids, {len(offsets)} offsets, {len(terms)} terms and {len(weights)} weights do "
@@ -242,14 +242,16 @@ def _term(term: int) -> int:
     return number
 
 
-def _numbers(values: Any, kinds: str, source: str, rule: str) -> np.ndarray:
+def _numbers(values: Any, kinds: str, name: str, rule: str) -> np.ndarray:
     """A 1-D array of numbers of some kinds; an empty one may be of any."""
     try:
         array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
     except (TypeError, ValueError, RuntimeError) as error:  # several lengths; a type that numpy lacks
-        raise IndexingError(f"{source}: {rule} in one row, not {type(values).__name__} ({error})") from error
-    if array.ndim != 1 or (array.size and array.dtype.kind not in kinds):
-        raise IndexingError(f"{source}: {rule} in one row, not {array.dtype} of shape {array.shape}")
+        raise IndexingError(f"{name} are {type(values).__name__}; they must be {rule} in a row") from error
+    if array.ndim != 1:
+        raise IndexingError(f"{name} have the shape {array.shape}; they must be {rule} in a row")
+    if array.size and array.dtype.kind not in kinds:
+        raise IndexingError(f"{name} are {array.dtype}; they must be {rule}")
     return array
 
 
@@ -326,9 +328,7 @@ def _text_bytes(array: pa.Array) -> int:
 
 def _require_short(length: int, source: str) -> None:
     if length > _UNPACKED:
-        raise IndexingError(
-            f"{source}: texts that share their bytes and would take {length:,} of them; write fewer rows"
-        )
+        raise IndexingError(f"{source}: texts that share bytes would take {length:,} of them; write fewer rows")
 
 
 def concatenate_ids(parts: Sequence[Ids]) -> Ids:
