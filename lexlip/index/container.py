@@ -18,6 +18,7 @@ import os
 import stat
 import struct
 import sys
+import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ _ALIGN = 8
 # Shorter files are read: an index of many small segments then takes no descriptors, and is opened faster.
 READ_WHOLE = 1 << 20
 _MAX_FOOTER = 1 << 16
+WATCH_SECONDS = 0.02  # between two looks at a mapped file's length: each costs a twentieth of a search
 # Before Python 3.13 a map keeps a descriptor of its own.
 _NO_DESCRIPTOR = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 _NO_MORE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
@@ -120,6 +122,7 @@ class ContainerReader:
         self.path = path = folder / entry.name
         self._crc32 = entry.crc32
         self.bytes, self._mapped = _contents(path, entry.bytes)
+        self._looked = 0.0
         length, crc, magic = _TAIL.unpack(self.bytes[-_TAIL.size :].tobytes())
         if magic != MAGIC or self.bytes[: len(MAGIC)].tobytes() != MAGIC:
             raise DamagedIndex(f"{path} does not begin and end as a file of an index does")
@@ -169,11 +172,14 @@ class ContainerReader:
     def require_whole(self) -> None:
         """Refuse a file that was cut short while it is mapped: to read what is gone would end the process.
 
+        It is looked at now and then. Who cuts files of an index in use at that very moment still ends the process.
+
         Raises:
             DamagedIndex: it was.
         """
-        if self._mapped is None:
+        if self._mapped is None or (now := time.monotonic()) < self._looked + WATCH_SECONDS:
             return
+        self._looked = now
         try:
             facts = os.stat(self._mapped[0])
         except OSError:

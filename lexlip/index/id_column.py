@@ -123,7 +123,8 @@ class Numbers(_Column):
             return self._first + document
         begin = document * self._width
         distance = int.from_bytes(self._data[begin : begin + self._width].tobytes(), "little")
-        self._require(distance <= self._most)
+        if distance > self._most:
+            self._require(False)
         return self._first + distance
 
     def all(self) -> np.ndarray:

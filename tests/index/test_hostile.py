@@ -229,6 +229,7 @@ def test_a_file_that_is_cut_while_it_is_mapped(tmp_path, monkeypatch):
     from lexlip.index import container
 
     monkeypatch.setattr(container, "READ_WHOLE", 100)
+    monkeypatch.setattr(container, "WATCH_SECONDS", 0)
     build(tmp_path, [SparseRows.from_bags([{n % 50: 1.0} for n in range(5000)])])
     index = Index.open(tmp_path)
     assert len(index.search({1: 1.0}, 5)) == 5
