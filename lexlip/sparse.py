@@ -197,7 +197,8 @@ def nonzero_terms(vectors: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         vectors = vectors.detach().float()
         if str(vectors.layout) != "torch.strided":
             vectors = vectors.to_sparse_coo().coalesce().cpu()
-            return _sparse_terms(vectors, *vectors.indices().numpy(), vectors.values().numpy())
+            row, term = vectors.indices().numpy()
+            return _sparse_terms(vectors, row, term, vectors.values().numpy())
         row, term = vectors.nonzero(as_tuple=True)
         lengths = row.bincount(minlength=len(vectors)).cpu().numpy()
         return offsets_of(lengths), term.int().cpu().numpy(), vectors[row, term].cpu().numpy()

@@ -75,10 +75,10 @@ class Facts:
 
     def number(self, name: str) -> float:
         """A number of at least 0, not infinite."""
-        value = self.values.get(name)
-        good = type(value) in (int, float) and 0 <= value <= 1e300 and math.isfinite(value)  # type: ignore[operator]
+        value: Any = self.values.get(name)
+        good = type(value) in (int, float) and 0 <= value <= 1e300 and math.isfinite(value)
         require(good, self.place, f"{name} is {_short(value)}, no number of at least 0")
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
 
     def text(self, name: str, allowed: tuple[str, ...] = ()) -> str:
         """A text, one of those allowed if there are any."""

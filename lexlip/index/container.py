@@ -210,7 +210,7 @@ def _contents(path: Path, size: int) -> tuple[np.ndarray, tuple[str, int] | None
                 raise DamagedIndex(f"{path} has {facts.st_size:,} bytes instead of {size:,}")
             require(size >= len(MAGIC) + _TAIL.size, path, "too short for a file of an index")
             if size > READ_WHOLE:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ, **_NO_DESCRIPTOR)  # type: ignore[call-overload]
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ, **_NO_DESCRIPTOR)
                 return np.frombuffer(mapped, np.uint8, size), (os.fspath(path), facts.st_ino)
             content = file.read(size)
             require(len(content) == size, path, "cut short")

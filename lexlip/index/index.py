@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
@@ -100,12 +100,13 @@ class Index:
             from lexlip.models.lexlip import LexLIP
 
             model = LexLIP.from_pretrained(name)
+        loaded = cast("LexLIP | None", model)
         while True:
             manifest = read_manifest(folder)
-            if model is not None and not force:
-                require_model(folder, manifest.model, model, name)
+            if loaded is not None and not force:
+                require_model(folder, manifest.model, loaded, name)
             try:
-                return cls(folder, manifest, list(open_segments(folder, manifest)), model)
+                return cls(folder, manifest, list(open_segments(folder, manifest)), loaded)
             except FileNotFoundError as error:
                 # A writer may have published the next state, and removed these files, since the manifest was read.
                 if read_manifest(folder).generation == manifest.generation:
