@@ -36,6 +36,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="folders besides the corpus's own that paths and links of images may lead into",
     )  # fmt: skip
     command.add_argument("--top-k", type=int, metavar="K", help="keep the K heaviest terms of each (default: all)")
+    command.add_argument("--id-prefix", default="", metavar="TEXT", help="put before every id")
     command.add_argument("--batch-size", type=int, default=64, help="documents at once (default: 64)")
     command.add_argument("--shard-documents", type=int, default=8192, help="documents per shard (default: 8192)")
     command.add_argument("--workers", type=int, default=0, help="processes that decode images (default: none)")
@@ -70,7 +71,7 @@ def _run(options: argparse.Namespace) -> None:
         done = encode(
             model, corpus, options.out, top_k=options.top_k, batch_size=options.batch_size,
             shard_documents=options.shard_documents, workers=options.workers, rules=rules, process=process,
-            progress=process[0] == 0 and sys.stderr.isatty(),
+            progress=process[0] == 0 and sys.stderr.isatty(), model_name=options.model, id_prefix=options.id_prefix,
         )  # fmt: skip
     except DataError as error:
         raise UserError(str(error)) from error

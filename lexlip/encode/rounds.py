@@ -26,6 +26,7 @@ from lexlip.encode.corpus import Images, Texts
 from lexlip.encode.files import FolderImages
 from lexlip.encode.shards import FACTS, LOCK, ShardFolder, ShardPlan
 from lexlip.errors import EncodingError
+from lexlip.index.origin import Origin
 from lexlip.utils.files import give_usual_rights, write_json, write_whole
 from lexlip_data.errors import one_line
 from lexlip_data.sources.skipped import Rules
@@ -55,14 +56,16 @@ class Rounds:
 
 
 def open_rounds(
-    out: Path, corpus: Images | Texts, settings: dict, make_plan: Callable[[int], ShardPlan], rules: Rules
-) -> Rounds:
+    out: Path, corpus: Images | Texts, settings: dict, make_plan: Callable[[int], ShardPlan], rules: Rules,
+    origin: Origin | None = None,
+) -> Rounds:  # fmt: skip
     """Claim a folder for a corpus, or find what it holds of it already.
 
     Args:
         settings: what decides the vectors besides the corpus; JSON values by name.
         make_plan: of how many documents.
         rules: how many documents may be left out.
+        origin: for the schema of the shards.
 
     Raises:
         EncodingError: the folder holds something else, or what other settings gave.
@@ -72,7 +75,7 @@ def open_rounds(
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / LOCK)
     with lock:
-        return _Opener(out, corpus, settings, make_plan, rules, lock).open()
+        return _Opener(out, corpus, settings, make_plan, rules, lock, origin).open()
 
 
 @dataclass
@@ -83,6 +86,7 @@ class _Opener:
     make_plan: Callable[[int], ShardPlan]
     rules: Rules
     lock: FileLock
+    origin: Origin | None
 
     def open(self) -> Rounds:
         there = self._there()
@@ -143,10 +147,11 @@ class _Opener:
         return found
 
     def _require_same(self, there: dict, facts: dict, number: int) -> None:
-        for name, value in facts.items():
-            if name != "run" and there.get(name) != value:
+        for name, value in {"id_prefix": "", **facts}.items():
+            before = there.get(name, "" if name == "id_prefix" else None)
+            if name != "run" and before != value:
                 raise EncodingError(
-                    f"{self.out} was begun with {name.replace('_', ' ')} {one_line(there.get(name), 80)}, not "
+                    f"{self.out} was begun with {name.replace('_', ' ')} {one_line(before, 80)}, not "
                     f"{value}; run it as it was begun, or name a new folder with --out"
                 )
 
@@ -165,7 +170,8 @@ class _Opener:
         files = self._facts_file(number), self._names_file(number)
         stem = f"shard-added{number}-" if number else "shard-"
         plan = self.make_plan(facts["documents"])
-        return Round(corpus, ShardFolder(self.out, plan, facts["run"], self.rules, self.lock, stem, files, gone))
+        shards = ShardFolder(self.out, plan, facts["run"], self.rules, self.lock, stem, files, gone, self.origin)
+        return Round(corpus, shards)
 
     def _claim(self, number: int, corpus: Images | Texts, gone: frozenset[str] = frozenset()) -> Round:
         facts = self._facts(corpus)

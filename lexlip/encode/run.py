@@ -24,6 +24,9 @@ from lexlip.encode.shards import ShardPlan
 from lexlip.encode.tables import SourceCaptions
 from lexlip.encode.vectors import CorpusEncoder
 from lexlip.errors import EncodingError
+from lexlip.index.origin import ModelStamp, Origin, Source
+from lexlip.index.shards import with_prefix
+from lexlip.models.fingerprint import fingerprint as weights_fingerprint
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.two_tower import TwoTowers
 from lexlip_data.loading.unknown_words import SAMPLE, unknown_warning
@@ -70,6 +73,8 @@ def encode(
     rules: Rules = USUAL_RULES,
     process: tuple[int, int] = (0, 1),
     progress: bool = False,
+    model_name: str = "",
+    id_prefix: str = "",
 ) -> Encoded:
     """Write a corpus as shards of L2-normalised lexicon vectors; shards that are there stay.
 
@@ -85,6 +90,8 @@ def encode(
         rules: how many documents may be left out because they cannot be read.
         process: number of this process and how many there are: of 4, number 1 writes shards 1, 5, 9, ...
         progress: whether to draw a bar.
+        model_name: what the model was loaded from; the shards tell it to the index.
+        id_prefix: to put before each id, which makes it a string.
 
     Raises:
         EncodingError: nothing to encode, a number below 1, or a folder that holds something else.
@@ -101,15 +108,17 @@ def encode(
     settings = {
         "model": fingerprint(model), "what": corpus.what, "top_k": top_k, "batch_size": batch_size,
         "shard_documents": shard_documents,
+        **({"id_prefix": id_prefix} if id_prefix else {}),  # an earlier version's folder, without one, goes on
     }  # fmt: skip  # what decides every byte of a shard: padding changes the last bits of a text's vector
     plan = partial(ShardPlan, shard_documents=shard_documents, window=batch_size * WINDOW_BATCHES)
-    found = open_rounds(Path(out), corpus, settings, plan, rules)
+    origin = _origin(model, model_name, corpus, id_prefix)
+    found = open_rounds(Path(out), corpus, settings, plan, rules, origin)
     if process[0] == 0:
         for note in found.notes + _unknown_words(corpus, model.tokenizer):
             log.warning("%s", note)
     encoder = CorpusEncoder(model.eval(), top_k, batch_size, workers)
     wide = model.config.vocab_size > 1 << 16
-    encoded = sum(_encode_round(each, encoder, wide, process, progress) for each in found.rounds)
+    encoded = sum(_encode_round(each, encoder, wide, process, progress, id_prefix) for each in found.rounds)
     skipped = [each.shards.finish(corpus.left_out) for each in found.rounds]
     shards = sum(each.shards.plan.shards for each in found.rounds)
     return Encoded(len(corpus), encoded, shards, None if None in skipped else skipped[-1])
@@ -125,7 +134,9 @@ def _unknown_words(corpus: Images | Texts, tokenizer) -> list[str]:
     return [warning] if warning else []
 
 
-def _encode_round(part: Round, encoder: CorpusEncoder, wide: bool, process: tuple[int, int], progress: bool) -> int:
+def _encode_round(
+    part: Round, encoder: CorpusEncoder, wide: bool, process: tuple[int, int], progress: bool, id_prefix: str
+) -> int:
     """Write this process's shards that are missing; returns how many documents that were."""
     rank, processes = process
     corpus, folder, plan = part.corpus, part.shards, part.shards.plan
@@ -137,7 +148,8 @@ def _encode_round(part: Round, encoder: CorpusEncoder, wide: bool, process: tupl
         unit=f" {corpus.what}", disable=not progress,
     ) as bar:  # fmt: skip
         for shard in missing:
-            folder.write(shard, _counted(islice(windows, len(plan.windows(shard))), bar), corpus.ids, wide)
+            of_shard = _counted(islice(windows, len(plan.windows(shard))), bar, id_prefix)
+            folder.write(shard, of_shard, "string" if id_prefix else corpus.ids, wide)
     windows_of = (window for shard in missing for window in plan.windows(shard))
     return sum(1 for window in windows_of for number in range(*window) if not folder.is_gone(corpus, number))
 
@@ -162,10 +174,16 @@ def process_of(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
     return rank, processes
 
 
-def _counted(windows, bar: tqdm):
+def _counted(windows, bar: tqdm, id_prefix: str):
     for rows, skipped in windows:
-        yield rows, skipped
+        yield with_prefix(rows, id_prefix), skipped
         bar.update(len(rows) + len(skipped))
+
+
+def _origin(model: LexLIP, name: str, corpus: Images | Texts, id_prefix: str) -> Origin:
+    folder = os.path.abspath(name) if name and os.path.isdir(name) else ""
+    stamp = ModelStamp(name, folder, weights_fingerprint(model))
+    return Origin(stamp, Source(os.path.abspath(corpus.origin), corpus.what, id_prefix))
 
 
 def fingerprint(model: TwoTowers) -> str:

@@ -27,6 +27,7 @@ from filelock import FileLock
 from lexlip.encode.corpus import Images, Texts
 from lexlip.encode.vectors import Window
 from lexlip.errors import EncodingError
+from lexlip.index.origin import Origin, origin_metadata
 from lexlip.index.shards import record_batch, run_metadata
 from lexlip.sparse import SparseRows
 from lexlip.utils.files import give_usual_rights
@@ -80,6 +81,7 @@ class ShardFolder:
         stem: of the shards' names.
         files: the facts that claim the folder for this run, and the names that are of no use after its last shard.
         gone: ids of documents that are not there any more, which nobody misses.
+        origin: for the schema of the shards; its prefix stands before each id in them.
     """
 
     def __init__(
@@ -92,7 +94,9 @@ class ShardFolder:
         stem: str = "shard-",
         files: tuple[Path, Path] | None = None,
         gone: frozenset[str] = frozenset(),
+        origin: Origin | None = None,
     ):
+        self._origin = origin
         self.path, self.plan, self.rules = path, plan, rules
         self._run, self._lock, self._stem, self._gone = run, lock, stem, gone
         self._facts_file, self._names_file = files or (path / FACTS, path / "encoding-names.gz")
@@ -118,7 +122,7 @@ class ShardFolder:
         return self.shard(shard).stat().st_mtime
 
     def ids_of(self, shard: int) -> list:
-        """Ids of a finished shard's rows.
+        """Ids of a finished shard's rows, as the corpus has them.
 
         Raises:
             EncodingError: it cannot be read.
@@ -127,9 +131,12 @@ class ShardFolder:
         try:
             with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
                 batches = map(reader.get_batch, range(reader.num_record_batches))
-                return [id for batch in batches for id in batch.column("id").to_pylist()]
+                ids = [id for batch in batches for id in batch.column("id").to_pylist()]
         except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
             raise EncodingError(f"{path} cannot be read ({error}); remove it to encode it again") from error
+        source = self._origin.source if self._origin else None
+        prefix = source.id_prefix if source else ""
+        return [id.removeprefix(prefix) for id in ids] if prefix else ids
 
     def ids(self) -> list:
         """`ids_of` all finished shards."""
@@ -166,7 +173,10 @@ class ShardFolder:
                 "terms": pa.list_(pa.uint32() if wide else pa.uint16()),
                 "weights": pa.list_(pa.float16()),
             },
-            metadata=run_metadata(self._run, shard, self.plan.shards),
+            metadata={
+                **run_metadata(self._run, shard, self.plan.shards),
+                **origin_metadata(self._origin or Origin()),
+            },
         )
         handle, draft = tempfile.mkstemp(prefix=f".{self.name(shard)}-", suffix=".tmp", dir=self.path)
         try:

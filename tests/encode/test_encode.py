@@ -169,14 +169,15 @@ def test_two_processes_are_one(model, lines, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_launcher_starts_several(model, lines, tmp_path):
+def test_the_launcher_starts_several(model, lines, tmp_path, monkeypatch):
     model.save_pretrained(tmp_path / "model")
     command = ["encode", "--model", "model", "--texts", str(lines[0]), "--shard-documents", "20"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NPROC_PER_NODE": "2", "PYTHON": sys.executable}
     run = ["bash", str(ROOT / "scripts" / "launch.sh"), *command, "--out", "two"]
     done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    encode(model, LineTexts(lines[0]), tmp_path / "one", shard_documents=20)
+    monkeypatch.chdir(tmp_path)  # the shards tell where the model lies
+    encode(model, LineTexts(lines[0]), tmp_path / "one", shard_documents=20, model_name="model")
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
@@ -442,3 +443,27 @@ def test_texts_that_the_tokenizer_does_not_know(model, tmp_path, caplog):
     (tmp_path / "t.txt").write_text("猫 狗\n你好\n")
     encode(model, LineTexts(tmp_path / "t.txt"), tmp_path / "out")
     assert "t.txt: 100% of the captions' tokens are unknown" in caplog.text
+
+
+def test_shards_tell_the_model_and_the_source(model, lines, tmp_path):
+    from lexlip.index import IndexingError, add, build
+    from lexlip.models.fingerprint import fingerprint
+
+    path, texts = lines
+    encode(model, LineTexts(path), tmp_path / "v", model_name="mine")
+    encode(model, LineTexts(path), tmp_path / "w", model_name="mine", id_prefix="old/")
+    build(tmp_path / "i", read_shards([tmp_path / "w"]))
+    index = Index.open(tmp_path / "i", model)
+    assert index.manifest.model.fingerprint == fingerprint(model) and index.manifest.model.name == "mine"
+    (source,) = index.manifest.sources
+    assert (source.root, source.what, source.id_prefix) == (str(path), "texts", "old/")
+    assert index.search(texts[3], 1)[0].id.startswith("old/")
+    with pytest.raises(IndexingError, match="ids are int, those before were string"):
+        add(tmp_path / "i", read_shards([tmp_path / "v"]))
+    assert add(tmp_path / "i", read_shards([tmp_path / "v"], id_prefix="old/")).replaced == len(texts)
+    with pytest.raises(EncodingError, match="begun with id prefix old/"):
+        encode(model, LineTexts(path), tmp_path / "w")
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.5)
+    with pytest.raises(IndexingError, match="its vectors were made by mine"):
+        Index.open(tmp_path / "i", model)
