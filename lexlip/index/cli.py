@@ -17,6 +17,7 @@ from lexlip.index.index import Index, damage_of
 from lexlip.index.queries import bag_of
 from lexlip.index.shards import read_shards
 from lexlip.index.store import read_manifest
+from lexlip_data.command import prints_unicode
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -192,4 +193,4 @@ def _rows(paths: list[Path]) -> Iterator:
 
 
 def _print(value: object) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(value, indent=2, ensure_ascii=not prints_unicode()))
