@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from importlib import import_module
 
 from lexlip.errors import LaunchError, UserError
 from lexlip_data.command import run_command
-
-ROOMS = ("convert", "encode", "index", "serve", "evaluate.long_text")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,10 +15,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str] | None) -> int:
+    # Here rather than above, so that Ctrl-C while they load ends as it does later.
+    import lexlip.convert.cli
+    import lexlip.encode.cli
+    import lexlip.evaluate.long_text.cli
+    import lexlip.index.cli
+    import lexlip.serve.cli
+
     parser = argparse.ArgumentParser("lexlip", description="Checkpoints, model folders and indexes of LexLIP.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for room in ROOMS:
-        import_module(f"lexlip.{room}.cli").add_commands(commands)
+    for room in (lexlip.convert, lexlip.encode, lexlip.index, lexlip.serve, lexlip.evaluate.long_text):
+        room.cli.add_commands(commands)
     options = parser.parse_args(arguments)
     return options.run(options) or 0
 

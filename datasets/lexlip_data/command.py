@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from lexlip_data.errors import DataError, one_line
 
@@ -60,7 +61,16 @@ def reason(error: Exception) -> str:
         return one_line(str(error) or type(error).__name__, 2000)
     files = " -> ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes)))
     text = f"{files}: {error.strerror}" if files else error.strerror
-    return one_line(text, 2000) + _NEEDED.get(error.errno or 0, "")
+    return one_line(f"{text}{_in_the_way(error)}", 2000) + _NEEDED.get(error.errno or 0, "")
+
+
+def _in_the_way(error: OSError) -> str:
+    """Which file stands where a folder is due; the system names only the path that it was asked for."""
+    if error.errno not in (errno.ENOTDIR, errno.EEXIST) or not isinstance(error.filename, str):
+        return ""
+    path = Path(error.filename)
+    file = next((part for part in (path, *path.parents) if os.path.isfile(part)), None)
+    return f"; {file} is a file, not a folder" if file else ""
 
 
 def print_anything() -> None:

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 from lexlip.errors import UserError
+from lexlip.models.source import check_source
+from lexlip.utils.paths import check_input, check_output
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -37,6 +39,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    _check_paths(options)
     from lexlip.encode.run import encode, process_of
     from lexlip.launch.environment import leave_with_launcher
     from lexlip.models.lexlip import LexLIP
@@ -45,13 +48,14 @@ def _run(options: argparse.Namespace) -> None:
     from lexlip_data.sources.skipped import Rules
 
     leave_with_launcher()
+    device = usable_device(options.device)
     process = process_of()
     if options.workers < 0:
         raise UserError(f"--workers {options.workers}: 0 or more")
     try:
         rules = Rules(options.max_bad_share)
         corpus = _corpus(options, rules)
-        model = LexLIP.from_pretrained(options.model).to(usable_device(options.device))
+        model = LexLIP.from_pretrained(options.model).to(device)
         done = encode(
             model, corpus, options.out, top_k=options.top_k, batch_size=options.batch_size,
             shard_documents=options.shard_documents, workers=options.workers, rules=rules, process=process,
@@ -64,6 +68,17 @@ def _run(options: argparse.Namespace) -> None:
         return
     skipped = f", {done.skipped:,} left out: {options.out}/skipped_samples.tsv" if done.skipped else ""
     print(f"{done.documents:,} {corpus.what} in {done.shards:,} shards, {done.encoded:,} encoded now{skipped}")
+
+
+def _check_paths(options: argparse.Namespace) -> None:
+    """Before torch is loaded, which takes seconds."""
+    check_source("--model ", options.model)
+    for file in options.arrow or ():
+        check_input("--arrow", file)
+    check_input("--tsv", options.tsv)
+    check_input("--texts", options.texts)
+    check_input("--images", options.images, folder=True)
+    check_output("--out", options.out, folder=True)
 
 
 def _corpus(options: argparse.Namespace, rules):

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 
 from lexlip.errors import UserError
+from lexlip.models.source import check_source
+from lexlip.utils.paths import check_input
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -33,6 +35,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def _serve(options: argparse.Namespace) -> None:
     if not 0 <= options.port < 1 << 16:
         raise UserError(f"--port {options.port}: 0 to 65535")
+    check_input("--index", options.index, folder=True)
+    check_source("--model ", options.model)
     try:
         import uvicorn
 
@@ -44,7 +48,8 @@ def _serve(options: argparse.Namespace) -> None:
     from lexlip.utils.devices import usable_device
 
     limits = Limits(**{name: value for name, value in vars(options).items() if name in Limits.__dataclass_fields__})
-    model = LexLIP.from_pretrained(options.model).to(usable_device(options.device))
+    device = usable_device(options.device)
+    model = LexLIP.from_pretrained(options.model).to(device)
     uvicorn.run(
         create_app(options.index, model, limits), host=options.host, port=options.port,
         access_log=options.access_log, server_header=False,
