@@ -18,5 +18,5 @@ def main() -> int:
     return command_line(make_experiment("LexLIP-Phase1", Phase1Module))
 
 
-if __name__ == "__main__":
-    sys.exit(run_command(main))
+if __name__ == "__main__" and (status := run_command(main)):
+    sys.exit(status)
