@@ -48,7 +48,7 @@ from lexlip.train.config import Config, base, check_seed, named
 from lexlip.train.dense import DenseModule
 from lexlip.train.module import RetrievalModule
 from lexlip.train.trainer import check_gpus, make_trainer
-from lexlip.train.words import read_only_data, read_words
+from lexlip.train.words import read_words
 from lexlip.utils.distributed import explain_lost_contact
 from lexlip.utils.paths import check_output
 from lexlip_data.command import USAGE, reason
@@ -59,7 +59,6 @@ from lexlip_data.loading.faults import explain_loader_failure
 
 SETTINGS.CAPTURE_MODE = "no"  # captured streams garble progress bars
 SETTINGS.CONFIG.READ_ONLY_CONFIG = False
-read_only_data()
 
 log = logging.getLogger(__name__)
 

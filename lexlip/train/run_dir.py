@@ -128,11 +128,10 @@ def _claimed(config: Config, taken: Path | None) -> Path:
         folder = taken or _free(config)
         if config.fast_dev_run or not environment.first_rank() or (_claim and _claim.folder == folder):
             return folder  # it writes nothing, another process claims it, or this one did
-        last = max(_numbered(config), default=-1)
         try:
             _claim, earlier = Claim(folder, alone=not config.test_only), _claim
         except Taken as error:
-            if config.version is None and f"version_{last + 1}" == folder.name:
+            if config.version is None and not step_files(folder / CHECKPOINTS):
                 continue  # a run that started at the same time took the number; there is a next one
             raise ConfigError(
                 f"version={config.version}: another run trains in {folder} ({error}); wait for its end, stop it, or "

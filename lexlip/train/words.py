@@ -27,7 +27,7 @@ MOST_VALUES = 100_000  # of a config file; an alias in YAML counts each time, so
 _TAGS = ("py/", "json://")  # what jsonpickle takes for more than data
 
 
-def read_only_data() -> None:
+def _read_only_data() -> None:
     """Let sacred read config files by this module, wherever it meets them."""
     HANDLER_BY_EXT.pop(".pickle", None)
     HANDLER_BY_EXT[".json"].load = lambda file: _read(file, json.load)
@@ -142,3 +142,6 @@ def _flat(content: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+_read_only_data()
