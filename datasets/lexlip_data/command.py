@@ -59,7 +59,9 @@ def reason(error: Exception) -> str:
     """An error in one line; of the system's errors the file, the reason and what would do."""
     if not isinstance(error, OSError) or error.strerror is None:
         return one_line(" ".join(str(error).split()) or type(error).__name__, 2000)
-    files = " -> ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes)))
+    files = " -> ".join(
+        os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))
+    )
     text = f"{files}: {error.strerror}" if files else error.strerror
     return one_line(f"{text}{_in_the_way(error)}", 2000) + _NEEDED.get(error.errno or 0, "")
 

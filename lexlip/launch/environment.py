@@ -64,7 +64,9 @@ def check() -> None:
     needed = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE") if under_torchrun() else ()
     for name in {*needed, *{"RANK", "LOCAL_RANK", "NODE_RANK"} & os.environ.keys()}:
         if not os.environ.get(name, "").isdecimal():
-            raise LaunchError(f"{name}={os.environ.get(name, '')}; it must be a whole number, or unset without a launcher")
+            raise LaunchError(
+                f"{name}={os.environ.get(name, '')}; it must be a whole number, or unset without a launcher"
+            )
     left = [name for name in ("LOCAL_RANK", "RANK") if name in os.environ]
     if left and not under_torchrun() and os.environ.get(STARTER) != str(os.getppid()):
         raise LaunchError(

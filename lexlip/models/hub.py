@@ -92,7 +92,9 @@ def local_folder(name: str | Path, **download) -> Path:
     try:
         return Path(snapshot_download(str(name), **download))
     except (OSError, HFValidationError) as error:  # hub errors are OSErrors
-        raise CheckpointError(f"{name} is neither a model folder nor could it be fetched: {load_reason(error, name)}") from error
+        raise CheckpointError(
+            f"{name} is neither a model folder nor could it be fetched: {load_reason(error, name)}"
+        ) from error
 
 
 def check_head(cls: type[FolderModel], config: ModelConfig, path: str | Path) -> None:

@@ -22,8 +22,9 @@ def load_tokenizer(name: str, vocab_size: int | None = None) -> PreTrainedTokeni
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
     except (OSError, ValueError) as error:
+        reason = load_reason(error, name)
         raise ConfigError(
-            f"tokenizer={name} could not be loaded; give a hub name or a folder with its files ({load_reason(error, name)})"
+            f"tokenizer={name} could not be loaded; give a hub name or a folder with its files ({reason})"
         ) from error
     check_tokenizer(name, vocab_size or len(tokenizer), tokenizer)
     return tokenizer

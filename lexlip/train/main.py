@@ -110,7 +110,9 @@ def make_experiment(name: str, phase: type[RetrievalModule]) -> Experiment:
     experiment = Experiment(name, save_git_info=False)
     experiment.logger = logging.getLogger(name)  # type: ignore[assignment]  # sacred's own is None at first
     # "Failed after ..." and "Aborted after ...": the error's own line says more.
-    experiment.logger.getChild(name).addFilter(lambda record: record.levelno < logging.WARNING or " after " not in record.msg)
+    experiment.logger.getChild(name).addFilter(
+        lambda record: record.levelno < logging.WARNING or " after " not in record.msg
+    )
     experiment.add_config(base())
     for file, values in named().items():
         experiment.add_named_config(file, values)
@@ -155,7 +157,10 @@ def command_line(experiment: SacredExperiment) -> int:
         keys, configs = read_words(words["UPDATE"], named())
         experiment.run(command, keys, configs, info={}, meta_info={}, options=words)
     except DocoptExit:
-        print(f"error: {' '.join(sys.argv[1:])}: write COMMAND or nothing, then with key=value ..., or help", file=sys.stderr)
+        print(
+            f"error: {' '.join(sys.argv[1:])}: write COMMAND or nothing, then with key=value ..., or help",
+            file=sys.stderr,
+        )
         return USAGE
     except Stopped as stopped:
         print(f"{stopped}; resume_from=auto goes on", file=sys.stderr)

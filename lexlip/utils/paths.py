@@ -34,7 +34,9 @@ def check_output(option: str, path: Path | None, folder: bool = False) -> None:
         return
     if path.exists() and path.is_dir() != folder:
         raise UserError(f"{option} {path} " + ("is a file, not a folder" if folder else "is a folder, not a file"))
-    place = next(part for part in ((path, *path.absolute().parents) if folder else path.absolute().parents) if part.exists())
+    place = next(
+        part for part in ((path, *path.absolute().parents) if folder else path.absolute().parents) if part.exists()
+    )
     if not place.is_dir():
         raise UserError(f"{option} {path}: {place} is a file, not a folder")
     if not os.access(place, os.W_OK | os.X_OK):

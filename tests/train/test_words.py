@@ -81,7 +81,8 @@ def test_values_that_run_code_are_refused(word):
 
 @pytest.mark.parametrize("text, value", [
     ("null", None), ("None", None), ("true", True), ("false", False), ("1e-3", 1e-3), ("vit_base", "vit_base"),
-    ('{"gcc": null}', {"gcc": None}), ("[1, 2]", [1, 2]), ("(1, 2)", [1, 2]), ("NaN", "NaN"), ("", ""), ("'null'", "null"),
+    ('{"gcc": null}', {"gcc": None}), ("[1, 2]", [1, 2]), ("(1, 2)", [1, 2]), ("NaN", "NaN"), ("", ""),
+    ("'null'", "null"),
     ("a=b", "a=b"), ("Null", "Null"),
 ])  # fmt: skip
 def test_values_are_python_or_what_configs_write(text, value):
@@ -103,7 +104,8 @@ def test_wrong_words_are_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small").write_text("seed: 1")
     for words, message in (
-        (["smal"], "did you mean small"), (["no.json"], "no such file; known are"), (["seed=1", "seed.x=2"], "cannot be"),
+        (["smal"], "did you mean small"), (["no.json"], "no such file; known are"),
+        (["seed=1", "seed.x=2"], "cannot be"),
         (["small"], "a named config and a file"), (["key={1, 2}"], "cannot be read"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=message):

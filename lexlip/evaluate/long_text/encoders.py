@@ -107,7 +107,9 @@ class OpenClipEncoder:
             )
             self.tokenizer = open_clip.get_tokenizer(name)
         except Exception as error:  # pickle, zip, safetensors and torch each raise their own kinds
-            raise UserError(f"open_clip cannot load {name} with --pretrained {pretrained}: {load_reason(error, pretrained or name)}") from error
+            raise UserError(
+                f"open_clip cannot load {name} with --pretrained {pretrained}: {load_reason(error, pretrained or name)}"
+            ) from error
         self.name = f"{OPEN_CLIP}{name}, {pretrained}" if pretrained else OPEN_CLIP + name
         self.device, self.context = device, self.tokenizer.context_length
         self.padding = getattr(getattr(self.tokenizer, "tokenizer", None), "pad_token_id", None) or 0
