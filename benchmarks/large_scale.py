@@ -63,9 +63,8 @@ def main(arguments: list[str] | None = None) -> list[dict]:
 def _check_adapters(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse before anything is encoded what would leave the adapters without a row."""
     if options.adapter_top_k not in options.top_k:
-        parser.error(
-            f"--adapter-top-k {options.adapter_top_k} is none of --top-k {' '.join(map(str, options.top_k))}: adapters would get no row"
-        )
+        kept = " ".join(map(str, options.top_k))
+        parser.error(f"--adapter-top-k {options.adapter_top_k} is none of --top-k {kept}")
     if min(options.distractors) > options.adapter_documents:
         parser.error(
             f"--adapter-documents {options.adapter_documents} is fewer than the {min(options.distractors)} of "
