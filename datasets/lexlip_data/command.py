@@ -41,13 +41,15 @@ def run_command(
         is what shells report of `yes | head`.
     """
     print_anything()
+    told: tuple[type[Exception], ...] = (*mistakes, DataError, OSError)
     try:
         status = work() or 0
-        sys.stdout and sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return status
     except BrokenPipeError:
         return CLOSED_PIPE
-    except (*mistakes, DataError, OSError) as error:
+    except told as error:
         return _say(f"error: {reason(error)}", USAGE)
     except KeyboardInterrupt:
         return _say(stopped, INTERRUPTED)
