@@ -53,7 +53,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, capsys, command):
 
 
 @pytest.mark.parametrize("words, message", [
-    (["encode", "--model", "runs/no/where", "--texts", __file__, "--out", "x"], "--model runs/no/where: no such folder"),
+    (["encode", "--model", "no/such/x", "--texts", __file__, "--out", "x"], "--model no/such/x: no such folder"),
     (["encode", "--model", __file__, "--texts", __file__, "--out", "x"], "is a file, not a model folder"),
     (["encode", "--model", ".", "--images", __file__, "--out", "x"], "is a file, not a folder"),
     (["encode", "--model", ".", "--texts", ".", "--out", "x"], "is a folder, not a file"),
