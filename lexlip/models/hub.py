@@ -86,7 +86,11 @@ def local_folder(name: str | Path, **download) -> Path:
     Raises:
         CheckpointError: neither a folder nor to be fetched.
     """
-    if (folder := local_source(name)) is not None:
+    try:
+        folder = local_source(name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name} is neither a model folder nor could it be fetched: {error}") from None
+    if folder is not None:
         return folder
     ask_hub()
     try:
