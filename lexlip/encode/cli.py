@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 from lexlip.errors import UserError
+from lexlip.models.source import check_source
 from lexlip.utils.options import trust_option
+from lexlip.utils.paths import check_input, check_output
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -48,6 +50,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    _check_paths(options)
     from lexlip.encode.run import encode, process_of
     from lexlip.launch.environment import leave_with_launcher
     from lexlip.models.lexlip import LexLIP
@@ -57,6 +60,7 @@ def _run(options: argparse.Namespace) -> None:
 
     _check_corpus(options)
     leave_with_launcher()
+    device = usable_device(options.device)
     process = process_of()
     if options.workers < 0:
         raise UserError(f"--workers {options.workers}: 0 or more")
@@ -65,9 +69,7 @@ def _run(options: argparse.Namespace) -> None:
         corpus = _corpus(options, rules)
         for note in corpus.notes if process[0] == 0 else ():
             print(note, file=sys.stderr)
-        model = LexLIP.from_pretrained(options.model, trust_sources=options.trust_sources).to(
-            usable_device(options.device)
-        )
+        model = LexLIP.from_pretrained(options.model, trust_sources=options.trust_sources).to(device)
         done = encode(
             model, corpus, options.out, top_k=options.top_k, batch_size=options.batch_size,
             shard_documents=options.shard_documents, workers=options.workers, rules=rules, process=process,
@@ -93,6 +95,17 @@ def _check_corpus(options: argparse.Namespace) -> None:
         )
     if options.picture_roots and given[0] in ("arrow", "texts"):
         raise UserError(f"--picture-roots: --{given[0]} reads no image from a file of its own")
+
+
+def _check_paths(options: argparse.Namespace) -> None:
+    """Before torch is loaded, which takes seconds."""
+    check_source("--model ", options.model)
+    for file in options.arrow or ():
+        check_input("--arrow", file)
+    check_input("--tsv", options.tsv)
+    check_input("--texts", options.texts)
+    check_input("--images", options.images, folder=True)
+    check_output("--out", options.out, folder=True)
 
 
 def _corpus(options: argparse.Namespace, rules):

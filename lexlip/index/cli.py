@@ -18,6 +18,8 @@ from lexlip.index.queries import bag_of
 from lexlip.index.shards import read_shards
 from lexlip.index.store import read_manifest
 from lexlip.utils.options import trust_option
+from lexlip.utils.paths import check_input
+from lexlip_data.command import prints_unicode
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -151,6 +153,14 @@ def _search(options: argparse.Namespace) -> None:
     given = [name for name in ("text", "image", "bag") if getattr(options, name) is not None]
     if len(given) != 1:
         raise IndexingError(f"a search takes one of a text, --image and --bag, not {' and '.join(given) or 'none'}")
+    if options.k < 1:
+        raise IndexingError(f"k={options.k}; it must be at least 1")
+    check_input("--image", options.image)
+    if options.model is not None:
+        from lexlip.models.source import check_source
+
+        check_source("--model ", options.model)
+        read_manifest(options.index)  # before seconds of imports for the model
     index = Index.open(options.index, options.model, options.trust_sources, force=options.force)
     query = {"image": _image, "bag": _bag}[given[0]](options) if options.text is None else options.text
     bag = bag_of(query, index.model)  # once: encoding takes longer than all the rest
@@ -202,4 +212,4 @@ def _rows(options: argparse.Namespace) -> Iterator:
 
 
 def _print(value: object) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(value, indent=2, ensure_ascii=not prints_unicode()))

@@ -20,6 +20,7 @@ from lexlip.errors import CheckpointError
 from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, text_dropout
 from lexlip.models.encoders import ImageEncoder
 from lexlip.models.sizes import header
+from lexlip.models.source import ask_hub, load_reason, local_source
 from lexlip.models.tokenizer import open_tokenizer
 from lexlip.models.weights import check_shape, folder_config, load_model
 from lexlip.utils.files import give_usual_rights, write_json
@@ -98,12 +99,19 @@ def local_folder(name: str | Path, **download) -> Path:
     Raises:
         CheckpointError: neither a folder nor to be fetched.
     """
-    if Path(name).is_dir():
-        return Path(name)
+    try:
+        folder = local_source(name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name} is neither a model folder nor could it be fetched: {error}") from None
+    if folder is not None:
+        return folder
+    ask_hub()
     try:
         return Path(snapshot_download(str(name), allow_patterns=FILES, **download))
     except (OSError, HFValidationError) as error:  # hub errors are OSErrors
-        raise CheckpointError(f"{name} is neither a model folder nor could it be fetched: {error}") from error
+        raise CheckpointError(
+            f"{name} is neither a model folder nor could it be fetched: {load_reason(error, name)}"
+        ) from error
 
 
 def check_head(cls: type[FolderModel], config: ModelConfig, path: str | Path) -> None:

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 from lexlip.errors import UserError
+from lexlip.models.source import check_source
 from lexlip.utils.options import trust_option
+from lexlip.utils.paths import check_input
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -44,6 +46,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def _serve(options: argparse.Namespace) -> None:
     if not 0 <= options.port < 1 << 16:
         raise UserError(f"--port {options.port}: 0 to 65535")
+    check_input("--index", options.index, folder=True)
+    check_source("--model ", options.model)
     try:
         from lexlip.serve.app import create_app
         from lexlip.serve.hosts import EVERY, checked_names, is_loopback
@@ -62,6 +66,7 @@ def _serve(options: argparse.Namespace) -> None:
             f"--host {options.host}: only requests to {names} are answered; --allow-host NAME adds a name or address "
             "that clients use", file=sys.stderr,
         )  # fmt: skip
-    model = LexLIP.from_pretrained(options.model, trust_sources=options.trust_sources).to(usable_device(options.device))
+    device = usable_device(options.device)
+    model = LexLIP.from_pretrained(options.model, trust_sources=options.trust_sources).to(device)
     app = create_app(options.index, model, limits, hosts)
     run(app, options.host, options.port, limits.head_seconds, access_log=options.access_log)
