@@ -184,8 +184,9 @@ def test_the_launcher_starts_several(model, lines, tmp_path, monkeypatch):
 def test_a_killed_run_goes_on(model, lines, tmp_path):
     """Killed in its second shard: what is there is refused by the index, kept, and completed to the same bytes."""
     corpus, out = LineTexts(lines[0]), tmp_path / "out"
-    encode(model, corpus, tmp_path / "whole", batch_size=2, shard_documents=40)
     model.save_pretrained(tmp_path / "model")
+    settings = {"batch_size": 2, "shard_documents": 40, "model_name": str(tmp_path / "model")}
+    encode(model, corpus, tmp_path / "whole", **settings)
     kill = (
         "import os, signal, sys\n"
         "from lexlip.models.lexlip import LexLIP\n"
@@ -204,10 +205,10 @@ def test_a_killed_run_goes_on(model, lines, tmp_path):
     assert [path.name for path in out.glob("*.arrow")] == ["shard-00000.arrow"] and list(out.glob(".shard-00001*.tmp"))
     assert main(["index", "build", str(tmp_path / "index"), str(out)]) == 2
     before = (out / "shard-00000.arrow").stat().st_mtime_ns
-    assert encode(model, corpus, out, batch_size=2, shard_documents=40).encoded == 60
+    assert encode(model, corpus, out, **settings).encoded == 60
     assert (out / "shard-00000.arrow").stat().st_mtime_ns == before
     assert content(out) == content(tmp_path / "whole") and not list(out.glob(".shard*"))
-    assert encode(model, corpus, out, batch_size=2, shard_documents=40).encoded == 0
+    assert encode(model, corpus, out, **settings).encoded == 0
 
 
 def test_from_the_command_line_to_an_answer(model, table, tmp_path, capsys):
