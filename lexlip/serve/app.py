@@ -14,6 +14,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 import lexlip
 from lexlip.index import DamagedIndex, IndexingError
+from lexlip.index.origin import require_model
+from lexlip.index.store import read_manifest
 from lexlip.models.lexlip import LexLIP
 from lexlip.serve import schemas
 from lexlip.serve.admission import Admission
@@ -42,8 +44,9 @@ _NUMBER_ID = re.compile(r"-?(0|[1-9][0-9]{0,18})")  # as JSON writes it
 
 
 def create_app(
-    index: str | Path, model: LexLIP, limits: Limits | None = None, hosts: frozenset[str] | None = None
-) -> FastAPI:
+    index: str | Path, model: LexLIP, limits: Limits | None = None, hosts: frozenset[str] | None = None,
+    force: bool = False,
+) -> FastAPI:  # fmt: skip
     """The service as an ASGI application.
 
     Args:
@@ -52,10 +55,13 @@ def create_app(
         limits: the defaults if not given.
         hosts: names that requests may give in Host, besides loopback names, from `hosts.checked_names`; None: any,
             where the server or the proxy in front looks at it.
+        force: take a model that did not make the vectors.
 
     Raises:
-        IndexingError: no index there, or a model without a tokenizer.
+        IndexingError: no index there, a model without a tokenizer, or one that did not make the vectors.
     """
+    if not force:
+        require_model(index, read_manifest(Path(index)).model, model)
     limits = limits or Limits()
     metrics = Metrics()
     current = CurrentIndex(Path(index), metrics)

@@ -20,6 +20,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     serve.add_argument("--index", type=Path, required=True, help="folder; new states are picked up while serving")
     serve.add_argument("--model", required=True, help="model folder, or a name on the hub")
+    serve.add_argument(
+        "--force", action="store_true", default=False, help="take a model that did not make the index's vectors"
+    )
     trust_option(serve)
     serve.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
@@ -68,5 +71,5 @@ def _serve(options: argparse.Namespace) -> None:
         )  # fmt: skip
     device = usable_device(options.device)
     model = LexLIP.from_pretrained(options.model, trust_sources=options.trust_sources).to(device)
-    app = create_app(options.index, model, limits, hosts)
+    app = create_app(options.index, model, limits, hosts, options.force)
     run(app, options.host, options.port, limits.head_seconds, access_log=options.access_log)
