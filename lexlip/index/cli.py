@@ -18,6 +18,8 @@ from lexlip.index.queries import bag_of
 from lexlip.index.shards import read_shards
 from lexlip.index.store import read_manifest
 from lexlip.utils.options import trust_option
+from lexlip.utils.paths import check_input
+from lexlip_data.command import prints_unicode
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -49,10 +51,12 @@ def _add_index(commands: argparse._SubParsersAction) -> None:
         "--segment-documents", type=int, default=writer.SEGMENT_DOCUMENTS,
         help="documents per segment at most (default: 4,194,304)",
     )  # fmt: skip
+    _add_taking(build)
     build.add_argument("--overwrite", action="store_true", help="replace an index that is there")
 
     add = action("add", _add, "add documents; one whose id the index holds replaces the old one")
     add.add_argument("shards", type=Path, nargs="+")
+    _add_taking(add)
 
     delete = action("delete", _delete, "delete documents by their ids; unknown ids are ignored")
     delete.add_argument("ids", nargs="*", help="ids")
@@ -74,6 +78,11 @@ def _add_index(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
 
 
+def _add_taking(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--id-prefix", default="", metavar="TEXT", help="put before every id")
+    parser.add_argument("--force", action="store_true", help="take vectors of another model than the others")
+
+
 def _add_search(commands: argparse._SubParsersAction) -> None:
     search = commands.add_parser("search", help="search an index by a text, an image or a bag of words")
     search.add_argument("text", nargs="?", help="what to look for; needs --model")
@@ -88,20 +97,21 @@ def _add_search(commands: argparse._SubParsersAction) -> None:
         help="fraction of the largest possible score that terms left out may hold; 0 is exact (default: 0)",
     )  # fmt: skip
     search.add_argument("--explain", action="store_true", help="also what each shared term adds to a score")
+    search.add_argument("--force", action="store_true", help="search with a model that did not make the vectors")
     search.add_argument("--json", action="store_true", help="a JSON list instead of lines")
     search.set_defaults(run=_search)
 
 
 def _build(options: argparse.Namespace) -> None:
     change = writer.build(
-        options.index, _rows(options.shards), impact_bits=options.impact_bits, impact_scale=options.impact_scale,
-        segment_documents=options.segment_documents, overwrite=options.overwrite,
+        options.index, _rows(options), impact_bits=options.impact_bits, impact_scale=options.impact_scale,
+        segment_documents=options.segment_documents, overwrite=options.overwrite, force=options.force,
     )  # fmt: skip
     _print(asdict(change))
 
 
 def _add(options: argparse.Namespace) -> None:
-    _print(asdict(writer.add(options.index, _rows(options.shards))))
+    _print(asdict(writer.add(options.index, _rows(options), force=options.force)))
 
 
 def _delete(options: argparse.Namespace) -> None:
@@ -143,7 +153,15 @@ def _search(options: argparse.Namespace) -> None:
     given = [name for name in ("text", "image", "bag") if getattr(options, name) is not None]
     if len(given) != 1:
         raise IndexingError(f"a search takes one of a text, --image and --bag, not {' and '.join(given) or 'none'}")
-    index = Index.open(options.index, options.model, options.trust_sources)
+    if options.k < 1:
+        raise IndexingError(f"k={options.k}; it must be at least 1")
+    check_input("--image", options.image)
+    if options.model is not None:
+        from lexlip.models.source import check_source
+
+        check_source("--model ", options.model)
+        read_manifest(options.index)  # before seconds of imports for the model
+    index = Index.open(options.index, options.model, options.trust_sources, force=options.force)
     query = {"image": _image, "bag": _bag}[given[0]](options) if options.text is None else options.text
     bag = bag_of(query, index.model)  # once: encoding takes longer than all the rest
     results = []
@@ -183,15 +201,15 @@ def _bag(options: argparse.Namespace) -> dict:
     return {int(term): weight for term, weight in bag.items()} if all(map(str.isdecimal, bag)) else bag
 
 
-def _rows(paths: list[Path]) -> Iterator:
+def _rows(options: argparse.Namespace) -> Iterator:
     """Rows of all shards, with a line on the terminal that counts them."""
     from tqdm import tqdm
 
     with tqdm(unit=" documents", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
-        for rows in read_shards(paths):
+        for rows in read_shards(options.shards, options.id_prefix):
             yield rows
             bar.update(len(rows))
 
 
 def _print(value: object) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(value, indent=2, ensure_ascii=not prints_unicode()))

@@ -9,7 +9,7 @@ import numpy as np
 
 from lexlip.errors import IndexingError
 from lexlip.index.layout import MAX_QUERY_TERMS
-from lexlip.sparse import SparseRows, offsets_of
+from lexlip.sparse import SparseRows, nonzero_terms, offsets_of
 
 if TYPE_CHECKING:
     from lexlip.models.lexlip import LexLIP
@@ -107,7 +107,18 @@ def _checked(terms: np.ndarray, weights: np.ndarray) -> Bag:
 
 def _not_zero(vector: Any) -> tuple[np.ndarray, np.ndarray]:
     """Terms and weights of a (V,) vector, numpy or torch."""
-    dense = np.asarray(vector.detach().float().cpu() if hasattr(vector, "detach") else vector)
+    if is_sparse(vector):
+        shape = tuple(vector.shape)
+        if len(shape) == 1:
+            vector = vector.reshape((1, *shape)) if hasattr(vector, "tocsr") else vector.unsqueeze(0)
+        if vector.shape[0] == 1:  # scipy and CSR know no other rows
+            _, terms, weights = nonzero_terms(vector)
+            return terms, weights
+        raise IndexingError(f"a query is one row, not a sparse table of shape {shape}")
+    try:
+        dense = np.asarray(vector.detach().float().cpu() if hasattr(vector, "detach") else vector)
+    except (TypeError, ValueError) as error:
+        raise IndexingError(f"a query is no {type(vector).__name__} such as this: {error}") from error
     if dense.ndim != 1 or dense.dtype.kind not in "fiu":
         raise IndexingError(
             f"a query is a mapping of terms to weights, (terms, weights), a vector, a text or an image, not "
@@ -115,6 +126,34 @@ def _not_zero(vector: Any) -> tuple[np.ndarray, np.ndarray]:
         )
     terms = np.flatnonzero(dense)
     return terms, dense[terms]
+
+
+def is_sparse(vectors: Any) -> bool:
+    """Whether a torch tensor or a scipy matrix is a sparse one."""
+    return hasattr(vectors, "tocsr") or str(getattr(vectors, "layout", "torch.strided")) != "torch.strided"
+
+
+def each_query(queries: Any) -> Sequence[Query]:
+    """The queries of a batch, one by one.
+
+    Raises:
+        IndexingError: a single query instead of several.
+    """
+    if type(queries) is list:
+        return queries
+    if isinstance(queries, (str, bytes, Mapping)) or hasattr(queries, "convert"):
+        raise IndexingError(f"queries come in a list, such as [query]; {type(queries).__name__} is one of them")
+    if is_sparse(queries):
+        offsets, terms, weights = nonzero_terms(queries)
+        return [
+            (terms[first:last], weights[first:last]) for first, last in zip(offsets[:-1].tolist(), offsets[1:].tolist())
+        ]
+    if getattr(queries, "ndim", 2) != 2:
+        raise IndexingError(f"queries have the shape {tuple(queries.shape)}; they must be (Q, V)")
+    try:
+        return list(queries)
+    except TypeError as error:
+        raise IndexingError(f"queries come in a list, not as {type(queries).__name__}") from error
 
 
 def _terms(keys: list, model: LexLIP | None) -> list[int]:

@@ -26,7 +26,7 @@ from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
 from lexlip.models.encoders import TextEncoder
 from lexlip.models.frozen.config import FROZEN, FrozenConfig
 from lexlip.models.positions import CLS_ROWS, resample_relative_table
-from lexlip.models.sizes import header, on_meta, read_json, refuse_hollow, refuse_large
+from lexlip.models.sizes import header, on_meta, read_json, refuse_deep, refuse_hollow, refuse_large
 from lexlip.models.trust import check_config
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 MODEL_PREFIX = "model."
 TEXT_PREFIX = "text_encoder."
+GRID = 128  # patches along a side of an image: 2048 pixels in patches of 16
 OFFICIAL_MARK = "text_transformer."
 
 
@@ -166,7 +167,8 @@ def check_shape(
     Raises:
         CheckpointError: the model cannot be built, names or shapes do not fit, or it is much larger than the file.
     """
-    model: Any = on_meta(lambda: kind(config), path)
+    refuse_deep(config, weights, path)
+    model: Any = on_meta(lambda: _tried(kind(config)), path)
     if model is not None:
         refuse_large(model, path, file)
         make_fit(model, {name: value.to("meta") for name, value in weights.items()}, path)
@@ -176,12 +178,31 @@ def check_shape(
         raise CheckpointError(f"{path}: vit={config.vit} with vit_kwargs needs a newer timm: pip install -U timm")
 
 
+def _tried(model: FolderModel) -> FolderModel:
+    """A model on the device meta, after its image tower has read an image of the size that its config asks for.
+
+    Raises:
+        Exception: whatever the tower raises where it cannot.
+    """
+    size, patch = model.config.image_size, model.image_encoder.patch
+    if patch and (size % patch or size // patch > GRID):
+        raise ValueError(f"image_size={size}: with patches of {patch} pixels a multiple of it, {GRID} times at most")
+    try:
+        model.eval().image_encoder(torch.empty(1, 3, size, size))
+    except Exception as error:
+        # Some towers ask for numbers, which an image on that device has none of, or for its autocast.
+        if not any(word in str(error) for word in ("meta", "device type")):
+            raise
+    return model
+
+
 def check_text(config: ModelConfig, weights: Mapping[str, Tensor], path: str | Path) -> None:
     """`check_shape` of the text tower alone.
 
     Raises:
         CheckpointError: it cannot be built, or the first name that does not fit.
     """
+    refuse_deep(config, weights, path)
     tower: Any = on_meta(lambda: TextEncoder(BertConfig(**config.text), config.corner_tokens), path)
     wanted = {f"{TEXT_PREFIX}{name}": tuple(value.shape) for name, value in tower.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items() if name.startswith(TEXT_PREFIX)}
@@ -267,7 +288,7 @@ def make_fit(model: FolderModel, weights: dict[str, Tensor], path: str | Path) -
 def _resample(model: FolderModel, name: str, value: Tensor, wanted: Tensor) -> Tensor | None:
     """A position table for the model's grid; None for other tensors, and where the table's own grid is not square."""
     grid = getattr(getattr(model.image_encoder.backbone, "patch_embed", None), "grid_size", None)
-    if grid is None:
+    if grid is None or 0 in grid:  # images smaller than a patch
         return None
     if name.endswith("relative_position_bias_table") and value.shape[1] == wanted.shape[1]:
         side = round((value.shape[0] - CLS_ROWS) ** 0.5)
