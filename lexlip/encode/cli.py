@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lexlip.errors import UserError
 from lexlip.models.source import check_source
+from lexlip.pretrained import DEFAULT
 from lexlip.utils.options import trust_option
 from lexlip.utils.paths import check_input, check_output
 
@@ -15,7 +16,9 @@ from lexlip.utils.paths import check_input, check_output
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Hook `encode` into the parser of the `lexlip` command."""
     command = commands.add_parser("encode", help="images or texts to Arrow shards that `index build` reads")
-    command.add_argument("--model", required=True, help="model folder, or a name on the hub")
+    command.add_argument(
+        "--model", default=DEFAULT, help=f"model folder, or a name on the hub (default: {DEFAULT}, which comes along)"
+    )
     trust_option(command)
     corpus = command.add_argument_group("the corpus, one of these (--images goes with --tsv too)")
     corpus.add_argument("--arrow", type=Path, nargs="+", metavar="FILE", help="Arrow files of captioned images")

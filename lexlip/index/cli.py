@@ -14,9 +14,13 @@ from lexlip.errors import DamagedIndex, IndexingError
 from lexlip.index import writer
 from lexlip.index.impacts import SCALES
 from lexlip.index.index import Index, damage_of
+from lexlip.index.lookup import TableModel, has_table
 from lexlip.index.queries import bag_of
+from lexlip.index.remembered import remembered
 from lexlip.index.shards import read_shards
 from lexlip.index.store import read_manifest
+from lexlip.models.source import check_source
+from lexlip.pretrained import tell_of
 from lexlip.utils.options import trust_option
 from lexlip.utils.paths import check_input
 from lexlip_data.command import prints_unicode
@@ -85,12 +89,12 @@ def _add_taking(parser: argparse.ArgumentParser) -> None:
 
 def _add_search(commands: argparse._SubParsersAction) -> None:
     search = commands.add_parser("search", help="search an index by a text, an image or a bag of words")
-    search.add_argument("text", nargs="?", help="what to look for; needs --model")
+    search.add_argument("text", nargs="?", help="what to look for")
     search.add_argument("--index", type=Path, required=True)
-    search.add_argument("--model", help="model folder, or a name on the hub")
+    search.add_argument("--model", help="model folder, or a name on the hub (default: the one that made the index)")
     trust_option(search)
-    search.add_argument("--image", type=Path, help="look for what is like this image; needs --model")
-    search.add_argument("--bag", help='term numbers, or words with --model, and weights: {"2482": 0.7}')
+    search.add_argument("--image", type=Path, help="look for what is like this image")
+    search.add_argument("--bag", help='words or term numbers, and weights: {"dog": 0.7}')
     search.add_argument("-k", type=int, default=10, help="how many documents to return (default: 10)")
     search.add_argument(
         "--drop", type=float, default=0.0,
@@ -156,13 +160,10 @@ def _search(options: argparse.Namespace) -> None:
     if options.k < 1:
         raise IndexingError(f"k={options.k}; it must be at least 1")
     check_input("--image", options.image)
-    if options.model is not None:
-        from lexlip.models.source import check_source
-
-        check_source("--model ", options.model)
-        read_manifest(options.index)  # before seconds of imports for the model
-    index = Index.open(options.index, options.model, options.trust_sources, force=options.force)
     query = {"image": _image, "bag": _bag}[given[0]](options) if options.text is None else options.text
+    named = not (isinstance(query, dict) and all(isinstance(term, int) for term in query))
+    model = _model(options, given[0]) if named or options.model else None
+    index = Index.open(options.index, model, options.trust_sources, force=options.force)
     bag = bag_of(query, index.model)  # once: encoding takes longer than all the rest
     results = []
     for hit in index.search(bag, options.k, drop=options.drop):
@@ -178,6 +179,16 @@ def _search(options: argparse.Namespace) -> None:
         for share in result.get("terms", ()):
             name = share["word"] if share["word"] is not None else share["term"]
             print(f"    {share['score']:.6f} = {share['query']:.4f} x {share['document']:.4f}  {name}")
+
+
+def _model(options: argparse.Namespace, what: str) -> str | TableModel:
+    """The model that is named, or else the one that made the index; of its text side alone where that does."""
+    name = options.model or remembered(options.index, options.trust_sources)  # reads the manifest: a quick refusal
+    folder = check_source("--model ", name)
+    if folder is not None and what != "image" and has_table(folder):
+        tell_of(folder)
+        return TableModel(folder)
+    return name
 
 
 def _image(options: argparse.Namespace):

@@ -21,7 +21,10 @@ from lexlip.index.store import MANIFEST, Manifest, open_segments, read_manifest
 from lexlip.sparse import SparseRows
 
 if TYPE_CHECKING:
-    from lexlip.models.lexlip import LexLIP
+    from lexlip.index.lookup import TableModel
+    from lexlip.models.retrieval import LexiconModel
+
+    Model = LexiconModel | TableModel
 
 CANDIDATES = 200
 # Below these a thread costs more than it saves: queries of a batch, and documents that they are searched in.
@@ -75,13 +78,13 @@ class Index:
     numbers by value, strings by their UTF-8 bytes.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, segments: list[Segment], model: LexLIP | None = None):
+    def __init__(self, folder: Path, manifest: Manifest, segments: list[Segment], model: Model | None = None):
         self.folder, self.manifest, self.segments = folder, manifest, segments
         self.model = model
 
     @classmethod
     def open(
-        cls, path: str | Path, model: LexLIP | str | Path | None = None, trust_sources: bool = False, *,
+        cls, path: str | Path, model: Model | str | Path | None = None, trust_sources: bool = False, *,
         force: bool = False,
     ) -> Index:  # fmt: skip
         """Open the current state. Takes milliseconds: postings are read when they are searched.
@@ -104,7 +107,7 @@ class Index:
             from lexlip.models.lexlip import LexLIP
 
             model = LexLIP.from_pretrained(name, trust_sources=trust_sources)
-        loaded = cast("LexLIP | None", model)
+        loaded = cast("Model | None", model)
         while True:
             manifest = read_manifest(folder)
             if loaded is not None and not force:

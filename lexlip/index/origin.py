@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from lexlip.errors import DamagedIndex, IndexingError
 from lexlip.index.check import Facts
+from lexlip.index.lookup import TableModel
 
 if TYPE_CHECKING:
-    from lexlip.models.two_tower import TwoTowers
+    from lexlip.models.retrieval import RetrievalModel
 
 _KEY = b"lexlip.origin"  # of a shard's schema
 
@@ -99,17 +100,20 @@ def source_of(facts: Facts) -> Source:
     return Source(facts.text("root"), facts.text("what"), facts.text("id_prefix"))
 
 
-def require_model(index: object, stamp: ModelStamp | None, model: TwoTowers, name: str = "") -> None:
+def require_model(index: object, stamp: ModelStamp | None, model: RetrievalModel | TableModel, name: str = "") -> None:
     """Refuse a model that did not make the vectors of an index. An index without a stamp takes any.
 
     Raises:
         IndexingError: another one.
     """
-    from lexlip.models.fingerprint import fingerprint
-
     if stamp is None:
         return
-    given = ModelStamp(name, "", fingerprint(model))
+    if isinstance(model, TableModel):
+        given = ModelStamp(name, "", model.fingerprint)
+    else:
+        from lexlip.models.fingerprint import fingerprint
+
+        given = ModelStamp(name, "", fingerprint(model))
     if given.fingerprint != stamp.fingerprint:
         where = f", last seen in {stamp.folder}" if stamp.folder else ""
         raise IndexingError(

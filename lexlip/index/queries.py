@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,10 @@ from lexlip.index.layout import MAX_QUERY_TERMS
 from lexlip.sparse import SparseRows, nonzero_terms, offsets_of
 
 if TYPE_CHECKING:
-    from lexlip.models.lexlip import LexLIP
+    from lexlip.index.lookup import TableModel
+    from lexlip.models.retrieval import LexiconModel
+
+    Model = LexiconModel | TableModel
 
 # Weights by term or by the vocabulary's names of terms, or (terms, weights), or a (V,) vector, a text, a PIL image.
 Query = Mapping[int, float] | Mapping[str, float] | tuple[Sequence[int], Sequence[float]] | np.ndarray | str | Any
@@ -20,7 +23,7 @@ Bag = tuple[np.ndarray, np.ndarray]  # (T,) uint32 terms, ascending, and (T,) fl
 _LIGHTEST, _HEAVIEST = 1e-30, 1e30  # products with impacts and sums over terms then stay far inside float64
 
 
-def bag_of(query: Query, model: LexLIP | None = None) -> Bag:
+def bag_of(query: Query, model: Model | None = None) -> Bag:
     """A query's terms and weights.
 
     Args:
@@ -38,7 +41,10 @@ def bag_of(query: Query, model: LexLIP | None = None) -> Bag:
     if isinstance(query, str):
         return bag_of_encoded(_needed(model, "a text").encode_text([query])[0])
     if hasattr(query, "convert"):  # a PIL image, without importing PIL
-        return bag_of_encoded(_needed(model, "an image").encode_image([cast(Any, query)])[0])
+        encoder: Any = _needed(model, "an image")
+        if not hasattr(encoder, "encode_image"):
+            raise IndexingError("an image as query needs the whole model; this is the table of its text side alone")
+        return bag_of_encoded(encoder.encode_image([query])[0])
     terms: Any
     weights: Any
     if isinstance(query, Mapping):
@@ -156,7 +162,7 @@ def each_query(queries: Any) -> Sequence[Query]:
         raise IndexingError(f"queries come in a list, not as {type(queries).__name__}") from error
 
 
-def _terms(keys: list, model: LexLIP | None) -> list[int]:
+def _terms(keys: list, model: Model | None) -> list[int]:
     """Term numbers of a bag's keys, names looked up in the model's vocabulary."""
     names = [key for key in keys if isinstance(key, str)]
     if not names:
@@ -173,7 +179,7 @@ def _terms(keys: list, model: LexLIP | None) -> list[int]:
     return [vocabulary[name] for name in names]
 
 
-def _needed(model: LexLIP | None, what: str) -> LexLIP:
+def _needed(model: Model | None, what: str) -> Model:
     if model is None:
         raise IndexingError(f"{what} as query needs a model: Index.open(path, model=...)")
     return model

@@ -7,10 +7,10 @@ import json
 
 import torch
 
-from lexlip.models.two_tower import TwoTowers
+from lexlip.models.retrieval import RetrievalModel
 
 
-def fingerprint(model: TwoTowers) -> str:
+def fingerprint(model: RetrievalModel) -> str:
     """32 hexadecimal digits; others for other weights or another vocabulary. Reads all weights: a second per gigabyte.
 
     The config is left out: a later version may add to it, and what changes the shape of weights is seen in them.

@@ -115,14 +115,12 @@ def local_folder(name: str | Path, **download) -> Path:
     Raises:
         CheckpointError: neither a folder nor to be fetched.
     """
-    if not Path(name).is_dir() and (folder := pretrained.find(name)) is not None:
-        pretrained.tell_licence(str(name))
-        return folder
     try:
         local = local_source(name)
     except CheckpointError as error:
         raise CheckpointError(f"{name} is neither a model folder nor could it be fetched: {error}") from None
     if local is not None:
+        pretrained.tell_of(local)
         return local
     ask_hub()
     try:

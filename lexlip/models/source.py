@@ -14,6 +14,7 @@ import urllib.request
 from functools import cache
 from pathlib import Path
 
+from lexlip import pretrained
 from lexlip.errors import CheckpointError
 from lexlip_data.errors import one_line
 
@@ -23,7 +24,7 @@ _FILES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors", ".json", ".txt", ".zip
 
 
 def local_source(name: str | Path, what: str = "", wanted: str = "a model folder") -> Path | None:
-    """The folder that a name means; None for a name on the hub.
+    """The folder that a name means, of the disk or of this package; None for a name on the hub.
 
     Args:
         what: is looked for, for the message: "--model ", "tokenizer="
@@ -34,6 +35,8 @@ def local_source(name: str | Path, what: str = "", wanted: str = "a model folder
     path, text = Path(name), str(name)
     if path.is_dir():
         return path
+    if (folder := pretrained.find(name)) is not None:
+        return folder
     if path.exists():
         raise CheckpointError(f"{what}{text} is a file, not {wanted}")
     if isinstance(name, Path) or not _NAME.fullmatch(text) or text.endswith(_FILES):
@@ -43,8 +46,8 @@ def local_source(name: str | Path, what: str = "", wanted: str = "a model folder
     return None
 
 
-def check_source(what: str, name: str, wanted: str = "a model folder") -> None:
-    """Refuse a name that can be had neither from the disk nor from the hub, before anything else is tried.
+def check_source(what: str, name: str, wanted: str = "a model folder") -> Path | None:
+    """`local_source`, but a name that the hub cannot give either is refused, before anything else is tried.
 
     Args:
         what, name, wanted: as `local_source`.
@@ -52,10 +55,12 @@ def check_source(what: str, name: str, wanted: str = "a model folder") -> None:
     Raises:
         CheckpointError: as `local_source`, or the hub cannot be reached and nothing of the name is in the cache.
     """
-    if local_source(name, what, wanted) is None:
-        ask_hub()
-        if hub_trouble() and not _cached(name):
-            raise CheckpointError(f"{what}{name} is no folder here; {load_reason(FileNotFoundError(), name)}")
+    if (folder := local_source(name, what, wanted)) is not None:
+        return folder
+    ask_hub()
+    if hub_trouble() and not _cached(name):
+        raise CheckpointError(f"{what}{name} is no folder here; {load_reason(FileNotFoundError(), name)}")
+    return None
 
 
 def _cached(name: str) -> bool:

@@ -155,8 +155,9 @@ def model_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def check_shape(
-    kind: type[FolderModel], config: ModelConfig, weights: Mapping[str, Tensor], path: str | Path, file: str | Path
-) -> None:
+    kind: type[FolderModel], config: ModelConfig | FrozenConfig, weights: Mapping[str, Tensor], path: str | Path,
+    file: str | Path,
+) -> None:  # fmt: skip
     """Refuse a config that does not fit the weights beside it, before anything of the size it asks for is allocated.
 
     Args:
@@ -167,12 +168,15 @@ def check_shape(
     Raises:
         CheckpointError: the model cannot be built, names or shapes do not fit, or it is much larger than the file.
     """
-    refuse_deep(config, weights, path)
-    model: Any = on_meta(lambda: _tried(kind(config)), path)
+    trained = isinstance(config, ModelConfig)  # towers that a config shapes
+    if trained:
+        refuse_deep(config, weights, path)
+    model: Any = on_meta(lambda: _tried(kind(config)) if trained else kind(config), path)
     if model is not None:
         refuse_large(model, path, file)
         make_fit(model, {name: value.to("meta") for name, value in weights.items()}, path)
         return
+    assert isinstance(config, ModelConfig)  # heads alone have no layer that cannot be made so
     check_text(config, weights, path)
     if config.vit_kwargs:  # without, the tower is as large as its name says
         raise CheckpointError(f"{path}: vit={config.vit} with vit_kwargs needs a newer timm: pip install -U timm")
@@ -287,7 +291,8 @@ def make_fit(model: FolderModel, weights: dict[str, Tensor], path: str | Path) -
 
 def _resample(model: FolderModel, name: str, value: Tensor, wanted: Tensor) -> Tensor | None:
     """A position table for the model's grid; None for other tensors, and where the table's own grid is not square."""
-    grid = getattr(getattr(model.image_encoder.backbone, "patch_embed", None), "grid_size", None)
+    tower = getattr(model, "image_encoder", None)  # heads on frozen towers have none
+    grid = getattr(getattr(getattr(tower, "backbone", None), "patch_embed", None), "grid_size", None)
     if grid is None or 0 in grid:  # images smaller than a patch
         return None
     if name.endswith("relative_position_bias_table") and value.shape[1] == wanted.shape[1]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from lexlip.errors import UserError
+from lexlip.index.remembered import remembered
 from lexlip.models.source import check_source
 from lexlip.utils.options import trust_option
 from lexlip.utils.paths import check_input
@@ -19,7 +20,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "serve", help="answer searches over HTTP; docs/SERVING.md", argument_default=argparse.SUPPRESS
     )
     serve.add_argument("--index", type=Path, required=True, help="folder; new states are picked up while serving")
-    serve.add_argument("--model", required=True, help="model folder, or a name on the hub")
+    serve.add_argument(
+        "--model", default=None, help="model folder, or a name on the hub (default: the one that made the index)"
+    )
     serve.add_argument(
         "--force", action="store_true", default=False, help="take a model that did not make the index's vectors"
     )
@@ -50,6 +53,7 @@ def _serve(options: argparse.Namespace) -> None:
     if not 0 <= options.port < 1 << 16:
         raise UserError(f"--port {options.port}: 0 to 65535")
     check_input("--index", options.index, folder=True)
+    options.model = options.model or remembered(options.index, options.trust_sources)
     check_source("--model ", options.model)
     try:
         from lexlip.serve.app import create_app
