@@ -18,8 +18,7 @@ from lexlip.encode.corpus import Images, Texts
 from lexlip.encode.shards import ShardFolder, ShardPlan
 from lexlip.encode.vectors import CorpusEncoder
 from lexlip.errors import EncodingError
-from lexlip.models.lexlip import LexLIP
-from lexlip.models.two_tower import TwoTowers
+from lexlip.models.retrieval import LexiconModel, RetrievalModel
 from lexlip_data.sources.skipped import USUAL_RULES, Rules
 
 BATCH_SIZE = 64
@@ -50,7 +49,7 @@ class Encoded:
 
 
 def encode(
-    model: LexLIP,
+    model: LexiconModel,
     corpus: Images | Texts,
     out: str | Path,
     *,
@@ -95,7 +94,7 @@ def encode(
     missing = [shard for shard in mine if not folder.shard(shard).exists()]
     encoder = CorpusEncoder(model.eval(), top_k, batch_size, workers)
     windows = encoder.windows(corpus, (window for shard in missing for window in plan.windows(shard)))
-    wide = model.config.vocab_size > 1 << 16
+    wide = model.vocab_size > 1 << 16
     with tqdm(
         total=sum(map(plan.size, mine)), initial=sum(map(plan.size, set(mine) - set(missing))),
         unit=f" {corpus.what}", disable=not progress,
@@ -132,7 +131,7 @@ def _counted(windows, bar: tqdm):
         bar.update(len(rows) + len(skipped))
 
 
-def _facts(model: LexLIP, corpus: Images | Texts, plan: ShardPlan, top_k: int | None, batch_size: int) -> dict:
+def _facts(model: LexiconModel, corpus: Images | Texts, plan: ShardPlan, top_k: int | None, batch_size: int) -> dict:
     """What decides every byte of the shards. The batch size does: padding changes the last bits of a text's vector."""
     facts = {
         "model": fingerprint(model),
@@ -147,7 +146,7 @@ def _facts(model: LexLIP, corpus: Images | Texts, plan: ShardPlan, top_k: int | 
     return {**facts, "run": run}
 
 
-def fingerprint(model: TwoTowers) -> str:
+def fingerprint(model: RetrievalModel) -> str:
     """Differs for models of other weights, shapes or vocabularies."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(dataclasses.asdict(model.config), sort_keys=True).encode())

@@ -20,7 +20,7 @@ from lexlip.index.store import MANIFEST, Manifest, read_manifest
 from lexlip.sparse import SparseRows
 
 if TYPE_CHECKING:
-    from lexlip.models.lexlip import LexLIP
+    from lexlip.models.retrieval import LexiconModel
 
 CANDIDATES = 200
 # Below these a thread costs more than it saves: queries of a batch, and documents that they are searched in.
@@ -74,12 +74,14 @@ class Index:
     numbers by value, strings by their UTF-8 bytes.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, segments: list[Segment], model: LexLIP | None = None):
+    def __init__(self, folder: Path, manifest: Manifest, segments: list[Segment], model: LexiconModel | None = None):
         self.folder, self.manifest, self.segments = folder, manifest, segments
         self.model = model
 
     @classmethod
-    def open(cls, path: str | Path, model: LexLIP | str | Path | None = None, trust_sources: bool = False) -> Index:
+    def open(
+        cls, path: str | Path, model: LexiconModel | str | Path | None = None, trust_sources: bool = False
+    ) -> Index:
         """Open the current state. Takes milliseconds: postings are read when they are searched.
 
         Args:

@@ -46,7 +46,7 @@ class TableQueries:
             raise CheckpointError(f"{folder} holds no model whose text side is a table")
         try:
             self.tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
-            self.length = int(json.loads((self.folder / CONFIG_FILE).read_text(encoding="utf-8"))["max_text_len"])
+            self.length = json.loads((self.folder / CONFIG_FILE).read_text(encoding="utf-8"))["max_text_len"]
             with safe_open(self.folder / WEIGHTS_FILE, "numpy") as file:
                 self.terms = file.get_tensor("lexicon_heads.term_ids").astype(np.int64)
                 self.row_terms = file.get_tensor(SIDE + "row_terms")
@@ -55,12 +55,18 @@ class TableQueries:
             raise CheckpointError(f"{folder}: its table cannot be read: {error}") from error
         except Exception as error:  # tokenizers raises bare Exceptions
             raise CheckpointError(f"{folder}: its tokenizer cannot be read: {error}") from error
+        if type(self.length) is not int or not 0 < self.length <= LARGEST:
+            raise CheckpointError(f"{folder}: max_text_len={str(self.length)[:60]} is no number of word pieces")
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(self.length)
-        rows, shape = self.row_terms, self.row_weights.shape
+        rows, weights = self.row_terms, self.row_weights
         entries = self.tokenizer.get_vocab_size()
-        if rows.ndim != 2 or rows.shape != shape or len(rows) < entries or not rows.size:
+        if rows.ndim != 2 or rows.shape != weights.shape or len(rows) < entries or not rows.size:
             raise CheckpointError(f"{folder}: a table of {rows.shape} for a vocabulary of {entries:,} word pieces")
+        if rows.dtype.kind != "i" or weights.dtype.kind != "f" or self.terms.ndim != 1:
+            raise CheckpointError(
+                f"{folder}: its table is of {rows.dtype} and {weights.dtype}, not whole numbers and weights"
+            )
         if rows.min() < 0 or rows.max() >= len(self.terms) or not np.isfinite(self.row_weights).all():
             raise CheckpointError(f"{folder}: its table names terms that the model has not, or holds no numbers")
 

@@ -12,7 +12,7 @@ from lexlip.index.layout import MAX_QUERY_TERMS
 from lexlip.sparse import SparseRows, offsets_of
 
 if TYPE_CHECKING:
-    from lexlip.models.lexlip import LexLIP
+    from lexlip.models.retrieval import LexiconModel
 
 # Weights by term or by the vocabulary's names of terms, or (terms, weights), or a (V,) vector, a text, a PIL image.
 Query = Mapping[int, float] | Mapping[str, float] | tuple[Sequence[int], Sequence[float]] | np.ndarray | str | Any
@@ -20,7 +20,7 @@ Bag = tuple[np.ndarray, np.ndarray]  # (T,) uint32 terms, ascending, and (T,) fl
 _LIGHTEST, _HEAVIEST = 1e-30, 1e30  # products with impacts and sums over terms then stay far inside float64
 
 
-def bag_of(query: Query, model: LexLIP | None = None) -> Bag:
+def bag_of(query: Query, model: LexiconModel | None = None) -> Bag:
     """A query's terms and weights.
 
     Args:
@@ -117,7 +117,7 @@ def _not_zero(vector: Any) -> tuple[np.ndarray, np.ndarray]:
     return terms, dense[terms]
 
 
-def _terms(keys: list, model: LexLIP | None) -> list[int]:
+def _terms(keys: list, model: LexiconModel | None) -> list[int]:
     """Term numbers of a bag's keys, names looked up in the model's vocabulary."""
     names = [key for key in keys if isinstance(key, str)]
     if not names:
@@ -134,7 +134,7 @@ def _terms(keys: list, model: LexLIP | None) -> list[int]:
     return [vocabulary[name] for name in names]
 
 
-def _needed(model: LexLIP | None, what: str) -> LexLIP:
+def _needed(model: LexiconModel | None, what: str) -> LexiconModel:
     if model is None:
         raise IndexingError(f"{what} as query needs a model: Index.open(path, model=...)")
     return model

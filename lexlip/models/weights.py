@@ -266,7 +266,8 @@ def make_fit(model: FolderModel, weights: dict[str, Tensor], path: str | Path) -
 
 def _resample(model: FolderModel, name: str, value: Tensor, wanted: Tensor) -> Tensor | None:
     """A position table for the model's grid; None for other tensors, and where the table's own grid is not square."""
-    grid = getattr(getattr(model.image_encoder.backbone, "patch_embed", None), "grid_size", None)
+    backbone = getattr(getattr(model, "image_encoder", None), "backbone", None)  # heads on frozen towers have none
+    grid = getattr(getattr(backbone, "patch_embed", None), "grid_size", None)
     if grid is None:
         return None
     if name.endswith("relative_position_bias_table") and value.shape[1] == wanted.shape[1]:

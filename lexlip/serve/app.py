@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 import lexlip
 from lexlip.index import DamagedIndex, IndexingError
-from lexlip.models.lexlip import LexLIP
+from lexlip.models.retrieval import LexiconModel
 from lexlip.serve import schemas
 from lexlip.serve.admission import Admission
 from lexlip.serve.bodies import BodyReader
@@ -35,7 +35,7 @@ _REASONS = {
 }
 
 
-def create_app(index: str | Path, model: LexLIP, limits: Limits | None = None) -> FastAPI:
+def create_app(index: str | Path, model: LexiconModel, limits: Limits | None = None) -> FastAPI:
     """The service as an ASGI application.
 
     Args:

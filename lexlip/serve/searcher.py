@@ -13,12 +13,11 @@ from torch import Tensor
 
 from lexlip.index import Hit, Index, IndexingError, Share
 from lexlip.index.queries import bag_of, bag_of_encoded
-from lexlip.models.lexlip import LexLIP
+from lexlip.models.retrieval import LexiconModel
 from lexlip.serve.errors import Refusal
 from lexlip.serve.limits import Limits
 from lexlip.serve.metrics import Metrics
 from lexlip_data.errors import BrokenImage
-from lexlip_data.loading.transforms import build_transform
 from lexlip_data.sources.images import open_image
 
 Bag = tuple[np.ndarray, np.ndarray]
@@ -36,11 +35,11 @@ class Searcher:
         IndexingError: the model has no tokenizer.
     """
 
-    def __init__(self, model: LexLIP, limits: Limits, metrics: Metrics):
+    def __init__(self, model: LexiconModel, limits: Limits, metrics: Metrics):
         if model.tokenizer is None:
             raise IndexingError("the model has no tokenizer, so it reads no texts; save one in its folder")
         self._model, self._limits, self._metrics = model, limits, metrics
-        self._transform = build_transform("vit", model.config.image_size)
+        self._transform = model.image_transform()
         self._terms: dict[str, int] = model.tokenizer.get_vocab()
         self._words = {term: word for word, term in self._terms.items()}
         self._pools = {
@@ -92,6 +91,6 @@ class Searcher:
     def _pixels(self, data: bytes) -> Tensor:
         """(3, H, W), as the model takes it."""
         try:
-            return self._transform(open_image(data, self._model.config.image_size, self._limits.max_pixels))
+            return self._transform(open_image(data, self._model.least_side, self._limits.max_pixels))
         except BrokenImage as error:
             raise Refusal(422, "broken_picture", f"the image {error}", ("image",)) from error
