@@ -119,10 +119,7 @@ class _Pixels:
     """Encoded bytes -> pixels as the model wants them of a loader."""
 
     def __init__(self, model: LexiconModel):
-        self.side, self.transform = (
-            model.least_side,
-            model.loader_transform(),
-        )  # not the model, which workers would copy
+        self.side, self.transform = model.least_side, model.loader_transform()  # workers copy no model
 
     def __call__(self, data: bytes | memoryview) -> Tensor:
         return self.transform(open_image(data, self.side))

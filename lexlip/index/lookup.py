@@ -64,9 +64,7 @@ class TableQueries:
         if rows.ndim != 2 or rows.shape != weights.shape or len(rows) < entries or not rows.size:
             raise CheckpointError(f"{folder}: a table of {rows.shape} for a vocabulary of {entries:,} word pieces")
         if rows.dtype.kind != "i" or weights.dtype.kind != "f" or self.terms.ndim != 1:
-            raise CheckpointError(
-                f"{folder}: its table is of {rows.dtype} and {weights.dtype}, not whole numbers and weights"
-            )
+            raise CheckpointError(f"{folder}: its table holds {rows.dtype} and {weights.dtype}, not terms and weights")
         if rows.min() < 0 or rows.max() >= len(self.terms) or not np.isfinite(self.row_weights).all():
             raise CheckpointError(f"{folder}: its table names terms that the model has not, or holds no numbers")
 

@@ -154,8 +154,9 @@ def model_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def check_shape(
-    kind: type[FolderModel], config: ModelConfig, weights: Mapping[str, Tensor], path: str | Path, file: str | Path
-) -> None:
+    kind: type[FolderModel], config: ModelConfig | FrozenConfig, weights: Mapping[str, Tensor], path: str | Path,
+    file: str | Path,
+) -> None:  # fmt: skip
     """Refuse a config that does not fit the weights beside it, before anything of the size it asks for is allocated.
 
     Args:
@@ -172,16 +173,18 @@ def check_shape(
         make_fit(model, {name: value.to("meta") for name, value in weights.items()}, path)
         return
     check_text(config, weights, path)
-    if config.vit_kwargs:  # without, the tower is as large as its name says
+    if isinstance(config, ModelConfig) and config.vit_kwargs:  # without, the tower is as large as its name says
         raise CheckpointError(f"{path}: vit={config.vit} with vit_kwargs needs a newer timm: pip install -U timm")
 
 
-def check_text(config: ModelConfig, weights: Mapping[str, Tensor], path: str | Path) -> None:
+def check_text(config: ModelConfig | FrozenConfig, weights: Mapping[str, Tensor], path: str | Path) -> None:
     """`check_shape` of the text tower alone.
 
     Raises:
         CheckpointError: it cannot be built, or the first name that does not fit.
     """
+    if isinstance(config, FrozenConfig):
+        raise CheckpointError(f"{path} holds heads on frozen towers, not a text tower")
     tower: Any = on_meta(lambda: TextEncoder(BertConfig(**config.text), config.corner_tokens), path)
     wanted = {f"{TEXT_PREFIX}{name}": tuple(value.shape) for name, value in tower.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items() if name.startswith(TEXT_PREFIX)}

@@ -50,6 +50,7 @@ class FrozenLexLIP(LexiconModel):
         self.dense_heads = DenseHeads(config, *dropout) if config.embed_dim else None
         # No submodules: their weights are not this model's, and a training has none.
         self.__dict__["_towers"] = {}
+        self._towers: dict[str, Any]
         self.folder: Path | None = None
         self.trust_sources = True
 
