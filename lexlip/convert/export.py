@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lexlip.errors import CheckpointError
 from lexlip.models.auto import model_class
+from lexlip.models.retrieval import RetrievalModel
 from lexlip.models.tokenizer import load_tokenizer
-from lexlip.models.two_tower import TwoTowers
 from lexlip.models.weights import (
     MODEL_PREFIX,
     check_shape,
@@ -26,7 +26,7 @@ from lexlip.utils.files import give_usual_rights
 TOKENIZER_FILE = re.compile(r"[\w-]+\.(json|txt|model|jinja)", re.ASCII)
 
 
-def write_folder(model: TwoTowers, out: str | Path, state: dict[str, Tensor], phase: str) -> None:
+def write_folder(model: RetrievalModel, out: str | Path, state: dict[str, Tensor], phase: str) -> None:
     """`save_pretrained`, and a phase's own parts beside it, by its names, if there are any."""
     out = Path(out)
     model.save_pretrained(out)

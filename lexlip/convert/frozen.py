@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from lexlip.errors import CheckpointError
@@ -10,6 +11,7 @@ from lexlip.features.vocabulary import read_vocabulary
 from lexlip.models.frozen.config import FrozenConfig
 from lexlip.models.frozen.model import FrozenLexLIP
 from lexlip.models.frozen.table import with_table
+from lexlip.models.towers import load_image_tower, load_text_tower
 from lexlip.models.towers.embed import embed_tower
 from lexlip.models.towers.packed import Storage
 from lexlip.models.weights import check_shape, fit, known_config, model_weights, read
@@ -63,8 +65,11 @@ def write_frozen(
     if embed_towers:
         for side in ("image", "text"):
             if getattr(model.config, f"{side}_tower"):
-                tower = getattr(model, f"{side}_tower")
-                setattr(model.config, f"{side}_tower", embed_tower(tower, out, side, storage))
+                reference = embed_tower(getattr(model, f"{side}_tower"), out, side, storage)
+                load = load_image_tower if side == "image" else partial(load_text_tower, lexicon=model.tokenizer)
+                stored = load(reference, folder=out).facts()["weights"]  # which also shows that it loads
+                setattr(model.config, f"{side}_tower", reference)
+                model.config.tower_facts[side] = {**model.config.tower_facts.get(side, {}), "stored": stored}
         model.config.embedded = [side for side in ("image", "text") if getattr(model.config, f"{side}_tower")]
     if storage != "full":
         model.half()

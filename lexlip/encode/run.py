@@ -27,8 +27,7 @@ from lexlip.errors import EncodingError
 from lexlip.index.origin import ModelStamp, Origin, Source
 from lexlip.index.shards import with_prefix
 from lexlip.models.fingerprint import fingerprint as weights_fingerprint
-from lexlip.models.lexlip import LexLIP
-from lexlip.models.two_tower import TwoTowers
+from lexlip.models.retrieval import LexiconModel, RetrievalModel
 from lexlip_data.loading.unknown_words import SAMPLE, unknown_warning
 from lexlip_data.sources.skipped import USUAL_RULES, Rules, Skipped
 
@@ -62,7 +61,7 @@ class Encoded:
 
 
 def encode(
-    model: LexLIP,
+    model: LexiconModel,
     corpus: Images | Texts,
     out: str | Path,
     *,
@@ -117,7 +116,7 @@ def encode(
         for note in found.notes + _unknown_words(corpus, model.tokenizer):
             log.warning("%s", note)
     encoder = CorpusEncoder(model.eval(), top_k, batch_size, workers)
-    wide = model.config.vocab_size > 1 << 16
+    wide = model.vocab_size > 1 << 16
     encoded = sum(_encode_round(each, encoder, wide, process, progress, id_prefix) for each in found.rounds)
     skipped = [each.shards.finish(corpus.left_out) for each in found.rounds]
     shards = sum(each.shards.plan.shards for each in found.rounds)
@@ -180,13 +179,13 @@ def _counted(windows, bar: tqdm, id_prefix: str):
         bar.update(len(rows) + len(skipped))
 
 
-def _origin(model: LexLIP, name: str, corpus: Images | Texts, id_prefix: str) -> Origin:
+def _origin(model: LexiconModel, name: str, corpus: Images | Texts, id_prefix: str) -> Origin:
     folder = os.path.abspath(name) if name and os.path.isdir(name) else ""
     stamp = ModelStamp(name, folder, weights_fingerprint(model))
     return Origin(stamp, Source(os.path.abspath(corpus.origin), corpus.what, id_prefix))
 
 
-def fingerprint(model: TwoTowers) -> str:
+def fingerprint(model: RetrievalModel) -> str:
     """Differs for models of other weights, shapes or vocabularies."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(json.dumps(dataclasses.asdict(model.config), sort_keys=True).encode())

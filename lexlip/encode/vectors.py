@@ -17,11 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lexlip.encode.corpus import Images, Texts
-from lexlip.models.lexlip import LexLIP
+from lexlip.models.retrieval import LexiconModel
 from lexlip.sparse import SparseRows, as_ids, nonzero_terms
 from lexlip_data.errors import BrokenSample, one_line
 from lexlip_data.loading.faults import explain_loader_failure
-from lexlip_data.loading.transforms import build_pixels, normalise
 from lexlip_data.sources.images import open_image
 from lexlip_data.sources.kinds import unread_named
 from lexlip_data.sources.skipped import Skipped
@@ -40,7 +39,7 @@ class CorpusEncoder:
         workers: processes that decode images; 0: this one does.
     """
 
-    model: LexLIP
+    model: LexiconModel
     top_k: int | None
     batch_size: int
     workers: int
@@ -69,7 +68,7 @@ class CorpusEncoder:
     def _images(self, corpus: Images, windows: Iterable[Window]) -> Iterator[tuple[SparseRows, list[Skipped]]]:
         windows, ahead = tee(windows)  # one loader for all, so that its processes decode ahead of a window's end
         batches = (batch for window in ahead for batch in self._batches(window))
-        decoded = decoded_batches(corpus, _Pixels(self.model.config.image_size), batches, self.workers)
+        decoded = decoded_batches(corpus, _Pixels(self.model), batches, self.workers)
         for window in windows:
             parts, skipped = [], []
             for _ in self._batches(window):
@@ -78,7 +77,7 @@ class CorpusEncoder:
                 good = [item for item in batch if not isinstance(item, Skipped)]
                 if good:
                     ids, pixels = zip(*good)
-                    images = normalise(torch.stack(pixels).to(self.model.device))
+                    images = self.model.from_loader(torch.stack(pixels))
                     parts.append(self._rows(ids, self.model.encode_image(images)))
             yield _joined(parts, range(sum(map(len, parts))), corpus), skipped
 
@@ -118,13 +117,13 @@ def decoded_batches(
 
 
 class _Pixels:
-    """Encoded bytes -> (3, H, W) uint8, resized as the models of `lexlip.models` want it."""
+    """Encoded bytes -> pixels as the model wants them of a loader."""
 
-    def __init__(self, size: int):
-        self.size, self.transform = size, build_pixels("vit", size)
+    def __init__(self, model: LexiconModel):
+        self.side, self.transform = model.least_side, model.loader_transform()  # workers copy no model
 
     def __call__(self, data: bytes | memoryview) -> Tensor:
-        return self.transform(open_image(data, self.size))
+        return self.transform(open_image(data, self.side))
 
 
 class _Decoded(Dataset):

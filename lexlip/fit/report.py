@@ -96,7 +96,8 @@ def _files(options: argparse.Namespace, split: str, wanted: list[str]) -> dict[s
         options.data, options.val, options.test, held_out=options.held_out, seed=options.seed,
         data_root=options.data_root, images=options.images, rules=Rules(options.max_bad_share, options.picture_roots),
     )  # fmt: skip
-    pairs, found = data[split], {}
+    pairs = data[split]
+    found: dict[str, str] = {}
     for photo in range(len(pairs)):
         if len(found) == len(wanted):
             break

@@ -47,10 +47,8 @@ class Words:
     def get_vocab(self) -> dict[str, int]:
         return self._tokenizer.get_vocab()
 
-    def convert_ids_to_tokens(self, terms: int | Sequence[int]) -> str | list[str]:
-        if isinstance(terms, (int, np.integer)):
-            return self._tokenizer.id_to_token(int(terms)) or ""
-        return [self._tokenizer.id_to_token(int(term)) or "" for term in terms]
+    def convert_ids_to_tokens(self, term: int) -> str:
+        return self._tokenizer.id_to_token(int(term)) or ""
 
 
 class TableModel:

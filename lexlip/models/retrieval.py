@@ -36,6 +36,19 @@ class RetrievalModel(FolderModel):
         """From an RGB image to the tensor of which `encode_image` takes a stack; picklable for loader processes."""
         raise NotImplementedError
 
+    @property
+    def least_side(self) -> int:
+        """Pixels of the shorter side that a decoder may leave of a larger image (`open_image`); 0: it decodes all."""
+        return 0
+
+    def loader_transform(self) -> Callable[[Image.Image], Tensor]:
+        """As `image_transform`, in as few bytes as can be: for loader processes. See `from_loader`."""
+        return self.image_transform()
+
+    def from_loader(self, pixels: Tensor) -> Tensor:
+        """A stack of what `loader_transform` gives to what `encode_image` takes, on the model's device."""
+        return pixels.to(self.device)
+
     def check_pixels(self, pixels: Tensor) -> None:
         """Refuse what is no stack of such tensors.
 
@@ -63,6 +76,11 @@ class RetrievalModel(FolderModel):
     def vectors_of_pixels(self, pixels: Tensor, head: str) -> Tensor:
         """A stack of what `image_transform` gives to (B, width of the head) float32, not normalised."""
         raise NotImplementedError
+
+    @property
+    def context(self) -> int:
+        """Tokens of a text that the model reads."""
+        return self.config.max_text_len
 
     def cut_texts(self, texts: Sequence[str]) -> int:
         """How many of these texts are longer than the model reads."""

@@ -15,7 +15,7 @@ from lexlip.models.encoders import ImageEncoder, TextEncoder
 from lexlip.models.inputs import check_ids, check_pixels
 from lexlip.models.retrieval import RetrievalModel
 from lexlip_data.loading.sentences import mark_sentences
-from lexlip_data.loading.transforms import build_transform
+from lexlip_data.loading.transforms import build_pixels, build_transform, normalise
 
 
 class TwoTowers(RetrievalModel):
@@ -70,6 +70,16 @@ class TwoTowers(RetrievalModel):
 
     def image_transform(self) -> Callable[[Image.Image], Tensor]:
         return build_transform("vit", self.config.image_size)
+
+    @property
+    def least_side(self) -> int:
+        return self.config.image_size
+
+    def loader_transform(self) -> Callable[[Image.Image], Tensor]:
+        return build_pixels("vit", self.config.image_size)
+
+    def from_loader(self, pixels: Tensor) -> Tensor:
+        return normalise(pixels.to(self.device))
 
     def check_pixels(self, pixels: Tensor) -> None:
         check_pixels(pixels, self.image_encoder.patch)

@@ -168,17 +168,17 @@ def check_shape(
     Raises:
         CheckpointError: the model cannot be built, names or shapes do not fit, or it is much larger than the file.
     """
-    trained = isinstance(config, ModelConfig)  # towers that a config shapes
-    if trained:
+    if isinstance(config, ModelConfig):  # of towers, which may be as deep as it says
         refuse_deep(config, weights, path)
-    model: Any = on_meta(lambda: _tried(kind(config)) if trained else kind(config), path)
+        model: Any = on_meta(lambda: _tried(kind(config)), path)
+    else:
+        model = on_meta(lambda: kind(config), path)
     if model is not None:
         refuse_large(model, path, file)
         make_fit(model, {name: value.to("meta") for name, value in weights.items()}, path)
         return
-    assert isinstance(config, ModelConfig)  # heads alone have no layer that cannot be made so
     check_text(config, weights, path)
-    if config.vit_kwargs:  # without, the tower is as large as its name says
+    if isinstance(config, ModelConfig) and config.vit_kwargs:  # without, the tower is as large as its name says
         raise CheckpointError(f"{path}: vit={config.vit} with vit_kwargs needs a newer timm: pip install -U timm")
 
 
@@ -200,12 +200,14 @@ def _tried(model: FolderModel) -> FolderModel:
     return model
 
 
-def check_text(config: ModelConfig, weights: Mapping[str, Tensor], path: str | Path) -> None:
+def check_text(config: ModelConfig | FrozenConfig, weights: Mapping[str, Tensor], path: str | Path) -> None:
     """`check_shape` of the text tower alone.
 
     Raises:
         CheckpointError: it cannot be built, or the first name that does not fit.
     """
+    if isinstance(config, FrozenConfig):
+        raise CheckpointError(f"{path} holds heads on frozen towers, not a text tower")
     refuse_deep(config, weights, path)
     tower: Any = on_meta(lambda: TextEncoder(BertConfig(**config.text), config.corner_tokens), path)
     wanted = {f"{TEXT_PREFIX}{name}": tuple(value.shape) for name, value in tower.state_dict().items()}

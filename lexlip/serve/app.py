@@ -16,7 +16,7 @@ import lexlip
 from lexlip.index import DamagedIndex, IndexingError
 from lexlip.index.origin import require_model
 from lexlip.index.store import read_manifest
-from lexlip.models.lexlip import LexLIP
+from lexlip.models.retrieval import LexiconModel
 from lexlip.serve import schemas
 from lexlip.serve.admission import Admission
 from lexlip.serve.bodies import BodyReader
@@ -44,7 +44,7 @@ _NUMBER_ID = re.compile(r"-?(0|[1-9][0-9]{0,18})")  # as JSON writes it
 
 
 def create_app(
-    index: str | Path, model: LexLIP, limits: Limits | None = None, hosts: frozenset[str] | None = None,
+    index: str | Path, model: LexiconModel, limits: Limits | None = None, hosts: frozenset[str] | None = None,
     force: bool = False,
 ) -> FastAPI:  # fmt: skip
     """The service as an ASGI application.

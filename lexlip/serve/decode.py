@@ -12,7 +12,9 @@ import os
 import sys
 from contextlib import suppress
 
-from lexlip.serve.decode_worker import ANSWER, READY, REQUEST
+from PIL import Image
+
+from lexlip.serve.decode_worker import ANSWER, READY, REQUEST, SIZE
 from lexlip_data.errors import BrokenImage
 
 _START_SECONDS = 60  # for a process to import what it needs, on a machine that is busy
@@ -42,8 +44,12 @@ class Decoders:
         self._idle: list[asyncio.subprocess.Process] = []
         self._all: set[asyncio.subprocess.Process] = set()
 
-    async def square(self, data: bytes, size: int, max_pixels: int) -> bytes:
-        """The middle square of an image, upright, resized: size x size x 3 bytes of RGB.
+    async def image(self, data: bytes, square: int, max_pixels: int) -> Image.Image:
+        """An image, upright, in RGB.
+
+        Args:
+            square: side in pixels of the middle square that is wanted; 0: all of the image, scaled down by a whole
+                number where it has more than `MOST_PIXELS`.
 
         Raises:
             BrokenImage: it cannot be decoded, or not within the limits.
@@ -54,9 +60,10 @@ class Decoders:
         except (TimeoutError, asyncio.TimeoutError) as error:  # two classes before Python 3.11
             raise DecodersBusy from error
         try:
-            return await self._in_process(data, size, max_pixels)
+            payload = await self._in_process(data, square, max_pixels)
         finally:
             self._free.release()
+        return Image.frombytes("RGB", SIZE.unpack_from(payload), payload[SIZE.size :])
 
     async def _in_process(self, data: bytes, size: int, max_pixels: int) -> bytes:
         process = await self._process()

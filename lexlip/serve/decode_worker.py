@@ -1,11 +1,12 @@
 """The process that decodes: it may be killed at any moment, and nothing but one image is lost.
 
 Started by `lexlip.serve.decode`. It loads no torch, so it takes 50 MB and half a second. Per image it reads `REQUEST`
-and the encoded bytes, and writes `ANSWER` and its payload: size x size x 3 bytes of RGB, or why there is no image.
+and the encoded bytes, and writes `ANSWER` and its payload: `SIZE` and the bytes of RGB, or why there is no image.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import struct
@@ -16,7 +17,9 @@ from typing import BinaryIO
 from lexlip_data.errors import BrokenImage
 from lexlip_data.sources.images import open_image, square_of
 
-REQUEST = struct.Struct(">IIQ")  # side of the square, most pixels of the image, bytes that follow
+REQUEST = struct.Struct(">IIQ")  # side of the square or 0 for all, most pixels of the image, bytes that follow
+SIZE = struct.Struct(">II")  # width and height
+MOST_PIXELS = 1 << 22  # of an answer: twelve megabytes, and more than any tower looks at
 ANSWER = struct.Struct(">?I")  # whether it was decoded, bytes that follow
 READY = b"ready\n"
 
@@ -48,7 +51,12 @@ def main(memory: int, seconds: float) -> None:
 
 def _square(data: bytes, size: int, max_pixels: int) -> tuple[bool, bytes]:
     try:
-        return True, square_of(open_image(data, size, max_pixels), size).tobytes()
+        image = open_image(data, size, max_pixels)
+        if size:
+            image = square_of(image, size)
+        elif (times := image.width * image.height / MOST_PIXELS) > 1:
+            image = image.reduce(math.ceil(times**0.5))
+        return True, SIZE.pack(*image.size) + image.tobytes()
     except BrokenImage as error:
         return False, str(error).encode(errors="replace")
     except MemoryError:

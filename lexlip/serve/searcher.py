@@ -9,19 +9,17 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lexlip.index import Hit, Index, IndexingError, Share
 from lexlip.index.queries import bag_of, bag_of_encoded
-from lexlip.models.lexlip import LexLIP
+from lexlip.models.retrieval import LexiconModel
 from lexlip.serve.decode import Decoders, DecodersBusy
 from lexlip.serve.errors import Refusal
 from lexlip.serve.limits import Limits
 from lexlip.serve.metrics import Metrics
 from lexlip.serve.wording import without_python
 from lexlip_data.errors import BrokenImage
-from lexlip_data.loading.transforms import normalise
 
 Bag = tuple[np.ndarray, np.ndarray]
 _Result = TypeVar("_Result")
@@ -39,10 +37,11 @@ class Searcher:
         IndexingError: the model has no tokenizer.
     """
 
-    def __init__(self, model: LexLIP, limits: Limits, metrics: Metrics):
+    def __init__(self, model: LexiconModel, limits: Limits, metrics: Metrics):
         if model.tokenizer is None:
             raise IndexingError("the model has no tokenizer, so it reads no texts; save one in its folder")
         self._model, self._limits, self._metrics = model, limits, metrics
+        self._transform = model.image_transform()
         self._terms: dict[str, int] = model.tokenizer.get_vocab()
         self._words = {term: word for word, term in self._terms.items()}
         self._pools = {
@@ -97,15 +96,13 @@ class Searcher:
 
     async def _pixels(self, data: bytes) -> Tensor:
         """(3, H, W), as the model takes it."""
-        size = self._model.config.image_size
         try:
             with self._metrics.stages.labels("decode").time():
-                square = await self._decoders.square(data, size, self._limits.max_pixels)
+                image = await self._decoders.image(data, self._model.least_side, self._limits.max_pixels)
         except BrokenImage as error:
             raise Refusal(422, "broken_picture", f"the image: {without_python(str(error))}", ("image",)) from error
         except DecodersBusy as error:
             raise Refusal(
                 503, "busy", "too many images are being decoded; try again", headers={"Retry-After": "1"}
             ) from error
-        rows = np.frombuffer(square, dtype=np.uint8).reshape(size, size, 3)
-        return normalise(torch.from_numpy(rows.transpose(2, 0, 1).copy()))
+        return self._transform(image)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lexlip.features.store import FeatureSplit, FeatureStore
@@ -72,18 +72,16 @@ class _Rows(Dataset):
     def __getitems__(self, numbers: Sequence[int]) -> Batch:
         rows = self.rows[list(numbers)]
         images = rows if self.kind == "image" else self.split.caption_image[rows]
-        what: dict = (
-            {"image": self.split.images(rows)} if self.kind == "image" else dict(_texts(self.split.texts(rows)))
-        )
+        what: Batch = {"image": self.split.images(rows)} if self.kind == "image" else _texts(self.split.texts(rows))
         return {
-            **what,  # type: ignore[typeddict-item]
+            **what,
             "image_id": torch.from_numpy(images),
             "order": torch.from_numpy(rows),
             "sample": [("features", str(self.split.image_ids[i]), 0) for i in images.tolist()],
         }
 
 
-def _texts(texts: TextFeatures) -> dict[str, Tensor]:
+def _texts(texts: TextFeatures) -> Batch:
     return {
         "text_ids": texts.terms, "text_mask": texts.mask, "text_states": texts.states, "text_pooled": texts.pooled,
     }  # fmt: skip
@@ -165,5 +163,5 @@ class FeatureDataModule(pl.LightningDataModule):
         return loaders
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch

@@ -35,8 +35,8 @@ MAX_SCALE = math.log(100)  # of the learned temperature, as in CLIP
 class _FrozenModule(RetrievalModule):
     """What both have in common: features in, a learned temperature."""
 
-    model_class = FrozenLexLIP
-    model: FrozenLexLIP
+    model_class = FrozenLexLIP  # type: ignore[assignment]  # which has no towers of its own
+    model: FrozenLexLIP  # type: ignore[assignment]
 
     @classmethod
     def check_config(cls, config: Config) -> None:
@@ -57,7 +57,7 @@ class _FrozenModule(RetrievalModule):
         model = new_heads(config, store)
         if config.load_path:
             load_model(model, config.load_path)
-        return cls(config, model)
+        return cls(config, model)  # type: ignore[arg-type]
 
     @property
     def scale(self) -> torch.nn.Parameter:
@@ -138,10 +138,10 @@ class FrozenModule(_FrozenModule):
         taught = (teacher[0] @ teacher[1].T).detach() if teacher else None
         contrastive, distilled = [], []
         for k in (None, *self.config.train_top_k):
-            pair = [v if k is None else F.normalize(keep_heaviest(v, k), dim=-1) for v in (text, image)]
-            contrastive.append(in_batch_contrastive(*pair, self.temperature(vectors), ids))
+            one, other = (v if k is None else F.normalize(keep_heaviest(v, k), dim=-1) for v in (text, image))
+            contrastive.append(in_batch_contrastive(one, other, self.temperature(vectors), ids))
             if taught is not None:
-                distilled.append(score_distillation(pair[0] @ pair[1].T, taught, self.config.temperature))
+                distilled.append(score_distillation(one @ other.T, taught, self.config.temperature))
         losses = {
             "contrastive_loss": total(contrastive) / len(contrastive),
             "flops_loss": self.flops_weight() * (flops(vectors["text"]) + flops(vectors["image"])),

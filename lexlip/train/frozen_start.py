@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -31,15 +33,17 @@ def new_heads(config: Config, store: FeatureStore) -> FrozenLexLIP:
             f"term_min_count={config.term_min_count}: no word piece of the {len(split.captions)} training captions is "
             "in so many of them; lower it, or add captions"
         )
-    dense, teacher = config.head == "dense", {}
+    dense = config.head == "dense"
+    teacher: dict[str, torch.Tensor] = {}
     embed_dim = config.embed_dim if dense else 0
     if config.teacher and not dense:
         teacher, embed_dim = _teacher(config.teacher, store)
+    choices: dict[str, Any] = {"text_head": config.head_text, "head": config.head}
     shape = FrozenConfig(
         image_tower=store.facts["image"]["reference"], image_width=store.image_width,
         text_tower=store.facts["text"]["reference"], text_width=store.text_width, pooled_width=store.pooled_width,
-        vocab_size=len(store.tokenizer), terms=len(terms), width=config.head_width, text_head=config.head_text,
-        row_terms=config.row_terms, embed_dim=embed_dim, max_text_len=config.max_text_len, head=config.head,
+        vocab_size=len(store.tokenizer), terms=len(terms), width=config.head_width, 
+        row_terms=config.row_terms, embed_dim=embed_dim, max_text_len=config.max_text_len, **choices,
         tower_facts={side: store.facts[side] for side in ("image", "text")},
     )  # fmt: skip
     model = FrozenLexLIP(shape, store.tokenizer, config.image_dropout, config.text_dropout)

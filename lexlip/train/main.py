@@ -35,7 +35,7 @@ from sacred.observers import FileStorageObserver
 from sacred.utils import SacredError
 
 from lexlip.errors import CheckpointError, ConfigError, LaunchError, LoaderDied, LostContact, TrainingError
-from lexlip.features.store import FeatureStore
+from lexlip.features.store import FeatureSplit, FeatureStore
 from lexlip.launch import environment
 from lexlip.models.tokenizer import load_tokenizer
 from lexlip.models.weights import read
@@ -266,8 +266,9 @@ def _run(config: Config, phase: type[RetrievalModule], watch: Watch) -> dict:
 
 
 def _fit(
-    trainer: pl.Trainer, module: RetrievalModule, data: CaptionDataModule, resume: str | None, saver: Saver | None
-) -> None:
+    trainer: pl.Trainer, module: RetrievalModule, data: FeatureDataModule | CaptionDataModule, resume: str | None,
+    saver: Saver | None,
+) -> None:  # fmt: skip
     validated = saver is not None and bool(saver.monitor)
     try:
         if resume and validated and read(resume).get("validation_due"):
@@ -305,7 +306,7 @@ def _explained(config: Config, folder: Path) -> Iterator[None]:
         raise
 
 
-def describe(config: Config, module: RetrievalModule, data: CaptionDataModule) -> str:
+def describe(config: Config, module: RetrievalModule, data: FeatureDataModule | CaptionDataModule) -> str:
     """What is about to run, with every derived number."""
     per_process, rows = config.batch_size // config.processes, config.rows_at_once
     most = "at most " if per_process % rows else ""
@@ -328,8 +329,11 @@ def plain(value: object) -> object:
     return value
 
 
-def _check_folds(config: Config, data: CaptionDataModule) -> None:
+def _check_folds(config: Config, data: FeatureDataModule | CaptionDataModule) -> None:
     for name, sources in data.sources("test").items() if config.test_only and config.eval_folds else ():
-        images = len(EvalImages(sources, "vit", config.image_size))  # repeated ids count once
+        if isinstance(sources, FeatureSplit):
+            images = len(sources.image_ids)
+        else:
+            images = len(EvalImages(sources, "vit", config.image_size))  # repeated ids count once
         if images % config.eval_folds:
             raise ConfigError(f"eval_folds={config.eval_folds} does not divide the {images} test images of {name}")

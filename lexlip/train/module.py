@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lexlip.errors import CheckpointError, ConfigError
 from lexlip.evaluate import recall
 from lexlip.models.encoders import ImageEncoder, TextEncoder
+from lexlip.models.frozen.config import FrozenConfig
 from lexlip.models.hub import check_head
 from lexlip.models.lexicon_head import keep_heaviest
 from lexlip.models.lexlip import LexLIP
@@ -163,6 +164,10 @@ class RetrievalModule(pl.LightningModule):
         folder = Path(folder)
         drop_rate = overrides.get("drop_rate")
         model = cls.model_class.from_pretrained(folder, drop_rate=drop_rate, trust_sources=trust_sources)
+        if not isinstance(model, TwoTowers):
+            raise CheckpointError(
+                f"{folder} holds heads on frozen towers; train them on a cache: features=CACHE load_path={folder}"
+            )
         state = phase_state(folder, cls.name)
         try:
             by_state = cls.decided_by_state(state)
@@ -188,6 +193,7 @@ class RetrievalModule(pl.LightningModule):
             if known is not None:
                 check_head(cls.model_class, known, source)
                 check_text(known, weights, source)
+        assert not isinstance(known, FrozenConfig)  # which `check_text` refuses
         model = build_model(cls.model_class, config, tokenizer, known)
         if config.load_path:
             # What was trained on such lengths already must not be cut back to `trained_positions`.

@@ -41,15 +41,15 @@ def flat(side, kind="PNG"):
 
 def test_one_process_gives_the_same_pixels_and_outlives_bad_images(image):
     async def work(decoders):
-        good = await decoders.square(image(1, (50, 70)), 16, PIXELS)
+        good = await decoders.image(image(1, (50, 70)), 16, PIXELS)
         (process,) = decoders._all
         with pytest.raises(BrokenImage, match="unknown format"):
-            await decoders.square(b"nothing", 16, PIXELS)
+            await decoders.image(b"nothing", 16, PIXELS)
         with pytest.raises(BrokenImage, match="3,500 pixels|more than 100"):
-            await decoders.square(image(1, (50, 70)), 16, 100)
+            await decoders.image(image(1, (50, 70)), 16, 100)
         with pytest.raises(BrokenImage, match="decode"):  # memory for 48 MB of pixels is not there
-            await decoders.square(flat(4000), 16, PIXELS)
-        assert await decoders.square(image(1, (50, 70)), 16, PIXELS) == good
+            await decoders.image(flat(4000), 16, PIXELS)
+        assert await decoders.image(image(1, (50, 70)), 16, PIXELS) == good
         assert decoders._all == {process}
         return good
 
@@ -61,20 +61,20 @@ def test_an_image_that_takes_too_long_is_killed_alone(image):
     """What hangs is stood in for by a stopped process."""
 
     async def work(decoders):
-        await decoders.square(image(), 8, PIXELS)
+        await decoders.image(image(), 8, PIXELS)
         (process,) = decoders._all
         process.send_signal(signal.SIGSTOP)
         start = time.monotonic()
         with pytest.raises(BrokenImage, match="takes more than 0.5 seconds"):
-            await decoders.square(image(), 8, PIXELS)
+            await decoders.image(image(), 8, PIXELS)
         assert time.monotonic() - start < 5
         decoders._seconds = 30  # a busy machine
-        assert len(await decoders.square(image(), 8, PIXELS)) == 192
+        assert len(await decoders.image(image(), 8, PIXELS)) == 192
         assert process not in decoders._all and await process.wait() == -signal.SIGKILL
 
     async def started(decoders):
         decoders._seconds = 30
-        await decoders.square(image(), 8, PIXELS)
+        await decoders.image(image(), 8, PIXELS)
         decoders._seconds = 0.5
         await work(decoders)
 
@@ -83,7 +83,7 @@ def test_an_image_that_takes_too_long_is_killed_alone(image):
 
 def test_a_process_that_dies_takes_one_image_with_it(image):
     async def work(decoders):
-        await decoders.square(image(), 8, PIXELS)
+        await decoders.image(image(), 8, PIXELS)
         (process,) = decoders._all
         process.send_signal(signal.SIGSTOP)
         asking = asyncio.create_task(decoders.square(image(), 8, PIXELS))
@@ -91,25 +91,25 @@ def test_a_process_that_dies_takes_one_image_with_it(image):
         os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(BrokenImage, match="it ended the process"):
             await asking
-        return await decoders.square(image(), 8, PIXELS)
+        return await decoders.image(image(), 8, PIXELS)
 
     assert len(run(work, seconds=30)) == 192
 
 
 def test_who_waits_too_long_is_told_and_who_gives_up_leaves_nothing(image):
     async def work(decoders):
-        await decoders.square(image(), 8, PIXELS)
+        await decoders.image(image(), 8, PIXELS)
         (process,) = decoders._all
         process.send_signal(signal.SIGSTOP)
         first = asyncio.create_task(decoders.square(image(), 8, PIXELS))
         await asyncio.sleep(0.05)
         with pytest.raises(DecodersBusy):
-            await decoders.square(image(), 8, PIXELS)
+            await decoders.image(image(), 8, PIXELS)
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
         assert await process.wait() == -signal.SIGKILL
-        return await decoders.square(image(), 8, PIXELS)
+        return await decoders.image(image(), 8, PIXELS)
 
     assert len(run(work, seconds=30, wait=0.1)) == 192
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from lexlip.errors import UserError
 from lexlip.models.auto import load_folder_of_any_head
 from lexlip.models.source import ask_hub, load_reason
-from lexlip_data.loading.transforms import build_transform
 
 OPEN_CLIP = "open_clip:"
 WITH_WEIGHTS = ("hf-hub:", "local-dir:")  # open_clip's names that say where the weights are
@@ -62,8 +61,8 @@ class FolderEncoder:
         self.model = load_folder_of_any_head(folder, trust_sources).to(device)
         if self.model.tokenizer is None:
             raise UserError(f"{folder} holds no tokenizer; put the files of its tokenizer into it")
-        self.name, self.context = folder, self.model.config.max_text_len
-        self.transform = build_transform("vit", self.model.config.image_size)
+        self.name, self.context = folder, self.model.context
+        self.transform = self.model.image_transform()
 
     def images(self, pixels: Tensor) -> Tensor:
         return self.model.encode_image(pixels)

@@ -32,6 +32,7 @@ class FrozenConfig:
         embed_dim: width of the dense reference that comes along; 0: none.
         max_text_len: word pieces of a text that are read.
         tower_facts: what the towers said of themselves when their features were made; compared when they are loaded.
+            "stored" is the hash of an embedded tower's weights, which may have fewer bits.
         embedded: the towers whose weights lie in the folder, of "image" and "text".
     """
 
@@ -74,15 +75,26 @@ class FrozenConfig:
             config = cls(**values)
         except TypeError as error:
             raise CheckpointError(f"{where} is no config of a model on frozen towers: {error}") from error
-        facts = config.tower_facts
-        if not all(isinstance(facts.get(side, {}), dict) for side in SIDES) or not set(config.embedded) <= set(SIDES):
-            raise CheckpointError(f"{where}: tower_facts and embedded tell of the towers {' and '.join(SIDES)}")
-        if not 0 < config.terms <= config.vocab_size or not min(config.width, config.image_width):
-            raise CheckpointError(
-                f"{where}: terms={config.terms}, vocab_size={config.vocab_size}, width={config.width} and image_width="
-                f"{config.image_width} must be 1 or more, and terms no more than vocab_size"
-            )
+        if wrong := config._contradiction():
+            raise CheckpointError(f"{where}: {wrong}")
         return config
+
+    def _contradiction(self) -> str | None:
+        """What is wrong among fields that are right by themselves."""
+        facts = [self.tower_facts.get(side, {}) for side in SIDES]
+        told = all(isinstance(fact, dict) and isinstance(fact.get("preprocessing", {}), dict) for fact in facts)
+        if not told or not all(side in SIDES for side in self.embedded):
+            return f"tower_facts and embedded tell of the towers {' and '.join(SIDES)}"
+        needed = ["image_width", "width", "max_text_len"]
+        needed += ["embed_dim"] if self.head == "dense" else []
+        needed += ["pooled_width"] if self.text_head != "table" or self.embed_dim else []
+        needed += ["text_width"] if self.head == "lexicon" and self.text_head == "contextual" else []
+        for name in needed:
+            if not getattr(self, name):
+                return f"{name}=0; head={self.head} with text_head={self.text_head} needs 1 or more"
+        if not 0 < self.terms <= self.vocab_size:
+            return f"terms={self.terms}; from 1 to vocab_size={self.vocab_size}"
+        return None
 
     def as_dict(self) -> dict[str, Any]:
         """As config.json holds it."""

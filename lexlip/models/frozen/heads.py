@@ -24,6 +24,7 @@ from lexlip.ops.max_logits import max_logits, saturate
 START_SCALE = math.log(1 / 0.05)  # of the learned temperature
 IMAGE_BIAS, TEXT_BIAS = -1.0, -2.0  # where the terms' biases start: few are active, and none is dead
 WEIGHING_WIDTH = 128  # of the layer that weighs a word piece by its state
+LEAST_DEVIATION = 1e-6  # of a feature
 IDF_SHARE = 1 / 3  # a word piece's own weight starts at so much of its idf
 
 
@@ -54,10 +55,11 @@ class Standardise(nn.Module):
         self.std: Tensor
 
     def fit(self, features: Tensor) -> None:
-        """Take the statistics of (N, D) features."""
+        """Take the statistics of (N, D) features. One that never changes keeps its scale: it tells nothing."""
         features = features.float()
+        std = features.std(0, correction=0)
         self.mean.copy_(features.mean(0))
-        self.std.copy_(features.std(0).clamp(min=1e-6))
+        self.std.copy_(torch.where(std > LEAST_DEVIATION, std, 1.0))
 
     def forward(self, features: Tensor) -> Tensor:
         features = (features.to(self.mean.dtype) - self.mean) / self.std

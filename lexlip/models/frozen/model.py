@@ -50,6 +50,7 @@ class FrozenLexLIP(LexiconModel):
         self.dense_heads = DenseHeads(config, *dropout) if config.embed_dim else None
         # No submodules: their weights are not this model's, and a training has none.
         self.__dict__["_towers"] = {}
+        self._towers: dict[str, Any]
         self.folder: Path | None = None
         self.trust_sources = True
 
@@ -75,8 +76,10 @@ class FrozenLexLIP(LexiconModel):
             if not reference:
                 raise EncodingError(f"this model has no {side} tower")
             tower = load(reference, trust_sources=self.trust_sources, folder=self.folder)
-            if side not in self.config.embedded:
-                _check_same(side, reference, tower.facts(), self.config.tower_facts.get(side, {}))
+            known = self.config.tower_facts.get(side, {})
+            if side in self.config.embedded:  # maybe in fewer bits
+                known = {**known, "weights": known["stored"]} if "stored" in known else {}
+            _check_same(side, reference, tower.facts(), known)
             self._towers[side] = tower.to(self.device)
         return self._towers[side]
 
@@ -144,7 +147,14 @@ class FrozenLexLIP(LexiconModel):
             ids = mask = ids.new_zeros(len(ids), 1)
         return self._of_text(TextBatch(ids, mask.bool()), head)
 
+    @property
+    def context(self) -> int:
+        facts = self.config.tower_facts.get("text", {}) if self.needs_text_tower else {}
+        return facts.get("max_length", self.config.max_text_len)
+
     def cut_texts(self, texts: Sequence[str]) -> int:
+        if self.needs_text_tower:
+            return self.text_tower.cut_texts(texts)
         lengths = [
             len(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         ]
@@ -181,9 +191,19 @@ class FrozenLexLIP(LexiconModel):
 
 def _check_same(side: str, reference: str, found: dict, known: dict) -> None:
     """Refuse a tower that gives other features than the heads were trained on."""
-    for name, value in known.items():
-        if name not in ("reference", "towers") and found.get(name) != value:
+    found = {name: _without_places(value) for name, value in found.items()}
+    for name, value in _without_places(known).items():
+        if name != "stored" and found.get(name) != value:
             raise CheckpointError(
                 f"the {side} tower {reference} is not the one that the heads were trained with: its {name} is "
                 f"{str(found.get(name))[:60]}, not {str(value)[:60]}"
             )
+
+
+def _without_places(facts: Any) -> Any:
+    """A tower's facts without where it lies; of several towers, of each."""
+    if isinstance(facts, list):
+        return [_without_places(fact) for fact in facts]
+    if not isinstance(facts, dict):
+        return facts
+    return {name: _without_places(value) for name, value in facts.items() if name != "reference"}

@@ -53,6 +53,8 @@ def with_table(model: FrozenLexLIP, words: Tensor) -> FrozenLexLIP:
         some = slice(first, first + ROWS_AT_ONCE)
         weights = side.rows(words[some].float(), heads.table) * gates[some, None] * known[some, None]
         weights = F.pad(weights, (0, 1)).scatter_add(1, where[some, None], own[some, None])[:, :-1]
-        top = weights.topk(rows.row_terms.shape[1], dim=1)
-        rows.row_terms[some], rows.row_weights[some] = top.indices.to(rows.row_terms.dtype), top.values.half()
+        kept = min(rows.row_terms.shape[1], config.terms)
+        top = weights.topk(kept, dim=1)
+        rows.row_terms[some, :kept] = top.indices.to(rows.row_terms.dtype)
+        rows.row_weights[some, :kept] = top.values.half()
     return table.eval()

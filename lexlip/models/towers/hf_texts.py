@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import transformers
@@ -100,8 +101,7 @@ class HFTexts(TextBackbone):
 
     def forward(self, texts: list[str]) -> TextOutputs:
         device = next(self.model.parameters()).device
-        read = [lower(text) for text in texts] if self.recipe.lower else texts
-        read = [self.recipe.prompt + text for text in read]
+        read = self._prepared(texts)
         tokens = self.tokenizer(
             read, padding="max_length" if self.full else True, truncation=True, max_length=self.max_length,
             return_special_tokens_mask=True, return_offsets_mapping=self.tokenizer.is_fast, return_attention_mask=True,
@@ -121,6 +121,14 @@ class HFTexts(TextBackbone):
             pooled = self.recipe(output.last_hidden_state, counted)
         cut = attention.sum(1) >= self.max_length
         return TextOutputs(ids, output.last_hidden_state, offsets.clamp(min=0), real, pooled, cut)
+
+    def cut_texts(self, texts: Sequence[str]) -> int:
+        ids = self.tokenizer(self._prepared(texts), padding=False, truncation=False, verbose=False)["input_ids"]
+        return sum(len(row) > self.max_length for row in ids)
+
+    def _prepared(self, texts: Sequence[str]) -> list[str]:
+        read = [lower(text) for text in texts] if self.recipe.lower else texts
+        return [self.recipe.prompt + text for text in read]
 
     def embeddings(self) -> Tensor:
         return self.model.get_input_embeddings().weight.detach()[: len(self.tokenizer)]

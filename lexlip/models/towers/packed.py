@@ -26,7 +26,7 @@ def packed(state: Mapping[str, Tensor], storage: Storage) -> dict[str, Tensor]:
             rows = value.flatten(1)
             scale = (rows.abs().amax(1) / LARGEST).clamp(min=torch.finfo(torch.float16).tiny).half()
             whole = (rows / scale.float()[:, None]).round().clamp(-LARGEST, LARGEST)
-            stored[name], stored[name + SCALE] = whole.to(torch.int8).view(value.shape), scale
+            stored[name], stored[name + SCALE] = whole.to(torch.int8).view(value.shape).contiguous(), scale
         else:
             stored[name] = value.half().contiguous() if value.is_floating_point() else value.contiguous()
     return stored
@@ -36,7 +36,8 @@ def unpacked(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What `packed` was given, to the precision that was stored: float32 where it was 16 or 8 bits."""
     state = {}
     for name, value in stored.items():
-        if name.endswith(SCALE) and stored.get(name.removesuffix(SCALE), value).dtype == torch.int8:
+        scaled = stored.get(name.removesuffix(SCALE)) if name.endswith(SCALE) else None
+        if scaled is not None and scaled.dtype == torch.int8:
             continue
         if value.dtype == torch.int8 and (scale := stored.get(name + SCALE)) is not None:
             value = (value.float().flatten(1) * scale.float()[:, None]).view(value.shape)

@@ -77,5 +77,8 @@ class TextTower(Protocol):
     def facts(self) -> dict:
         """What decides about the features, as JSON: reference, hash of the weights, both tokenizers, pooling."""
 
+    def cut_texts(self, texts: Sequence[str]) -> int:
+        """How many of these texts are longer than the tower reads."""
+
     def term_embeddings(self) -> Tensor | None:
         """(V, D) what the tower begins from for each word piece; None where the lexicon has other pieces."""

@@ -86,6 +86,10 @@ class TextBackbone(nn.Module):
     def forward(self, texts: list[str]) -> TextOutputs:
         raise NotImplementedError
 
+    def cut_texts(self, texts: Sequence[str]) -> int:
+        """How many of these texts are longer than the model reads."""
+        raise NotImplementedError
+
     def embeddings(self) -> Tensor:
         """(entries of its tokenizer, width) of the tokens, before the first layer."""
         raise NotImplementedError
@@ -132,6 +136,10 @@ class FrozenTextTower(FrozenTower):
         places = [torch.tensor(row, dtype=torch.long).reshape(-1, 2) for row in pieces["offset_mapping"]]
         mask = [torch.ones(len(row), dtype=torch.bool) for row in ids]
         return pad_sequence(ids, True), pad_sequence(places, True), pad_sequence(mask, True)
+
+    def cut_texts(self, texts: Sequence[str]) -> int:
+        """How many of these texts are longer than the tower reads."""
+        return self.backbone.cut_texts(texts)
 
     def term_embeddings(self) -> Tensor | None:
         """(V, D) what the tower begins from for each word piece; None where the lexicon has other pieces."""
