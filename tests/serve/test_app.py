@@ -310,12 +310,12 @@ def test_images_take_no_place_from_texts(index_folder, model, monkeypatch, image
     """One image hangs where it is decoded: another is turned away, texts are answered."""
     inside, free = asyncio.Event(), asyncio.Event()
 
-    async def square(self, data, size, max_pixels):
+    async def waits(self, data, square, max_pixels):
         inside.set()
         await free.wait()
         raise DecodersBusy
 
-    monkeypatch.setattr(Decoders, "square", square)
+    monkeypatch.setattr(Decoders, "image", waits)
 
     async def work(client):
         first = asyncio.create_task(client.post("/search", files={"image": image()}))

@@ -6,7 +6,6 @@ import os
 import signal
 import time
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -54,7 +53,7 @@ def test_one_process_gives_the_same_pixels_and_outlives_bad_images(image):
         return good
 
     wanted = square_of(open_image(image(1, (50, 70)), 16), 16)
-    assert run(work, memory=40 << 20) == np.asarray(wanted).tobytes()
+    assert run(work, memory=40 << 20) == wanted
 
 
 def test_an_image_that_takes_too_long_is_killed_alone(image):
@@ -69,7 +68,7 @@ def test_an_image_that_takes_too_long_is_killed_alone(image):
             await decoders.image(image(), 8, PIXELS)
         assert time.monotonic() - start < 5
         decoders._seconds = 30  # a busy machine
-        assert len(await decoders.image(image(), 8, PIXELS)) == 192
+        assert (await decoders.image(image(), 8, PIXELS)).size == (8, 8)
         assert process not in decoders._all and await process.wait() == -signal.SIGKILL
 
     async def started(decoders):
@@ -86,14 +85,14 @@ def test_a_process_that_dies_takes_one_image_with_it(image):
         await decoders.image(image(), 8, PIXELS)
         (process,) = decoders._all
         process.send_signal(signal.SIGSTOP)
-        asking = asyncio.create_task(decoders.square(image(), 8, PIXELS))
+        asking = asyncio.create_task(decoders.image(image(), 8, PIXELS))
         await asyncio.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(BrokenImage, match="it ended the process"):
             await asking
         return await decoders.image(image(), 8, PIXELS)
 
-    assert len(run(work, seconds=30)) == 192
+    assert run(work, seconds=30).size == (8, 8)
 
 
 def test_who_waits_too_long_is_told_and_who_gives_up_leaves_nothing(image):
@@ -101,7 +100,7 @@ def test_who_waits_too_long_is_told_and_who_gives_up_leaves_nothing(image):
         await decoders.image(image(), 8, PIXELS)
         (process,) = decoders._all
         process.send_signal(signal.SIGSTOP)
-        first = asyncio.create_task(decoders.square(image(), 8, PIXELS))
+        first = asyncio.create_task(decoders.image(image(), 8, PIXELS))
         await asyncio.sleep(0.05)
         with pytest.raises(DecodersBusy):
             await decoders.image(image(), 8, PIXELS)
@@ -111,10 +110,20 @@ def test_who_waits_too_long_is_told_and_who_gives_up_leaves_nothing(image):
         assert await process.wait() == -signal.SIGKILL
         return await decoders.image(image(), 8, PIXELS)
 
-    assert len(run(work, seconds=30, wait=0.1)) == 192
+    assert run(work, seconds=30, wait=0.1).size == (8, 8)
 
 
 def test_a_process_that_cannot_start_is_a_mistake_of_the_service(image, monkeypatch):
     monkeypatch.setattr(decode, "_CODE", "import sys; sys.exit(3)")
     with pytest.raises(RuntimeError, match="did not start"):
-        run(lambda decoders: decoders.square(image(), 8, PIXELS))
+        run(lambda decoders: decoders.image(image(), 8, PIXELS))
+
+
+def test_all_of_an_image_comes_back_where_no_square_is_wanted(image):
+    """Scaled down by a whole number beyond what any tower looks at."""
+
+    async def work(decoders):
+        return await decoders.image(image(1, (50, 70)), 0, PIXELS), await decoders.image(flat(3000), 0, PIXELS)
+
+    whole, large = run(work, seconds=30)
+    assert whole.tobytes() == open_image(image(1, (50, 70))).tobytes() and large.size == (1500, 1500)
