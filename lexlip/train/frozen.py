@@ -106,6 +106,12 @@ class FrozenModule(_FrozenModule):
         assert self.model.lexicon_heads is not None
         return self.model.lexicon_heads.logit_scale
 
+    def train(self, mode: bool = True) -> FrozenModule:
+        super().train(mode)
+        if self.model.dense_heads is not None:
+            self.model.dense_heads.eval()  # it teaches, from whole features
+        return self
+
     def prepare(self, batch: Batch) -> tuple[Batch, None]:
         """Choose which captions may be expanded in this step (after Nguyen et al., ECIR 2024).
 
