@@ -41,7 +41,7 @@ def vectors_of(model: FrozenLexLIP, split: FeatureSplit, kind: str, head: str) -
 def _cut(rows: SparseVectors, k: int) -> SparseVectors:
     """The k heaviest terms of each row, at length 1 again, as they were trained."""
     cut = rows.top_k(k)
-    return replace(cut, weights=(cut.weights / cut.norms()[cut.rows]).astype(np.float32))
+    return replace(cut, weights=(cut.weights / np.maximum(cut.norms, 1e-12)[cut.rows]).astype(np.float32))
 
 
 def evaluated(model: FrozenLexLIP, split: FeatureSplit, head: str, cuts: list[int]) -> dict:
