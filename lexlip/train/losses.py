@@ -48,7 +48,12 @@ def in_batch_contrastive(text: Tensor, image: Tensor, temperature: float | Tenso
         temperature: divides the dot products.
         ids: (B,) image ids; other rows with the same id are no negatives. None: all of them are.
     """
-    scores = text @ image.T / temperature  # (B, B)
+    return symmetric_contrastive(text @ image.T, temperature, ids)
+
+
+def symmetric_contrastive(scores: Tensor, temperature: float | Tensor, ids: Tensor | None = None) -> Tensor:
+    """`in_batch_contrastive` of the (B, B) dot products of texts, in rows, and images."""
+    scores = scores / temperature
     if ids is not None:
         same = (ids[:, None] == ids[None, :]).fill_diagonal_(False)
         scores = scores.masked_fill(same, float("-inf"))
