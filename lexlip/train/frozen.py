@@ -23,7 +23,7 @@ from lexlip.models.lexicon_head import keep_heaviest
 from lexlip.models.weights import load_model
 from lexlip.train.config import Config
 from lexlip.train.frozen_start import new_heads
-from lexlip.train.losses import flops, in_batch_contrastive, score_distillation
+from lexlip.train.losses import flops, score_distillation, symmetric_contrastive
 from lexlip.train.module import RetrievalModule
 from lexlip.train.step import Tensors, total
 from lexlip.utils.distributed import gather_many, gather_rows
@@ -145,9 +145,10 @@ class FrozenModule(_FrozenModule):
         contrastive, distilled = [], []
         for k in (None, *self.config.train_top_k):
             one, other = (v if k is None else F.normalize(keep_heaviest(v, k), dim=-1) for v in (text, image))
-            contrastive.append(in_batch_contrastive(one, other, self.temperature(vectors), ids))
+            scores = one @ other.T
+            contrastive.append(symmetric_contrastive(scores, self.temperature(vectors), ids))
             if taught is not None:
-                distilled.append(score_distillation(one @ other.T, taught, self.config.temperature))
+                distilled.append(score_distillation(scores, taught, self.config.temperature))
         losses = {
             "contrastive_loss": total(contrastive) / len(contrastive),
             "flops_loss": self.flops_weight() * (flops(vectors["text"]) + flops(vectors["image"])),
