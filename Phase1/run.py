@@ -7,10 +7,16 @@ ROOT = Path(__file__).resolve().parent.parent
 if (ROOT / "datasets" / "lexlip_data").is_dir():  # a plain checkout runs without installation
     sys.path[:0] = [str(ROOT), str(ROOT / "datasets")]
 
-from lexlip.train.main import command_line, make_experiment  # noqa: E402
-from Phase1.module import Phase1Module  # noqa: E402
+from lexlip_data.command import run_command  # noqa: E402
 
-ex = make_experiment("LexLIP-Phase1", Phase1Module)
 
-if __name__ == "__main__":
-    command_line(ex)
+def main() -> int:
+    """Run what the command line says; returns the exit status."""
+    from lexlip.train.main import command_line, make_experiment
+    from Phase1.module import Phase1Module
+
+    return command_line(make_experiment("LexLIP-Phase1", Phase1Module))
+
+
+if __name__ == "__main__" and (status := run_command(main)):
+    sys.exit(status)

@@ -35,6 +35,7 @@ from lexlip.errors import UserError
 from lexlip.index import write_shard
 from lexlip.index.adapters import installed
 from lexlip.index.engine import LexLIPEngine
+from lexlip_data.command import run_command
 
 ENGINES = ("dense", *FaissEngine.KINDS, "bm25")
 
@@ -47,6 +48,8 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         parser.error("--model and --data go together")
     if options.dense_model and not options.model:
         parser.error("--dense-model goes with --model")
+    if options.model and options.adapters:
+        _check_adapters(parser, options)
     if options.queries < 1:
         parser.error(f"--queries {options.queries}: at least 1")
     torch.set_num_threads(1)
@@ -55,6 +58,18 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     if options.json:
         Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
     return rows
+
+
+def _check_adapters(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse before anything is encoded what would leave the adapters without a row."""
+    if options.adapter_top_k not in options.top_k:
+        kept = " ".join(map(str, options.top_k))
+        parser.error(f"--adapter-top-k {options.adapter_top_k} is none of --top-k {kept}")
+    if min(options.distractors) > options.adapter_documents:
+        parser.error(
+            f"--adapter-documents {options.adapter_documents} is fewer than the {min(options.distractors)} of "
+            "--distractors, so adapters would get no row; raise it, or give --adapters no name"
+        )
 
 
 def _synthetic(options: argparse.Namespace, folder: Path) -> list[dict]:
@@ -178,8 +193,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _command() -> None:
+    main()
+
+
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(run_command(_command, (UserError,)))

@@ -24,6 +24,7 @@ try:
 except ImportError:  # run by path in a checkout that is not installed; the worker processes inherit the path
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from lexlip_data.command import run_command
 from lexlip_data.convert import annotations, arguments, demo, readers
 from lexlip_data.convert.check import check_folder
 from lexlip_data.convert.image_reader import ImageReader
@@ -33,7 +34,7 @@ from lexlip_data.convert.writer import Report, write_split
 from lexlip_data.errors import DataError, one_line
 from lexlip_data.sources.arrow import find_arrow_files
 from lexlip_data.sources.files import read_image
-from lexlip_data.sources.registry import arrow_prefix, open_split
+from lexlip_data.sources.registry import SPLITS, arrow_prefix, open_split
 from lexlip_data.sources.skipped import Rules
 from lexlip_data.sources.table import CaptionTable
 
@@ -54,17 +55,14 @@ _KINDS = {  # of what was left out -> in words
 
 
 def main(command: list[str] | None = None) -> int:
-    """Do what a command line says; returns the exit status."""
+    """Do what a command line says; returns the exit status: 2 for a mistake, 1 for what `check` found wrong."""
+    return run_command(lambda: _run(command), stopped="stopped; the same command goes on with the shard it was at")
+
+
+def _run(command: list[str] | None) -> int:
     options = _parser().parse_args(command)
-    try:
-        options.rules = Rules(options.max_bad_share, tuple(map(str, options.picture_roots)))
-        return options.command(options)
-    except (DataError, OSError) as error:
-        print(f"error: {one_line(error, 2000)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on with the shard it was at", file=sys.stderr)
-        return 130
+    options.rules = Rules(options.max_bad_share, tuple(map(str, options.picture_roots)))
+    return options.command(options)
 
 
 def convert(
@@ -84,6 +82,11 @@ def convert(
             )  # fmt: skip
             report = write_split(plan, image_reader, only, options.overwrite, progress=not options.quiet)
             _print(report, "" if only is None else f", shard {only} of {shards}")
+            if table.split not in SPLITS and (table.name, table.split) != ("coco", "restval"):
+                print(
+                    f"{report.prefix}: training reads the splits {', '.join(SPLITS)}, not {table.split!r}; where it is "
+                    "one of them, rename it, or name its file with the key data_sets", file=sys.stderr,
+                )  # fmt: skip
     return 0
 
 

@@ -3,29 +3,32 @@
 import argparse
 import sys
 
-import lexlip.convert.cli
-import lexlip.encode.cli
-import lexlip.evaluate.long_text.cli
-import lexlip.features.cli
-import lexlip.fit.cli
-import lexlip.index.cli
-import lexlip.serve.cli
-from lexlip.errors import UserError
+from lexlip.errors import LaunchError, UserError
+from lexlip_data.command import run_command
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit status, 2 for a mistake told in one line, 1 for what a command found wrong."""
+    """Run the command; returns the exit status: as `run_command`, and 1 for what a command found wrong."""
+    return run_command(lambda: _run(arguments), (UserError, LaunchError))
+
+
+def _run(arguments: list[str] | None) -> int:
+    # Here rather than above, so that Ctrl-C while they load ends as it does later.
+    import lexlip.convert.cli
+    import lexlip.encode.cli
+    import lexlip.evaluate.long_text.cli
+    import lexlip.features.cli
+    import lexlip.fit.cli
+    import lexlip.index.cli
+    import lexlip.serve.cli
+
     parser = argparse.ArgumentParser("lexlip", description="Checkpoints, model folders and indexes of LexLIP.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     rooms = (lexlip.fit, lexlip.features, lexlip.encode, lexlip.index, lexlip.serve, lexlip.convert)
     for room in (*rooms, lexlip.evaluate.long_text):
         room.cli.add_commands(commands)
     options = parser.parse_args(arguments)
-    try:
-        return options.run(options) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return options.run(options) or 0
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ if [ -z "${TORCH_FROM:-}" ]; then
   pip install -qq --no-compile --no-deps --require-hashes -r requirements.lock
 else
   # All but torch, torchvision and what torch's CUDA build needs; an entry is a line and its indented checksums.
+  # shellcheck disable=SC2016  # awk's own $0
   others='/^[^ ]/ { kept = $0 !~ /^(torch|torchvision|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==/ } kept'
   pip install -qq --no-compile --no-deps --require-hashes -r <(awk "$others" requirements.lock)
   pair=$(sed -n -E 's/^(torch(vision)?==[^\\]*)\\?$/\1/p' requirements.lock)

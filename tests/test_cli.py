@@ -51,3 +51,25 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, capsys, command):
     error = capsys.readouterr().err
     assert "bad.ckpt" in error and "run code" in error and error.startswith("error: ") and error.count("\n") == 1
     assert not trace.exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words, message", [
+    (["encode", "--model", "no/such/x", "--texts", __file__, "--out", "x"], "--model no/such/x: no such folder"),
+    (["encode", "--model", __file__, "--texts", __file__, "--out", "x"], "is a file, not a model folder"),
+    (["encode", "--model", ".", "--images", __file__, "--out", "x"], "is a file, not a folder"),
+    (["encode", "--model", ".", "--texts", ".", "--out", "x"], "is a folder, not a file"),
+    (["encode", "--model", ".", "--texts", __file__, "--out", f"{__file__}/x"], "is a file, not a folder"),
+    (["search", "--index", ".", "--bag", '{"1": 1}', "-k", "0"], "k=0"),
+    (["search", "--index", ".", "--model", "../no", "text"], "--model ../no: no such folder"),
+    (["export", "no.ckpt", "x"], "checkpoint no.ckpt: no such file"),
+    (["serve", "--index", "nowhere", "--model", "."], "--index nowhere: no such folder"),
+])  # fmt: skip
+def test_cheap_refusals_come_before_torch(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    code = (
+        "import sys; from lexlip.cli import main; status = main(sys.argv[1:]);"
+        "assert not {'torch', 'transformers', 'timm'} & set(sys.modules), 'imported'; sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "x").exists()

@@ -17,7 +17,13 @@ ALLOWED = {  # room -> the rooms of lexlip that it may import where a module is 
 LATER = {  # and what may be imported inside a function, when it is called
     "index": {"models", "launch"}, "evaluate": {"launch"}, "features": {"launch"},
 }  # fmt: skip
-DATA = {"errors": set(), "sources": {"errors"}, "loading": {"errors", "sources"}, "convert": {"errors", "sources"}}
+DATA = {
+    "errors": set(),
+    "command": {"errors"},
+    "sources": {"errors"},
+    "loading": {"errors", "sources"},
+    "convert": {"errors", "sources"},
+}
 BANNED = {"models": {"sacred", "pytorch_lightning"}, "index": {"torch"}, "sparse": {"torch"}, "sources": {"torch"}}
 
 

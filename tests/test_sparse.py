@@ -115,3 +115,55 @@ def test_bags_of_other_terms_are_refused(bag, message):
 def test_arrays_that_do_not_fit_are_refused(arrays, message):
     with pytest.raises(IndexingError, match=message):
         SparseRows.from_arrays(*arrays, source="mine")
+
+
+SPARSE = {
+    "coo": lambda table: table.to_sparse(), "csr": lambda table: table.to_sparse_csr(),
+    "csc": lambda table: table.to_sparse_csc(), "half": lambda table: table.half().to_sparse(),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+@pytest.mark.parametrize("kind", SPARSE)
+def test_sparse_tensors_become_rows(dense, kind):
+    rows = SparseRows.from_dense(SPARSE[kind](torch.from_numpy(dense)))
+    assert np.array_equal(as_dense(rows), dense) and rows.terms.dtype == np.uint32
+
+
+def test_coordinates_that_come_twice_are_added_and_zeros_left_out():
+    tensor = torch.sparse_coo_tensor([[1, 1, 0, 2], [3, 3, 5, 1]], [0.25, 0.5, 1.0, 0.0], (4, 9))
+    rows = SparseRows.from_dense(tensor, ["a", "b", "c", "d"])
+    assert rows.offsets.tolist() == [0, 1, 2, 2, 2] and rows.terms.tolist() == [5, 3]
+    assert rows.weights.tolist() == [1.0, 0.75]
+
+
+def test_scipy_matrices_become_rows(dense):
+    scipy = pytest.importorskip("scipy.sparse")
+    for make in (scipy.csr_matrix, scipy.coo_matrix, scipy.csc_array):
+        assert np.array_equal(as_dense(SparseRows.from_dense(make(dense))), dense)
+
+
+@pytest.mark.parametrize("vectors", [
+    np.ones(5), np.ones((2, 2, 2)), torch.ones(5), torch.ones(5).to_sparse(), np.ones((2, 2), complex),
+    torch.ones(2, 2, dtype=torch.complex64), np.array([["a"]]), np.array([[None]]), [[1, 2], [3]], 7, "abc",
+])  # fmt: skip
+def test_other_vectors_are_refused_in_one_line(vectors):
+    with pytest.raises(IndexingError) as refused:
+        SparseRows.from_dense(vectors)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("offsets, terms, weights", [
+    ([0, 1.5], [1], [1.0]), ([0, 1], [1.0], [1.0]), ([0, 1], [1], ["x"]), ([0, 1], [1], [1j]), ([0, 1], [[1]], [1.0]),
+    ([0, 1], 1, [1.0]), ([0, 1], [1], [None]), ([0, 1], [[1], [1, 2]], [1.0]),
+])  # fmt: skip
+def test_other_arrays_are_refused_in_one_line(offsets, terms, weights):
+    with pytest.raises(IndexingError, match="mine: ") as refused:
+        SparseRows.from_arrays([1], offsets, terms, weights, "mine")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("ids", ["abc", b"abc", 5, {"a": 1}, None, 2.5])
+def test_one_id_is_no_list_of_ids(ids):
+    with pytest.raises(IndexingError):
+        SparseRows.from_arrays(ids, [0, 1], [1], [1.0])

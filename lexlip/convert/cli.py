@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lexlip.utils.options import trust_option
+from lexlip.utils.paths import check_input, check_output
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -12,9 +13,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     def add(name: str, source: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text)
+
+        def checked(options: argparse.Namespace) -> None:
+            check_input(source, getattr(options, source), folder=source == "folder")
+            check_output("out", options.out, folder=True)
+            run(options)
+
         command.add_argument(source, type=Path)
         command.add_argument("out", type=Path)
-        command.set_defaults(run=run)
+        command.set_defaults(run=checked)
         return command
 
     official = add(

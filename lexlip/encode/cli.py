@@ -7,18 +7,27 @@ import sys
 from pathlib import Path
 
 from lexlip.errors import UserError
+from lexlip.models.source import check_source
+from lexlip.pretrained import DEFAULT
 from lexlip.utils.options import trust_option
+from lexlip.utils.paths import check_input, check_output
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Hook `encode` into the parser of the `lexlip` command."""
     command = commands.add_parser("encode", help="images or texts to Arrow shards that `index build` reads")
-    command.add_argument("--model", required=True, help="model folder, or a name on the hub")
+    command.add_argument(
+        "--model", default=DEFAULT, help=f"model folder, or a name on the hub (default: {DEFAULT}, which comes along)"
+    )
     trust_option(command)
-    corpus = command.add_mutually_exclusive_group(required=True)
+    corpus = command.add_argument_group("the corpus, one of these (--images goes with --tsv too)")
     corpus.add_argument("--arrow", type=Path, nargs="+", metavar="FILE", help="Arrow files of captioned images")
     corpus.add_argument("--tsv", type=Path, metavar="FILE", help="a table: title, filepath, and optionally image_id")
-    corpus.add_argument("--images", type=Path, metavar="DIR", help="all images under a folder; ids are their paths")
+    corpus.add_argument(
+        "--images", type=Path, metavar="DIR",
+        help="all images under a folder, ids are their paths; with --tsv: what its file paths are relative to "
+        "(default: the table's folder)",
+    )  # fmt: skip
     corpus.add_argument(
         "--texts", type=Path, metavar="FILE", help="a text file, one document per line; ids count from 1"
     )
@@ -27,7 +36,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--what", choices=("images", "texts"), default="images",
         help="of --arrow or --tsv: the images, or the captions with ids such as 17#0 (default: images)",
     )  # fmt: skip
+    command.add_argument(
+        "--picture-roots", type=Path, nargs="+", default=(), metavar="DIR",
+        help="folders besides the corpus's own that paths and links of images may lead into",
+    )  # fmt: skip
     command.add_argument("--top-k", type=int, metavar="K", help="keep the K heaviest terms of each (default: all)")
+    command.add_argument("--id-prefix", default="", metavar="TEXT", help="put before every id")
     command.add_argument("--batch-size", type=int, default=64, help="documents at once (default: 64)")
     command.add_argument("--shard-documents", type=int, default=8192, help="documents per shard (default: 8192)")
     command.add_argument("--workers", type=int, default=0, help="processes that decode images (default: none)")
@@ -39,6 +53,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    _check_paths(options)
     from lexlip.encode.run import encode, process_of
     from lexlip.launch.environment import leave_with_launcher
     from lexlip.models.lexlip import LexLIP
@@ -46,20 +61,22 @@ def _run(options: argparse.Namespace) -> None:
     from lexlip_data.errors import DataError
     from lexlip_data.sources.skipped import Rules
 
+    _check_corpus(options)
     leave_with_launcher()
+    device = usable_device(options.device)
     process = process_of()
     if options.workers < 0:
         raise UserError(f"--workers {options.workers}: 0 or more")
     try:
-        rules = Rules(options.max_bad_share)
+        rules = Rules(options.max_bad_share, tuple(map(str, options.picture_roots)))
         corpus = _corpus(options, rules)
-        model = LexLIP.from_pretrained(options.model, trust_sources=options.trust_sources).to(
-            usable_device(options.device)
-        )
+        for note in corpus.notes if process[0] == 0 else ():
+            print(note, file=sys.stderr)
+        model = LexLIP.from_pretrained(options.model, trust_sources=options.trust_sources).to(device)
         done = encode(
             model, corpus, options.out, top_k=options.top_k, batch_size=options.batch_size,
             shard_documents=options.shard_documents, workers=options.workers, rules=rules, process=process,
-            progress=process[0] == 0 and sys.stderr.isatty(),
+            progress=process[0] == 0 and sys.stderr.isatty(), model_name=options.model, id_prefix=options.id_prefix,
         )  # fmt: skip
     except DataError as error:
         raise UserError(str(error)) from error
@@ -70,6 +87,30 @@ def _run(options: argparse.Namespace) -> None:
     print(f"{done.documents:,} {corpus.what} in {done.shards:,} shards, {done.encoded:,} encoded now{skipped}")
 
 
+def _check_corpus(options: argparse.Namespace) -> None:
+    given = [name for name in ("arrow", "tsv", "texts") if getattr(options, name)]
+    if options.images and given != ["tsv"]:
+        given.append("images")
+    if len(given) != 1:
+        raise UserError(
+            f"{' and '.join(f'--{name}' for name in given) or 'no corpus'}: give one of --arrow, --tsv, --images and "
+            "--texts (--images goes with --tsv too)"
+        )
+    if options.picture_roots and given[0] in ("arrow", "texts"):
+        raise UserError(f"--picture-roots: --{given[0]} reads no image from a file of its own")
+
+
+def _check_paths(options: argparse.Namespace) -> None:
+    """Before torch is loaded, which takes seconds."""
+    check_source("--model ", options.model)
+    for file in options.arrow or ():
+        check_input("--arrow", file)
+    check_input("--tsv", options.tsv)
+    check_input("--texts", options.texts)
+    check_input("--images", options.images, folder=True)
+    check_output("--out", options.out, folder=True)
+
+
 def _corpus(options: argparse.Namespace, rules):
     from lexlip.encode.files import FolderImages, LineTexts
     from lexlip.encode.tables import read_arrow, read_tsv
@@ -77,5 +118,5 @@ def _corpus(options: argparse.Namespace, rules):
     if options.arrow:
         return read_arrow(options.arrow, options.what)
     if options.tsv:
-        return read_tsv(options.tsv, options.what, rules)
-    return FolderImages(options.images) if options.images else LineTexts(options.texts)
+        return read_tsv(options.tsv, options.what, rules, options.images)
+    return FolderImages(options.images, options.picture_roots) if options.images else LineTexts(options.texts)

@@ -15,6 +15,7 @@ class Corpus(Protocol):
     ids: str  # of the shards' id column: "int" or "string"
     origin: str  # its file or folder, for messages
     left_out: list[Skipped]  # rows of its file that are no documents; they are listed in the output folder
+    notes: list[str]  # what else was left out, a line for each kind of it
 
     def __len__(self) -> int: ...
 

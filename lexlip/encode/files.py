@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from copy import copy
 from itertools import islice
 from pathlib import Path
 
@@ -13,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from lexlip_data.errors import BrokenSample, DataError, one_line
-from lexlip_data.sources.files import read_image, real_roots, require_file
+from lexlip_data.sources.files import read_image
+from lexlip_data.sources.kinds import require_text
+from lexlip_data.sources.listing import Listing
 from lexlip_data.sources.skipped import Skipped
 from lexlip_data.sources.source import MAX_CAPTION, usable_caption
 
-SUFFIXES = frozenset(".jpg .jpeg .png .gif .webp .tif .tiff .bmp .ppm .jp2 .avif".split())
 _LISTED = 1 << 16  # names held as Python strings at a time
 _BLOCK = 1 << 20
 _MARK = 1024  # lines between two whose positions are kept
@@ -25,9 +28,13 @@ _LONGEST = 4 * MAX_CAPTION + 8  # bytes of a line that may still be short enough
 
 
 class FolderImages:
-    """All images under a folder, by their suffixes; the id is the path from there, with forward slashes.
+    """All images under a folder, by their content (`Listing`); the id is the path from there, with forward slashes.
 
     Keeps the names, some 50 bytes each. See `lexlip.encode.corpus.Images` for the methods.
+
+    Args:
+        folder: where to look.
+        picture_roots: other folders that links in it may lead into.
 
     Raises:
         DataError: no such folder.
@@ -35,38 +42,38 @@ class FolderImages:
 
     what, ids = "images", "string"
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, picture_roots: Sequence[str | Path] = ()):
         self.folder, self.origin = Path(folder), str(folder)
         if not self.folder.is_dir():
             raise DataError(f"{folder}: no such folder")
-        self.left_out: list[Skipped] = []
-        self._roots = real_roots(self.folder)
-        names, chunks = self._walk(), [pa.array([], pa.large_string())]
+        listing = Listing(self.folder, picture_roots)
+        self._roots = listing.roots
+        names, chunks = iter(listing), [pa.array([], pa.large_string())]
         while some := list(islice(names, _LISTED)):
             chunks.append(pa.array(some, pa.large_string()))
-        self._names = pa.concat_arrays(chunks)
+        self.names = pa.concat_arrays(chunks)
+        self.left_out, self.notes = listing.left_out, listing.notes()
 
-    def _walk(self) -> Iterator[str]:
-        for parent, folders, files in os.walk(self.folder):
-            folders.sort()
-            for file in sorted(files):
-                if os.path.splitext(file)[1].lower() not in SUFFIXES:
-                    continue
-                name = Path(parent, file).relative_to(self.folder).as_posix()
-                try:
-                    name.encode()
-                except UnicodeEncodeError:
-                    self.left_out.append(Skipped("", ascii(name), "broken", "the file's name is not UTF-8"))
-                    continue
-                yield name
+    def of(self, names: Sequence[str]) -> FolderImages:
+        """The same folder with these of its images, or images that it had."""
+        part = copy(self)
+        part.names = pa.array(names, pa.large_string())
+        return part
+
+    def written_after(self, seconds: float, names: Sequence[str]) -> Iterator[str]:
+        """Those images, of some that may be gone, that were written after a time in seconds since 1970."""
+        for name in names:
+            with suppress(OSError):
+                if os.stat(self.folder / name).st_mtime > seconds:
+                    yield name
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.names)
 
     def fingerprint(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         for start in range(0, len(self), _LISTED):
-            digest.update("\0".join(self._names[start : start + _LISTED].to_pylist()).encode() + b"\0")
+            digest.update("\0".join(self.names[start : start + _LISTED].to_pylist()).encode() + b"\0")
         return digest.hexdigest()
 
     def image(self, i: int) -> tuple[str, bytes]:
@@ -74,7 +81,7 @@ class FolderImages:
         return name, read_image(self.folder / name, self._roots)
 
     def name(self, i: int) -> str:
-        return self._names[i].as_py()
+        return self.names[i].as_py()
 
 
 class LineTexts:
@@ -92,7 +99,8 @@ class LineTexts:
     def __init__(self, path: str | Path):
         self.path, self.origin = Path(path), str(path)
         self.left_out: list[Skipped] = []
-        require_file(path)
+        self.notes: list[str] = []
+        require_text(path, "a text file with one document per line", json=True)
         digest = hashlib.blake2b(digest_size=16)
         self._marks, lines, position, last = array("q", [0]), 0, 0, b"\n"
         with open(path, "rb") as file:

@@ -5,21 +5,33 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from lexlip.encode.corpus import Images, Texts
-from lexlip.encode.shards import ShardFolder, ShardPlan
+from lexlip.encode.files import LineTexts
+from lexlip.encode.rounds import Round, open_rounds
+from lexlip.encode.shards import ShardPlan
+from lexlip.encode.tables import SourceCaptions
 from lexlip.encode.vectors import CorpusEncoder
 from lexlip.errors import EncodingError
+from lexlip.index.origin import ModelStamp, Origin, Source
+from lexlip.index.shards import with_prefix
+from lexlip.models.fingerprint import fingerprint as weights_fingerprint
 from lexlip.models.retrieval import LexiconModel, RetrievalModel
-from lexlip_data.sources.skipped import USUAL_RULES, Rules
+from lexlip_data.loading.unknown_words import SAMPLE, unknown_warning
+from lexlip_data.sources.skipped import USUAL_RULES, Rules, Skipped
+
+log = logging.getLogger(__name__)
 
 BATCH_SIZE = 64
 SHARD_DOCUMENTS = 8192  # some minutes of work on a CPU, seconds on a GPU: what a killed process loses
@@ -60,13 +72,16 @@ def encode(
     rules: Rules = USUAL_RULES,
     process: tuple[int, int] = (0, 1),
     progress: bool = False,
+    model_name: str = "",
+    id_prefix: str = "",
 ) -> Encoded:
     """Write a corpus as shards of L2-normalised lexicon vectors; shards that are there stay.
 
     Args:
         model: with a tokenizer if the corpus is texts.
         corpus: its documents keep their order.
-        out: a new folder, or one that the same model, corpus and arguments began.
+        out: a new folder, or one that the same model, corpus and arguments began; of a folder of images that grew since
+            then, what is new is added.
         top_k: how many of the heaviest terms of a vector are kept, weights as they were; None: all.
         batch_size: documents that go through the model at once.
         shard_documents: documents of a shard.
@@ -74,6 +89,8 @@ def encode(
         rules: how many documents may be left out because they cannot be read.
         process: number of this process and how many there are: of 4, number 1 writes shards 1, 5, 9, ...
         progress: whether to draw a bar.
+        model_name: what the model was loaded from; the shards tell it to the index.
+        id_prefix: to put before each id, which makes it a string.
 
     Raises:
         EncodingError: nothing to encode, a number below 1, or a folder that holds something else.
@@ -87,22 +104,53 @@ def encode(
         raise EncodingError(f"{corpus.origin}: no {corpus.what} to encode")
     if corpus.what == "texts" and model.tokenizer is None:
         raise EncodingError("the model has no tokenizer, which texts need; save one into its folder")
-    plan = ShardPlan(len(corpus), shard_documents, batch_size * WINDOW_BATCHES)
-    folder = ShardFolder(Path(out), plan, _facts(model, corpus, plan, top_k, batch_size), rules)
+    settings = {
+        "model": fingerprint(model), "what": corpus.what, "top_k": top_k, "batch_size": batch_size,
+        "shard_documents": shard_documents,
+        **({"id_prefix": id_prefix} if id_prefix else {}),  # an earlier version's folder, without one, goes on
+    }  # fmt: skip  # what decides every byte of a shard: padding changes the last bits of a text's vector
+    plan = partial(ShardPlan, shard_documents=shard_documents, window=batch_size * WINDOW_BATCHES)
+    origin = _origin(model, model_name, corpus, id_prefix)
+    found = open_rounds(Path(out), corpus, settings, plan, rules, origin)
+    if process[0] == 0:
+        for note in found.notes + _unknown_words(corpus, model.tokenizer):
+            log.warning("%s", note)
+    encoder = CorpusEncoder(model.eval(), top_k, batch_size, workers)
+    wide = model.vocab_size > 1 << 16
+    encoded = sum(_encode_round(each, encoder, wide, process, progress, id_prefix) for each in found.rounds)
+    skipped = [each.shards.finish(corpus.left_out) for each in found.rounds]
+    shards = sum(each.shards.plan.shards for each in found.rounds)
+    return Encoded(len(corpus), encoded, shards, None if None in skipped else skipped[-1])
+
+
+def _unknown_words(corpus: Images | Texts, tokenizer) -> list[str]:
+    """A line where the tokenizer does not know most of what a few hundred of the texts say; else none."""
+    if not isinstance(corpus, (LineTexts, SourceCaptions)):
+        return []
+    some = np.unique(np.linspace(0, len(corpus) - 1, min(SAMPLE, len(corpus))).astype(int)).tolist()
+    items = (item for number in some for item in corpus.read(number, number + 1))
+    warning = unknown_warning([item[1] for item in items if not isinstance(item, Skipped)], tokenizer, corpus.origin)
+    return [warning] if warning else []
+
+
+def _encode_round(
+    part: Round, encoder: CorpusEncoder, wide: bool, process: tuple[int, int], progress: bool, id_prefix: str
+) -> int:
+    """Write this process's shards that are missing; returns how many documents that were."""
     rank, processes = process
+    corpus, folder, plan = part.corpus, part.shards, part.shards.plan
     mine = range(rank, plan.shards, processes)
     missing = [shard for shard in mine if not folder.shard(shard).exists()]
-    encoder = CorpusEncoder(model.eval(), top_k, batch_size, workers)
     windows = encoder.windows(corpus, (window for shard in missing for window in plan.windows(shard)))
-    wide = model.vocab_size > 1 << 16
     with tqdm(
         total=sum(map(plan.size, mine)), initial=sum(map(plan.size, set(mine) - set(missing))),
         unit=f" {corpus.what}", disable=not progress,
     ) as bar:  # fmt: skip
         for shard in missing:
-            folder.write(shard, _counted(islice(windows, len(plan.windows(shard))), bar), corpus.ids, wide)
-    skipped = folder.finish(corpus.left_out)
-    return Encoded(plan.documents, sum(map(plan.size, missing)), plan.shards, skipped)
+            of_shard = _counted(islice(windows, len(plan.windows(shard))), bar, id_prefix)
+            folder.write(shard, of_shard, "string" if id_prefix else corpus.ids, wide)
+    windows_of = (window for shard in missing for window in plan.windows(shard))
+    return sum(1 for window in windows_of for number in range(*window) if not folder.is_gone(corpus, number))
 
 
 def process_of(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
@@ -125,25 +173,16 @@ def process_of(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
     return rank, processes
 
 
-def _counted(windows, bar: tqdm):
+def _counted(windows, bar: tqdm, id_prefix: str):
     for rows, skipped in windows:
-        yield rows, skipped
+        yield with_prefix(rows, id_prefix), skipped
         bar.update(len(rows) + len(skipped))
 
 
-def _facts(model: LexiconModel, corpus: Images | Texts, plan: ShardPlan, top_k: int | None, batch_size: int) -> dict:
-    """What decides every byte of the shards. The batch size does: padding changes the last bits of a text's vector."""
-    facts = {
-        "model": fingerprint(model),
-        "what": corpus.what,
-        "documents": plan.documents,
-        "corpus": corpus.fingerprint(),
-        "top_k": top_k,
-        "batch_size": batch_size,
-        "shard_documents": plan.shard_documents,
-    }
-    run = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
-    return {**facts, "run": run}
+def _origin(model: LexiconModel, name: str, corpus: Images | Texts, id_prefix: str) -> Origin:
+    folder = os.path.abspath(name) if name and os.path.isdir(name) else ""
+    stamp = ModelStamp(name, folder, weights_fingerprint(model))
+    return Origin(stamp, Source(os.path.abspath(corpus.origin), corpus.what, id_prefix))
 
 
 def fingerprint(model: RetrievalModel) -> str:

@@ -34,17 +34,20 @@ def read_arrow(paths: Sequence[str | Path], what: str = "images") -> Images | Te
     return _corpus(ArrowSource("corpus", "encode", paths), what, [str(path) for path in paths])
 
 
-def read_tsv(path: str | Path, what: str = "images", rules: Rules = USUAL_RULES) -> Images | Texts:
+def read_tsv(
+    path: str | Path, what: str = "images", rules: Rules = USUAL_RULES, images: str | Path | None = None
+) -> Images | Texts:
     """The images or the captions of a table with the columns title, filepath, and optionally image_id.
 
     Args:
         what: "images" or "texts".
         rules: how many rows may be bad, and where images may lie besides the table's folder.
+        images: what file paths are relative to; None: the table's folder.
 
     Raises:
         DataError: the file is absent or malformed, or too many rows are bad.
     """
-    source = TsvSource("corpus", "encode", path, rules=rules)
+    source = TsvSource("corpus", "encode", path, rules=rules, images=images)
     return _corpus(source, what, [str(path)], source.left_out)
 
 
@@ -61,6 +64,7 @@ class _OfSource:
 
     def __init__(self, source: Source, origin: str, left_out: list[Skipped]):
         self.source, self.origin, self.left_out = source, origin, left_out
+        self.notes: list[str] = []
         hashes = (hash_id(source.name, self._row_name(row)) for row in range(len(source)))
         self._hashes = np.fromiter(hashes, np.int64, len(source))
 

@@ -22,6 +22,7 @@ from lexlip.sparse import SparseRows, as_ids, nonzero_terms
 from lexlip_data.errors import BrokenSample, one_line
 from lexlip_data.loading.faults import explain_loader_failure
 from lexlip_data.sources.images import open_image
+from lexlip_data.sources.kinds import unread_named
 from lexlip_data.sources.skipped import Skipped
 
 Window = tuple[int, int]  # first document, and the one after the last
@@ -137,7 +138,8 @@ class _Decoded(Dataset):
     def __getitem__(self, i: int) -> tuple[Any, Tensor] | Skipped:
         try:
             id, data = self.corpus.image(i)
-            return id, self.pixels(data)
+            with unread_named(data):
+                return id, self.pixels(data)
         except BrokenSample as error:
             name = self.corpus.name(i)
             return Skipped(name, name, getattr(error, "kind", "broken"), one_line(error))

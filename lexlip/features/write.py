@@ -24,7 +24,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from lexlip.encode.shards import ShardFolder, ShardPlan, refuse_other
+from lexlip.encode.shards import FACTS as CLAIM
+from lexlip.encode.shards import LOCK, ShardFolder, ShardPlan, refuse_other
 from lexlip.encode.vectors import decoded_batches
 from lexlip.errors import FeaturesError
 from lexlip.features.cost import PhotoPixels, estimate
@@ -226,7 +227,18 @@ def _flat(facts: object, name: str = "") -> dict[str, str]:
 
 
 class FeatureFolder(ShardFolder):
-    """Shards with their size and checksum beside them."""
+    """Shards with their size and checksum beside them; the folder is claimed for a run, or was by the same."""
+
+    def __init__(self, path: Path, plan: ShardPlan, run: str, rules: Rules):
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / LOCK)
+        super().__init__(path, plan, run, rules, lock)
+        facts = {"features": run, "run": run}
+        with lock:
+            if not (path / CLAIM).exists():
+                write_json(facts, path / CLAIM)
+            elif not self._is_claimed():
+                raise FeaturesError(f"{path} holds features of another run; name a new folder with --out")
 
     def publish(self, shard: int, draft: Path, skipped: list[Skipped]) -> None:
         write_json(digest_of(draft), self.shard(shard).with_suffix(".json"))
@@ -244,7 +256,7 @@ class Part:
         documents = len(pairs) if kind == "images" else len(pairs.caption_image)
         self.plan = ShardPlan(documents, shard_rows, shard_rows)
         name = f"{run}/{split}/{kind}"
-        self.folder = FeatureFolder(part_folder(folder, split, kind), self.plan, {"features": name, "run": name}, rules)
+        self.folder = FeatureFolder(part_folder(folder, split, kind), self.plan, name, rules)
         mine = range(process[0], self.plan.shards, process[1])
         self.missing = [shard for shard in mine if not self.folder.shard(shard).exists()]
         self.rows = sum(map(self.plan.size, mine))

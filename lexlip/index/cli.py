@@ -14,10 +14,16 @@ from lexlip.errors import DamagedIndex, IndexingError
 from lexlip.index import writer
 from lexlip.index.impacts import SCALES
 from lexlip.index.index import Index, damage_of
+from lexlip.index.lookup import TableModel, has_table
 from lexlip.index.queries import bag_of
+from lexlip.index.remembered import remembered
 from lexlip.index.shards import read_shards
 from lexlip.index.store import read_manifest
+from lexlip.models.source import check_source
+from lexlip.pretrained import tell_of
 from lexlip.utils.options import trust_option
+from lexlip.utils.paths import check_input
+from lexlip_data.command import prints_unicode
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -49,10 +55,12 @@ def _add_index(commands: argparse._SubParsersAction) -> None:
         "--segment-documents", type=int, default=writer.SEGMENT_DOCUMENTS,
         help="documents per segment at most (default: 4,194,304)",
     )  # fmt: skip
+    _add_taking(build)
     build.add_argument("--overwrite", action="store_true", help="replace an index that is there")
 
     add = action("add", _add, "add documents; one whose id the index holds replaces the old one")
     add.add_argument("shards", type=Path, nargs="+")
+    _add_taking(add)
 
     delete = action("delete", _delete, "delete documents by their ids; unknown ids are ignored")
     delete.add_argument("ids", nargs="*", help="ids")
@@ -74,34 +82,40 @@ def _add_index(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
 
 
+def _add_taking(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--id-prefix", default="", metavar="TEXT", help="put before every id")
+    parser.add_argument("--force", action="store_true", help="take vectors of another model than the others")
+
+
 def _add_search(commands: argparse._SubParsersAction) -> None:
     search = commands.add_parser("search", help="search an index by a text, an image or a bag of words")
-    search.add_argument("text", nargs="?", help="what to look for; needs --model")
+    search.add_argument("text", nargs="?", help="what to look for")
     search.add_argument("--index", type=Path, required=True)
-    search.add_argument("--model", help="model folder, or a name on the hub")
+    search.add_argument("--model", help="model folder, or a name on the hub (default: the one that made the index)")
     trust_option(search)
-    search.add_argument("--image", type=Path, help="look for what is like this image; needs --model")
-    search.add_argument("--bag", help='term numbers, or words with --model, and weights: {"2482": 0.7}')
+    search.add_argument("--image", type=Path, help="look for what is like this image")
+    search.add_argument("--bag", help='words or term numbers, and weights: {"dog": 0.7}')
     search.add_argument("-k", type=int, default=10, help="how many documents to return (default: 10)")
     search.add_argument(
         "--drop", type=float, default=0.0,
         help="fraction of the largest possible score that terms left out may hold; 0 is exact (default: 0)",
     )  # fmt: skip
     search.add_argument("--explain", action="store_true", help="also what each shared term adds to a score")
+    search.add_argument("--force", action="store_true", help="search with a model that did not make the vectors")
     search.add_argument("--json", action="store_true", help="a JSON list instead of lines")
     search.set_defaults(run=_search)
 
 
 def _build(options: argparse.Namespace) -> None:
     change = writer.build(
-        options.index, _rows(options.shards), impact_bits=options.impact_bits, impact_scale=options.impact_scale,
-        segment_documents=options.segment_documents, overwrite=options.overwrite,
+        options.index, _rows(options), impact_bits=options.impact_bits, impact_scale=options.impact_scale,
+        segment_documents=options.segment_documents, overwrite=options.overwrite, force=options.force,
     )  # fmt: skip
     _print(asdict(change))
 
 
 def _add(options: argparse.Namespace) -> None:
-    _print(asdict(writer.add(options.index, _rows(options.shards))))
+    _print(asdict(writer.add(options.index, _rows(options), force=options.force)))
 
 
 def _delete(options: argparse.Namespace) -> None:
@@ -143,8 +157,13 @@ def _search(options: argparse.Namespace) -> None:
     given = [name for name in ("text", "image", "bag") if getattr(options, name) is not None]
     if len(given) != 1:
         raise IndexingError(f"a search takes one of a text, --image and --bag, not {' and '.join(given) or 'none'}")
-    index = Index.open(options.index, options.model, options.trust_sources)
+    if options.k < 1:
+        raise IndexingError(f"k={options.k}; it must be at least 1")
+    check_input("--image", options.image)
     query = {"image": _image, "bag": _bag}[given[0]](options) if options.text is None else options.text
+    named = not (isinstance(query, dict) and all(isinstance(term, int) for term in query))
+    model = _model(options, given[0]) if named or options.model else None
+    index = Index.open(options.index, model, options.trust_sources, force=options.force)
     bag = bag_of(query, index.model)  # once: encoding takes longer than all the rest
     results = []
     for hit in index.search(bag, options.k, drop=options.drop):
@@ -160,6 +179,16 @@ def _search(options: argparse.Namespace) -> None:
         for share in result.get("terms", ()):
             name = share["word"] if share["word"] is not None else share["term"]
             print(f"    {share['score']:.6f} = {share['query']:.4f} x {share['document']:.4f}  {name}")
+
+
+def _model(options: argparse.Namespace, what: str) -> str | TableModel:
+    """The model that is named, or else the one that made the index; of its text side alone where that does."""
+    name = options.model or remembered(options.index, options.trust_sources)  # reads the manifest: a quick refusal
+    folder = check_source("--model ", name)
+    if folder is not None and what != "image" and has_table(folder):
+        tell_of(folder)
+        return TableModel(folder)
+    return name
 
 
 def _image(options: argparse.Namespace):
@@ -183,15 +212,15 @@ def _bag(options: argparse.Namespace) -> dict:
     return {int(term): weight for term, weight in bag.items()} if all(map(str.isdecimal, bag)) else bag
 
 
-def _rows(paths: list[Path]) -> Iterator:
+def _rows(options: argparse.Namespace) -> Iterator:
     """Rows of all shards, with a line on the terminal that counts them."""
     from tqdm import tqdm
 
     with tqdm(unit=" documents", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
-        for rows in read_shards(paths):
+        for rows in read_shards(options.shards, options.id_prefix):
             yield rows
             bar.update(len(rows))
 
 
 def _print(value: object) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(value, indent=2, ensure_ascii=not prints_unicode()))

@@ -10,7 +10,7 @@ this takes at most 0.1 bits a posting more than the entropy of random documents,
 as neither stream has to be parsed to find a position in the other, a processor decodes several postings at once.
 
 Decoding is safe on any bytes: documents never decrease, codes stay below 2^b, and nothing outside [begin, end + 8)
-is read. What a reader must check before is listed at `lexlip.index.segment`.
+is read, as long as the table of lists passed `lexlip.index.check`. `sound` is the check of a list's own bytes.
 """
 
 from __future__ import annotations
@@ -81,6 +81,36 @@ def decode(data, entry, bits, documents, codes):
         documents[i] = document
         codes[i] = code
     return count
+
+
+@compiled
+def sound(data, skips, entry, bits, documents):
+    """Whether a list is what its row of the table and its skips say, of documents below `documents`."""
+    begin, end, count, low = entry[BEGIN], entry[END], entry[COUNT], entry[LOW]
+    unary = unary_begin(begin, count, low, bits)
+    word, base, lows, top = np.uint64(0), np.int64(-64), np.int64(0), np.int64(0)
+    for i in range(count):
+        document, code, word, base, lows = posting(data, begin, unary, end, low, bits, i, word, base, lows)
+        if document >= documents:
+            return False
+        top = max(top, code)
+        if i and i % SKIP_EVERY == 0:
+            skip = entry[SKIPS] + i // SKIP_EVERY - 1
+            one = ((document - lows - i) >> low) + i
+            if np.int64(skips[skip, 0]) != document or np.int64(skips[skip, 1]) != one:
+                return False
+    return top == entry[TOP]
+
+
+@compiled
+def first_unsound(data, skips, table, bits, documents, checked):
+    """The first row of a table whose list is not `sound`, or -1; looks only where `checked` is not set, and sets it."""
+    for row in range(len(table)):
+        if not checked[row]:
+            if not sound(data, skips, table[row], bits, documents):
+                return row
+            checked[row] = 1
+    return -1
 
 
 @compiled

@@ -11,10 +11,14 @@ The footer comes last, so that a writer never has to know a section's length bef
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
+import stat
 import struct
+import sys
+import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +27,19 @@ from typing import BinaryIO
 import numpy as np
 
 from lexlip.errors import DamagedIndex, IndexingError
+from lexlip.index.check import Facts, require
 
 MAGIC = b"LEXLIPIX"
 VERSION = 1
 _TAIL = struct.Struct("<II8s")
 _ALIGN = 8
+# Shorter files are read: an index of many small segments then takes no descriptors, and is opened faster.
+READ_WHOLE = 1 << 20
+_MAX_FOOTER = 1 << 16
+WATCH_SECONDS = 0.02  # between two looks at a mapped file's length: each costs a twentieth of a search
+# Before Python 3.13 a map keeps a descriptor of its own.
+_NO_DESCRIPTOR = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+_NO_MORE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,7 @@ class ContainerWriter:
 
 
 class ContainerReader:
-    """A container mapped into memory. Its footer is checked, a section's bytes only by `section(check=True)`.
+    """A container in memory, or mapped into it. Its footer is checked, a section's bytes only by `section(check=True)`.
 
     Args:
         folder: of the index.
@@ -98,36 +110,47 @@ class ContainerReader:
 
     Attributes:
         path: of the file.
-        footer: the decoded footer.
+        facts, footer: of the footer, to be checked and as they are.
 
     Raises:
         DamagedIndex: not such a file, cut short, or a footer that is not what was written.
         FileNotFoundError: no such file.
+        IndexingError: a file of another format, or more files than may be open.
     """
 
     def __init__(self, folder: Path, entry: FileEntry, kind: str):
         self.path = path = folder / entry.name
         self._crc32 = entry.crc32
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != entry.bytes:
-                raise DamagedIndex(f"{path} has {size:,} bytes instead of {entry.bytes:,}")
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.bytes = np.frombuffer(self._map, np.uint8)
+        self.bytes, self._mapped = _contents(path, entry.bytes)
+        self._looked = 0.0
         length, crc, magic = _TAIL.unpack(self.bytes[-_TAIL.size :].tobytes())
         if magic != MAGIC or self.bytes[: len(MAGIC)].tobytes() != MAGIC:
             raise DamagedIndex(f"{path} does not begin and end as a file of an index does")
-        end = size - _TAIL.size
-        encoded = self.bytes[max(end - length, 0) : end].tobytes()
-        if len(encoded) != length or zlib.crc32(encoded) != crc:
-            raise DamagedIndex(f"{path}: the footer's checksum is wrong")
-        self.footer = json.loads(encoded)
-        if self.footer["version"] != VERSION:
+        end = entry.bytes - _TAIL.size
+        require(length <= min(_MAX_FOOTER, end - len(MAGIC)), path, f"a footer of {length:,} bytes")
+        encoded = self.bytes[end - length : end].tobytes()
+        require(zlib.crc32(encoded) == crc, path, "the footer's checksum is wrong")
+        self.facts = Facts.parse(encoded, path)
+        version = self.facts.whole("version")
+        if version != VERSION:
             raise IndexingError(
-                f"{path} is of format {self.footer['version']}, this code reads {VERSION}: use the lexlip that wrote it"
+                f"{path} is of format {version}, this code reads {VERSION}: use the lexlip that wrote it"
             )
-        if self.footer["kind"] != kind:
-            raise DamagedIndex(f"{path} is a file of {self.footer['kind']}, not of {kind}")
+        self.facts.text("kind", (kind,))
+        self.footer = self.facts.values
+        self._sections = {name: self._place(name, end - length) for name in self.facts.part("sections").values}
+
+    def _place(self, name: str, end: int) -> tuple[int, int, int]:
+        """A section's begin, bytes and checksum."""
+        place = self.facts.part("sections").values[name]
+        good = isinstance(place, list) and len(place) == 3 and all(type(number) is int for number in place)
+        good = good and place[0] >= len(MAGIC) and place[0] % _ALIGN == 0 and 0 <= place[1] <= end - place[0]
+        require(good, self.path, f"section {name[:20]!r} is not inside the file")
+        return tuple(place)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a section."""
+        return name in self._sections
 
     def section(self, name: str, dtype: type | str = np.uint8, check: bool = True) -> np.ndarray:
         """A section's bytes as numbers, not copied.
@@ -136,21 +159,67 @@ class ContainerReader:
             check: compare its checksum, which reads all of it.
 
         Raises:
-            DamagedIndex: the checksum is wrong.
+            DamagedIndex: there is none, the checksum is wrong, or the last number is cut short.
         """
-        begin, length, crc = self.footer["sections"][name]
+        require(name in self._sections, self.path, f"there is no section {name}")
+        begin, length, crc = self._sections[name]
         data = self.bytes[begin : begin + length]
         if check and zlib.crc32(data.data) != crc:
             raise DamagedIndex(f"{self.path}: section {name} is damaged")
+        require(length % np.dtype(dtype).itemsize == 0, self.path, f"section {name} ends inside a number")
         return data.view(dtype)
 
+    def require_whole(self) -> None:
+        """Refuse a file that was cut short while it is mapped: to read what is gone would end the process.
+
+        It is looked at now and then. Who cuts files of an index in use at that very moment still ends the process.
+
+        Raises:
+            DamagedIndex: it was.
+        """
+        if self._mapped is None or (now := time.monotonic()) < self._looked + WATCH_SECONDS:
+            return
+        self._looked = now
+        try:
+            facts = os.stat(self._mapped[0])
+        except OSError:
+            return  # removed by a writer; what is mapped stays
+        if facts.st_ino == self._mapped[1] and facts.st_size < len(self.bytes):
+            raise DamagedIndex(f"{self.path} has {facts.st_size:,} bytes instead of {len(self.bytes):,}")
+
     def damage(self) -> list[str]:
-        """Read the whole file; returns what is wrong with it, nothing if all is well."""
+        """Read the whole file; returns where its checksums are wrong, nothing if they are right."""
+        self.require_whole()
         if zlib.crc32(self.bytes.data) == self._crc32:
             return []
         lines = [
             f"{self.path}: section {name} is damaged"
-            for name, (begin, length, crc) in self.footer["sections"].items()
+            for name, (begin, length, crc) in self._sections.items()
             if zlib.crc32(self.bytes[begin : begin + length].data) != crc
         ]
         return lines or [f"{self.path} is damaged between its sections"]
+
+
+def _contents(path: Path, size: int) -> tuple[np.ndarray, tuple[str, int] | None]:
+    """A file's bytes, and its name and number where they are mapped."""
+    try:
+        require(stat.S_ISREG(os.stat(path).st_mode), path, "no plain file")  # opening a pipe would wait
+        with open(path, "rb") as file:
+            facts = os.fstat(file.fileno())
+            if facts.st_size != size:
+                raise DamagedIndex(f"{path} has {facts.st_size:,} bytes instead of {size:,}")
+            require(size >= len(MAGIC) + _TAIL.size, path, "too short for a file of an index")
+            if size > READ_WHOLE:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ, **_NO_DESCRIPTOR)
+                return np.frombuffer(mapped, np.uint8, size), (os.fspath(path), facts.st_ino)
+            content = file.read(size)
+            require(len(content) == size, path, "cut short")
+            return np.frombuffer(content, np.uint8), None
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno in _NO_MORE:
+            raise IndexingError(
+                f"{path}: the index has more segments than files may be open; lexlip index merge, or a higher ulimit -n"
+            ) from error
+        raise IndexingError(f"{path} cannot be read: {error.strerror}") from error

@@ -24,13 +24,17 @@ def encode(offsets: np.ndarray, data: np.ndarray, group: int) -> tuple[np.ndarra
     return groups, out[: _encode(offsets, data, group, out, groups)].copy()
 
 
-def decode(data: np.ndarray, groups: np.ndarray, group: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Groups to strings: (N + 1,) int64 offsets and uint8 bytes. Damaged bytes give other strings, nothing else."""
+def decode(data: np.ndarray, groups: np.ndarray, group: int, count: int) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Groups to strings.
+
+    Returns:
+        (N + 1,) int64 offsets and uint8 bytes, and whether the strings ascend and were all in their groups. Damaged
+        bytes give other strings, nothing else.
+    """
     offsets = np.zeros(count + 1, np.int64)
-    _decode(data, groups, group, offsets, np.empty(0, np.uint8))
-    strings = np.zeros(int(offsets[-1]), np.uint8)
-    _decode(data, groups, group, offsets, strings)
-    return offsets, strings
+    good = _decode(data, groups, group, offsets, np.empty(0, np.uint8), False)
+    strings = np.zeros(int(offsets[-1]) if good else 0, np.uint8)
+    return offsets, strings, good and _decode(data, groups, group, offsets, strings, True)
 
 
 @compiled
@@ -80,22 +84,40 @@ def _encode(offsets, data, group, out, groups):
 
 
 @compiled
-def _decode(data, groups, group, offsets, strings):
-    """Fill the offsets, and the strings unless they are empty. Lengths are cut to the bytes that there are."""
+def _decode(data, groups, group, offsets, strings, fill):
+    """Fill the offsets, and the strings if asked to; False at the first that is not what `_encode` writes."""
     position, end = 0, 0
     for i in range(len(offsets) - 1):
         begin, shared = offsets[i], 0
+        before = offsets[max(i - 1, 0)]
         if i % group == 0:
+            if i and position != end:
+                return False
             position, end = groups[i // group], groups[i // group + 1]
         else:
             shared, position = _get_number(data, position, end)
-            shared = min(shared, begin - offsets[i - 1])
+            if shared > begin - before:
+                return False
         rest, position = _get_number(data, position, end)
-        rest = min(rest, end - position)
+        if rest > end - position:
+            return False
         offsets[i + 1] = begin + shared + rest
-        if len(strings):
+        if fill:
             for n in range(shared):
-                strings[begin + n] = strings[offsets[i - 1] + n]
+                strings[begin + n] = strings[before + n]
             for n in range(rest):
                 strings[begin + shared + n] = data[position + n]
+            if i and not _ascend(strings, before, begin, offsets[i + 1], shared):
+                return False
         position += rest
+    # The last group may be read in part only.
+    return (len(offsets) - 1) % group != 0 or position == end
+
+
+@compiled
+def _ascend(strings, before, begin, end, shared):
+    """Whether the string from `before` to `begin` is less than the one from there to `end`; they begin alike."""
+    for n in range(shared, min(begin - before, end - begin)):
+        if strings[before + n] != strings[begin + n]:
+            return strings[before + n] < strings[begin + n]
+    return begin - before < end - begin

@@ -17,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lexlip.errors import DamagedIndex
+from lexlip.index.check import require
 from lexlip.index.container import ContainerReader, ContainerWriter
 from lexlip.sparse import Ids, concatenate_ids, kind_of, take_ids
 
@@ -72,19 +74,28 @@ def write(ids: Ids, out: ContainerWriter) -> dict:
     return {"kind": "string", "group": GROUP}
 
 
-def read(file: ContainerReader) -> Numbers | Strings:
-    """The ids of a segment's file, as `write` put them there."""
-    return Numbers(file) if file.footer["ids"]["kind"] == "int" else Strings(file)
+def read(file: ContainerReader, documents: int, kind: str) -> Numbers | Strings:
+    """The ids of a segment's file, as `write` put them there.
+
+    Raises:
+        DamagedIndex: ids of another kind, or bytes that are not as many as the documents need.
+    """
+    file.facts.part("ids").text("kind", (kind,))
+    return Numbers(file, documents) if kind == "int" else Strings(file, documents)
 
 
 class _Column:
-    def __init__(self, file: ContainerReader):
-        self._documents: int = file.footer["documents"]
-        self._facts: dict = file.footer["ids"]
+    def __init__(self, file: ContainerReader, documents: int):
+        self._documents, self._path = documents, file.path
+        self._facts = file.facts.part("ids")
         self._data = file.section("ids", check=False)
 
     def __getitem__(self, document: int) -> Any:
-        """The id of a document."""
+        """The id of a document.
+
+        Raises:
+            DamagedIndex: the bytes there are not what was written.
+        """
         raise NotImplementedError
 
     def find(self, id: int | str) -> int | None:
@@ -92,48 +103,75 @@ class _Column:
         document = bisect_left(self, id, 0, self._documents)
         return document if document < self._documents and self[document] == id else None
 
+    def _require(self, good: Any) -> None:
+        require(good, self._path, "its ids are damaged")
+
 
 class Numbers(_Column):
     """Ids that are numbers."""
 
-    def __init__(self, file: ContainerReader):
-        super().__init__(file)
-        self._first: int = self._facts["first"]
-        self._width: int = self._facts["width"]
+    def __init__(self, file: ContainerReader, documents: int):
+        super().__init__(file, documents)
+        self._first = self._facts.whole("first", -(1 << 63))
+        self._width = self._facts.whole("width", 0, 8)
+        self._most = (1 << 63) - 1 - self._first  # the largest distance
+        self._require(len(self._data) == documents * self._width)
+        self._require(self._width or documents - 1 <= self._most)
 
     def __getitem__(self, document: int) -> int:
         if not self._width:
             return self._first + document
         begin = document * self._width
-        return self._first + int.from_bytes(self._data[begin : begin + self._width].tobytes(), "little")
+        distance = int.from_bytes(self._data[begin : begin + self._width].tobytes(), "little")
+        if distance > self._most:
+            self._require(False)
+        return self._first + distance
 
     def all(self) -> np.ndarray:
-        """All ids, ascending."""
+        """All ids, ascending.
+
+        Raises:
+            DamagedIndex: they do not ascend.
+        """
         if not self._width:
             return np.arange(self._first, self._first + self._documents, dtype=np.int64)
         wide = np.zeros((self._documents, 8), np.uint8)
         wide[:, : self._width] = self._data.reshape(-1, self._width)
-        return (wide.view("<u8")[:, 0] + np.uint64(self._first % 2**64)).astype(np.uint64).view(np.int64)
+        distance = wide.view("<u8")[:, 0]
+        self._require((distance[1:] > distance[:-1]).all() and (not len(distance) or distance[-1] <= self._most))
+        return (distance + np.uint64(self._first % 2**64)).astype(np.uint64).view(np.int64)
 
 
 class Strings(_Column):
     """Ids that are strings. See `Numbers` for the methods."""
 
-    def __init__(self, file: ContainerReader):
-        super().__init__(file)
-        self._groups = file.section("id_groups", "<u8").astype(np.int64)
-        self._group: int = self._facts["group"]
+    def __init__(self, file: ContainerReader, documents: int):
+        super().__init__(file, documents)
+        self._facts.whole("group", GROUP, GROUP)
+        groups = file.section("id_groups", "<u8")
+        self._require(len(groups) == -(-documents // GROUP) + 1)
+        self._require(groups[0] == 0 and groups[-1] == len(self._data) and (groups[1:] >= groups[:-1]).all())
+        self._groups = groups.astype(np.int64)
 
     def __getitem__(self, document: int) -> str:
         from lexlip.index.front_coding import decode
 
-        group, member = divmod(document, self._group)
-        offsets, strings = decode(self._data, self._groups[group : group + 2], self._group, member + 1)
-        # Damaged bytes may be no UTF-8; a wrong id is what `verify` is there to find.
-        return strings[offsets[member] :].tobytes().decode(errors="replace")
+        group, member = divmod(document, GROUP)
+        offsets, strings, good = decode(self._data, self._groups[group : group + 2], GROUP, member + 1)
+        self._require(good)
+        try:
+            return strings[offsets[member] :].tobytes().decode()
+        except UnicodeDecodeError as error:
+            raise DamagedIndex(f"{self._path}: its ids are damaged") from error
 
     def all(self) -> pa.Array:
         from lexlip.index.front_coding import decode
 
-        offsets, data = decode(self._data, self._groups, self._group, self._documents)
-        return pa.LargeStringArray.from_buffers(self._documents, pa.py_buffer(offsets), pa.py_buffer(data))
+        offsets, data, good = decode(self._data, self._groups, GROUP, self._documents)
+        self._require(good)
+        ids = pa.LargeStringArray.from_buffers(self._documents, pa.py_buffer(offsets), pa.py_buffer(data))
+        try:
+            ids.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise DamagedIndex(f"{self._path}: its ids are damaged") from error
+        return ids

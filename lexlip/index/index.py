@@ -9,18 +9,22 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
 from lexlip.errors import DamagedIndex, IndexingError
-from lexlip.index.queries import Query, bag_of, pack
+from lexlip.index.origin import require_model
+from lexlip.index.queries import Query, bag_of, each_query, pack
 from lexlip.index.segment import Segment
-from lexlip.index.store import MANIFEST, Manifest, read_manifest
+from lexlip.index.store import MANIFEST, Manifest, open_segments, read_manifest
 from lexlip.sparse import SparseRows
 
 if TYPE_CHECKING:
+    from lexlip.index.lookup import TableModel
     from lexlip.models.retrieval import LexiconModel
+
+    Model = LexiconModel | TableModel
 
 CANDIDATES = 200
 # Below these a thread costs more than it saves: queries of a batch, and documents that they are searched in.
@@ -74,35 +78,42 @@ class Index:
     numbers by value, strings by their UTF-8 bytes.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, segments: list[Segment], model: LexiconModel | None = None):
+    def __init__(self, folder: Path, manifest: Manifest, segments: list[Segment], model: Model | None = None):
         self.folder, self.manifest, self.segments = folder, manifest, segments
         self.model = model
 
     @classmethod
     def open(
-        cls, path: str | Path, model: LexiconModel | str | Path | None = None, trust_sources: bool = False
-    ) -> Index:
+        cls, path: str | Path, model: Model | str | Path | None = None, trust_sources: bool = False, *,
+        force: bool = False,
+    ) -> Index:  # fmt: skip
         """Open the current state. Takes milliseconds: postings are read when they are searched.
 
         Args:
             path: the index's folder.
             model: for queries that are texts, images or words; a model, or its folder or name.
             trust_sources: of `LexLIP.from_pretrained`.
+            force: take a model that did not make the vectors.
 
         Raises:
-            IndexingError: no index there.
+            IndexingError: no index there, or a model that did not make its vectors.
             DamagedIndex: files that are not what was written, as far as that shows without reading all of them.
             CheckpointError: no such model.
         """
         folder = Path(path)
-        if isinstance(model, (str, Path)):
+        name = str(model) if isinstance(model, (str, Path)) else ""
+        if name:
+            read_manifest(folder)  # before what takes seconds
             from lexlip.models.lexlip import LexLIP
 
-            model = LexLIP.from_pretrained(model, trust_sources=trust_sources)
+            model = LexLIP.from_pretrained(name, trust_sources=trust_sources)
+        loaded = cast("Model | None", model)
         while True:
             manifest = read_manifest(folder)
+            if loaded is not None and not force:
+                require_model(folder, manifest.model, loaded, name)
             try:
-                return cls(folder, manifest, [Segment(folder, entry) for entry in manifest.segments], model)
+                return cls(folder, manifest, list(open_segments(folder, manifest)), loaded)
             except FileNotFoundError as error:
                 # A writer may have published the next state, and removed these files, since the manifest was read.
                 if read_manifest(folder).generation == manifest.generation:
@@ -128,6 +139,7 @@ class Index:
 
         Raises:
             IndexingError: an invalid query or number.
+            DamagedIndex: a list or an id that is not what was written.
         """
         return self.search_batch([query], k, drop=drop, candidates=candidates, threads=threads)[0]
 
@@ -136,6 +148,7 @@ class Index:
         threads: int | None = None,
     ) -> list[list[Hit]]:  # fmt: skip
         """`search` for several queries at once, on all processors. Texts and images are encoded one by one."""
+        queries = each_query(queries)
         rows = pack([bag_of(query, self.model) for query in queries])
         k = min(_count("k", k), max(len(self), 1))
         if not 0 <= drop < 1:
@@ -183,6 +196,8 @@ class Index:
             "bytes": size,
             "bytes_per_document": round(size / documents, 2) if documents else None,
             **asdict(self.manifest.settings),
+            "model": asdict(self.manifest.model) if self.manifest.model else None,
+            "sources": [asdict(source) for source in self.manifest.sources],
             "segments": [asdict(entry) for entry in self.manifest.segments],
         }
 
@@ -230,11 +245,14 @@ class Index:
         for number in numbers:
             segment = self.segments[number]
             documents, scores = np.empty(shape, np.int64), np.empty(shape)
-            search(
+            segment.file.require_whole()
+            damaged = search(
                 segment.data, segment.table, segment.skips, segment.terms, segment.impacts, segment.bits,
-                segment.documents, segment.deleted, queries.terms, queries.weights, queries.offsets,
+                segment.documents, segment.deleted, segment.checked, queries.terms, queries.weights, queries.offsets,
                 k, at_least, drop, candidates, _scratch.sums, _scratch.floor, documents, scores,
             )  # fmt: skip
+            if damaged >= 0:
+                segment.refuse_list(damaged)
             part = Best(np.where(documents < 0, -1, number), documents, scores)
             best = part if best is None else self._merged(best, part)
             at_least = best.scores[:, -1].copy()
@@ -281,7 +299,7 @@ def damage_of(path: str | Path) -> list[str]:
     damage = []
     for entry in manifest.segments:
         try:
-            damage += Segment(folder, entry).damage()
+            damage += Segment(folder, entry, manifest.settings.ids).damage()
         except DamagedIndex as error:
             damage.append(str(error))
         except FileNotFoundError as error:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lexlip.errors import IndexingError
 from lexlip.index.layout import MAX_QUERY_TERMS
-from lexlip.sparse import SparseRows, offsets_of
+from lexlip.sparse import SparseRows, nonzero_terms, offsets_of
 
 if TYPE_CHECKING:
+    from lexlip.index.lookup import TableModel
     from lexlip.models.retrieval import LexiconModel
+
+    Model = LexiconModel | TableModel
 
 # Weights by term or by the vocabulary's names of terms, or (terms, weights), or a (V,) vector, a text, a PIL image.
 Query = Mapping[int, float] | Mapping[str, float] | tuple[Sequence[int], Sequence[float]] | np.ndarray | str | Any
@@ -20,7 +23,7 @@ Bag = tuple[np.ndarray, np.ndarray]  # (T,) uint32 terms, ascending, and (T,) fl
 _LIGHTEST, _HEAVIEST = 1e-30, 1e30  # products with impacts and sums over terms then stay far inside float64
 
 
-def bag_of(query: Query, model: LexiconModel | None = None) -> Bag:
+def bag_of(query: Query, model: Model | None = None) -> Bag:
     """A query's terms and weights.
 
     Args:
@@ -38,7 +41,10 @@ def bag_of(query: Query, model: LexiconModel | None = None) -> Bag:
     if isinstance(query, str):
         return bag_of_encoded(_needed(model, "a text").encode_text([query])[0])
     if hasattr(query, "convert"):  # a PIL image, without importing PIL
-        return bag_of_encoded(_needed(model, "an image").encode_image([cast(Any, query)])[0])
+        encoder: Any = _needed(model, "an image")
+        if not hasattr(encoder, "encode_image"):
+            raise IndexingError("an image as query needs the whole model; this is the table of its text side alone")
+        return bag_of_encoded(encoder.encode_image([query])[0])
     terms: Any
     weights: Any
     if isinstance(query, Mapping):
@@ -107,7 +113,18 @@ def _checked(terms: np.ndarray, weights: np.ndarray) -> Bag:
 
 def _not_zero(vector: Any) -> tuple[np.ndarray, np.ndarray]:
     """Terms and weights of a (V,) vector, numpy or torch."""
-    dense = np.asarray(vector.detach().float().cpu() if hasattr(vector, "detach") else vector)
+    if is_sparse(vector):
+        shape = tuple(vector.shape)
+        if len(shape) == 1:
+            vector = vector.reshape((1, *shape)) if hasattr(vector, "tocsr") else vector.unsqueeze(0)
+        if vector.shape[0] == 1:  # scipy and CSR know no other rows
+            _, terms, weights = nonzero_terms(vector)
+            return terms, weights
+        raise IndexingError(f"a query is one row, not a sparse table of shape {shape}")
+    try:
+        dense = np.asarray(vector.detach().float().cpu() if hasattr(vector, "detach") else vector)
+    except (TypeError, ValueError) as error:
+        raise IndexingError(f"a query is no {type(vector).__name__} such as this: {error}") from error
     if dense.ndim != 1 or dense.dtype.kind not in "fiu":
         raise IndexingError(
             f"a query is a mapping of terms to weights, (terms, weights), a vector, a text or an image, not "
@@ -117,7 +134,35 @@ def _not_zero(vector: Any) -> tuple[np.ndarray, np.ndarray]:
     return terms, dense[terms]
 
 
-def _terms(keys: list, model: LexiconModel | None) -> list[int]:
+def is_sparse(vectors: Any) -> bool:
+    """Whether a torch tensor or a scipy matrix is a sparse one."""
+    return hasattr(vectors, "tocsr") or str(getattr(vectors, "layout", "torch.strided")) != "torch.strided"
+
+
+def each_query(queries: Any) -> Sequence[Query]:
+    """The queries of a batch, one by one.
+
+    Raises:
+        IndexingError: a single query instead of several.
+    """
+    if type(queries) is list:
+        return queries
+    if isinstance(queries, (str, bytes, Mapping)) or hasattr(queries, "convert"):
+        raise IndexingError(f"queries come in a list, such as [query]; {type(queries).__name__} is one of them")
+    if is_sparse(queries):
+        offsets, terms, weights = nonzero_terms(queries)
+        return [
+            (terms[first:last], weights[first:last]) for first, last in zip(offsets[:-1].tolist(), offsets[1:].tolist())
+        ]
+    if getattr(queries, "ndim", 2) != 2:
+        raise IndexingError(f"queries have the shape {tuple(queries.shape)}; they must be (Q, V)")
+    try:
+        return list(queries)
+    except TypeError as error:
+        raise IndexingError(f"queries come in a list, not as {type(queries).__name__}") from error
+
+
+def _terms(keys: list, model: Model | None) -> list[int]:
     """Term numbers of a bag's keys, names looked up in the model's vocabulary."""
     names = [key for key in keys if isinstance(key, str)]
     if not names:
@@ -134,7 +179,7 @@ def _terms(keys: list, model: LexiconModel | None) -> list[int]:
     return [vocabulary[name] for name in names]
 
 
-def _needed(model: LexiconModel | None, what: str) -> LexiconModel:
+def _needed(model: Model | None, what: str) -> Model:
     if model is None:
         raise IndexingError(f"{what} as query needs a model: Index.open(path, model=...)")
     return model

@@ -47,12 +47,17 @@ class SortedRun:
 
 @dataclass
 class DecodedSegment:
-    """As `SortedRun`, a segment whose bytes were verified before. Weights are those that its impacts stand for."""
+    """As `SortedRun`, a segment; all its lists are looked at. Weights are those that its impacts stand for.
+
+    Raises:
+        DamagedIndex: a list that is not what was written.
+    """
 
     segment: Segment
     documents: np.ndarray
 
     def __post_init__(self):
+        self.segment.require_lists()
         self.offsets = offsets_of(np.bincount(self.segment.terms, self.segment.table[:, COUNT]))
 
     def postings(self, first: int, last: int) -> np.ndarray:
@@ -68,14 +73,14 @@ class RunWriter:
     """Takes rows, numbered as they come, and writes runs into a new folder.
 
     Attributes:
-        rows: how many came.
+        rows, postings: how many came.
         ids: theirs, in parts.
         histogram: (2^16,) of the float16 weights that came.
     """
 
     def __init__(self, folder: Path):
         folder.mkdir()
-        self.rows = 0
+        self.rows = self.postings = 0
         self.ids: list[Ids] = []
         self.histogram = np.zeros(1 << 16, np.int64)
         self._folder = folder
@@ -89,6 +94,7 @@ class RunWriter:
         numbers = np.arange(self.rows, self.rows + len(rows), dtype=np.uint64) << np.uint64(16)
         keys = np.repeat(numbers, np.diff(rows.offsets)) | rows.weights.view(np.uint16)
         self.rows += len(rows)
+        self.postings += len(keys)
         self.ids.append(rows.ids)
         self.histogram += impacts.histogram(rows.weights)
         for begin in range(0, len(keys), RUN_POSTINGS):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lexlip.index.codec import NO_DOCUMENT, find, posting, unary_begin
+from lexlip.index.codec import NO_DOCUMENT, find, posting, sound, unary_begin
 from lexlip.index.compiled import compiled
 from lexlip.index.layout import BEGIN, COUNT, END, LOW, MAX_QUERY_TERMS, SKIP_EVERY, TOP
 
@@ -32,7 +32,7 @@ _AT, _DOCUMENT, _CODE, _WORD, _BASE, _LOWS = range(6)
 
 @compiled
 def search(
-    data, table, skips, terms, impacts, bits, documents, deleted,
+    data, table, skips, terms, impacts, bits, documents, deleted, checked,
     query_terms, query_weights, query_offsets, k, at_least, drop, candidates, sums, floor, results, scores,
 ):  # fmt: skip
     """The k best documents of some queries in one segment.
@@ -44,12 +44,16 @@ def search(
         impacts: (2^bits,) float64, the weight that each impact code stands for.
         documents: how many there are.
         deleted: uint8 bitmap, lowest bit first; empty where nothing is deleted.
+        checked: (L,) uint8, 0 for lists whose bytes nobody looked at yet; those of the queries are set.
         query_terms, query_weights, query_offsets: Q queries in rows, each row's terms ascending, weights above 0.
         at_least: (Q,) float64, a score below which a document is of no use.
         drop: fraction of a query's largest possible score that the terms left out may hold; 0 is exact.
         candidates: documents that get the terms left out added, where `drop` is above 0.
         sums, floor: (BLOCK,) int32 and (1,) int64, kept from call to call; zeros at first.
         results, scores: (Q, k) int64 and float64; filled, best first, equal scores by document, then -1 and 0.
+
+    Returns:
+        -1, or the row of the table whose list is damaged; then nothing is filled from that query on.
     """
     for query in range(len(query_offsets) - 1):
         rows, weights = _lists(
@@ -59,6 +63,11 @@ def search(
         results[query], scores[query] = -1, 0.0
         if len(rows) == 0:
             continue
+        for row in rows:
+            if not checked[row]:
+                if not sound(data, skips, table[row], bits, documents):
+                    return row
+                checked[row] = 1
         lists = table[rows]
         used = np.ones(len(rows), np.bool_)
         if drop > 0:
@@ -67,6 +76,7 @@ def search(
             data, lists, skips, impacts, bits, documents, deleted, weights, used,
             k, at_least[query], candidates if drop > 0 else 0, sums, floor, results[query], scores[query],
         )  # fmt: skip
+    return -1
 
 
 @compiled

@@ -9,28 +9,28 @@ Sections of the container (`lexlip.index.container`; docs/INDEX.md has them in f
     occurrences       how often each impact code was given, uint64
     ids, id_groups    `lexlip.index.id_column`
 
-Everything but postings and ids is checked when a segment is opened: checksums, that each list lies within the postings,
-and that none claims more than fits. What is read without a check can then be any bytes: decoding stays in bounds.
+Everything but postings and ids is checked when a segment is opened, those when they are first used: see
+`lexlip.index.check`.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from lexlip.errors import DamagedIndex
-from lexlip.index import id_column, impacts
+from lexlip.errors import DamagedIndex, IndexingError
+from lexlip.index import check, id_column, impacts
+from lexlip.index.check import LIST_COLUMNS, MAX_DOCUMENTS, MAX_EMPTY
 from lexlip.index.container import ContainerReader, ContainerWriter, FileEntry
 from lexlip.index.impacts import Codebook
-from lexlip.index.layout import BEGIN, COLUMNS, COUNT, END, LOW, MAX_LOW_BITS, PADDING, SKIP_EVERY, SKIPS, TOP
+from lexlip.index.layout import BEGIN, COLUMNS, COUNT, END, LOW, PADDING, SKIP_EVERY, TOP
 from lexlip.sparse import Ids
 
-MAX_DOCUMENTS = 1 << MAX_LOW_BITS
 KIND, DELETIONS_KIND = "segment", "deletions"
-_LIST_COLUMNS = (("<u4", "gap"), ("<u4", "count"), ("<u4", "bytes"), ("u1", "low"), ("<u2", "top"))
 
 
 @dataclass(frozen=True)
@@ -42,53 +42,65 @@ class SegmentEntry:
         documents: how many it holds, deleted ones included.
         deleted: how many are deleted.
         deletions: which ones; None if there are none.
+        sources: numbers of the manifest's sources that its documents came from, as far as they are known.
     """
 
     file: FileEntry
     documents: int
     deleted: int = 0
     deletions: FileEntry | None = None
+    sources: tuple[int, ...] = ()
 
 
 class Segment:
-    """A segment's file, mapped into memory.
+    """A segment's file, in memory or mapped into it.
 
     Args:
         folder: of the index.
         entry: names the files.
+        ids: the kind that they must be of, "int" or "string".
 
     Attributes:
         documents: how many, deleted ones included.
         postings: how many.
-        data, table, skips, terms, impacts, bits, deleted: as `lexlip.index.scoring.search` takes them.
+        data, table, skips, terms, impacts, bits, deleted, checked: as `lexlip.index.scoring.search` takes them.
         ids: document number to id and back.
 
     Raises:
         DamagedIndex: bytes that are not what was written.
         FileNotFoundError: no such file.
+        IndexingError: more files than may be open.
     """
 
-    def __init__(self, folder: Path, entry: SegmentEntry):
-        self.file = ContainerReader(folder, entry.file, KIND)
-        facts = self.file.footer
-        self.documents: int = facts["documents"]
-        self.postings: int = facts["postings"]
-        self.bits: int = facts["impact_bits"]
-        self.data = self.file.section("postings", check=False)
-        self.terms, self.table = self._lists(facts["lists"])
-        self.skips = self.file.section("skips", "<u4").reshape(-1, 2)
-        self.impacts = self.file.section("impacts", "<f2").astype(np.float64)
-        self.ids = id_column.read(self.file)
+    def __init__(self, folder: Path, entry: SegmentEntry, ids: str):
+        self.file = file = ContainerReader(folder, entry.file, KIND)
+        self.path = file.path
+        self.documents = file.facts.whole("documents", 0, MAX_DOCUMENTS)
+        check.require(
+            self.documents == entry.documents, self.path, f"{self.documents:,} documents, not {entry.documents:,}"
+        )
+        self.bits = file.facts.whole("impact_bits", impacts.MIN_BITS, impacts.MAX_BITS)
+        self.fitted_error = file.facts.number("impact_error")
+        self.data = file.section("postings", check=False)
+        skips = file.section("skips", "<u4")
+        check.require(len(skips) % 2 == 0, self.path, "section skips ends inside a pair")
+        self.skips = skips.reshape(-1, 2)
+        lists = file.facts.whole("lists")
+        self.terms, self.table = check.lists(
+            self.data, file.section("lists"), lists, self.bits, self.documents, len(self.skips), self.path
+        )
+        self.postings = file.facts.whole("postings")
+        check.require(self.postings == int(self.table[:, COUNT].sum()), self.path, "another number of postings")
+        self.impacts = check.impacts(file.section("impacts", "<f2"), self.bits, lists > 0, self.path)
+        self._occurrences = check.occurrences(file.section("occurrences", "<u8"), self.bits, self.path)
+        self.ids = id_column.read(file, self.documents, ids)
         self._deletions: ContainerReader | None = None
         self.deleted = np.empty(0, np.uint8)
         if entry.deletions is not None:
             self._deletions = ContainerReader(folder, entry.deletions, DELETIONS_KIND)
             self.deleted = self._deletions.section("deleted")
-            if len(self.deleted) != (self.documents + 7) // 8:
-                raise DamagedIndex(
-                    f"{self._deletions.path} does not belong to {self.file.path}: it is for another number of documents"
-                )
-        self._check()
+            check.deletions(self.deleted, self.documents, entry.deleted, self._deletions.path)
+        self.checked = np.zeros(lists, np.uint8)  # lists whose bytes were looked at
 
     def alive(self) -> np.ndarray:
         """(documents,) bool."""
@@ -101,8 +113,35 @@ class Segment:
         return not len(self.deleted) or not self.deleted[document >> 3] >> (document & 7) & 1
 
     def damage(self) -> list[str]:
-        """Read its files; returns what is damaged, nothing if all is well."""
-        return self.file.damage() + (self._deletions.damage() if self._deletions else [])
+        """Read its files, and everything in them as a search or a merge would; returns what is wrong, best nothing."""
+        damage = self.file.damage() + (self._deletions.damage() if self._deletions else [])
+        if damage:
+            return damage
+        try:
+            self.require_lists()
+            self.all_ids()
+        except DamagedIndex as error:
+            return [str(error)]
+        return []
+
+    def require_lists(self, rows: Iterable[int] | None = None) -> None:
+        """Look at lists that nobody looked at yet, all of them or those of some rows of the table.
+
+        Raises:
+            DamagedIndex: one is not what was written.
+        """
+        from lexlip.index.codec import first_unsound
+
+        self.file.require_whole()
+        for part in [slice(None)] if rows is None else [slice(row, row + 1) for row in rows]:
+            table, checked = self.table[part], self.checked[part]
+            row = first_unsound(self.data, self.skips, table, self.bits, self.documents, checked)
+            if row >= 0:
+                self.refuse_list(row + (part.start or 0))
+
+    def refuse_list(self, row: int) -> None:
+        """Raises DamagedIndex for a list that is not what was written."""
+        raise DamagedIndex(f"{self.path}: the list of term {self.terms[row]} is damaged")
 
     def all_ids(self) -> Ids:
         """Ids of all documents, ascending, after their checksums.
@@ -110,61 +149,34 @@ class Segment:
         Raises:
             DamagedIndex: they are not what was written.
         """
+        self.file.require_whole()
         self.file.section("ids")
         return self.ids.all()
 
     def codebook(self) -> Codebook:
         """Of its impacts."""
         values = np.unique(self.impacts[self.impacts > 0])
-        return impacts.from_values(values, self.bits, self.file.footer["impact_error"])
+        return impacts.from_values(values, self.bits, self.fitted_error)
 
     def histogram(self) -> np.ndarray:
         """(2^16,) of its weights as they are stored, deleted documents included."""
         weights = self.impacts.astype(np.float16).view(np.uint16)
-        return np.bincount(weights, self.file.section("occurrences", "<u8"), 1 << 16).astype(np.int64)
+        return np.bincount(weights, self._occurrences, 1 << 16).astype(np.int64)
 
     def code(self, term: int, document: int) -> int | None:
-        """A document's impact code for a term; None if it does not hold the term."""
+        """A document's impact code for a term; None if it does not hold the term.
+
+        Raises:
+            DamagedIndex: the term's list is not what was written.
+        """
         from lexlip.index.codec import find
 
         row = int(np.searchsorted(self.terms, term))
         if row == len(self.terms) or self.terms[row] != term:
             return None
+        self.require_lists([row])
         code = find(self.data, self.skips, self.table[row], self.bits, document)
         return code if code >= 0 else None
-
-    def _lists(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        columns = zlib.decompress(self.file.section("lists").data)
-        values, begin = {}, 0
-        for dtype, name in _LIST_COLUMNS:
-            values[name] = np.frombuffer(columns, dtype, number, begin).astype(np.int64)
-            begin += number * np.dtype(dtype).itemsize
-        table = np.zeros((number, COLUMNS), np.int64)
-        table[:, END] = values["bytes"].cumsum()
-        table[:, BEGIN] = table[:, END] - values["bytes"]
-        table[:, COUNT], table[:, LOW], table[:, TOP] = values["count"], values["low"], values["top"]
-        skips = (values["count"] - 1) // SKIP_EVERY
-        table[:, SKIPS] = skips.cumsum() - skips
-        return (values["gap"].cumsum() - 1).astype(np.uint32), table
-
-    def _check(self) -> None:
-        """Refuse a table by which decoding could read outside the postings or the impacts."""
-        count, low = self.table[:, COUNT], self.table[:, LOW]
-        fields = (count * (low + self.bits) + 7) // 8
-        good = (
-            len(self.data) >= PADDING
-            and (not len(count) or self.table[-1, END] == len(self.data) - PADDING)
-            and (count > 0).all()
-            and (count <= self.documents).all()
-            and (low <= MAX_LOW_BITS).all()
-            and (self.table[:, BEGIN] + fields + (count + 7) // 8 <= self.table[:, END]).all()
-            and (self.table[:, TOP] < len(self.impacts)).all()
-            and len(self.impacts) == 1 << self.bits
-            and ((count - 1) // SKIP_EVERY).sum() == len(self.skips)
-            and self.documents <= MAX_DOCUMENTS
-        )
-        if not good:
-            raise DamagedIndex(f"{self.file.path}: its lists do not fit its postings")
 
 
 def write_segment(path: Path, ids: Ids, sources: list, codebook: Codebook, histogram: np.ndarray) -> FileEntry:
@@ -202,11 +214,13 @@ def write_segment(path: Path, ids: Ids, sources: list, codebook: Codebook, histo
         "gap": gaps, "count": table[:, COUNT], "bytes": table[:, END] - table[:, BEGIN],
         "low": table[:, LOW], "top": table[:, TOP],
     }  # fmt: skip
-    columns = b"".join(values[name].astype(dtype).tobytes() for dtype, name in _LIST_COLUMNS)
+    columns = b"".join(values[name].astype(dtype).tobytes() for dtype, name in LIST_COLUMNS)
     out.begin("lists", zlib.compress(columns, 9))
     out.begin("skips", np.concatenate([np.zeros((0, 2), np.uint32), *skips]).astype("<u4"))
     out.begin("impacts", codebook.values.astype("<f2"))
     out.begin("occurrences", np.bincount(codebook.code_of, histogram, 1 << codebook.bits).astype("<u8"))
+    if len(ids) > int(table[:, COUNT].sum()) + MAX_EMPTY:
+        raise IndexingError(f"more than {MAX_EMPTY:,} documents of a segment have no term: leave such documents out")
     facts = id_column.write(ids, out)
     return out.close(
         documents=len(ids), postings=int(table[:, COUNT].sum()), lists=len(table), ids=facts,

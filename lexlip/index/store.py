@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,8 +22,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lexlip.errors import DamagedIndex, IndexBusy, IndexingError
+from lexlip.index.check import MAX_DOCUMENTS, MAX_JSON, Facts, require
 from lexlip.index.container import FileEntry
-from lexlip.index.segment import SegmentEntry
+from lexlip.index.impacts import MAX_BITS, MIN_BITS, SCALES
+from lexlip.index.origin import ModelStamp, Source, source_of, stamp_of
+from lexlip.index.segment import Segment, SegmentEntry
 from lexlip_data.sources.files import sync_folder
 
 MANIFEST = "manifest"
@@ -57,11 +61,15 @@ class Manifest:
         generation: counts the states, from 1.
         settings: for all segments.
         segments: oldest first. An id is alive in one of them at most.
+        model: that made the vectors; None where that is not known.
+        sources: what was encoded, as far as it is known.
     """
 
     generation: int
     settings: IndexSettings
     segments: tuple[SegmentEntry, ...] = field(default=())
+    model: ModelStamp | None = None
+    sources: tuple[Source, ...] = ()
 
     def files(self) -> list[FileEntry]:
         """All files it is made of."""
@@ -77,21 +85,61 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        content = path.read_bytes()
+        require(stat.S_ISREG(path.stat().st_mode), path, "no plain file")
+        with open(path, "rb") as file:
+            content = file.read(MAX_JSON)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise IndexingError(f"{folder} holds no index: there is no file {MANIFEST} in it") from error
+    except OSError as error:
+        raise IndexingError(f"{path} cannot be read: {error.strerror}") from error
     first_line = _FIRST_LINE.match(content)
     if not first_line or int(first_line[1], 16) != zlib.crc32(content[first_line.end() :]):
         raise DamagedIndex(f"{path} is damaged, or of another format")
-    value = json.loads(content[first_line.end() :])
-    segments = tuple(
-        SegmentEntry(
-            FileEntry(**entry["file"]), entry["documents"], entry["deleted"],
-            FileEntry(**entry["deletions"]) if entry["deletions"] else None,
-        )
-        for entry in value["segments"]
+    return _manifest(Facts.parse(content[first_line.end() :], path))
+
+
+def open_segments(folder: Path, manifest: Manifest) -> Iterator[Segment]:
+    """The segments of a state, one after another.
+
+    Raises:
+        DamagedIndex: as `Segment`.
+        FileNotFoundError: a file was removed since.
+    """
+    return (Segment(folder, entry, manifest.settings.ids) for entry in manifest.segments)
+
+
+def _manifest(facts: Facts) -> Manifest:
+    """A manifest's JSON, every value checked."""
+    stored = facts.part("settings")
+    settings = IndexSettings(
+        stored.text("ids", ("int", "string", "")), stored.whole("impact_bits", MIN_BITS, MAX_BITS),
+        stored.text("impact_scale", SCALES), stored.whole("segment_documents", 1, MAX_DOCUMENTS),
     )  # fmt: skip
-    return Manifest(value["generation"], IndexSettings(**value["settings"]), segments)
+    sources = tuple(map(source_of, facts.parts("sources")))
+    segments = tuple(_segment(entry, len(sources)) for entry in facts.parts("segments"))
+    require(settings.ids or not segments, facts.place, "segments, but no kind of ids")
+    manifest = Manifest(facts.whole("generation", 1), settings, segments, stamp_of(facts), sources)
+    names = [file.name for file in manifest.files()]
+    require(len(set(names)) == len(names), facts.place, "a file belongs to two segments")
+    return manifest
+
+
+def _segment(facts: Facts, sources: int) -> SegmentEntry:
+    documents = facts.whole("documents", 0, MAX_DOCUMENTS)
+    deleted = facts.whole("deleted", 0, documents)
+    deletions = _file(facts.part("deletions"), ".del") if facts.values.get("deletions") is not None else None
+    require((deleted > 0) == (deletions is not None), facts.place, f"{deleted:,} documents are deleted, but not which")
+    numbers = facts.values.get("sources", [])
+    good = isinstance(numbers, list) and all(type(number) is int and 0 <= number < sources for number in numbers)
+    require(good, facts.place, "a segment names a source that is not there")
+    return SegmentEntry(_file(facts.part("file"), ".seg"), documents, deleted, deletions, tuple(numbers))
+
+
+def _file(facts: Facts, suffix: str) -> FileEntry:
+    name = facts.text("name")
+    own = _WRITERS_OWN.fullmatch(name) is not None and name.endswith(suffix)
+    require(own, facts.place, f"{name[:40]!r} is no name of a file of an index")
+    return FileEntry(name, facts.whole("bytes"), facts.whole("crc32", 0, (1 << 32) - 1))
 
 
 class Transaction:
@@ -117,10 +165,13 @@ class Transaction:
         """A name that no state has used."""
         return self.folder / f"{secrets.token_hex(6)}{suffix}"
 
-    def publish(self, settings: IndexSettings, segments: list[SegmentEntry]) -> Manifest:
+    def publish(
+        self, settings: IndexSettings, segments: list[SegmentEntry], model: ModelStamp | None = None,
+        sources: tuple[Source, ...] = (),
+    ) -> Manifest:  # fmt: skip
         """Make these segments the current state. The files they name must be on the disk."""
         generation = self.manifest.generation + 1 if self.has_index() else 1
-        manifest = Manifest(generation, settings, tuple(segments))
+        manifest = Manifest(generation, settings, tuple(segments), model, sources)
         content = (json.dumps(asdict(manifest), indent=1) + "\n").encode()
         draft = self.new_path(".tmp")
         with open(draft, "xb") as file:

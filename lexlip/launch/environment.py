@@ -15,7 +15,10 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
+from lexlip.errors import LaunchError
+
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+STARTER = "LEXLIP_STARTER"  # process that may start others of the run itself, as Lightning does with their ranks
 STORE_WAIT = timedelta(minutes=30)  # the first process may read whole checkpoints, over a network, before it answers
 
 
@@ -47,6 +50,29 @@ def job() -> str:
 def first_rank() -> bool:
     """Whether this is the run's first process, known before there is a process group."""
     return not any(int(os.environ.get(name, 0)) for name in ("RANK", "NODE_RANK", "LOCAL_RANK"))
+
+
+def check() -> None:
+    """Refuse what a launcher that has gone left in the environment; call it as a command starts.
+
+    Raises:
+        LaunchError: a rank without a launcher, which would train in silence as one of several processes, or a value
+            that is no number.
+    """
+    needed = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE") if under_torchrun() else ()
+    for name in {*needed, *{"RANK", "LOCAL_RANK", "NODE_RANK"} & os.environ.keys()}:
+        if not os.environ.get(name, "").isdecimal():
+            raise LaunchError(
+                f"{name}={os.environ.get(name, '')}; it must be a whole number, or unset without a launcher"
+            )
+    left = [name for name in ("LOCAL_RANK", "RANK") if name in os.environ]
+    if left and not under_torchrun() and os.environ.get(STARTER) != str(os.getppid()):
+        raise LaunchError(
+            f"{left[0]}={os.environ[left[0]]} is set, but no launcher started this process; "
+            f"`unset {' '.join(left)}`, or start with scripts/launch.sh"
+        )
+    if not left:
+        os.environ[STARTER] = str(os.getpid())
 
 
 def leave_with_launcher() -> None:

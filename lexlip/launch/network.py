@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from datetime import timedelta
 from typing import TypeVar
 
@@ -26,7 +27,9 @@ LOOPBACK = ("127.", "::1", "localhost")
 
 def say(text: str) -> None:
     """One line to standard error, at once."""
-    os.write(2, f"launch: {text}\n".encode())  # not print: signal handlers call this, perhaps inside another print
+    with suppress(OSError):  # that nobody reads any more is no reason to end a training
+        # Not print: signal handlers call this, perhaps inside another print.
+        os.write(2, f"launch: {text}\n".encode(errors="backslashreplace"))
 
 
 def within(seconds: float, call: Callable[..., Result], *arguments: object) -> Result:

@@ -27,7 +27,7 @@ class ModelConfig:
     vit: str  # timm name of the image tower
     image_size: int  # side of the images in pixels
     text: dict  # the text tower's `BertConfig`
-    vit_kwargs: dict = field(default_factory=dict)  # passed to `timm.create_model`
+    vit_kwargs: dict = field(default_factory=dict)  # shapes the tower, see `lexlip.models.trust`
     image_norm_eps: float = 1e-12  # of the image tower's LayerNorms
     max_text_len: int = 40  # tokens per caption, [CLS], corner tokens and [SEP] included
     corner_tokens: int = 0  # how many of the last entries of BERT's vocabulary are corners, see `models.long_texts`

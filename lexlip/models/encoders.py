@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, BertModel
 from transformers.models.bert.modeling_bert import BertEncoder
 
-from lexlip.errors import ConfigError
+from lexlip.errors import CheckpointError, ConfigError
 from lexlip.models.config import OFFICIAL_NAMES, text_dropout
 from lexlip.models.long_texts import corner_mask, insert_corners
 from lexlip.models.positions import GridBias
+from lexlip.models.source import ask_hub, check_source, load_reason
 from lexlip.models.trust import VIT_KWARGS, refusal, shown
 
 
@@ -31,7 +32,7 @@ class ImageEncoder(nn.Module):
     Args:
         name: timm name, "hf-hub:owner/name", "local-dir:PATH", or one of the official configs' names.
         image_size: side in pixels of the images that positions are made for.
-        kwargs: passed to `timm.create_model`.
+        kwargs: passed to `timm.create_model`; only what shapes a tower (`lexlip.models.trust`).
         pretrained: True: weights from the hub; False: none; a path: that weights file.
         norm_eps: of every LayerNorm.
 
@@ -94,6 +95,8 @@ def _create(name: str, image_size: int, kwargs: dict, pretrained: bool | str) ->
         raise ConfigError(f"vit_pretrained={file}: no such weights file")
     if wrong := refusal(kwargs, VIT_KWARGS, "vit_kwargs."):
         raise ConfigError(f"vit={shown(name)}: {wrong}")
+    if pretrained is True or name.startswith("hf-hub:"):  # whose library would try for minutes
+        ask_hub()
     extra = {"num_classes": 0, "global_pool": "", "pretrained": pretrained is True}
     # ViT takes any size when asked to, BEiT is taught by GridAttention, convolutional models ask for none.
     for sizes in ({"img_size": image_size, "dynamic_img_size": True}, {"img_size": image_size}, {}):
@@ -104,7 +107,7 @@ def _create(name: str, image_size: int, kwargs: dict, pretrained: bool | str) ->
             if isinstance(error, TypeError) and sizes and "unexpected keyword argument" in str(error):
                 continue
             wanted = f"vit={name}, vit_pretrained={pretrained}, image_size={image_size}, vit_kwargs={kwargs}"
-            raise ConfigError(f"timm cannot build or load {wanted}: {' '.join(str(error).split())}") from error
+            raise ConfigError(f"timm cannot build or load {wanted}: {load_reason(error, name)}") from error
     if not hasattr(model, "forward_features"):
         raise ConfigError(f"vit={name}: this timm model gives no token or map features")
     if file:
@@ -203,12 +206,15 @@ def pretrained_bert(name: str, drop_rate: float) -> BertForMaskedLM:
         ConfigError: it cannot be loaded, or it is no BERT.
     """
     try:
+        check_source("text_model=", name, "a folder with config.json and weights")
         return BertForMaskedLM.from_pretrained(
             name, trust_remote_code=False, attn_implementation="sdpa", **text_dropout(drop_rate)
         )
+    except CheckpointError as error:
+        raise ConfigError(f"{error}, or set text_pretrained=False for a fresh BERT") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"no BERT weights could be loaded from {name!r}: {error}\n"
+            f"no BERT weights could be loaded from {name!r}: {load_reason(error, name)}. "
             "Give text_model=FOLDER with config.json and weights, or text_pretrained=False for a fresh one."
         ) from error
 

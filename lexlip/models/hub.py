@@ -22,6 +22,7 @@ from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, text_dr
 from lexlip.models.encoders import ImageEncoder
 from lexlip.models.frozen.config import FrozenConfig
 from lexlip.models.sizes import header
+from lexlip.models.source import ask_hub, load_reason, local_source
 from lexlip.models.tokenizer import open_tokenizer
 from lexlip.models.weights import check_shape, folder_config, load_model
 from lexlip.utils.files import give_usual_rights, write_json
@@ -114,15 +115,20 @@ def local_folder(name: str | Path, **download) -> Path:
     Raises:
         CheckpointError: neither a folder nor to be fetched.
     """
-    if Path(name).is_dir():
-        return Path(name)
-    if (folder := pretrained.find(name)) is not None:
-        pretrained.tell_licence(str(name))
-        return folder
+    try:
+        local = local_source(name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name} is neither a model folder nor could it be fetched: {error}") from None
+    if local is not None:
+        pretrained.tell_of(local)
+        return local
+    ask_hub()
     try:
         return Path(snapshot_download(str(name), allow_patterns=FILES, **download))
     except (OSError, HFValidationError) as error:  # hub errors are OSErrors
-        raise CheckpointError(f"{name} is neither a model folder nor could it be fetched: {error}") from error
+        raise CheckpointError(
+            f"{name} is neither a model folder nor could it be fetched: {load_reason(error, name)}"
+        ) from error
 
 
 def check_head(cls: type[FolderModel], config: ModelConfig | FrozenConfig, path: str | Path) -> None:

@@ -8,15 +8,18 @@ indexes, tables of another image size) is bounded too.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import chain
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lexlip.errors import CheckpointError
+from lexlip.models.config import ModelConfig
+from lexlip.models.trust import DEPTHS
 
 HEADER, CONFIG = 16 << 20, 1 << 20  # bytes of a safetensors header and of a config.json; those of real models: KB
 BESIDE = 128 << 20  # bytes that a model may need beside its weights
@@ -88,6 +91,33 @@ def refuse_hollow(state: Mapping[str, object], path: str | Path) -> None:
         raise CheckpointError(f"{path} has {size:,} bytes, but its tensors would take {claimed:,}")
 
 
+def refuse_deep(config: ModelConfig, names: Collection[str], path: str | Path) -> None:
+    """Refuse towers with more layers than there are tensors: even without numbers, each layer takes milliseconds.
+
+    Raises:
+        CheckpointError: naming both numbers.
+    """
+    kwargs, layers = config.vit_kwargs, config.text.get("num_hidden_layers", 12)
+    for name in DEPTHS:
+        value = kwargs.get(name, 0)
+        layers += sum(value) if isinstance(value, (list, tuple)) else value
+    if layers > len(names):
+        raise CheckpointError(f"{path}: its config asks for {layers} layers, but its weights are {len(names)} tensors")
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out what fills tensors without numbers: drawing them takes most of the time that a large tower takes."""
+
+    FILLING = frozenset(
+        getattr(Tensor, name) for name in "uniform_ normal_ erfinv_ mul_ div_ add_ clamp_ fill_ zero_".split()
+    )
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in self.FILLING and isinstance(args[0], Tensor) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 def on_meta(build: Callable[[], nn.Module], path: str | Path) -> nn.Module | None:
     """What `build` makes, without memory and without drawing random numbers; None where a layer cannot be made so.
 
@@ -95,7 +125,7 @@ def on_meta(build: Callable[[], nn.Module], path: str | Path) -> nn.Module | Non
         CheckpointError: it cannot be built.
     """
     try:
-        with torch.random.fork_rng(devices=()), torch.device("meta"):
+        with torch.random.fork_rng(devices=()), torch.device("meta"), _Unfilled():
             return build()
     except Exception as error:  # timm, transformers and torch each raise their own kinds
         if isinstance(error, NotImplementedError) or isinstance(error.__cause__, NotImplementedError):

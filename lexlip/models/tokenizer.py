@@ -6,6 +6,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lexlip.errors import CheckpointError, ConfigError
 from lexlip.models.sizes import read_json
+from lexlip.models.source import check_source, load_reason
 
 PADDING = 128  # entries by which towers round their vocabulary up
 
@@ -17,10 +18,14 @@ def load_tokenizer(name: str, vocab_size: int | None = None) -> PreTrainedTokeni
         ConfigError: it cannot be loaded, or as `check_tokenizer`.
     """
     try:
+        check_source("tokenizer=", name, "a folder with its files")
         tokenizer = open_tokenizer(name)
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error
     except (OSError, ValueError) as error:
+        reason = load_reason(error, name)
         raise ConfigError(
-            f"tokenizer={name} could not be loaded; give a hub name or a folder with its files ({error})"
+            f"tokenizer={name} could not be loaded; give a hub name or a folder with its files ({reason})"
         ) from error
     check_tokenizer(name, vocab_size or len(tokenizer), tokenizer)
     return tokenizer

@@ -69,9 +69,10 @@ def _named(kind: Kind, names: str) -> dict[str, Kind]:
     return dict.fromkeys(names.split(), kind)
 
 
+DEPTHS = ("depth", "depths", "layers", "num_blocks")
 # Of timm's towers: BEiT, ViT with DeiT and DINOv2, EVA, Swin, ConvNeXt, ResNet, EfficientNet, mixers.
 VIT_KWARGS: dict[str, Kind] = {
-    **_named(_many(_whole(0, LAYERS), LAYERS), "depth depths layers num_blocks"),
+    **dict.fromkeys(DEPTHS, _many(_whole(0, LAYERS), LAYERS)),
     **_named(_whole(3, 3), "in_chans"),
     **_named(_maybe(_many(_whole(1, SIDE))), "img_size patch_size window_size ref_feat_shape"),
     **_named(

@@ -26,7 +26,7 @@ from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
 from lexlip.models.encoders import TextEncoder
 from lexlip.models.frozen.config import FROZEN, FrozenConfig
 from lexlip.models.positions import CLS_ROWS, resample_relative_table
-from lexlip.models.sizes import header, on_meta, read_json, refuse_hollow, refuse_large
+from lexlip.models.sizes import header, on_meta, read_json, refuse_deep, refuse_hollow, refuse_large
 from lexlip.models.trust import check_config
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 MODEL_PREFIX = "model."
 TEXT_PREFIX = "text_encoder."
+GRID = 128  # patches along a side of an image: 2048 pixels in patches of 16
 OFFICIAL_MARK = "text_transformer."
 
 
@@ -167,7 +168,10 @@ def check_shape(
     Raises:
         CheckpointError: the model cannot be built, names or shapes do not fit, or it is much larger than the file.
     """
-    model: Any = on_meta(lambda: kind(config), path)
+    trained = isinstance(config, ModelConfig)  # towers that a config shapes
+    if trained:
+        refuse_deep(config, weights, path)
+    model: Any = on_meta(lambda: _tried(kind(config)) if trained else kind(config), path)
     if model is not None:
         refuse_large(model, path, file)
         make_fit(model, {name: value.to("meta") for name, value in weights.items()}, path)
@@ -175,6 +179,24 @@ def check_shape(
     check_text(config, weights, path)
     if isinstance(config, ModelConfig) and config.vit_kwargs:  # without, the tower is as large as its name says
         raise CheckpointError(f"{path}: vit={config.vit} with vit_kwargs needs a newer timm: pip install -U timm")
+
+
+def _tried(model: FolderModel) -> FolderModel:
+    """A model on the device meta, after its image tower has read an image of the size that its config asks for.
+
+    Raises:
+        Exception: whatever the tower raises where it cannot.
+    """
+    size, patch = model.config.image_size, model.image_encoder.patch
+    if patch and (size % patch or size // patch > GRID):
+        raise ValueError(f"image_size={size}: with patches of {patch} pixels a multiple of it, {GRID} times at most")
+    try:
+        model.eval().image_encoder(torch.empty(1, 3, size, size))
+    except Exception as error:
+        # Some towers ask for numbers, which an image on that device has none of, or for its autocast.
+        if not any(word in str(error) for word in ("meta", "device type")):
+            raise
+    return model
 
 
 def check_text(config: ModelConfig | FrozenConfig, weights: Mapping[str, Tensor], path: str | Path) -> None:
@@ -185,6 +207,7 @@ def check_text(config: ModelConfig | FrozenConfig, weights: Mapping[str, Tensor]
     """
     if isinstance(config, FrozenConfig):
         raise CheckpointError(f"{path} holds heads on frozen towers, not a text tower")
+    refuse_deep(config, weights, path)
     tower: Any = on_meta(lambda: TextEncoder(BertConfig(**config.text), config.corner_tokens), path)
     wanted = {f"{TEXT_PREFIX}{name}": tuple(value.shape) for name, value in tower.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items() if name.startswith(TEXT_PREFIX)}
@@ -269,9 +292,9 @@ def make_fit(model: FolderModel, weights: dict[str, Tensor], path: str | Path) -
 
 def _resample(model: FolderModel, name: str, value: Tensor, wanted: Tensor) -> Tensor | None:
     """A position table for the model's grid; None for other tensors, and where the table's own grid is not square."""
-    backbone = getattr(getattr(model, "image_encoder", None), "backbone", None)  # heads on frozen towers have none
-    grid = getattr(getattr(backbone, "patch_embed", None), "grid_size", None)
-    if grid is None:
+    tower = getattr(model, "image_encoder", None)  # heads on frozen towers have none
+    grid = getattr(getattr(getattr(tower, "backbone", None), "patch_embed", None), "grid_size", None)
+    if grid is None or 0 in grid:  # images smaller than a patch
         return None
     if name.endswith("relative_position_bias_table") and value.shape[1] == wanted.shape[1]:
         side = round((value.shape[0] - CLS_ROWS) ** 0.5)

@@ -37,3 +37,9 @@ def tell_licence(name: str) -> None:
             file.write(f"{name}\n")
     except OSError:  # then it is shown again
         pass
+
+
+def tell_of(folder: Path) -> None:
+    """`tell_licence` of a folder of this package; nothing for others."""
+    if folder.parent == Path(__file__).parent and folder.name in LICENCES:
+        tell_licence(folder.name)

@@ -14,16 +14,17 @@ class Admission:
     """ASGI middleware.
 
     A request counts from its first byte to the end of its answer, body included, which bounds the bodies in memory.
-    Requests that cost nothing (health, metrics) are always answered.
+    Images and texts have places of their own: however many images are under way, texts are answered. Requests that cost
+    nothing (health, metrics) are always answered.
 
     Args:
         paths: that exist; all others share one name in the metrics.
-        limited: paths of which at most `concurrency` requests are worked on at once.
+        limited: paths of which at most `concurrency` requests with a form, and as many others, are worked on at once.
     """
 
     def __init__(self, app: ASGIApp, paths: set[str], limited: set[str], concurrency: int, metrics: Metrics):
         self._app, self._paths, self._limited, self._metrics = app, paths, limited, metrics
-        self._free = Semaphore(concurrency)
+        self._free = {"images": Semaphore(concurrency), "texts": Semaphore(concurrency)}
         self._busy = Refusal(
             503, "busy", f"{concurrency} requests are being worked on; try again", headers={"Retry-After": "1"}
         )
@@ -44,11 +45,16 @@ class Admission:
             try:
                 if path not in self._limited:
                     await self._app(scope, receive, note_status)
-                elif self._free.locked():
+                elif (free := self._free[_kind(scope)]).locked():
                     await self._busy.answer()(scope, receive, note_status)
                 else:
-                    async with self._free:
+                    async with free:
                         with self._metrics.active.track_inprogress():
                             await self._app(scope, receive, note_status)
             finally:
                 self._metrics.requests.labels(path, status).inc()
+
+
+def _kind(scope: Scope) -> str:
+    types = (value for name, value in scope["headers"] if name == b"content-type")
+    return "images" if next(types, b"").strip().lower().startswith(b"multipart/") else "texts"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from typing import Any
 
 import anyio
 from fastapi import Request
 from pydantic import ValidationError
 from pydantic_core import from_json
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -15,9 +18,13 @@ from starlette.requests import ClientDisconnect
 from lexlip.serve import schemas
 from lexlip.serve.errors import Refusal
 from lexlip.serve.limits import MAX_JSON, Limits
+from lexlip.serve.wording import worded
 
 Content = tuple[str, Any, dict[str, Any]]  # kind of query, the query, the other fields
 _CLOSE = {"Connection": "close"}  # the rest of the body is not read
+_CHARSETS = {"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "latin1", "windows-1252"}  # of forms
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # JSON's
+_PART = 64 << 10  # bytes of a form that are taken apart at once; meanwhile nothing else is answered
 
 
 class BodyReader:
@@ -90,8 +97,15 @@ class BodyReader:
         return kinds[0], fields.pop(kinds[0]), fields
 
     async def _form(self, request: Request, body: bytes) -> Content:
+        charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8").decode("latin-1")
+        if charset.lower() not in _CHARSETS:
+            raise Refusal(400, "invalid_form", f"charset {charset[:40]!r}: forms are read as UTF-8")
+        parts = iter(range(0, len(body), _PART))
+
         async def receive() -> dict:
-            return {"type": "http.request", "body": body, "more_body": False}
+            await anyio.sleep(0)  # others first
+            at = next(parts, len(body))
+            return {"type": "http.request", "body": body[at : at + _PART], "more_body": at + _PART < len(body)}
 
         try:
             parsing = Request(request.scope, receive).form(max_files=1, max_fields=8, max_part_size=4096)
@@ -102,15 +116,23 @@ class BodyReader:
                 image = form.get("image")
                 if not isinstance(image, UploadFile):
                     raise Refusal(422, "invalid_request", "the form needs an image as the file `image`", ("image",))
-                fields = {name: value for name, value in form.items() if name != "image"}
+                fields = {name: _number(name, value) for name, value in form.items() if name != "image"}
                 return "image", await image.read(), self._checked("image", fields)
         except HTTPException as error:
             raise Refusal(400, "invalid_form", f"the body is no form with one image: {error.detail}") from error
+        except ValueError as error:  # the parser's, of names and values in no encoding
+            raise Refusal(400, "invalid_form", "the body is no form with one image") from error
 
     def _checked(self, kind: str, value: dict[str, Any]) -> dict[str, Any]:
         try:
             return dict(self._models[kind].model_validate(value))
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            field = ".".join(map(str, first["loc"]))
-            raise Refusal(422, "invalid_request", f"{field}: {first['msg']}", first["loc"]) from error
+            raise Refusal(422, "invalid_request", *worded(error)) from error
+
+
+def _number(name: str, value: Any) -> Any:
+    """A form's number as JSON would read it; what is none stays, for the check of the fields to refuse."""
+    if name in schemas.FORM_NUMBERS and isinstance(value, str) and _NUMBER.fullmatch(value):
+        with suppress(ValueError):
+            return from_json(value, allow_inf_nan=False)
+    return value

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from lexlip.errors import UserError
+from lexlip.index.remembered import remembered
+from lexlip.models.source import check_source
 from lexlip.utils.options import trust_option
+from lexlip.utils.paths import check_input
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -16,18 +20,31 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "serve", help="answer searches over HTTP; docs/SERVING.md", argument_default=argparse.SUPPRESS
     )
     serve.add_argument("--index", type=Path, required=True, help="folder; new states are picked up while serving")
-    serve.add_argument("--model", required=True, help="model folder, or a name on the hub")
+    serve.add_argument(
+        "--model", default=None, help="model folder, or a name on the hub (default: the one that made the index)"
+    )
+    serve.add_argument(
+        "--force", action="store_true", default=False, help="take a model that did not make the index's vectors"
+    )
     trust_option(serve)
     serve.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    serve.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME",
+        help="host name or address that clients use, besides localhost; may be repeated; * allows all",
+    )  # fmt: skip
     serve.add_argument("--port", type=int, default=8000, help="0 takes any that is free (default: 8000)")
     serve.add_argument("--max-body", type=int, help="bytes of a request (default: 16 MiB)")
     serve.add_argument("--max-pixels", type=int, help="of an image (default: 67,108,864)")
     serve.add_argument("--max-k", type=int, help="results of a request (default: 1000)")
-    serve.add_argument("--concurrency", type=int, help="requests at once; more get 503 (default: 64)")
+    serve.add_argument("--concurrency", type=int, help="texts at once, and images; more get 503 (default: 64)")
+    serve.add_argument("--head-seconds", type=float, help="for a head to arrive (default: 10)")
     serve.add_argument("--body-seconds", type=float, help="for a body to arrive (default: 10)")
     serve.add_argument("--reload-seconds", type=float, help="between looks at the index (default: 1)")
     serve.add_argument("--threads", type=int, help="that search (default: all processors)")
+    serve.add_argument("--decoders", type=int, help="processes that decode images (default: 1)")
+    serve.add_argument("--decode-seconds", type=float, help="for an image to be decoded (default: 5)")
+    serve.add_argument("--decode-memory", type=int, help="bytes for an image to be decoded (default: 2 GiB)")
     serve.add_argument("--access-log", action="store_true", default=False, help="log a line for each request")
     serve.set_defaults(run=_serve)
 
@@ -35,10 +52,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def _serve(options: argparse.Namespace) -> None:
     if not 0 <= options.port < 1 << 16:
         raise UserError(f"--port {options.port}: 0 to 65535")
+    check_input("--index", options.index, folder=True)
+    options.model = options.model or remembered(options.index, options.trust_sources)
+    check_source("--model ", options.model)
     try:
-        import uvicorn
-
         from lexlip.serve.app import create_app
+        from lexlip.serve.hosts import EVERY, checked_names, is_loopback
+        from lexlip.serve.server import run
     except ImportError as error:
         raise UserError(f"lexlip serve needs the extra: pip install -e '.[serve]' ({error})") from error
     from lexlip.models.lexlip import LexLIP
@@ -46,11 +66,14 @@ def _serve(options: argparse.Namespace) -> None:
     from lexlip.utils.devices import usable_device
 
     limits = Limits(**{name: value for name, value in vars(options).items() if name in Limits.__dataclass_fields__})
-    model = LexLIP.from_pretrained(options.model, trust_sources=options.trust_sources).to(usable_device(options.device))
-    uvicorn.run(
-        create_app(options.index, model, limits), host=options.host, port=options.port,
-        access_log=options.access_log, server_header=False,
-        http="h11",  # bounds the size of a request's head
-        ws="none", timeout_keep_alive=75,  # longer than what proxies keep connections to it open
-        timeout_graceful_shutdown=30,  # seconds, for requests that are being worked on
-    )  # fmt: skip
+    hosts = checked_names([*options.allow_host, *([] if options.host in EVERY else [options.host])])
+    if not options.allow_host and not is_loopback(options.host):
+        names = " or ".join(["localhost", *hosts])
+        print(
+            f"--host {options.host}: only requests to {names} are answered; --allow-host NAME adds a name or address "
+            "that clients use", file=sys.stderr,
+        )  # fmt: skip
+    device = usable_device(options.device)
+    model = LexLIP.from_pretrained(options.model, trust_sources=options.trust_sources).to(device)
+    app = create_app(options.index, model, limits, hosts, options.force)
+    run(app, options.host, options.port, limits.head_seconds, access_log=options.access_log)

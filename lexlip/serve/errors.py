@@ -69,4 +69,4 @@ def _refusal_of(error: Exception) -> Refusal:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
         return Refusal(error.status_code, code, str(error.detail), headers=error.headers)
     # A mistake of the service: the server logs its trace.
-    return Refusal(500, "internal_error", f"{type(error).__name__} in the service; its log says more")
+    return Refusal(500, "internal_error", "a mistake in the service; its log says more")

@@ -39,6 +39,7 @@ QUERIES: dict[str, Any] = {
     )],
 }  # fmt: skip
 
+FORM_NUMBERS = {"k", "drop"}
 EXPLAIN_FIELDS: dict[str, Any] = {"id": (_Id, Field(description="of the document"))}
 
 
@@ -58,14 +59,14 @@ class _Request(BaseModel):
 def request_models(route: str, fields: dict[str, Any]) -> dict[str, type[BaseModel]]:
     """The class of a route's requests for each kind of query: those of QUERIES, and "image" for forms.
 
-    A form has only `fields` besides its file; it holds strings, so it is not strict.
+    A form has only `fields` besides its file; those of FORM_NUMBERS are read as JSON before they come here.
     """
     create: Any = create_model  # its stub knows no fields out of a dict
     models = {
         kind: create(f"{route}By{kind.capitalize()}", __base__=_Request, **{kind: (type, ...)}, **fields)
         for kind, type in QUERIES.items()
     }
-    form = create(f"{route}Form", __base__=_Request, __cls_kwargs__={"strict": False}, **fields)
+    form = create(f"{route}Form", __base__=_Request, **fields)
     return {**models, "image": form}
 
 

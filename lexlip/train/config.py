@@ -40,7 +40,7 @@ class Config:
 
     # --- run ---
     exp_name: str = key("results go to log_dir/exp_name_seed{seed}/version_{n}")
-    seed: int = key("all randomness is a function of (seed, epoch, sample)", least=0)
+    seed: int = key("all randomness is a function of (seed, epoch, sample)", least=0, most=2**32 - 1)  # NumPy's
     log_dir: str = key("checkpoints, TensorBoard, CSV, sacred's record")
     version: str | int | None = key("a fixed version number or name; null: the next free number")
     load_path: str = key("start from these weights: a checkpoint of either phase, or a model folder")
@@ -83,7 +83,7 @@ class Config:
     # --- image tower ---
     vit: str = key('timm name, "hf-hub:owner/name" or "local-dir:PATH"')
     vit_pretrained: bool | str = key("true: the hub's weights; false: none; a path: that weights file")
-    vit_kwargs: dict = key('passed to timm.create_model, e.g. {"depth": 4, "embed_dim": 192, "num_heads": 3}')
+    vit_kwargs: dict = key('shape for timm.create_model, e.g. {"depth": 4, "embed_dim": 192, "num_heads": 3}')
     patch_size: int | None = key("null: the tower's own; otherwise it must be that", least=1)
     input_image_embed_size: int | None = key("width of the image tower; null: the tower's own", least=1)
     image_norm_eps: float = key("of the image tower's LayerNorms", least=0)
@@ -266,6 +266,16 @@ def _typed(name: str, value: object, default: object) -> object:
     return value
 
 
+def check_seed(value: object) -> None:
+    """Refuse what no generator takes.
+
+    Raises:
+        ConfigError: it is no whole number from 0 to 2**32 - 1.
+    """
+    field = next(field for field in dataclasses.fields(Config) if field.name == "seed")
+    _check_range(field, _typed("seed", value, 0), 0)
+
+
 def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -299,6 +309,9 @@ def _check_values(config: Config, defaults: dict) -> None:
     for name in ("train_transform_keys", "val_transform_keys"):
         if len(value := getattr(config, name)) != 1 or value[0] not in TRANSFORM_KEYS:
             raise ConfigError(f"{name}={value}; it must hold one of {', '.join(TRANSFORM_KEYS)}")
+    name = str(config.version)
+    if name in ("", ".", "..") or {"/", "\\", "\0"} & set(name):
+        raise ConfigError(f"version={name!r}; it must be a number or a plain name, which a folder will have")
     power = config.decay_power
     if power != "cosine" and (isinstance(power, str) or power < 0):
         raise ConfigError(f"decay_power={power!r}; it must be a number that is not negative, or 'cosine'")

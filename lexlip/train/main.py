@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # Before the imports that raise them: notes for library authors, not for users.
 for _message in (
@@ -27,11 +28,21 @@ for _message in (
 
 import pytorch_lightning as pl
 import torch
-from sacred import SETTINGS, Experiment
+from docopt import DocoptExit, docopt
+from sacred import SETTINGS
+from sacred import Experiment as SacredExperiment
 from sacred.observers import FileStorageObserver
 from sacred.utils import SacredError
 
-from lexlip.errors import CheckpointError, ConfigError, LoaderDied, LostContact, TrainingError
+from lexlip.errors import (
+    CheckpointError,
+    ConfigError,
+    FeaturesError,
+    LaunchError,
+    LoaderDied,
+    LostContact,
+    TrainingError,
+)
 from lexlip.features.store import FeatureSplit, FeatureStore
 from lexlip.launch import environment
 from lexlip.models.tokenizer import load_tokenizer
@@ -40,13 +51,16 @@ from lexlip.train import run_dir
 from lexlip.train.callbacks.interruption import Leave, Stopped, Watch
 from lexlip.train.callbacks.saver import Saver
 from lexlip.train.checkpoint import check_resumable
-from lexlip.train.config import Config, base, named
+from lexlip.train.config import Config, base, check_seed, named
 from lexlip.train.dense import DenseModule
 from lexlip.train.features import FeatureDataModule
 from lexlip.train.frozen import FrozenDenseModule, FrozenModule
 from lexlip.train.module import RetrievalModule
-from lexlip.train.trainer import make_trainer
+from lexlip.train.trainer import check_gpus, make_trainer
+from lexlip.train.words import read_words
 from lexlip.utils.distributed import explain_lost_contact
+from lexlip.utils.paths import check_output
+from lexlip_data.command import USAGE, reason
 from lexlip_data.errors import DataError
 from lexlip_data.loading.datamodule import CaptionDataModule
 from lexlip_data.loading.datasets import EvalImages
@@ -62,27 +76,61 @@ class Refused(SacredError):
     """An error that is printed in one line without a traceback."""
 
     def __init__(self, error: Exception):
-        text = str(error)
+        text = reason(error) if isinstance(error, OSError) else str(error)
         if "Original Traceback" in text:  # raised in a loader process, which hands on the whole traceback
             text = text.strip().splitlines()[-1].partition(": ")[2]
         super().__init__(text, print_traceback=False, print_usage=False)
-        # The exit status; 2 for what would fail again in the same way, which launchers do not repeat.
-        self.code = 1 if isinstance(error, (LostContact, LoaderDied)) else 2
+        passing = isinstance(error, OSError) and error.errno not in _LASTING
+        self.code = 1 if passing or isinstance(error, (LostContact, LoaderDied)) else USAGE
+
+
+# What the system refuses again until a user does something; any other failure of a disk or network may pass.
+_LASTING = (
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG,
+    errno.ELOOP, errno.ENOSPC, errno.EDQUOT,
+)  # fmt: skip
+
+
+class Experiment(SacredExperiment):
+    """Sacred's, but a refused run leaves nothing behind that takes a version number."""
+
+    def run(self, *args: Any, **named: Any) -> Any:
+        """As sacred's `run`.
+
+        Raises:
+            Refused: for what `main.run` lists, and for files that cannot be read or written.
+        """
+        try:
+            with _refusing():
+                return super().run(*args, **named)
+        except Refused:
+            run_dir.give_back()
+            raise
+        finally:
+            run_dir.forget()  # the next run of this process gets a directory of its own
 
 
 def make_experiment(name: str, phase: type[RetrievalModule]) -> Experiment:
     """The experiment of a phase, by its name in sacred's records: the keys of base.yaml, and every named config."""
     experiment = Experiment(name, save_git_info=False)
-    experiment.logger = logging.getLogger(name)  # type: ignore[assignment]  # sacred's own is None at first
+    logger = logging.getLogger(name)
+    experiment.logger = logger  # type: ignore[assignment]  # sacred's own is None at first
+    # "Failed after ..." and "Aborted after ...": the error's own line says more.
+    logger.getChild(name).addFilter(lambda record: record.levelno < logging.WARNING or " after " not in record.msg)
     experiment.add_config(base())
     for file, values in named().items():
         experiment.add_named_config(file, values)
 
     @experiment.config_hook
     def before_anything_heavy(config, command_name, logger):
-        if command_name == "main":
-            with _refusing():
+        with _refusing():
+            check_seed(config.get("seed"))  # sacred seeds NumPy with it, whatever the command
+            if command_name == "main":
                 checked = check_config({key: value for key, value in config.items() if key != "__doc__"}, phase)
+                check_gpus(checked.num_gpus)
+                check_output("metrics_file", Path(checked.metrics_file) if checked.metrics_file else None)
+                if checked.load_path and not Path(checked.load_path).exists():
+                    raise CheckpointError(f"load_path={checked.load_path}: no such checkpoint or model folder")
                 if not checked.fast_dev_run and environment.first_rank():
                     folder, _ = run_dir.choose(checked)
                     experiment.observers.append(FileStorageObserver(str(folder / "sacred")))
@@ -97,30 +145,45 @@ def make_experiment(name: str, phase: type[RetrievalModule]) -> Experiment:
     return experiment
 
 
-def command_line(experiment: Experiment) -> None:
-    """Run the command that was typed; a run that was stopped ends with its own exit status."""
+def command_line(experiment: SacredExperiment) -> int:
+    """Run the command that was typed; returns the exit status, its own for a run that was stopped."""
     environment.leave_with_launcher()
     try:
-        experiment.run_commandline()
+        environment.check()
+        _, _, usage = experiment.get_usage()
+        words = docopt(usage, sys.argv[1:], default_help=False)
+        command, commands = words["COMMAND"] or experiment.default_command, dict(experiment.gather_commands())
+        if words["help"] or words["--help"] or words["--pdb"]:  # sacred's own way
+            experiment.run_commandline()
+            return 0
+        if command not in commands:
+            raise ConfigError(f"{command} is no command; known are {', '.join(commands)}")
+        keys, configs = read_words(words["UPDATE"], named())
+        experiment.run(command, keys, configs, info={}, meta_info={}, options=words)
+    except DocoptExit:
+        print(
+            f"error: {' '.join(sys.argv[1:])}: write COMMAND or nothing, then with key=value ..., or help",
+            file=sys.stderr,
+        )
+        return USAGE
     except Stopped as stopped:
         print(f"{stopped}; resume_from=auto goes on", file=sys.stderr)
-        sys.exit(stopped.code)
-    except SystemExit as leaving:  # sacred says 1 for everything
-        if isinstance(leaving.__context__, SacredError):
-            sys.exit(getattr(leaving.__context__, "code", 2))
-        raise
+        return stopped.code
+    except (SacredError, ConfigError, LaunchError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return getattr(error, "code", USAGE)
+    return 0
 
 
 @contextmanager
 def _refusing() -> Iterator[None]:
     try:
         yield
+    except BrokenPipeError:
+        raise  # whoever read the output went away
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        file = f" for {error.filename}" if error.filename else ""
-        raise Refused(TrainingError(f"no space left on the disk{file}; make room and start again")) from None
-    except (ConfigError, CheckpointError, DataError, TrainingError, LostContact, LoaderDied) as error:
+        raise Refused(error) from error
+    except (ConfigError, CheckpointError, FeaturesError, DataError, TrainingError, LostContact, LoaderDied) as error:
         raise Refused(error) from None
 
 
@@ -161,8 +224,6 @@ def run(config: Config, phase: type[RetrievalModule]) -> dict:
             return _run(config, trained(config, phase), watch)
     except Leave as leave:
         raise Stopped(*leave.args) from None
-    finally:
-        run_dir.forget()  # the next run of this process gets a directory of its own
 
 
 def _run(config: Config, phase: type[RetrievalModule], watch: Watch) -> dict:
@@ -199,6 +260,7 @@ def _run(config: Config, phase: type[RetrievalModule], watch: Watch) -> dict:
     module = phase.from_config(config, tokenizer)
     if resume:
         check_resumable(module, resume)
+    run_dir.begin()
     with _explained(config, folder):
         if config.test_only:
             trainer.test(module, datamodule=data, verbose=False)

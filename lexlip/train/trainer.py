@@ -19,6 +19,18 @@ from lexlip.train.config import Config
 from lexlip.train.run_dir import CHECKPOINTS
 
 
+def check_gpus(count: int) -> None:
+    """Refuse more GPUs than this machine shows.
+
+    Raises:
+        ConfigError: naming how many there are.
+    """
+    if count and not torch.cuda.is_available():
+        raise ConfigError(f"num_gpus={count}, but this machine shows no GPU; set num_gpus=0 to run on the CPU")
+    if count > (there := torch.cuda.device_count()):
+        raise ConfigError(f"num_gpus={count}, but this machine shows {there}; set num_gpus={there} or fewer")
+
+
 def make_trainer(
     config: Config, folder: Path, steps: int, validated: bool, watch: Watch, all_used: bool
 ) -> tuple[pl.Trainer, Saver | None]:
@@ -30,11 +42,10 @@ def make_trainer(
         all_used: whether every trained parameter gets a gradient in every step.
 
     Raises:
-        ConfigError: GPUs on a machine that shows none.
+        ConfigError: as `check_gpus`.
     """
     gpus = config.num_gpus
-    if gpus and not torch.cuda.is_available():
-        raise ConfigError(f"num_gpus={gpus}, but this machine shows no GPU; set num_gpus=0 to run on the CPU")
+    check_gpus(gpus)
     files = WholeFiles()
     loggers: list[Logger] = []
     saver = None

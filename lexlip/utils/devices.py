@@ -15,7 +15,10 @@ def usable_device(name: str | None) -> torch.device:
     """
     if name is None:
         count = torch.cuda.device_count()
-        name = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % count}" if count else "cpu"
+        rank = os.environ.get("LOCAL_RANK", "0")
+        if not rank.isdecimal():
+            raise UserError(f"LOCAL_RANK={rank}; it must be a whole number, or unset without a launcher")
+        name = f"cuda:{int(rank) % count}" if count else "cpu"
     try:
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError) as error:

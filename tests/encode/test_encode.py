@@ -169,22 +169,24 @@ def test_two_processes_are_one(model, lines, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_launcher_starts_several(model, lines, tmp_path):
+def test_the_launcher_starts_several(model, lines, tmp_path, monkeypatch):
     model.save_pretrained(tmp_path / "model")
     command = ["encode", "--model", "model", "--texts", str(lines[0]), "--shard-documents", "20"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NPROC_PER_NODE": "2", "PYTHON": sys.executable}
     run = ["bash", str(ROOT / "scripts" / "launch.sh"), *command, "--out", "two"]
     done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    encode(model, LineTexts(lines[0]), tmp_path / "one", shard_documents=20)
+    monkeypatch.chdir(tmp_path)  # the shards tell where the model lies
+    encode(model, LineTexts(lines[0]), tmp_path / "one", shard_documents=20, model_name="model")
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
 def test_a_killed_run_goes_on(model, lines, tmp_path):
     """Killed in its second shard: what is there is refused by the index, kept, and completed to the same bytes."""
     corpus, out = LineTexts(lines[0]), tmp_path / "out"
-    encode(model, corpus, tmp_path / "whole", batch_size=2, shard_documents=40)
     model.save_pretrained(tmp_path / "model")
+    settings = {"batch_size": 2, "shard_documents": 40, "model_name": str(tmp_path / "model")}
+    encode(model, corpus, tmp_path / "whole", **settings)
     kill = (
         "import os, signal, sys\n"
         "from lexlip.models.lexlip import LexLIP\n"
@@ -203,10 +205,10 @@ def test_a_killed_run_goes_on(model, lines, tmp_path):
     assert [path.name for path in out.glob("*.arrow")] == ["shard-00000.arrow"] and list(out.glob(".shard-00001*.tmp"))
     assert main(["index", "build", str(tmp_path / "index"), str(out)]) == 2
     before = (out / "shard-00000.arrow").stat().st_mtime_ns
-    assert encode(model, corpus, out, batch_size=2, shard_documents=40).encoded == 60
+    assert encode(model, corpus, out, **settings).encoded == 60
     assert (out / "shard-00000.arrow").stat().st_mtime_ns == before
     assert content(out) == content(tmp_path / "whole") and not list(out.glob(".shard*"))
-    assert encode(model, corpus, out, batch_size=2, shard_documents=40).encoded == 0
+    assert encode(model, corpus, out, **settings).encoded == 0
 
 
 def test_from_the_command_line_to_an_answer(model, table, tmp_path, capsys):
@@ -341,3 +343,128 @@ def test_no_more_than_a_window_is_read_ahead(model, tmp_path, monkeypatch):
     windows = encoder.windows(LineTexts(tmp_path / "in.txt"), iter([(0, 64), (64, 128), (128, 150)]))
     for number in range(3):
         assert len(read) == number and len(next(windows)[0]) == (64, 64, 22)[number]
+
+
+def folder_of(path, names):
+    path.mkdir(exist_ok=True)
+    for number, name in enumerate(names):
+        Image.new("RGB", (33, 32), (40 * number % 256, 7, 9)).save(path / name, "PNG")
+    return path
+
+
+def test_a_folder_that_grew_is_encoded_on(model, tmp_path, caplog):
+    """Only what is new; what is there stays as it is, byte for byte; an index takes all of it."""
+    folder, out = folder_of(tmp_path / "in", ["b.png", "d.png", "f.png"]), tmp_path / "out"
+    encode(model, FolderImages(folder), out, shard_documents=2)
+    before = content(out)
+    folder_of(folder, ["a.png", "c.png", "e.png"])
+    done = encode(model, FolderImages(folder), out, shard_documents=2)
+    assert (done.documents, done.encoded, done.shards, done.skipped) == (6, 3, 4, 0)
+    after = content(out)
+    assert {name: after[name] for name in before} == before and len(after) == 4
+    assert list(stored(out)) == ["b.png", "d.png", "f.png", "a.png", "c.png", "e.png"] and not caplog.messages
+    (folder / "d.png").unlink()
+    os.utime(folder / "f.png", (2e9, 2e9))
+    done = encode(model, FolderImages(folder), out, shard_documents=2)
+    assert (done.documents, done.encoded) == (5, 0) and content(out) == after
+    assert "1 images were changed after they were encoded (e.g. f.png)" in caplog.text
+    assert "1 images that were encoded are gone" in caplog.text and "(e.g. d.png)" in caplog.text
+
+
+def test_broken_images_are_removed_as_advised(model, tmp_path):
+    """Before the first shard is finished, and after."""
+    for shard_documents, bad in ((100, "a"), (2, "z")):
+        folder, out = folder_of(tmp_path / bad, ["m.png", "n.png", "o.png"]), tmp_path / f"out_{bad}"
+        for number in range(5):
+            (folder / f"{bad}{number}.jpg").write_bytes(b"no image")
+        with pytest.raises(EncodingError, match="repair or remove them, then run it again"):
+            encode(model, FolderImages(folder), out, shard_documents=shard_documents)
+        for path in folder.glob("*.jpg"):
+            path.unlink()
+        folder_of(folder, ["p.png"])
+        done = encode(model, FolderImages(folder), out, shard_documents=shard_documents)
+        assert sorted(stored(out)) == ["m.png", "n.png", "o.png", "p.png"]
+        assert (done.documents, done.skipped) == (4, 0) and not list(out.glob("*names.gz"))
+
+
+def test_two_commands_that_see_other_folders_do_not_mix(model, tmp_path, monkeypatch):
+    folder, out = folder_of(tmp_path / "in", ["a.png"]), tmp_path / "out"
+    corpus, real = FolderImages(folder), CorpusEncoder.windows
+
+    def meanwhile(self, *arguments):
+        monkeypatch.setattr(CorpusEncoder, "windows", real)
+        folder_of(folder, ["b.png"])
+        encode(model, FolderImages(folder), out)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(CorpusEncoder, "windows", meanwhile)
+    with pytest.raises(EncodingError, match="begun anew by another command"):
+        encode(model, corpus, out)
+    assert list(stored(out)) == ["a.png", "b.png"]
+
+
+def test_images_elsewhere(model, tmp_path, capsys):
+    model.save_pretrained(tmp_path / "model")
+    folder_of(tmp_path / "store", ["a.png", "b.png"])
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "t.tsv").write_text("title\tfilepath\nred\t../store/a.png\n")
+    (tmp_path / "lists" / "u.tsv").write_text("title\tfilepath\nred\ta.png\n")
+    (tmp_path / "farm").mkdir()
+    os.symlink("../store/a.png", tmp_path / "farm" / "a.png")
+    begin, store = ["encode", "--model", str(tmp_path / "model")], str(tmp_path / "store")
+    for number, (source, allow) in enumerate([
+        (["--tsv", "lists/t.tsv"], ["--picture-roots", store]), (["--images", "farm"], ["--picture-roots", store]),
+        (["--tsv", "lists/u.tsv"], ["--images", store]),
+    ]):  # fmt: skip
+        words = [*begin, source[0], str(tmp_path / source[1]), "--out", str(tmp_path / f"out{number}")]
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert allow[0] in error or "no such file" in error.lower()
+        assert main([*words, *allow]) == 0
+        assert capsys.readouterr().out == "1 images in 1 shards, 1 encoded now\n"
+
+
+def test_one_corpus_at_a_time(tmp_path, capsys):
+    for words, message in (([], "no corpus"), (["--images", "a", "--texts", "b"], "--texts and --images"),
+                           (["--tsv", "a", "--arrow", "b"], "--arrow and --tsv"),
+                           (["--texts", "a", "--picture-roots", "b"], "--texts reads no image")):  # fmt: skip
+        assert main(["encode", "--model", "m", "--out", str(tmp_path), *words]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_texts_of_another_kind(tmp_path):
+    (tmp_path / "t.txt").write_bytes(b"\x1f\x8b\x08" + bytes(20))
+    with pytest.raises(ValueError, match="t.txt: a gzip file, not a text file .*unpack"):
+        LineTexts(tmp_path / "t.txt")
+    (tmp_path / "t.txt").write_text('{"a": 1}\nORC stands for\n')
+    assert len(LineTexts(tmp_path / "t.txt")) == 2
+
+
+def test_texts_that_the_tokenizer_does_not_know(model, tmp_path, caplog):
+    (tmp_path / "t.txt").write_text("猫 狗\n你好\n")
+    encode(model, LineTexts(tmp_path / "t.txt"), tmp_path / "out")
+    assert "t.txt: 100% of the captions' tokens are unknown" in caplog.text
+
+
+def test_shards_tell_the_model_and_the_source(model, lines, tmp_path):
+    from lexlip.index import IndexingError, add, build
+    from lexlip.models.fingerprint import fingerprint
+
+    path, texts = lines
+    encode(model, LineTexts(path), tmp_path / "v", model_name="mine")
+    encode(model, LineTexts(path), tmp_path / "w", model_name="mine", id_prefix="old/")
+    build(tmp_path / "i", read_shards([tmp_path / "w"]))
+    index = Index.open(tmp_path / "i", model)
+    assert index.manifest.model.fingerprint == fingerprint(model) and index.manifest.model.name == "mine"
+    (source,) = index.manifest.sources
+    assert (source.root, source.what, source.id_prefix) == (str(path), "texts", "old/")
+    assert index.search(texts[3], 1)[0].id.startswith("old/")
+    with pytest.raises(IndexingError, match="ids are int, those before were string"):
+        add(tmp_path / "i", read_shards([tmp_path / "v"]))
+    assert add(tmp_path / "i", read_shards([tmp_path / "v"], id_prefix="old/")).replaced == len(texts)
+    with pytest.raises(EncodingError, match="begun with id prefix old/"):
+        encode(model, LineTexts(path), tmp_path / "w")
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.5)
+    with pytest.raises(IndexingError, match="its vectors were made by mine"):
+        Index.open(tmp_path / "i", model)

@@ -131,7 +131,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, shards, capsys, monkeypatch, ar
 def test_opening_an_index_needs_neither_numba_nor_torch(tmp_path, shards, capsys):
     run(capsys, "index", "build", tmp_path / "index", shards)
     code = (
-        "import sys, lexlip; lexlip.Index.open(sys.argv[1]).verify();"
+        "import sys, lexlip; lexlip.Index.open(sys.argv[1]).info();"
         "assert not {'numba', 'torch'} & set(sys.modules), 'imported'"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "index")], check=True)

@@ -79,3 +79,122 @@ def test_an_id_in_two_segments_of_one_build_is_named(tmp_path):
     bags = SparseRows.from_bags([{1: 1.0}] * 10, [0, 1, 2, 3, 4, 5, 6, 7, 8, 2])
     with pytest.raises(IndexingError, match="id 2 comes twice"):
         build(tmp_path, [bags], segment_documents=4)
+
+
+LISTS = {
+    "list": pa.list_, "large": pa.large_list, "view": pa.list_view, "large view": pa.large_list_view,
+    "fixed": lambda kind: pa.list_(kind, 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LISTS)
+@pytest.mark.parametrize("cut", [False, True])
+def test_lists_of_any_kind(tmp_path, kind, cut):
+    """As Polars and others write them; also a part of a larger array."""
+    make = lambda values, value: pa.array(values, LISTS[kind](value))
+    terms, weights = [[9, 8], [1, 2], [3, 4]], [[0.75, 1.0], [0.5, 0.25], [1.0, 2.0]]
+    part = slice(1, None) if cut else slice(None)
+    write(tmp_path / "a.arrow", id=["x", "y", "z"][part], terms=make(terms, pa.uint32())[part],
+          weights=make(weights, pa.float32())[part])  # fmt: skip
+    (rows,) = read_shards([tmp_path / "a.arrow"])
+    assert rows.ids.tolist() == ["x", "y", "z"][part]
+    assert rows.terms.tolist() == sum(terms[part], []) and rows.weights.tolist() == sum(weights[part], [])
+
+
+def test_views_out_of_order_and_dictionaries(tmp_path):
+    values = pa.array([1, 2, 3, 4], pa.uint32())
+    heavy = pa.array([1.0, 2.0, 3.0, 4.0], pa.float32())
+    places = pa.array([2, 0], pa.int32()), pa.array([2, 1], pa.int32())
+    names = pa.array(["x", "a name of more than twelve bytes"], pa.string_view())
+    write(tmp_path / "a.arrow", id=names, terms=pa.ListViewArray.from_arrays(*places, values),
+          weights=pa.ListViewArray.from_arrays(*places, heavy))  # fmt: skip
+    (rows,) = read_shards([tmp_path / "a.arrow"])
+    assert rows.ids.tolist() == names.to_pylist()
+    assert rows.terms.tolist() == [3, 4, 1] and rows.weights.tolist() == [3.0, 4.0, 1.0]
+
+    of = lambda lists, kind: pa.DictionaryArray.from_arrays(pa.array([1, 0, 1]), pa.array(lists, pa.list_(kind)))
+    write(tmp_path / "b.arrow", id=pa.array([5, 6, 7]).dictionary_encode(), terms=of([[1], [2, 3]], pa.uint16()),
+          weights=of([[1.0], [2.0, 3.0]], pa.float32()))  # fmt: skip
+    (rows,) = read_shards([tmp_path / "b.arrow"])
+    assert rows.ids.tolist() == [5, 6, 7] and rows.terms.tolist() == [2, 3, 1, 2, 3]
+
+
+def test_offsets_are_validated_before_they_are_used(tmp_path):
+    """In right files, numbers that lead outside: refused by the file's name, whatever they are."""
+    offsets, ends = np.arange(0, 501, 5, dtype=np.int32), np.arange(0, 801, 8, dtype=np.int32)
+    lists = lambda values: pa.ListArray.from_arrays(pa.array(offsets), values)
+    names = pa.array([f"id{n:06}" for n in range(100)])
+    write(tmp_path / "good.arrow", id=names, terms=lists(pa.array(np.tile(np.arange(5, dtype=np.uint32), 100))),
+          weights=lists(pa.array(np.ones(500, np.float16))))  # fmt: skip
+    good = (tmp_path / "good.arrow").read_bytes()
+    assert len(next(read_shards([tmp_path / "good.arrow"]))) == 100
+    for old in (offsets, ends):
+        for place, value in ((100, 2**31 - 1), (50, 2**31 - 1), (50, -(2**31)), (0, -1000), (50, 1), (100, 10**8)):
+            bad = old.copy()
+            bad[place] = value
+            assert good.count(old.tobytes())
+            (tmp_path / "bad.arrow").write_bytes(good.replace(old.tobytes(), bad.tobytes()))
+            with pytest.raises(IndexingError, match="bad.arrow") as refused:
+                list(read_shards([tmp_path / "bad.arrow"]))
+            assert "\n" not in str(refused.value)
+    (tmp_path / "bad.arrow").write_bytes(good.replace(b"id0", b"\xff\xfe0"))
+    with pytest.raises(IndexingError, match="bad.arrow .*UTF8"):
+        list(read_shards([tmp_path / "bad.arrow"]))
+
+
+def test_values_that_rows_share_are_bounded(tmp_path, monkeypatch):
+    from lexlip import sparse
+    from lexlip.index import shards
+
+    monkeypatch.setattr(shards, "_SHARED", 100)
+    places = pa.array([0] * 300, pa.int32()), pa.array([50] * 300, pa.int32())
+    lists = {
+        "terms": pa.ListViewArray.from_arrays(*places, pa.array(range(50), pa.uint32())),
+        "weights": pa.ListViewArray.from_arrays(*places, pa.array([1.0] * 50)),
+    }
+    write(tmp_path / "a.arrow", id=list(range(300)), **lists)
+    with pytest.raises(IndexingError, match="a.arrow: the lists of column terms share"):
+        list(read_shards([tmp_path / "a.arrow"]))
+    monkeypatch.setattr(shards, "_SHARED", 1 << 20)
+    monkeypatch.setattr(sparse, "_UNPACKED", 1000)
+    long = pa.array(["x" * 50] * 300)
+    for ids in (long.dictionary_encode(), long.cast(pa.string_view())):
+        write(tmp_path / "a.arrow", id=ids, **lists)
+        with pytest.raises(IndexingError, match="texts that share bytes"):
+            list(read_shards([tmp_path / "a.arrow"]))
+
+
+@pytest.mark.parametrize("kind", ["stream", "parquet", "feather", "noise"])
+def test_other_files_are_named_as_what_they_are(tmp_path, kind):
+    table = pa.table({"id": [1], "terms": [[1]], "weights": [[1.0]]})
+    path = tmp_path / "a.arrow"
+    if kind == "stream":
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
+    elif kind == "parquet":
+        pytest.importorskip("pyarrow.parquet").write_table(table, path)
+    else:
+        path.write_bytes({"feather": b"FEA1" + bytes(40), "noise": b"hello" * 40}[kind])
+    message = {"stream": "an Arrow stream, not", "parquet": "a Parquet file, not", "feather": "a Feather file"}
+    with pytest.raises(IndexingError, match=f"a.arrow is {message.get(kind, 'no Arrow IPC file')}"):
+        list(read_shards([path]))
+
+
+@pytest.mark.parametrize("call", [
+    lambda rows, folder: list(read_shards("a.arrow")), lambda rows, folder: list(read_shards(folder)),
+    lambda rows, folder: build(folder, rows), lambda rows, folder: build(folder, "a.arrow"),
+    lambda rows, folder: build(folder, [np.eye(3)]), lambda rows, folder: build(folder, 5),
+    lambda rows, folder: SparseRows.from_dense(np.eye(3), "abc"), lambda rows, folder: SparseRows.from_bags({1: 0.5}),
+    lambda rows, folder: SparseRows.from_bags([[1, 2]]), lambda rows, folder: SparseRows.from_bags([{1: "x"}]),
+])  # fmt: skip
+def test_one_thing_is_no_list_of_things(tmp_path, call):
+    with pytest.raises(IndexingError) as refused:
+        call(SparseRows.from_bags([{1: 1.0}]), tmp_path / "index")
+    assert "\n" not in str(refused.value)
+
+
+def test_ids_with_a_prefix(tmp_path):
+    write_shard(tmp_path / "a.arrow", [SparseRows.from_bags([{1: 1.0}] * 2, ["x", "y"])])
+    write_shard(tmp_path / "b.arrow", [SparseRows.from_bags([{1: 1.0}] * 2, [3, -4])])
+    found = [rows.ids.to_pylist() for rows in read_shards([tmp_path], id_prefix="old/")]
+    assert found == [["old/x", "old/y"], ["old/3", "old/-4"]]

@@ -21,7 +21,7 @@ def model(make_model):
 def save(model, path, by_a_phase=False, **others):
     state = {f"model.{name}": value for name, value in model.state_dict().items()}
     content = {"state_dict": {**state, **others}, "epoch": 1, "global_step": 5}
-    torch.save({**content, "hyper_parameters": {"config": {}}} if by_a_phase else content, path)
+    torch.save({**content, "hyper_parameters": {"config": {}, "model": {}}} if by_a_phase else content, path)
     return path
 
 

@@ -1,6 +1,7 @@
 """The service in this process: answers, refusals, limits, new states of the index."""
 
 import asyncio
+import re
 import struct
 import threading
 import time
@@ -19,6 +20,7 @@ from lexlip.errors import ConfigError  # noqa: E402
 from lexlip.index import DamagedIndex, Index, IndexingError, SparseRows, add, build  # noqa: E402
 from lexlip.index.store import MANIFEST  # noqa: E402
 from lexlip.serve.app import create_app  # noqa: E402
+from lexlip.serve.decode import Decoders, DecodersBusy  # noqa: E402
 from lexlip.serve.limits import Limits  # noqa: E402
 from lexlip_data.sources.images import open_image  # noqa: E402
 
@@ -76,6 +78,21 @@ def test_number_ids_in_forms(tmp_path, model, image):
         assert by_form.status_code == 200 and by_form.json()["id"] == 7 and by_form.json()["terms"]
         assert client.post("/explain", json={"terms": {"1": 1}, "id": 7}).json()["score"] == 1.0
         assert client.post("/explain", json={"terms": {"1": 1}, "id": "7"}).status_code == 404
+        for other in (" 7", "7 ", "+7", "07", "7.0", "0_7", "\u0667", "-0x7", "9" * 4000):
+            by_form = client.post("/explain", files={"image": image()}, data={"id": other})
+            assert (by_form.status_code, by_form.json()["error"]["code"]) == (404, "no_document"), other
+
+
+def test_numbers_in_forms_are_jsons(client, image):
+    for k in ("3", "3.0", "3e0"):
+        assert len(pairs(client.post("/search", files={"image": image()}, data={"k": k}))) == 3
+    for field, values in (
+        ("k", (" 3", "+3", "03", "3_0", "\u0663", "3.5", "1e400")),
+        ("drop", ("nan", ".5", "1", "0x0")),
+    ):
+        for value in values:
+            answer = client.post("/search", files={"image": image()}, data={field: value})
+            assert answer.status_code == 422 and answer.json()["error"]["where"] == [field], value
 
 
 def bomb(side):
@@ -130,6 +147,49 @@ def test_refusals(client, status, code, request_):
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (status, code), answer.text
     assert error["message"] and "\n" not in error["message"]
+    python = r"Input|dictionary|function|constrained|Error\b|Exception|Warning|\bint\b|\bstr\b|\bfloat\b|None|pydantic"
+    assert not re.search(python, f"{error['message']} {error['where']}"), error
+
+
+@pytest.mark.parametrize(
+    ("request_", "message", "where"),
+    [
+        ({"text": "a", "k": 51}, "k must be at most 50", ["k"]),
+        ({"text": "a", "k": "5"}, "k must be a whole number", ["k"]),
+        ({"text": "a", "size": 1}, "size is no field of this request", ["size"]),
+        ({"text": 1}, "text must be a string", ["text"]),
+        ({"terms": {"-1": 1}}, "terms.-1 must be a term's number, such as 3899", ["terms", "-1"]),
+        ({"terms": [1]}, "terms must be an object", ["terms"]),
+        ({"words": {"a": "b"}}, "words.a must be a number", ["words", "a"]),
+    ],
+)
+def test_what_is_wrong_is_said_in_words_of_the_api(client, request_, message, where):
+    error = client.post("/search", json=request_).json()["error"]
+    assert (error["message"], error["where"]) == (message, where)
+
+
+@pytest.mark.parametrize(("id", "message"), [(True, "a string or a whole number"), ("a" * 5000, "at most 4096")])
+def test_an_id_of_no_kind(client, id, message):
+    error = client.post("/explain", json={"text": "a", "id": id}).json()["error"]
+    assert message in error["message"] and error["where"] == ["id"]
+
+
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "idna", "utf-16", "rot13", "zip", "nothing", "a\0b", '"'])
+def test_charsets_of_forms(client, image, caplog, charset):
+    head = b'--XX\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+    body, kind = head + image() + b"\r\n--XX--\r\n", "multipart/form-data; boundary=XX; charset="
+    answer = client.post("/search", content=body, headers={"content-type": kind + charset})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_form")
+    assert client.post("/search", content=body, headers={"content-type": kind + "UTF-8"}).status_code == 200
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+
+
+def test_a_head_is_asked_for_and_nothing_is_redirected(client):
+    for path in ("/healthz", "/metrics", "/openapi.json"):
+        assert client.head(path).status_code == 200
+    for path in ("/search/", "/healthz/"):
+        answer = client.post(path, headers={"host": "evil.example.org"}, follow_redirects=False)
+        assert answer.status_code == 404 and "location" not in answer.headers
 
 
 def test_other_errors_have_the_same_form(client, monkeypatch):
@@ -244,6 +304,31 @@ def test_too_many_at_once(index_folder, model, monkeypatch):
     assert "lexlip_active_requests 1.0" in metrics.text
     assert 'lexlip_requests_total{path="/search",status="200"}' not in metrics.text  # it is counted when it ends
     assert 'lexlip_requests_total{path="/search",status="503"} 1.0' in metrics.text
+
+
+def test_images_take_no_place_from_texts(index_folder, model, monkeypatch, image):
+    """One image hangs where it is decoded: another is turned away, texts are answered."""
+    inside, free = asyncio.Event(), asyncio.Event()
+
+    async def square(self, data, size, max_pixels):
+        inside.set()
+        await free.wait()
+        raise DecodersBusy
+
+    monkeypatch.setattr(Decoders, "square", square)
+
+    async def work(client):
+        first = asyncio.create_task(client.post("/search", files={"image": image()}))
+        await inside.wait()
+        second = await client.post("/search", files={"image": image()})
+        texts = [await client.post("/search", json={"text": "a"}) for _ in range(3)]
+        free.set()
+        return await first, second, texts
+
+    first, second, texts = in_loop(create_app(index_folder, model, Limits(concurrency=1)), work)
+    for answer in (first, second):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "busy") and answer.headers["retry-after"]
+    assert {answer.status_code for answer in texts} == {200}
 
 
 def wait_for(client, generation):

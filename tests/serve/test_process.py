@@ -4,6 +4,7 @@ import io
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -156,6 +157,53 @@ def test_a_stop_lets_requests_end(index_folder, model_folder):
         httpx.get(f"{address}/healthz")
 
 
+def test_memory_stays_below_its_bound_and_a_stop_ends_whatever_is_under_way(index_folder, model_folder, image):
+    """As many bodies as there are places, and some more; then a stop while a body and a head are still coming."""
+    limits = Limits(concurrency=2, max_body=16 * MIB, decode_memory=256 * MIB)
+    options = ["--concurrency", "2", "--decode-memory", str(limits.decode_memory), "--body-seconds", "1"]
+    junk = {"files": {"image": bytes(15 * MIB)}}
+    statuses = []
+
+    def send():
+        with httpx.Client(base_url=address, timeout=60) as client:
+            statuses.extend(client.post("/search", **junk).status_code for _ in range(3))
+
+    with serving(index_folder, model_folder, *options) as (process, address, lines):
+        httpx.post(f"{address}/search", files={"image": image()}).raise_for_status()
+        assert httpx.get(f"{address}/healthz", headers={"host": "evil.example.org"}).status_code == 421
+        peak(process)
+        before = peak(process)
+        threads = [threading.Thread(target=send) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert set(statuses) <= {422, 503} and 422 in statuses
+        assert httpx.post(f"{address}/search", json={"text": "a"}).status_code == 200
+        assert peak(process) - before < limits.memory()
+
+        place = address.removeprefix("http://").rsplit(":", 1)
+        body, head = (socket.create_connection((place[0], int(place[1]))) for _ in range(2))
+        body.sendall(
+            b"POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{"
+        )
+        head.sendall(b"GET / HT")
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) in (0, -signal.SIGTERM)
+        assert body.recv(100).startswith(b"HTTP/1.1 408 ")
+        body.close(), head.close()
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_the_bound_of_memory():
+    """What docs/SERVING.md says."""
+    assert Limits().memory() / 2**30 == pytest.approx(4.75, abs=0.01)
+    more = Limits(concurrency=65).memory() - Limits().memory()
+    assert more == (2 * 16 + 2 + 8) * MIB
+    assert Limits(decoders=2).memory() - Limits().memory() == (2 << 30) + 64 * MIB
+
+
 def test_mistakes_are_told_in_one_line(tmp_path, index_folder, model_folder, capsys):
     for index, model, option, message in (
         (tmp_path / "none", model_folder, (), "holds no index"),
@@ -163,21 +211,31 @@ def test_mistakes_are_told_in_one_line(tmp_path, index_folder, model_folder, cap
         (index_folder, model_folder, ("--max-k", "0"), "max_k=0"),
         (index_folder, model_folder, ("--device", "warp"), "--device warp"),
         (index_folder, model_folder, ("--port", "70000"), "--port 70000: 0 to 65535"),
+        (index_folder, model_folder, ("--allow-host", "http://a"), "--allow-host"),
+        (index_folder, model_folder, ("--decode-seconds", "0"), "decode_seconds=0"),
     ):
         assert main(["serve", "--index", str(index), "--model", str(model), *option]) == 2
         error = capsys.readouterr().err
         assert message in error and error.startswith("error: ") and error.count("\n") == 1
 
 
-def test_options_that_are_given_are_the_limits(index_folder, model_folder, monkeypatch):
-    uvicorn, app = pytest.importorskip("uvicorn"), pytest.importorskip("lexlip.serve.app")
+def test_options_that_are_given_are_the_limits(index_folder, model_folder, monkeypatch, capsys):
+    server, app = pytest.importorskip("lexlip.serve.server"), pytest.importorskip("lexlip.serve.app")
     given = []
-    monkeypatch.setattr(app, "create_app", lambda index, model, limits: given.append(limits))
-    monkeypatch.setattr(uvicorn, "run", lambda app, **options: given.append(options))
+    monkeypatch.setattr(app, "create_app", lambda index, model, limits, hosts: given.append((limits, hosts)))
+    monkeypatch.setattr(server.Server, "run", lambda self: given.append(self.config))
     words = ["serve", "--index", str(index_folder), "--model", str(model_folder), "--port", "7"]
-    assert main([*words, "--max-k", "9", "--body-seconds", "0.5", "--threads", "3"]) == main(words) == 0
-    assert [given[0], given[2]] == [Limits(max_k=9, body_seconds=0.5, threads=3), Limits()]
-    assert given[1]["port"] == 7 and given[1]["http"] == "h11" and given[1]["access_log"] is False
+    some = ["--max-k", "9", "--body-seconds", "0.5", "--threads", "3", "--decode-memory", "9", "--allow-host", "A.b"]
+    assert main([*words, *some]) == main(words) == 0
+    limits = Limits(max_k=9, body_seconds=0.5, threads=3, decode_memory=9)
+    assert [given[0], given[2]] == [(limits, {"a.b", "127.0.0.1"}), (Limits(), {"127.0.0.1"})]
+    config = given[1]
+    assert (config.port, config.access_log) == (7, False) and config.http.__mro__[1].__name__ == "H11Protocol"
+    assert config.timeout_graceful_shutdown < server.STOP_SECONDS
+    assert capsys.readouterr().err == ""
+    assert main([*words, "--host", "0.0.0.0"]) == 0
+    error = capsys.readouterr().err
+    assert "--allow-host" in error and error.count("\n") == 1 and given[4][1] == frozenset()
 
 
 @pytest.mark.parametrize("module", ["uvicorn", "prometheus_client"])

@@ -5,17 +5,26 @@ many; those that are few are left out, and listed with the first table.
 """
 
 import json
+import logging
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from lexlip_data.errors import DataError, one_line
-from lexlip_data.sources.files import is_file, is_name, require_file
+from lexlip_data.sources.files import is_file, is_name
+from lexlip_data.sources.kinds import require_text
+from lexlip_data.sources.listing import Listing
+from lexlip_data.sources.paths import normal_paths
 from lexlip_data.sources.rows import Rows
 from lexlip_data.sources.skipped import USUAL_RULES, Rules, Skipped
 from lexlip_data.sources.table import CaptionTable
+
+log = logging.getLogger(__name__)
 
 _KARPATHY_NAMES = {"flickr30k": "f30k"}  # the JSON's own name -> ours
 _PROBES = 50  # images looked for before a folder is taken to be the wrong one
@@ -45,8 +54,11 @@ def read_karpathy(
     name = name or (_KARPATHY_NAMES.get(own_name, own_name) if isinstance(own_name, str) else None)
     if not name or not is_name(name):
         raise DataError(f"{path}: the JSON names no data set; give --name")
+    if not entries:
+        raise DataError(f"{path}: the list 'images' is empty, so there is nothing to convert")
     rows: dict[str, list[tuple[str, str, str]]] = {}  # split -> (caption, file name, its path) of each caption
     bad: list[Skipped] = []
+    bare: list[Skipped] = []
 
     def read_image(entry: Any, where: str) -> None:
         file_name, split = _text(entry, where, "filename"), _text(entry, where, "split")
@@ -55,11 +67,16 @@ def read_karpathy(
         folder = _text(entry, where, "filepath") if "filepath" in entry else ""
         if not isinstance(entry.get("sentences"), list):
             raise _Unusable(f"{where} lacks 'sentences'")
+        if not entry["sentences"]:
+            bare.append(Skipped(file_name, file_name, "empty", f"{where} has no sentence"))
         for caption in _usable(entry["sentences"], where + ".sentences[{}]", partial(_text, key="raw"), bad):
             rows.setdefault(split, []).append((caption, file_name, str(Path(folder, file_name))))
 
     _usable(entries, "images[{}]", read_image, bad)
     rules.check_left_out(bad, sum(map(len, rows.values())), path, "; not Karpathy's layout")
+    if not rows:
+        raise DataError(f"{path}: none of its {len(entries):,} images has a sentence, so there is nothing to convert")
+    bad += bare
     wanted = list(splits) if splits else list(rows)
     if absent := [split for split in wanted if split not in rows]:
         raise DataError(f"{path}: no image of split {absent[0]!r}; its splits are {', '.join(rows)}")
@@ -83,9 +100,10 @@ def read_annotations(
 ) -> list[CaptionTable]:
     """ViLT's sources of GCC (train_annot.json, val_annot.json) and SBU (annot.json): lists of [path, caption].
 
-    A path is taken relative to `root`; if no image is there, by its file name in images_train/*/* or images_val/*/*.
+    A path is taken relative to `root`; if no image is there, the file in images_train/ or images_val/ whose path ends
+    like it, and the longest so.
     Raises:
-        DataError: no annotation file is there, or it has another shape.
+        DataError: no annotation file is there, it has another shape, or a path may mean two files.
     """
     root = Path(root)
     files = {"train": "annot.json"} if name == "sbu" else {"train": "train_annot.json", "val": "val_annot.json"}
@@ -105,10 +123,61 @@ def read_annotations(
         rules.check_left_out(bad, len(pairs), path, "; not a list of [path, caption]")
         paths, captions = [path for path, _ in pairs], [caption for _, caption in pairs]
         if paths and not _any_exists(root, paths):
-            by_name = {path.name: str(path.relative_to(root)) for path in (root / f"images_{split}").glob("*/*")}
-            paths = [by_name.get(Path(path).name, path) for path in paths]
+            paths = _moved(paths, root, f"images_{split}", path)
         tables.append(_table(name, split, captions, paths, bad, path, root, rules))
     return tables
+
+
+def _moved(paths: list[str], root: Path, folder: str, origin: Path) -> list[str]:
+    """Where images are that were listed on another machine: for each path the file under `folder` whose end it shares.
+
+    A file belongs to the path that shares most with it; a path that loses it keeps its name, and is missing.
+    Raises:
+        DataError: two files, or two paths, are equally near.
+    """
+    listing = Listing(root / folder)
+    files: dict[str, list[str]] = {}
+    for file in listing:
+        files.setdefault(_form(file.rpartition("/")[2]), []).append(f"{folder}/{file}")
+    for note in listing.notes() if files else ():
+        log.warning("%s", note)
+    nearest: dict[str, tuple[str, int]] = {}  # path -> its file, and how many parts of their ends are equal
+    owners: dict[str, tuple[str, int]] = {}
+    advice = "give paths whose ends tell them apart"
+    for path in dict.fromkeys(paths):
+        parts = _parts(path)
+        candidates = [(_common_end(parts, _parts(file)), file) for file in files.get(parts[-1], ())] if parts else []
+        if not candidates:
+            continue
+        most, file = max(candidates)
+        equal = [one_line(other, 200) for length, other in sorted(candidates) if length == most]
+        if len(equal) > 1:
+            raise DataError(f"{origin}: {one_line(path, 200)!r} may be {equal[0]} or {equal[1]}; {advice}")
+        owner, length = owners.get(file, (path, 0))
+        if length == most and _parts(owner) != parts:
+            both = " and ".join(repr(one_line(name, 200)) for name in (owner, path))
+            raise DataError(f"{origin}: {both} may be {equal[0]}; {advice}")
+        nearest[path] = file, most
+        if most > length:
+            owners[file] = path, most
+    return [nearest[path][0] if path in nearest and _owns(nearest[path], owners) else path for path in paths]
+
+
+def _owns(claim: tuple[str, int], owners: dict[str, tuple[str, int]]) -> bool:
+    file, length = claim
+    return owners[file][1] == length
+
+
+def _form(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _parts(path: str) -> list[str]:
+    return [_form(part) for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
+
+
+def _common_end(one: list[str], two: list[str]) -> int:
+    return next((i for i, (a, b) in enumerate(zip(reversed(one), reversed(two))) if a != b), min(len(one), len(two)))
 
 
 def _path_and_caption(entry: Any, where: str) -> tuple[str, str]:
@@ -127,27 +196,45 @@ def read_coco(
     """
     path = Path(file)
     content = _load(path)
-    names: dict[int | str, str] = {}
+    names: dict[str, str] = {}
+    used: set[str] = set()
 
     def read_image(entry: Any, where: str) -> None:
-        file_name, image_id = _text(entry, where, "file_name"), entry.get("id")
-        if not isinstance(image_id, (int, str)):
+        file_name, image_id = _text(entry, where, "file_name"), _id(entry.get("id"))
+        if image_id is None:
             raise _Unusable(f"{where} lacks 'id'")
         if names.setdefault(image_id, file_name) != file_name:
             raise _Unusable(f"{where}: the id {one_line(image_id, 80)} was {one_line(names[image_id], 80)} before")
 
     def read_annotation(entry: Any, where: str) -> tuple[str, str]:
-        caption, image_id = _text(entry, where, "caption"), entry.get("image_id")
-        if not isinstance(image_id, (int, str)) or image_id not in names:
-            raise _Unusable(f"{where} belongs to image {one_line(image_id, 80)}, which images[] does not list")
+        caption, image_id = _text(entry, where, "caption"), _id(entry.get("image_id"))
+        if image_id not in names:
+            shown = one_line(entry.get("image_id"), 80)
+            raise _Unusable(f"{where} belongs to image {shown}, which images[] does not list")
+        used.add(image_id)
         return names[image_id], caption
 
     bad: list[Skipped] = []
-    n_images = len(_usable(_member(content, "images", path), "images[{}]", read_image, bad))
-    pairs = _usable(_member(content, "annotations", path), "annotations[{}]", read_annotation, bad)
+    listed, annotated = _member(content, "images", path), _member(content, "annotations", path)
+    if not annotated:
+        raise DataError(f"{path}: the list 'annotations' is empty, so there is nothing to convert")
+    n_images = len(_usable(listed, "images[{}]", read_image, bad))
+    pairs = _usable(annotated, "annotations[{}]", read_annotation, bad)
     rules.check_left_out(bad, n_images + len(pairs), path, "; not COCO's caption layout")
+    bare = (image_id for image_id in names if image_id not in used)
+    bad += [Skipped(names[id], names[id], "empty", f"image {one_line(id, 80)} has no annotation") for id in bare]
     paths, captions = [file_name for file_name, _ in pairs], [caption for _, caption in pairs]
     return [_table(name, split, captions, paths, bad, path, Path(images), rules)]
+
+
+def _id(value: object) -> str | None:
+    """An image's id as text: 17, "17" and 17.0 are one, as JSON that went through a table has any of them."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        return None
+    text = str(value).strip()
+    return text.removesuffix(".0") if re.fullmatch(r"\d+\.0", text) else text
 
 
 def find_coco(root: str | Path, year: str | None = None) -> list[tuple[Path, Path, str]]:
@@ -173,7 +260,7 @@ def find_coco(root: str | Path, year: str | None = None) -> list[tuple[Path, Pat
 
 
 def _load(path: Path) -> Any:
-    require_file(path)
+    require_text(path, "JSON", json=True)
     try:
         with open(path, encoding="utf-8-sig") as file:
             return json.load(file)
@@ -215,6 +302,7 @@ def _table(
     name: str, split: str, captions: list, paths: list, bad: list, origin: Path, folder: Path, rules: Rules
 ) -> CaptionTable:
     # File names as ids, as ViLT has them, unless two images share one: then the paths.
+    paths = normal_paths(pa.array(paths, pa.large_string()), folder).to_pylist()
     names = {path: Path(path).name for path in paths}
     ids = [names[path] for path in paths] if len(set(names.values())) == len(names) else paths
     rows = Rows({"title": captions, "filepath": paths, "image_id": ids}, left_out=bad)

@@ -18,6 +18,7 @@ from typing import Any
 from lexlip_data.errors import BrokenImage, DataError, memory_kills
 from lexlip_data.sources.files import check_inside, read_image
 from lexlip_data.sources.images import open_image
+from lexlip_data.sources.kinds import unread_named
 
 _CHUNK = 8  # images per task: few, because an image may be large
 Checked = tuple[bytes | None, str, str]  # (bytes, "", ""), or (None, "missing", "broken" or "outside", reason)
@@ -73,7 +74,8 @@ def _check(read: Callable[[str], bytes], roots: Sequence[str], paths: list[str])
         try:
             check_inside(path, roots)
             data = read(path)
-            open_image(data)
+            with unread_named(data):
+                open_image(data)
             results.append((data, "", ""))
         except BrokenImage as error:
             results.append((None, error.kind, str(error)))

@@ -20,6 +20,7 @@ from lexlip_data.loading.datasets import CaptionPairs, EvalImages, EvalTexts
 from lexlip_data.loading.memory import keep_freed_memory
 from lexlip_data.loading.sampler import GlobalBatchSampler, shard
 from lexlip_data.loading.transforms import normalise
+from lexlip_data.loading.unknown_words import sample_captions, unknown_warning
 from lexlip_data.sources.registry import open_split, require_data_set
 from lexlip_data.sources.skipped import MAX_BAD_SHARE, Rules
 from lexlip_data.sources.source import Source
@@ -134,7 +135,14 @@ class CaptionDataModule(pl.LightningDataModule):
                 log.warning("%d rows of the training tables are left out, e.g. %s", len(left_out), left_out[0])
             if len(self._train) == 0:
                 raise DataError(f"the data sets {self.names} hold no training pairs under {self.config['data_root']}")
+            self._warn_of_unknown_words()
         return self._train
+
+    def _warn_of_unknown_words(self) -> None:
+        for name, sources in self.sources("train").items():
+            warning = unknown_warning(sample_captions(sources), self.collator.tokenizer, f"data set {name}, train")
+            if warning:
+                log.warning("%s", warning)
 
     def _pairs(self, split: str) -> CaptionPairs:
         config, training = self.config, split == "train"

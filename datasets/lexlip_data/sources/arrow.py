@@ -17,7 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lexlip_data.errors import BrokenImage, DataError
-from lexlip_data.sources.ipc import check_batch, is_list, open_arrow, read_batch, read_metadata, read_text
+from lexlip_data.sources.ipc import (
+    check_batch,
+    decoded,
+    is_list,
+    open_arrow,
+    read_batch,
+    read_bytes,
+    read_metadata,
+    read_text,
+)
 from lexlip_data.sources.skipped import Skipped
 from lexlip_data.sources.source import MAX_CAPTION, MAX_NAME, Source, locate, usable_caption
 
@@ -122,12 +131,13 @@ class ArrowSource(Source):
 
     def image_id(self, i: int) -> str:
         cell = self._cell("image_id", i)
-        if pa.types.is_integer(cell.type) and cell.is_valid:
-            return str(cell.as_py())
+        value = decoded(cell)
+        if value is not None and pa.types.is_integer(value.type) and value.is_valid:
+            return str(value.as_py())
         return read_text(cell, "image_id", MAX_NAME)
 
     def image_bytes(self, i: int) -> memoryview:
-        buffer = self._cell("image", i).as_buffer()
+        buffer = read_bytes(self._cell("image", i))
         if buffer is None:
             raise BrokenImage("the image cell is null")
         return memoryview(buffer)

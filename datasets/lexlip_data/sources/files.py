@@ -17,7 +17,7 @@ from lexlip_data.errors import BrokenImage, DataError, MissingImage, OutsideImag
 MAX_IMAGE_BYTES = 256 << 20
 
 is_file = os.path.isfile  # never an error, whatever the path
-_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # else opening a pipe waits until somebody writes to it
+NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # else opening a pipe waits until somebody writes to it
 _KINDS = {
     stat.S_IFIFO: "a pipe", stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
@@ -45,8 +45,16 @@ def check_inside(path: str | Path, roots: Sequence[str]) -> None:
         real = os.path.realpath(path)
     except (OSError, ValueError) as error:
         raise _impossible(error) from error
-    if not any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in roots):
-        raise OutsideImage(f"leads out of {' and '.join(roots)} to {real}; picture_roots would allow its folder")
+    if not is_inside(real, roots):
+        allowed = " and ".join(roots)
+        raise OutsideImage(
+            f"leads out of {allowed} to {real}; --picture-roots (the key picture_roots) would allow its folder"
+        )
+
+
+def is_inside(real: str, roots: Sequence[str]) -> bool:
+    """Whether a real path is one of some real folders or below one."""
+    return any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in roots)
 
 
 def read_image(path: str | Path, roots: Sequence[str] = ()) -> bytes:
@@ -59,7 +67,7 @@ def read_image(path: str | Path, roots: Sequence[str] = ()) -> bytes:
     """
     try:
         check_inside(path, roots)
-        with open(path, "rb", opener=lambda path, flags: os.open(path, flags | _NONBLOCK)) as file:
+        with open(path, "rb", opener=lambda path, flags: os.open(path, flags | NONBLOCK)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise BrokenImage(f"is {_kind(status)}, not a file")

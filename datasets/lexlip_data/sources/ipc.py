@@ -9,24 +9,87 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 from pyarrow import types
 
-from lexlip_data.errors import BrokenSample, DataError, one_line
+from lexlip_data.errors import BrokenImage, BrokenSample, DataError, one_line
 from lexlip_data.sources.files import is_name, require_file
+from lexlip_data.sources.kinds import kind_of_file
 
 REQUIRED_COLUMNS = ("image", "caption", "image_id")
 COLUMNS = (*REQUIRED_COLUMNS, "long_caption")
 METADATA = b"lexlip"  # of the schema: what the converter says of a file it made
 MAX_SHARDS = 1_000_000
 CHECKSUM = "crc32"  # of a record batch's rows, in its own metadata
+_OPTIONS = pa.ipc.IpcReadOptions(use_threads=False)
+_MOST_COPIED = 256 << 20  # bytes of a mapped stream that may be decompressed
+_WORDS = {"Feather version 1": "a file of Feather version 1", "ORC": "an ORC file", "HTML": "an HTML page"}
+_READERS = {
+    "Parquet": "pyarrow.parquet.read_table(OLD)", "Feather version 1": "pyarrow.feather.read_table(OLD)",
+    "ORC": "pyarrow.orc.read_table(OLD)",
+}  # fmt: skip
+_BYTES_OF = {
+    pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view(),
+}  # fmt: skip
 _COPY_AGAIN = "it may be a broken copy: copy or convert it again"
 
 
-def open_arrow(path: str | Path, mapped: bool = True) -> pa.ipc.RecordBatchFileReader:
-    """Open one Arrow IPC file.
+class ArrowFile(Protocol):
+    """What is used of pyarrow's RecordBatchFileReader."""
+
+    schema: pa.Schema
+
+    @property
+    def num_record_batches(self) -> int: ...
+
+    def get_batch(self, number: int) -> pa.RecordBatch: ...
+
+    def get_batch_with_custom_metadata(self, number: int) -> tuple[pa.RecordBatch, pa.KeyValueMetadata | None]: ...
+
+
+class ArrowStream:
+    """A stream as an Arrow file: what `datasets.save_to_disk` writes. Mapped, its batches are pointers into the map."""
+
+    def __init__(self, source: pa.NativeFile, path: str | Path):
+        self._reader = pa.ipc.open_stream(source, options=_OPTIONS)
+        self.schema, self._source, self._path = self._reader.schema, source, path
+
+    @property
+    def num_record_batches(self) -> int:
+        return len(self._batches)
+
+    @cached_property
+    def _batches(self) -> list[tuple]:
+        batches: list[tuple] = []
+        before = pa.total_allocated_bytes()
+        try:
+            while True:
+                batches.append(tuple(self._reader.read_next_batch_with_custom_metadata()))
+                if pa.total_allocated_bytes() - before > _MOST_COPIED and isinstance(self._source, pa.MemoryMappedFile):
+                    raise DataError(
+                        f"{self._path}: a compressed Arrow stream, which would be held in memory whole; "
+                        f"{_rewrite('pyarrow.ipc.open_stream(OLD).read_all()')}"
+                    )
+        except StopIteration:
+            return batches
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise _unreadable(self._path, len(batches), error) from error
+
+    def get_batch(self, number: int) -> pa.RecordBatch:
+        return self._batches[number][0]
+
+    def get_batch_with_custom_metadata(self, number: int) -> tuple:
+        return self._batches[number]
+
+
+def open_arrow(path: str | Path, mapped: bool = True) -> ArrowFile:
+    """Open one Arrow IPC file, or an Arrow stream.
 
     Args:
         mapped: by memory map, which copies nothing, but ends the process where the disk cannot give a page.
@@ -34,14 +97,26 @@ def open_arrow(path: str | Path, mapped: bool = True) -> pa.ipc.RecordBatchFileR
         DataError: the file is absent, truncated or not an Arrow IPC file, or its columns are not what they must be.
     """
     require_file(path)
+    kind = kind_of_file(path)
+    if kind not in ("Arrow", "Arrow stream", "", None):
+        how = _READERS.get(kind)
+        advice = _rewrite(how) if how else _COPY_AGAIN
+        raise DataError(f"{path}: {_WORDS.get(kind, f'a {kind} file')}, not an Arrow IPC file; {advice}")
     try:
         # Views into a map leave nothing to do in threads, which forked workers had better not start.
         source = pa.memory_map(str(path), "r") if mapped else pa.OSFile(str(path), "rb")
-        file = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(use_threads=False))
-        _check_columns(path, file.schema)
+        if kind == "Arrow stream":
+            file: ArrowFile = ArrowStream(source, path)
+        else:
+            file = pa.ipc.open_file(source, options=_OPTIONS)
+        check_columns(path, file.schema)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a complete Arrow IPC file ({one_line(error)}); {_COPY_AGAIN}") from error
     return file
+
+
+def _rewrite(read: str) -> str:
+    return f"rewrite it: pyarrow.feather.write_feather({read}, NEW, compression='uncompressed')"
 
 
 def read_metadata(path: str | Path) -> dict:
@@ -60,24 +135,41 @@ def read_metadata(path: str | Path) -> dict:
     return content if good and 0 <= shard < shards <= MAX_SHARDS and listed >= 0 else {}
 
 
-def _check_columns(path: str | Path, schema: pa.Schema) -> None:
+def check_columns(path: str | Path, schema: pa.Schema) -> None:
+    """Refuse a file that lacks a column, or has one of another type.
+
+    Raises:
+        DataError: naming file and column.
+    """
     names = schema.names
     if missing := [column for column in REQUIRED_COLUMNS if column not in names]:
         raise DataError(f"{path}: no column {', '.join(missing)}; the columns are {one_line(', '.join(names))}")
     if doubled := [column for column in COLUMNS if names.count(column) > 1]:
         raise DataError(f"{path}: the column {doubled[0]} occurs twice")
+    texts = "; it must hold texts or lists of texts"
     for name, usable, wanted in (
-        (
-            "image",
-            lambda kind: kind in (pa.binary(), pa.large_binary()),
-            ", not binary: it must hold the encoded image files",
-        ),
-        ("image_id", lambda kind: _is_text(kind) or types.is_integer(kind), "; it must hold texts or whole numbers"),
-        ("caption", _is_text_or_list, "; it must hold texts or lists of texts"),
-        ("long_caption", _is_text_or_list, "; it must hold texts or lists of texts"),
+        ("image", _is_image, ", not binary: it must hold the encoded image files"),
+        ("image_id", _is_id, "; it must hold texts or whole numbers"),
+        ("caption", _is_text_or_list, texts),
+        ("long_caption", _is_text_or_list, texts),
     ):
         if name in names and not usable(kind := schema.field(name).type):
             raise DataError(f"{path}: column {name} is {one_line(kind)}{wanted}")
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if types.is_struct(kind):  # Hugging Face's Image
+        place = kind.get_field_index("bytes")
+        return place >= 0 and _is_image(kind.field(place).type)
+    kind = _decoded(kind)
+    return any(
+        check(kind)
+        for check in (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
+    )
+
+
+def _is_id(kind: pa.DataType) -> bool:
+    return _is_text(kind) or types.is_integer(_decoded(kind))
 
 
 def _is_text_or_list(kind: pa.DataType) -> bool:
@@ -85,16 +177,24 @@ def _is_text_or_list(kind: pa.DataType) -> bool:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    """Whether the cells of a column are lists, however they are laid out."""
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind) or _is_list_view(kind)
+
+
+def _is_list_view(kind: pa.DataType) -> bool:
+    return types.is_list_view(kind) or types.is_large_list_view(kind)
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind)
+    kind = _decoded(kind)
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_null(kind)
 
 
-def read_batch(file: pa.ipc.RecordBatchFileReader, path: str | Path, number: int) -> pa.RecordBatch:
+def _decoded(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if types.is_dictionary(kind) else kind
+
+
+def read_batch(file: ArrowFile, path: str | Path, number: int) -> pa.RecordBatch:
     """A record batch as it is.
 
     Raises:
@@ -134,16 +234,46 @@ def _check_offsets(column: pa.Array) -> None:
 
 
 def _as_bytes(kind: pa.DataType) -> pa.DataType:
-    if types.is_list(kind) or types.is_large_list(kind):
-        return (pa.list_ if types.is_list(kind) else pa.large_list)(_as_bytes(kind.value_type))
-    return {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}.get(kind, kind)
+    if types.is_fixed_size_list(kind):
+        return pa.list_(_as_bytes(kind.value_type), kind.list_size)
+    for is_kind, make in (
+        (types.is_list, pa.list_), (types.is_large_list, pa.large_list), (types.is_list_view, pa.list_view),
+        (types.is_large_list_view, pa.large_list_view),
+    ):  # fmt: skip
+        if is_kind(kind):
+            return make(_as_bytes(kind.value_type))
+    return _BYTES_OF.get(kind, kind)
+
+
+def read_bytes(cell: pa.Scalar) -> pa.Buffer | None:
+    """The bytes of an image's cell, whatever it is laid out as; None if it holds none.
+
+    Raises:
+        BrokenImage: it holds only the path of a file.
+    """
+    if isinstance(cell, pa.StructScalar):
+        content = dict(cell.items()) if cell.is_valid else {}
+        inner = content.get("bytes")
+        data = None if inner is None else read_bytes(inner)
+        if data is None and (path := content.get("path")) is not None and path.is_valid:
+            raise BrokenImage(
+                f"the image cell holds no bytes, only the path {one_line(path.as_py(), 100)!r}; with datasets, "
+                "embed_table_storage puts the bytes in"
+            )
+        return data
+    cell = decoded(cell)
+    return cell.as_buffer() if cell is not None and cell.is_valid else None
+
+
+def decoded(cell: pa.Scalar) -> pa.Scalar | None:
+    """A dictionary's value in place of its index."""
+    return cell.value if isinstance(cell, pa.DictionaryScalar) else cell
 
 
 def read_text(cell: pa.Scalar, column: str, most: int) -> str:
     """The text of a cell. Raises BrokenSample if it is null, not UTF-8, or surely longer than `most` characters."""
-    if types.is_dictionary(cell.type):
-        cell = cell.value
-    buffer = cell.as_buffer() if cell.is_valid else None
+    value = decoded(cell)
+    buffer = value.as_buffer() if value is not None and value.is_valid else None
     if buffer is None:
         raise BrokenSample(f"{column} is null")
     if buffer.size > 4 * most:  # before it is decoded: four bytes are the longest character

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from lexlip_data.errors import BrokenImage, DataError, one_line
 from lexlip_data.sources.files import read_image, real_roots
+from lexlip_data.sources.paths import normal_paths
 from lexlip_data.sources.rows import Rows
 from lexlip_data.sources.skipped import USUAL_RULES, Rules
 from lexlip_data.sources.source import MAX_CAPTION, MAX_NAME, Source
@@ -57,6 +58,7 @@ class CaptionTable(Source):
         self.rules = rules
         self.roots = real_roots(self.folder, rules.picture_roots) if roots is None else tuple(roots)
         rows = self._without_unusable(rows)
+        rows.columns["filepath"] = normal_paths(rows.columns["filepath"], self.folder)
         codes = _codes(rows.image_ids)
         rows, kept = self._without_clashes(rows, codes)
         self.left_out, self._numbers = rows.left_out, rows.numbers
@@ -166,23 +168,26 @@ class TsvSource(CaptionTable):
         max_images: int | None = None,
         rules: Rules = USUAL_RULES,
         root: str | Path | None = None,
+        images: str | Path | None = None,
     ):
         """
         Args:
             path: TAB- or comma-separated text with the columns title, filepath and optionally image_id and
-                long_caption; file paths are relative to the table's folder.
-            root: the data root; images must not leave it, or the table's folder where that lies elsewhere.
+                long_caption; file paths are relative to `images`, or to the table's folder.
+            root: the data root; images must not leave it, or that folder where it lies elsewhere.
         Raises:
             DataError: the file is absent or malformed, a column is missing, or too many rows are bad.
         """
-        self.table_path, self.root = Path(path), root
-        folder = self.table_path.parent
+        self.table_path, self.root, self.images = Path(path), root, images
+        folder = self.table_path.parent if images is None else Path(images)
         roots = real_roots([] if root is None else root, folder, rules.picture_roots)
         super().__init__(name, split, read_columns(path, rules), folder, path, rules, roots)
         self.keep_first(max_images)
 
     def __reduce__(self) -> tuple:
-        return TsvSource, (self.name, self.split, str(self.table_path), self.max_images, self.rules, self.root)
+        return TsvSource, (
+            self.name, self.split, str(self.table_path), self.max_images, self.rules, self.root, self.images,
+        )  # fmt: skip
 
 
 def _codes(texts: pa.Array) -> np.ndarray:

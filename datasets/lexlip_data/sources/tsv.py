@@ -7,7 +7,9 @@ with bytes that are not UTF-8 are left out and listed, as long as they are few: 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -17,12 +19,15 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from lexlip_data.errors import DataError, one_line
-from lexlip_data.sources.files import require_file
+from lexlip_data.sources.kinds import SUFFIXES, require_text
 from lexlip_data.sources.rows import COLUMNS, Rows
 from lexlip_data.sources.skipped import USUAL_RULES, Rules, Skipped
 
 _BLOCK = 16 << 20  # bytes parsed at a time; a row must fit
 _HEADER = 1 << 20  # bytes in which the header must end
+_ONE_LINE = ("filepath", "image_id", "split")
+_SWALLOWED = "swallowed by an open quote"
+_SAMPLE = 10_000  # rows from which the usual suffixes of paths are known
 
 
 def read_columns(path: str | Path, rules: Rules = USUAL_RULES) -> Rows:
@@ -49,17 +54,17 @@ def read_columns(path: str | Path, rules: Rules = USUAL_RULES) -> Rows:
         raise DataError(f"{path}: the column {doubled[0]!r} occurs twice in the header")
     # latin-1 gives every byte a character, so that pyarrow can name a bad row that is not UTF-8.
     parse = partial(_parse, path, separator, names, "utf-8" if _is_utf8(path) else "latin-1")
-    rows = parse(quoted=True) if separator == "," else _either_way(parse)
+    swallowed = partial(_without_swallowed, separator=separator, names=names)
+    rows = swallowed(parse(quoted=True)) if separator == "," else _either_way(parse, swallowed)
+    rows.columns = {name: column for name, column in rows.columns.items() if name in COLUMNS}
     rules.check_left_out(rows.left_out, len(rows), path)
     return rows
 
 
 def _read_header(path: Path) -> str:
-    require_file(path)
+    require_text(path, "a table of text with a header that names the columns title and filepath")
     with open(path, "rb") as file:
         line = file.readline(_HEADER)
-    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{path}: UTF-16 text; save it as UTF-8")
     if len(line) == _HEADER:
         raise DataError(f"{path}: no line break in the first {_HEADER:,} bytes, so no header; is it a table?")
     try:
@@ -78,7 +83,7 @@ def _is_utf8(path: Path) -> bool:
     return True
 
 
-def _either_way(parse: Callable[..., Rows]) -> Rows:
+def _either_way(parse: Callable[..., Rows], without_swallowed: Callable[[Rows], Rows]) -> Rows:
     """The way of reading quotes that leaves fewer rows out."""
     readings, failures = [], []
     # A quoted field may hold a TAB or a line break: only then is the number of columns off where quotes are text.
@@ -88,22 +93,25 @@ def _either_way(parse: Callable[..., Rows]) -> Rows:
         except DataError as error:
             failures.append(error)
             continue
-        readings.append(_without_swallowed(rows) if quoted else _unquoted(rows))
+        readings.append(without_swallowed(rows) if quoted else _unquoted(rows))
         if not rows.left_out:
             break
     if not readings:
         raise failures[-1]
-    return min(reversed(readings), key=lambda rows: len(rows.left_out))
+    return min(reversed(readings), key=lambda rows: sum(not item.reason.endswith(_SWALLOWED) for item in rows.left_out))
 
 
 def _parse(path: Path, separator: str, names: list[str], encoding: str, quoted: bool) -> Rows:
-    wanted = [column for column in COLUMNS if column in names]
+    # All columns: an open quote in one that nobody reads swallows rows all the same.
     malformed: dict[int, str] = {}
+    lost: list[Skipped] = []
 
     def leave_out(row: pacsv.InvalidRow) -> str:
         text = one_line(row.text.encode(encoding).decode(errors="replace"), 100)
         expected = f"expected {row.expected_columns} columns, got {row.actual_columns}"
-        malformed[row.number - 1] = f"malformed (Row #{row.number}: {expected}: {text})"
+        open_quote = "a quote on it is not closed; " if "\n" in row.text.rstrip("\r\n") else ""
+        malformed[row.number - 1] = f"{open_quote}malformed (Row #{row.number}: {expected}: {text})"
+        lost.extend(_lost(row.number - 1, row.text))
         return "skip"
 
     try:
@@ -118,18 +126,18 @@ def _parse(path: Path, separator: str, names: list[str], encoding: str, quoted: 
                 invalid_row_handler=leave_out,
             ),
             convert_options=pacsv.ConvertOptions(
-                include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False,
+                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False,
             ),
         )  # fmt: skip
     except (pa.ArrowException, OSError) as error:
         # "straddling": pyarrow's word for a row longer than a block, most often a quote that is never closed
         hint = f"; a row may have {_BLOCK >> 20} MB" if "straddling" in str(error) else ""
         raise DataError(f"{path}: malformed table ({one_line(error)}{hint})") from error
-    columns = {name: parsed.column(name).cast(pa.large_string()).combine_chunks() for name in wanted}
+    columns = {name: parsed.column(name).cast(pa.large_string()).combine_chunks() for name in names}
     numbers = np.setdiff1d(np.arange(1, parsed.num_rows + len(malformed) + 1), list(malformed))
-    left_out = [Skipped("", "", "malformed", f"row {number}: {reason}") for number, reason in malformed.items()]
+    left_out = [Skipped("", "", "malformed", f"row {number}: {reason}") for number, reason in malformed.items()] + lost
     bad: dict[int, tuple[str, str]] = {}
-    for name in wanted if encoding == "latin-1" else ():
+    for name in names if encoding == "latin-1" else ():
         texts = []
         for i, cell in enumerate(columns[name]):
             try:
@@ -141,18 +149,70 @@ def _parse(path: Path, separator: str, names: list[str], encoding: str, quoted: 
     return Rows(columns, numbers, left_out).leave_out(dict(sorted(bad.items())))
 
 
-def _without_swallowed(rows: Rows) -> Rows:
-    """A field with a TAB and a line break is a row, or several, that an unclosed quote has swallowed."""
+def _without_swallowed(rows: Rows, separator: str, names: list[str]) -> Rows:
+    """Without the rows that hold others, which a quote that is not closed has swallowed.
+
+    A field may have several lines, but no path or id has; and none of its lines is itself the rest of a row, a row or
+    the beginning of one (which in a TAB-separated table is any line with a TAB).
+    """
     bad: dict[int, tuple[str, str]] = {}
+    lost: list[Skipped] = []
+    suffixes: set[str] | None = None
     for name, column in rows.columns.items():
-        swallowed = pc.and_(pc.match_substring(column, "\t"), pc.match_substring(column, "\n"))
-        for i in np.flatnonzero(np.asarray(swallowed)).tolist():
+        for i in np.flatnonzero(np.asarray(pc.match_substring(column, "\n"))).tolist():
+            text = column[i].as_py()
+            suffixes = _suffixes(rows.columns["filepath"]) if suffixes is None else suffixes
+            if name not in _ONE_LINE and not _holds_rows(text, separator, names, names.index(name), suffixes):
+                continue
             reason = (
-                f"the quote that opens {name} {one_line(column[i].as_py(), 60)!r} is not closed on its row; double the "
-                "quotes inside quoted fields, or quote nothing"
+                f"the quote that opens {name} {one_line(text.splitlines()[0], 60)!r} is not closed on its row; double "
+                "the quotes inside quoted fields, or quote nothing"
             )
-            bad.setdefault(i, ("malformed", reason))
-    return rows.leave_out(dict(sorted(bad.items())))
+            if i not in bad:
+                bad[i] = "malformed", reason
+                lost += _lost(rows.numbers[i], text)
+    rows = rows.leave_out(dict(sorted(bad.items())))
+    rows.left_out += lost
+    return rows
+
+
+def _lost(number: int, text: str) -> Iterator[Skipped]:
+    """The lines that a row has swallowed: each counts as a row that is left out."""
+    for line in range(1, text.rstrip("\n").count("\n") + 1):
+        yield Skipped("", "", "malformed", f"row {number}: line {line} after it, {_SWALLOWED}")
+
+
+def _holds_rows(text: str, separator: str, names: list[str], place: int, suffixes: set[str]) -> bool:
+    if separator == "\t":
+        return "\t" in text
+    path, columns = names.index("filepath"), len(names)
+    first, *others = text.split("\n")
+    if path > place and _looks_like_path(_cells(first), path - place, {columns - place}, suffixes):
+        return True
+    *rows, last = others
+    return any(_looks_like_path(_cells(row), path, {columns}, suffixes) for row in rows) or _looks_like_path(
+        _cells(last), path, set(range(path + 1, columns + 1)), suffixes
+    )
+
+
+def _cells(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line.rstrip("\r").replace("\0", " ")]), [])
+    except csv.Error:
+        return []
+
+
+def _looks_like_path(cells: list[str], place: int, lengths: set[int], suffixes: set[str]) -> bool:
+    """Whether a row of so many cells has, at its place, a path with a suffix that the table's paths have."""
+    if len(cells) not in lengths:
+        return False
+    suffix = os.path.splitext(cells[place])[1].lower()
+    return suffix in suffixes and (suffix != "" or (cells[place] != "" and not re.search(r"\s", cells[place])))
+
+
+def _suffixes(paths: pa.Array) -> set[str]:
+    usual = {os.path.splitext(path)[1].lower() for path in paths[:_SAMPLE].to_pylist() if "\n" not in path}
+    return {*SUFFIXES, *(suffix for suffix in usual if not re.search(r"\s", suffix))}
 
 
 def _unquoted(rows: Rows) -> Rows:

@@ -4,7 +4,9 @@ import argparse
 from pathlib import Path
 
 from lexlip.errors import UserError
+from lexlip.models.source import local_source
 from lexlip.utils.options import trust_option
+from lexlip.utils.paths import check_output
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -31,6 +33,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    check_output("--metrics-file", options.metrics_file)
+    if not options.model.startswith("open_clip:"):
+        local_source("--model ", options.model)
     from lexlip.evaluate.long_text.encoders import load_encoder
     from lexlip.evaluate.long_text.evaluate import evaluate, refuse_missing, table
     from lexlip.utils.devices import usable_device
@@ -38,11 +43,11 @@ def _run(options: argparse.Namespace) -> None:
 
     if options.workers < 0:
         raise UserError(f"--workers {options.workers}: 0 or more")
+    device = usable_device(options.device)
     sets = _sets(options)
     if not options.allow_missing:
         refuse_missing(sets)
-    device = str(usable_device(options.device))
-    encoder = load_encoder(options.model, options.pretrained, device, options.trust_sources)
+    encoder = load_encoder(options.model, options.pretrained, str(device), options.trust_sources)
     print(f"{encoder.name}, texts of up to {encoder.context} tokens")
     results = {
         pairs.name: evaluate(pairs, encoder, options.batch_size, options.workers, options.allow_missing)

@@ -1,6 +1,7 @@
 """What the benchmark needs of a model, for the models of this project and for open_clip's."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from lexlip.errors import UserError
 from lexlip.models.auto import load_folder_of_any_head
+from lexlip.models.source import ask_hub, load_reason
 
 OPEN_CLIP = "open_clip:"
 WITH_WEIGHTS = ("hf-hub:", "local-dir:")  # open_clip's names that say where the weights are
@@ -89,13 +91,17 @@ class OpenClipEncoder:
             raise UserError(f"open_clip:{name} needs open_clip: pip install -e '.[open_clip]'") from error
         if pretrained is None and not name.startswith(WITH_WEIGHTS):
             raise UserError(f"open_clip:{name} without --pretrained would be random; name its weights, such as openai")
+        if not Path(pretrained or name).exists():
+            ask_hub()
         try:
             self.model, _, self.transform = open_clip.create_model_and_transforms(
                 name, pretrained=pretrained, device=device, force_quick_gelu=_quick_gelu(open_clip, name, pretrained)
             )
             self.tokenizer = open_clip.get_tokenizer(name)
         except Exception as error:  # pickle, zip, safetensors and torch each raise their own kinds
-            raise UserError(f"open_clip cannot load {name} with --pretrained {pretrained}: {error}") from error
+            raise UserError(
+                f"open_clip cannot load {name} with --pretrained {pretrained}: {load_reason(error, pretrained or name)}"
+            ) from error
         self.name = f"{OPEN_CLIP}{name}, {pretrained}" if pretrained else OPEN_CLIP + name
         self.device, self.context = device, self.tokenizer.context_length
         self.padding = getattr(getattr(self.tokenizer, "tokenizer", None), "pad_token_id", None) or 0

@@ -52,20 +52,20 @@ def test_tsv(tmp_path, layout, run):
 
 
 def test_tsv_errors(tmp_path, make_folder, capsys, run):
-    run("tsv", "--root", tmp_path, "--name", "coco", "--out", tmp_path / "out", status=1)
+    run("tsv", "--root", tmp_path, "--name", "coco", "--out", tmp_path / "out", status=2)
     assert "COCO/coco_train.tsv" in capsys.readouterr().err
     make_folder("COCO", "coco_train.tsv")
-    run("tsv", "--root", tmp_path, "--name", "coco", "--split", "val", "--out", tmp_path / "out", status=1)
+    run("tsv", "--root", tmp_path, "--name", "coco", "--split", "val", "--out", tmp_path / "out", status=2)
     assert "coco_val.tsv" in capsys.readouterr().err
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "coco_caption_karpathy_restval.arrow").touch()
-    run("tsv", "--root", tmp_path, "--name", "coco", "--out", tmp_path / "out", status=1)
+    run("tsv", "--root", tmp_path, "--name", "coco", "--out", tmp_path / "out", status=2)
     assert "twice" in capsys.readouterr().err
 
 
 def test_folder(tmp_path, make_folder, jpeg, run, capsys):
     table = make_folder("any", "t.tsv")
-    run("folder", "--table", table, "--name", "mine", "--out", tmp_path / "out", status=1)
+    run("folder", "--table", table, "--name", "mine", "--out", tmp_path / "out", status=2)
     assert "t.tsv: no column split, so say which split this is with --split" in capsys.readouterr().err
     run("folder", "--table", table, "--name", "mine", "--split", "train", "--out", tmp_path / "out")
     assert len(content(tmp_path / "out", "mine_train")) == 6
@@ -82,7 +82,7 @@ def test_folder(tmp_path, make_folder, jpeg, run, capsys):
     assert [len(content(tmp_path / "out", f"own_{split}")) for split in ("train", "dev")] == [3, 1]
     (source,) = open_split(tmp_path / "out", "own", "train")
     assert (source.captions(2), source.long_captions(2), source.image_id(2)) == (["a, b"], ["long 2"], "2.jpg")
-    run(*command, "--split", "test", "--out", tmp_path / "out", status=1)
+    run(*command, "--split", "test", "--out", tmp_path / "out", status=2)
     assert "c.csv: no row of split 'test'; its splits are train, dev" in capsys.readouterr().err
 
 
@@ -164,7 +164,7 @@ def test_malformed_json(tmp_path, capsys, words, file, text, message, run):
     (tmp_path / file).write_text(text)
     target = str(tmp_path / file) if "/.." not in words else str(tmp_path / "x")
     (tmp_path / "x").mkdir()
-    run(*words.format(target).split(), "--out", tmp_path / "out", status=1)
+    run(*words.format(target).split(), "--out", tmp_path / "out", status=2)
     error = capsys.readouterr().err
     assert message in error and file in error
 
@@ -284,7 +284,7 @@ def test_everything_missing(tmp_path, make_folder, capsys, run):
     table = make_folder("mine", "mine_train.tsv", images=3)
     for image in (table.parent / "images").iterdir():
         image.unlink()
-    run("tsv", "--root", tmp_path, "--name", "mine", "--out", tmp_path / "out", status=1)
+    run("tsv", "--root", tmp_path, "--name", "mine", "--out", tmp_path / "out", status=2)
     error = capsys.readouterr().err
     assert "not one of 3 images" in error and "mine_train_0.jpg" in error
     assert find_arrow_files(tmp_path / "out", "mine_train") == []

@@ -108,10 +108,10 @@ def test_a_shard_is_resumed_and_overwritten_alone(make_folder, run, capsys):
     run("--shard", "1/3", "--overwrite")
     after = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     assert [name for name in stamps if after[name] != stamps[name]] == ["mine_train_1.arrow"]
-    run("--shard", "1/4", status=1)  # cut otherwise
+    run("--shard", "1/4", status=2)  # cut otherwise
     assert "mine_train_0.arrow was made from other data or options" in capsys.readouterr().err
     spoil(table, 0)
-    run("--shard", "2/3", status=1)  # of other images, as the sizes of some tell
+    run("--shard", "2/3", status=2)  # of other images, as the sizes of some tell
     assert "mine_train_0.arrow was made from other data or options" in capsys.readouterr().err
     run("--shard", "2/3", "--overwrite")
 
@@ -145,7 +145,7 @@ def test_small_sets_are_refused_beyond_a_third(make_folder, run, capsys):
     spoil(table, 0, 1)
     run(out="two of six")
     spoil(table, 2)
-    out = run(status=1)
+    out = run(status=2)
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1 and "3 of 6 images cannot be used, more than the 2" in error
     assert "mine_train_0.jpg (cannot be decoded" in error and "mine_train_skipped.tsv" in error
@@ -159,7 +159,7 @@ def test_ten_are_never_too_many_and_the_fraction_counts_above(make_folder, run, 
     spoil(table, *range(10))
     run(out="ten")
     spoil(table, 10)
-    run(out="eleven", status=1)
+    run(out="eleven", status=2)
     assert (
         "11 of 40 images cannot be used, more than the 10 that --max-bad-share 0.01 allows" in capsys.readouterr().err
     )
@@ -170,11 +170,11 @@ def test_ten_are_never_too_many_and_the_fraction_counts_above(make_folder, run, 
 def test_a_refusal_keeps_what_was_done(make_folder, run, tmp_path, monkeypatch):
     table = make_folder("mine", "mine_train.tsv", images=40, per_image=1)
     spoil(table, *range(12, 24))  # the second and third of five shards of 8
-    out = run("--shards", 5, status=1)
+    out = run("--shards", 5, status=2)
     assert list(contents(out)) == ["mine_train_0.arrow", "mine_train_1.arrow"]
     assert [path.name for path in out.glob(".*")] == [".mine_train_2.arrow.partial"]
     stamps = {path: path.stat().st_mtime_ns for path in out.iterdir() if path.suffix != ".tsv"}
-    run("--shards", 5, status=1)
+    run("--shards", 5, status=2)
     run("--shards", 5, "--max-bad-share", 0.5)
     assert not list(out.glob(".*"))
     for path, stamp in stamps.items():
@@ -189,7 +189,7 @@ def test_a_shard_without_an_image_takes_no_other_with_it(make_folder, run, capsy
     table = make_folder("mine", "mine_train.tsv", images=40, per_image=1)
     spoil(table, *range(20))
     out = run("--shard", "1/2")
-    run("--shards", 2, status=1)
+    run("--shards", 2, status=2)
     assert "not one of 20 images could be read" in capsys.readouterr().err
     assert list(contents(out)) == ["mine_train_1.arrow"]
 
@@ -220,7 +220,7 @@ def test_reasons_survive_a_run_that_is_cut_off(tmp_path, make_folder, run, monke
 def test_a_bad_shard_alone_is_refused_and_the_check_judges_all(make_folder, run, check, capsys):
     table = make_folder("mine", "mine_train.tsv", images=80, per_image=1)
     spoil(table, *range(8), *range(20, 28))  # 8 of the first 20, 8 of the second
-    run("--shard", "0/4", status=1)
+    run("--shard", "0/4", status=2)
     assert "8 of 20 images cannot be used, more than the 6" in capsys.readouterr().err
     for i in range(4):
         out = run("--shard", f"{i}/4", "--max-bad-share", 0.5)
@@ -280,7 +280,7 @@ def test_a_full_disk_keeps_finished_shards_and_names_the_file(tmp_path, make_fol
     words = ["tsv", "--root", tmp_path, "--name", "mine", "--out", out, "--shards", 3, "--workers", 0, "--quiet"]
     command = [sys.executable, "-c", LIMITED, "100000", convert.__file__, *words]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
+    assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {out}/.mine_train_2.arrow.partial: cannot be written (File too large)")
     assert "finished shards are kept" in line
@@ -304,8 +304,8 @@ def test_check_reads_everything(sharded, check, tmp_path):
         "mine_train: 3 file(s) whole, 11 images, 22 pairs; left out: 1 broken",
         "mine_val: 3 file(s) whole, 3 images, 6 pairs",
     ]  # fmt: skip
-    assert check(sharded, "--name", "other", status=1) == []
-    assert check(tmp_path / "nowhere", status=1) == []
+    assert check(sharded, "--name", "other", status=2) == []
+    assert check(tmp_path / "nowhere", status=2) == []
 
 
 @pytest.mark.parametrize("at", [0.2, 0.5, 0.8])

@@ -40,7 +40,7 @@ def test_the_command_reads_the_training_captions_alone(tmp_path, make_folder, ca
         f"vocabulary of {len(pieces)} word pieces, from 6 captions (1 unusable ones left out)"
         in capsys.readouterr().out
     )
-    command(*words[:4], "absent", *words[5:], status=1)
+    command(*words[:4], "absent", *words[5:], status=2)
     assert "none of absent has a split train" in capsys.readouterr().err
 
 

@@ -11,6 +11,7 @@ from lexlip_data.errors import DataError
 from lexlip_data.loading.datamodule import CaptionDataModule
 from lexlip_data.sources.skipped import SMALL, Rules
 from lexlip_data.sources.table import TsvSource
+from lexlip_data.sources.tsv import read_columns
 
 ALL = Rules(max_bad_share=1)
 
@@ -220,3 +221,29 @@ def test_training_lists_the_rows_it_leaves_out_and_evaluation_refuses_them(make_
 def test_bad_rules(config, tokenizer, rules, message):
     with pytest.raises(DataError, match=message):
         CaptionDataModule({**config, **rules}, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.tsv", b"PAR1" + bytes(20), "a Parquet file, not a table .*read_parquet"),
+        ("t.xlsx", b"PK\x03\x04" + bytes(20), "an Excel file, not a table .*save it as CSV"),
+        ("t.csv", b"PK\x03\x04" + bytes(20), "a zip file, not a table .*unpack"),
+        ("t.tsv.gz", b"\x1f\x8b\x08" + bytes(20), "a gzip file, not a table .*unpack"),
+        ("t.csv", b'[{"title": "a", "filepath": "b.jpg"}]', "a JSON file, not a table .*karpathy"),
+        ("t.tsv", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer file.*git lfs pull"),
+        ("t.tsv", b"ARROW1\0\0" + bytes(20), "an Arrow file, not a table"),
+    ],
+)
+def test_other_kinds_of_file_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}: {message}"):
+        read_columns(tmp_path / name)
+    if b"{" not in content:
+        with pytest.raises(DataError, match=f"{name}: an? .* file, not JSON"):
+            read_karpathy(tmp_path / name)
+
+
+def test_text_that_begins_like_another_kind_is_text(tmp_path):
+    (tmp_path / "t.csv").write_text("ORC,title,filepath\n1,a,b.jpg\n")
+    assert read_columns(tmp_path / "t.csv").columns["title"].to_pylist() == ["a"]

@@ -305,3 +305,70 @@ def test_what_only_pillow_can_do_is_left_to_it(jpeg):
         images.open_pixels(data[: len(data) // 2], 64)
     with pytest.raises(BrokenImage, match="the file is empty"):
         images.open_pixels(b"", 64)
+
+
+def png(width, depth, colour, row, *chunks):
+    """A PNG of one row of stored numbers, as its bytes are in the file."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0)), *chunks]
+    parts += [(b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def shorts(*values):
+    return struct.pack(f">{len(values)}H", *values)
+
+
+WHITE = (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        # Grey of 16 bits: 1000 is transparent, 1001 is not; 1001 / 257 is 4.
+        (png(3, 16, 0, shorts(1000, 1001, 65535), (b"tRNS", shorts(1000))), [WHITE, (4, 4, 4), WHITE]),
+        (png(3, 16, 0, shorts(0, 1, 30000), (b"tRNS", shorts(0))), [WHITE, (0, 0, 0), (117, 117, 117)]),
+        (png(2, 16, 0, shorts(0, 30000)), [(0, 0, 0), (117, 117, 117)]),
+        # Grey and alpha of 16 bits: clear, solid, and half of 30000 with half of white.
+        (png(3, 16, 4, shorts(30000, 0, 30000, 65535, 30000, 32768)), [WHITE, (117,) * 3, (186,) * 3]),
+        # Colours of 16 bits: the key differs from its neighbours in the lower byte only.
+        (
+            png(3, 16, 2, shorts(1000, 0, 7, 1001, 0, 7, 1000, 0, 8), (b"tRNS", shorts(1000, 0, 7))),
+            [WHITE, (3, 0, 0), (3, 0, 0)],
+        ),
+        (png(2, 16, 6, shorts(60000, 0, 0, 0, 60000, 0, 0, 65535)), [WHITE, (234, 0, 0)]),
+        # Fewer bits: the key is in the file's numbers, 0 to 3 and 0 to 15.
+        (png(4, 2, 0, bytes([0b00011011]), (b"tRNS", shorts(1))), [(0,) * 3, WHITE, (170,) * 3, WHITE]),
+        (png(2, 4, 0, bytes([0x5A]), (b"tRNS", shorts(5))), [WHITE, (170,) * 3]),
+        (png(2, 1, 0, bytes([0b01000000]), (b"tRNS", shorts(0))), [WHITE, WHITE]),
+        (png(3, 8, 0, bytes([10, 11, 12]), (b"tRNS", shorts(11))), [(10,) * 3, WHITE, (12,) * 3]),
+        (png(2, 8, 2, bytes([1, 2, 3, 1, 2, 4]), (b"tRNS", shorts(1, 2, 3))), [WHITE, (1, 2, 4)]),
+        # A palette whose second colour is clear, and its third half black.
+        (png(3, 2, 3, b"\x18", (b"PLTE", bytes(9)), (b"tRNS", b"\xff\0\x80")), [(0,) * 3, WHITE, (127,) * 3]),
+    ],
+)  # fmt: skip
+def test_transparency_is_white_whatever_the_depth(data, expected):
+    for image in (open_image(data), images.open_pixels(data, 224)):
+        for x, colour in enumerate(expected):
+            assert image.getpixel((x, 0)) == pytest.approx(colour, abs=1), x
+
+
+@pytest.mark.parametrize("mode", ["I", "I;16", "F", "La", "RGBa", "PA"])
+def test_transparency_of_images_in_memory(mode):
+    """Opened by the user: a key of grey, or alpha that is multiplied in already."""
+    if mode in ("I", "I;16", "F"):
+        values = np.array([[1000, 1001]], dtype={"I": np.int32, "I;16": np.uint16, "F": np.float32}[mode])
+        image = Image.fromarray(values)
+        image.info["transparency"] = 1000
+        clear, solid = images.to_rgb(image).getpixel((0, 0)), images.to_rgb(image).getpixel((1, 0))
+        assert clear == WHITE and solid != WHITE
+    elif mode == "PA":
+        image = Image.new("P", (1, 1), 80).convert("PA")
+        image.putalpha(0)
+        assert images.to_rgb(image).getpixel((0, 0)) == WHITE
+    else:
+        image = Image.new({"La": "LA", "RGBa": "RGBA"}[mode], (1, 1), (80, 0) if mode == "La" else (80, 80, 80, 0))
+        assert images.to_rgb(image.convert(mode)).getpixel((0, 0)) == WHITE

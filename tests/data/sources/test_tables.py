@@ -7,6 +7,7 @@ import pytest
 
 from lexlip_data.errors import BrokenImage, DataError
 from lexlip_data.sources.rows import Rows
+from lexlip_data.sources.skipped import Rules
 from lexlip_data.sources.table import CaptionTable, TsvSource
 from lexlip_data.sources.tsv import read_columns
 
@@ -147,3 +148,38 @@ def test_fingerprint_follows_the_content():
         return table.fingerprint()
 
     assert make() == make() and len({make(), make("c"), make("bb"), make(path="r"), make(cap=1)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("rows", "row"),
+    [
+        ('x,0.jpg\n"open,1.jpg\nb,2.jpg\nthe "c" one,3.jpg\nd,4.jpg', 2),
+        ('x,0.jpg\nx,1.jpg\n"open,2.jpg\nsize 5",3.jpg', 3),
+        ('x,0.jpg\n"open,1.jpg\nb,2.jpg', 2),
+        ('x,img0\n"open,img1\nb,img2\nthe "c" one,img3', 2),
+        ('x,0.jpg\r\n"open,1.jpg\r\nb,2.jpg\r\nthe "c" one,3.jpg\r\n', 2),
+    ],
+    ids=["closed by a later quote", "one row", "to the end", "no suffixes", "line ends of Windows"],
+)
+def test_an_open_quote_in_a_comma_separated_table(tmp_path, rows, row):
+    path = tmp_path / "t.csv"
+    path.write_bytes(("title,filepath\n" + rows + "\n").encode())
+    with pytest.raises(DataError, match=rf"t.csv, row {row}: .*quote.*not closed"):
+        read_columns(path)
+    kept = read_columns(path, Rules(1))
+    swallowed = rows.rstrip("\r\n").count("\n") + 1 - len(kept)
+    assert len(kept.left_out) == swallowed >= 2  # each row that is lost counts as one
+
+
+def test_an_open_quote_in_a_column_that_nobody_reads(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('title,filepath,note\na,0.jpg,x\nb,1.jpg,"open\nc,2.jpg,y\nd,3.jpg,z"\n')
+    with pytest.raises(DataError, match="t.csv, row 2: the quote that opens note 'open' is not closed"):
+        read_columns(path)
+
+
+def test_captions_of_several_lines_are_no_open_quote(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('title,filepath\n"A dog, running.\nA cat, ""too""",1.jpg\nb,2.jpg\n')
+    rows = read_columns(path)
+    assert rows.columns["title"].to_pylist() == ['A dog, running.\nA cat, "too"', "b"] and rows.left_out == []

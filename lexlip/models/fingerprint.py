@@ -1,0 +1,24 @@
+"""One short name for a model's weights and vocabulary, to tell whether two models give the same vectors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import torch
+
+from lexlip.models.retrieval import RetrievalModel
+
+
+def fingerprint(model: RetrievalModel) -> str:
+    """32 hexadecimal digits; others for other weights or another vocabulary. Reads all weights: a second per gigabyte.
+
+    The config is left out: a later version may add to it, and what changes the shape of weights is seen in them.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    if model.tokenizer is not None:
+        digest.update(json.dumps(model.tokenizer.get_vocab(), sort_keys=True).encode())
+    return digest.hexdigest()

@@ -1,0 +1,121 @@
+"""Strangers' images are decoded in processes of their own, with a limit of time and of memory; beyond, they are killed.
+
+An image goes there and its pixels come back through pipes, which costs little beside the decode. A process starts with
+its first image, and again after it was killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from contextlib import suppress
+
+from lexlip.serve.decode_worker import ANSWER, READY, REQUEST
+from lexlip_data.errors import BrokenImage
+
+_START_SECONDS = 60  # for a process to import what it needs, on a machine that is busy
+_CODE = (  # sys.path first: whatever lies in the current folder is not imported
+    "import json, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path[:] = json.loads(sys.argv[1]);"
+    "from lexlip.serve.decode_worker import main; main(int(sys.argv[2]), float(sys.argv[3]))"
+)
+
+
+class DecodersBusy(Exception):
+    """No process became free in time."""
+
+
+class Decoders:
+    """A few processes that decode images.
+
+    Args:
+        processes: how many images are decoded at once.
+        seconds: that one image may take.
+        memory: bytes that one image may take, beyond those of the idle process; limited on Linux only.
+        wait: seconds after which an image that waits for a process is given up.
+    """
+
+    def __init__(self, processes: int = 1, seconds: float = 5.0, memory: int = 2 << 30, wait: float = 10.0):
+        self._seconds, self._memory, self._wait = seconds, memory, wait
+        self._free = asyncio.Semaphore(processes)
+        self._idle: list[asyncio.subprocess.Process] = []
+        self._all: set[asyncio.subprocess.Process] = set()
+
+    async def square(self, data: bytes, size: int, max_pixels: int) -> bytes:
+        """The middle square of an image, upright, resized: size x size x 3 bytes of RGB.
+
+        Raises:
+            BrokenImage: it cannot be decoded, or not within the limits.
+            DecodersBusy: too many others are being decoded.
+        """
+        try:
+            await asyncio.wait_for(self._free.acquire(), self._wait)
+        except (TimeoutError, asyncio.TimeoutError) as error:  # two classes before Python 3.11
+            raise DecodersBusy from error
+        try:
+            return await self._in_process(data, size, max_pixels)
+        finally:
+            self._free.release()
+
+    async def _in_process(self, data: bytes, size: int, max_pixels: int) -> bytes:
+        process = await self._process()
+        try:
+            exchange = _exchange(process, REQUEST.pack(size, max_pixels, len(data)), data)
+            done, payload = await asyncio.wait_for(exchange, self._seconds)
+        except (TimeoutError, asyncio.TimeoutError) as error:
+            self._kill(process)
+            raise BrokenImage(f"takes more than {self._seconds:g} seconds to decode") from error
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            self._kill(process)
+            raise BrokenImage("cannot be decoded: it ended the process that tried, or took too much memory") from error
+        except BaseException:  # cancelled: the answer would be taken for that to the next image
+            self._kill(process)
+            raise
+        self._idle.append(process)
+        if not done:
+            raise BrokenImage(payload.decode())
+        return payload
+
+    async def _process(self) -> asyncio.subprocess.Process:
+        while self._idle:
+            process = self._idle.pop()
+            if process.returncode is None:
+                return process
+            self._all.discard(process)
+        path = json.dumps([os.path.abspath(entry) for entry in sys.path])
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _CODE, path, str(self._memory), str(self._seconds + 1),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        self._all.add(process)
+        try:
+            assert process.stdout is not None
+            await asyncio.wait_for(process.stdout.readexactly(len(READY)), _START_SECONDS)
+        except BaseException as error:
+            self._kill(process)
+            if isinstance(error, asyncio.IncompleteReadError):
+                raise RuntimeError("the process that decodes images did not start; its message is above") from error
+            raise
+        return process
+
+    def _kill(self, process: asyncio.subprocess.Process) -> None:
+        self._all.discard(process)
+        with suppress(ProcessLookupError):
+            process.kill()
+
+    async def close(self) -> None:
+        """Kill all processes, at work or not."""
+        processes, self._idle = list(self._all), []
+        for process in processes:
+            self._kill(process)
+        await asyncio.gather(*(process.wait() for process in processes))
+
+
+async def _exchange(process: asyncio.subprocess.Process, head: bytes, data: bytes) -> tuple[bool, bytes]:
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(head)
+    process.stdin.write(data)
+    await process.stdin.drain()
+    done, length = ANSWER.unpack(await process.stdout.readexactly(ANSWER.size))
+    return done, await process.stdout.readexactly(length)

@@ -1,0 +1,120 @@
+"""Images are decoded in a process of their own: the same pixels, and none that takes too long or too much."""
+
+import asyncio
+import io
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lexlip.serve import decode
+from lexlip.serve.decode import Decoders, DecodersBusy
+from lexlip_data.errors import BrokenImage
+from lexlip_data.sources.images import open_image, square_of
+
+PIXELS = 64 << 20
+
+
+def run(work, **options):
+    """`work(decoders)`, asynchronous; the processes end with it."""
+
+    async def main():
+        decoders = Decoders(**options)
+        try:
+            return await asyncio.wait_for(work(decoders), 60)
+        finally:
+            await decoders.close()
+            assert not decoders._all
+
+    return asyncio.run(main())
+
+
+def flat(side, kind="PNG"):
+    """A black image of a few kilobytes."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def test_one_process_gives_the_same_pixels_and_outlives_bad_images(image):
+    async def work(decoders):
+        good = await decoders.square(image(1, (50, 70)), 16, PIXELS)
+        (process,) = decoders._all
+        with pytest.raises(BrokenImage, match="unknown format"):
+            await decoders.square(b"nothing", 16, PIXELS)
+        with pytest.raises(BrokenImage, match="3,500 pixels|more than 100"):
+            await decoders.square(image(1, (50, 70)), 16, 100)
+        with pytest.raises(BrokenImage, match="decode"):  # memory for 48 MB of pixels is not there
+            await decoders.square(flat(4000), 16, PIXELS)
+        assert await decoders.square(image(1, (50, 70)), 16, PIXELS) == good
+        assert decoders._all == {process}
+        return good
+
+    wanted = square_of(open_image(image(1, (50, 70)), 16), 16)
+    assert run(work, memory=40 << 20) == np.asarray(wanted).tobytes()
+
+
+def test_an_image_that_takes_too_long_is_killed_alone(image):
+    """What hangs is stood in for by a stopped process."""
+
+    async def work(decoders):
+        await decoders.square(image(), 8, PIXELS)
+        (process,) = decoders._all
+        process.send_signal(signal.SIGSTOP)
+        start = time.monotonic()
+        with pytest.raises(BrokenImage, match="takes more than 0.5 seconds"):
+            await decoders.square(image(), 8, PIXELS)
+        assert time.monotonic() - start < 5
+        decoders._seconds = 30  # a busy machine
+        assert len(await decoders.square(image(), 8, PIXELS)) == 192
+        assert process not in decoders._all and await process.wait() == -signal.SIGKILL
+
+    async def started(decoders):
+        decoders._seconds = 30
+        await decoders.square(image(), 8, PIXELS)
+        decoders._seconds = 0.5
+        await work(decoders)
+
+    run(started, seconds=0.5)
+
+
+def test_a_process_that_dies_takes_one_image_with_it(image):
+    async def work(decoders):
+        await decoders.square(image(), 8, PIXELS)
+        (process,) = decoders._all
+        process.send_signal(signal.SIGSTOP)
+        asking = asyncio.create_task(decoders.square(image(), 8, PIXELS))
+        await asyncio.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+        with pytest.raises(BrokenImage, match="it ended the process"):
+            await asking
+        return await decoders.square(image(), 8, PIXELS)
+
+    assert len(run(work, seconds=30)) == 192
+
+
+def test_who_waits_too_long_is_told_and_who_gives_up_leaves_nothing(image):
+    async def work(decoders):
+        await decoders.square(image(), 8, PIXELS)
+        (process,) = decoders._all
+        process.send_signal(signal.SIGSTOP)
+        first = asyncio.create_task(decoders.square(image(), 8, PIXELS))
+        await asyncio.sleep(0.05)
+        with pytest.raises(DecodersBusy):
+            await decoders.square(image(), 8, PIXELS)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert await process.wait() == -signal.SIGKILL
+        return await decoders.square(image(), 8, PIXELS)
+
+    assert len(run(work, seconds=30, wait=0.1)) == 192
+
+
+def test_a_process_that_cannot_start_is_a_mistake_of_the_service(image, monkeypatch):
+    monkeypatch.setattr(decode, "_CODE", "import sys; sys.exit(3)")
+    with pytest.raises(RuntimeError, match="did not start"):
+        run(lambda decoders: decoders.square(image(), 8, PIXELS))
