@@ -143,6 +143,7 @@ class Photos:
 
     what, ids, origin = "images", "string", "the data"
     left_out: list[Skipped] = []
+    notes: list[str] = []
 
     def __len__(self) -> int:
         return len(self.pairs)

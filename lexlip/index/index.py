@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lexlip.index.lookup import TableModel
     from lexlip.models.retrieval import LexiconModel
 
-    Model = LexiconModel | TableModel
+    Model: TypeAlias = "LexiconModel | TableModel"
 
 CANDIDATES = 200
 # Below these a thread costs more than it saves: queries of a batch, and documents that they are searched in.
