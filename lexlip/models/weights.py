@@ -169,7 +169,7 @@ def check_shape(
         CheckpointError: the model cannot be built, names or shapes do not fit, or it is much larger than the file.
     """
     trained = isinstance(config, ModelConfig)  # towers that a config shapes
-    if trained:
+    if isinstance(config, ModelConfig):
         refuse_deep(config, weights, path)
     model: Any = on_meta(lambda: _tried(kind(config)) if trained else kind(config), path)
     if model is not None:

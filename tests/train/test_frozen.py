@@ -126,7 +126,7 @@ def test_a_step_takes_different_images_each_with_one_of_its_captions(frozen):
     split = FeatureStore(frozen.features).split("train")
     pairs = FeaturePairs(split, seed=3)
     rows = list(range(len(pairs)))
-    drawn = []
+    drawn, numbers = [], set()
     for epoch in range(6):
         batch = pairs.__getitems__([(epoch, row) for row in rows])
         assert batch["image_id"].tolist() == rows
