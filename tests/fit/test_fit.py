@@ -26,7 +26,7 @@ def test_from_images_to_a_folder_and_again(frozen, tmp_path, capsys):
     command = [*map(str, command), "--head-text", "lookup", "--embed-towers", "--half", "--steps", "2"]
     assert not main(command)
     assert "% of the photos have a word of their captions" in capsys.readouterr().out
-    assert (tmp_path / "model" / "report.html").read_text().count("<figure>") == 12
+    assert (tmp_path / "model.work" / "report.html").read_text().count("<figure>") == 12
     model = LexLIP.from_pretrained(tmp_path / "model")
     vectors = model.encode_image([table.parent / "0.png"])
     assert model.config.text_head == "table" and vectors.any()
