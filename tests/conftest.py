@@ -169,3 +169,15 @@ def lotlip_release():
         return trunk, bert, proj, state
 
     return build
+
+
+@pytest.fixture(scope="session")
+def frozen(tmp_path_factory):
+    """Tiny frozen towers, a table of 24 images and the cache of their features; tests only read them.
+
+    `train(head, **changes)` trains heads on it, once for the same arguments, and gives the run; `checkpoint(head)` is
+    its last; `folder(head, storage)` the model folder with embedded towers, or without where storage is None.
+    """
+    import frozen_tiny
+
+    return frozen_tiny.World(tmp_path_factory.mktemp("frozen"))

@@ -21,12 +21,12 @@ WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a the box of ##s small large photo on".s
 WIDTH = 16  # of the text tower
 
 
-def write_towers(root: Path) -> tuple[str, str]:
+def write_towers(root: Path, seed: int = 0) -> tuple[str, str]:
     """A convolutional image tower as a timm folder and a sentence-transformers folder; gives their references."""
     image, text = root / "image", root / "text"
     image.mkdir(parents=True)
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model = timm.create_model("test_efficientnet", pretrained=False, num_classes=0)
         for norm in model.modules():
             if isinstance(norm, torch.nn.BatchNorm2d):
@@ -76,3 +76,51 @@ def write_table(root: Path, images: int) -> Path:
         lines += [f"a {colour} box {place}\t{number}.png\tbox{number}", f"the {colour} boxs\t{number}.png\tbox{number}"]
     (root / "table.tsv").write_text("\n".join(lines) + "\n")
     return root / "table.tsv"
+
+
+class World:
+    """See the fixture `frozen`."""
+
+    def __init__(self, root: Path):
+        from lexlip.cli import main
+
+        self.root, self.made = root, {}
+        self.image, self.text = write_towers(root / "towers")
+        self.table = write_table(root / "data", 24)
+        self.features = root / "features"
+        command = ["cache", "--data", self.table, "--image", self.image, "--text", self.text, "--out", self.features]
+        assert main([*map(str, command), "--held-out", "0.2"]) == 0
+
+    def train(self, head: str, **changes):
+        """A run of 4 steps of "dense", "contextual" or "lookup"; the lexicons are taught by the dense one."""
+        from runs import run_phase
+
+        from Phase1.module import Phase1Module
+
+        key = (head, *sorted(changes.items()))
+        if key not in self.made:
+            changes = {
+                "features": str(self.features), "exp_name": head, "batch_size": 8, "per_gpu_batchsize": 8,
+                "max_steps": 4, "checkpoint_steps": 1, "keep_checkpoints": 9, "term_min_count": 2, "head_width": WIDTH,
+                "embed_dim": 12, "row_terms": 4, **changes,
+            }  # fmt: skip
+            named = ["task_frozen_dense_train"]
+            if head != "dense":
+                named = ["task_frozen_lexicon_train"]
+                changes = {"head_text": head, "teacher": str(self.checkpoint("dense")), "train_top_k": [4], **changes}
+            nothing = {"root": "", "tokenizer": "", "words": None}  # a cache has all of it
+            self.made[key] = run_phase(nothing, self.root / "log", Phase1Module, named, **changes)
+        return self.made[key]
+
+    def checkpoint(self, head: str) -> Path:
+        return self.train(head).folder / "checkpoints" / "last.ckpt"
+
+    def folder(self, head: str, storage: str | None = "full") -> Path:
+        from lexlip.cli import main
+
+        out = self.root / f"{head}_{storage}"
+        if not out.exists():
+            options = ["--embed-towers"] if storage else []
+            options += [f"--{storage}"] if storage in ("half", "int8") else []
+            assert main(["export", str(self.checkpoint(head)), str(out), *options]) == 0
+        return out

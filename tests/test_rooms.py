@@ -10,9 +10,11 @@ ROOT = Path(__file__).resolve().parents[1]
 MODELS = {"errors", "utils", "ops", "models"}
 ALLOWED = {  # room -> the rooms of lexlip that it may import where a module is loaded
     "errors": set(), "utils": {"errors"}, "ops": {"errors"}, "launch": {"errors"}, "sparse": {"errors", "utils"},
-    "models": MODELS, "convert": MODELS, "index": {"errors", "utils", "sparse"}, "serve": MODELS | {"index", "sparse"},
+    "models": MODELS, "convert": MODELS | {"features"}, "index": {"errors", "utils", "sparse"},
+    "serve": MODELS | {"index", "sparse"},
     "evaluate": MODELS | {"sparse"}, "encode": MODELS | {"sparse", "index", "launch"},
     "features": MODELS | {"encode", "index"}, "train": MODELS | {"sparse", "evaluate", "launch", "features"},
+    "fit": MODELS | {"sparse", "evaluate", "convert", "features", "train"},
 }  # fmt: skip
 LATER = {  # and what may be imported inside a function, when it is called
     "index": {"models", "launch"}, "evaluate": {"launch"}, "features": {"launch"},

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lexlip.errors import CheckpointError
 from lexlip.models.lexicon_head import LexiconHead
 from lexlip.models.lexlip import LexLIP
+from lexlip.models.two_tower import TwoTowers
 
 TOLERANCE = 1e-4
 
@@ -48,6 +49,8 @@ def export_onnx(folder: str | Path, out: str | Path, trust_sources: bool = False
     import onnxruntime
 
     model = LexLIP.from_pretrained(folder, trust_sources=trust_sources)
+    if not isinstance(model, TwoTowers):
+        raise CheckpointError(f"{folder} holds heads on frozen towers, which are not exported to ONNX")
     # Written out, because the exporter can follow neither the fused head nor the fused attention's memory layout.
     model.set_lexicon_head("textbook")
     for module in model.image_encoder.modules():

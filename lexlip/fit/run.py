@@ -14,6 +14,7 @@ from lexlip.fit.evaluate import evaluated
 from lexlip.fit.settings import keys_of, settings_for
 from lexlip.models.frozen.model import FrozenLexLIP
 from lexlip.models.towers.packed import Storage
+from lexlip.train import run_dir
 from lexlip.train.config import Config, base, named
 from lexlip.train.frozen import FrozenDenseModule, FrozenModule
 from lexlip.train.main import run
@@ -70,5 +71,8 @@ def _train(head: str, features: Path, work: Path, keys: Mapping[str, object]) ->
     folder = work / f"{head}_seed{config.seed}" / VERSION / "checkpoints"
     done = folder / f"step_{config.max_steps:08d}.ckpt"
     if not done.exists():
-        run(config, TASKS[head][1])
+        try:
+            run(config, TASKS[head][1])
+        finally:
+            run_dir.forget()  # else the next stage would go on in the directory of this one
     return done

@@ -19,7 +19,6 @@ from lexlip.index.queries import bag_of
 from lexlip.index.remembered import remembered
 from lexlip.index.shards import read_shards
 from lexlip.index.store import read_manifest
-from lexlip.models.source import check_source
 from lexlip.pretrained import tell_of
 from lexlip.utils.options import trust_option
 from lexlip.utils.paths import check_input
@@ -184,6 +183,8 @@ def _search(options: argparse.Namespace) -> None:
 def _model(options: argparse.Namespace, what: str) -> str | TableModel:
     """The model that is named, or else the one that made the index; of its text side alone where that does."""
     name = options.model or remembered(options.index, options.trust_sources)  # reads the manifest: a quick refusal
+    from lexlip.models.source import check_source
+
     folder = check_source("--model ", name)
     if folder is not None and what != "image" and has_table(folder):
         tell_of(folder)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
@@ -179,7 +179,7 @@ class Index:
             code = segment.code(term, document)
             if code is not None:
                 stored = float(segment.impacts[code])
-                word = tokenizer.convert_ids_to_tokens(term) if tokenizer is not None else None
+                word: Any = tokenizer.convert_ids_to_tokens(term) if tokenizer is not None else None
                 shares.append(Share(term, word, weight, stored, weight * stored))
         return sorted(shares, key=lambda share: (-share.score, share.term))
 

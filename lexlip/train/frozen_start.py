@@ -42,7 +42,7 @@ def new_heads(config: Config, store: FeatureStore) -> FrozenLexLIP:
     shape = FrozenConfig(
         image_tower=store.facts["image"]["reference"], image_width=store.image_width,
         text_tower=store.facts["text"]["reference"], text_width=store.text_width, pooled_width=store.pooled_width,
-        vocab_size=len(store.tokenizer), terms=len(terms), width=config.head_width, 
+        vocab_size=len(store.tokenizer), terms=len(terms), width=config.head_width,
         row_terms=config.row_terms, embed_dim=embed_dim, max_text_len=config.max_text_len, **choices,
         tower_facts={side: store.facts[side] for side in ("image", "text")},
     )  # fmt: skip

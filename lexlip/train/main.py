@@ -34,7 +34,15 @@ from sacred import Experiment as SacredExperiment
 from sacred.observers import FileStorageObserver
 from sacred.utils import SacredError
 
-from lexlip.errors import CheckpointError, ConfigError, LaunchError, LoaderDied, LostContact, TrainingError
+from lexlip.errors import (
+    CheckpointError,
+    ConfigError,
+    FeaturesError,
+    LaunchError,
+    LoaderDied,
+    LostContact,
+    TrainingError,
+)
 from lexlip.features.store import FeatureSplit, FeatureStore
 from lexlip.launch import environment
 from lexlip.models.tokenizer import load_tokenizer
@@ -175,7 +183,7 @@ def _refusing() -> Iterator[None]:
         raise  # whoever read the output went away
     except OSError as error:
         raise Refused(error) from error
-    except (ConfigError, CheckpointError, DataError, TrainingError, LostContact, LoaderDied) as error:
+    except (ConfigError, CheckpointError, FeaturesError, DataError, TrainingError, LostContact, LoaderDied) as error:
         raise Refused(error) from None
 
 

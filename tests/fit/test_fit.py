@@ -1,0 +1,41 @@
+"""lexlip fit: settings by size, and from images to a model folder in one command."""
+
+import frozen_tiny
+import pytest
+
+from lexlip import LexLIP
+from lexlip.cli import main
+from lexlip.errors import ConfigError
+from lexlip.fit.settings import FEWEST, TABLE, settings_for
+
+
+def test_more_images_get_larger_batches_more_steps_and_less_dropout():
+    for less, more in zip(TABLE, TABLE[1:]):
+        assert less.images < more.images and less.batch_size <= more.batch_size
+        assert less.dense_steps <= more.dense_steps and less.lexicon_steps <= more.lexicon_steps
+        assert less.image_dropout >= more.image_dropout and less.text_dropout >= more.text_dropout
+        assert less.term_min_count <= more.term_min_count
+    assert all(settings_for(images).batch_size <= images for images in (FEWEST, 300, 1500, 10**7))
+    with pytest.raises(ConfigError, match="99 training images are too few"):
+        settings_for(99)
+
+
+def test_from_images_to_a_folder_and_again(frozen, tmp_path, capsys):
+    table = frozen_tiny.write_table(tmp_path / "data", 120)
+    command = ["fit", "--data", table, "--image", frozen.image, "--text", frozen.text, "--out", tmp_path / "model"]
+    command = [*map(str, command), "--head-text", "lookup", "--embed-towers", "--half", "--steps", "2"]
+    assert not main(command)
+    assert "% of the photos have a word of their captions" in capsys.readouterr().out
+    assert (tmp_path / "model.work" / "report.html").read_text().count("<figure>") == 12
+    model = LexLIP.from_pretrained(tmp_path / "model")
+    vectors = model.encode_image([table.parent / "0.png"])
+    assert model.config.text_head == "table" and vectors.any()
+    times = {file: file.stat().st_mtime_ns for file in (tmp_path / "model.work").rglob("*.ckpt")}
+    lexicon = next(
+        file for file in times if "lexicon" in str(file) and file.name.startswith("step_") and not file.is_symlink()
+    )
+    assert not main(command)  # nothing is trained again
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "model.work").rglob("*.ckpt")} == times
+    lexicon.unlink()  # as after an interruption
+    assert not main(command)
+    assert lexicon.exists()

@@ -1,0 +1,201 @@
+"""Training of heads on cached features: whole runs, the exact step, resuming, and what is refused."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from frozen_tiny import WIDTH, write_towers
+from runs import Refused, checkpoint_of
+
+from lexlip.features.store import FeatureStore
+from lexlip.models.weights import known_config
+from lexlip.train.config import Config, base, named
+from lexlip.train.features import FeatureDataModule, FeaturePairs
+from lexlip.train.frozen import FrozenDenseModule, FrozenModule
+
+CASES = {
+    "dense": ("task_frozen_dense_train", FrozenDenseModule),
+    "contextual": ("task_frozen_lexicon_train", FrozenModule),
+    "lookup": ("task_frozen_lexicon_train", FrozenModule),
+}
+
+
+@pytest.fixture
+def build(frozen, livelier):
+    """A module in training, with the data of its config, without a Trainer."""
+
+    def make(head, **changes):
+        task, kind = CASES[head]
+        keys = {
+            **base(), **named()[task], "features": str(frozen.features), "num_gpus": 0, "batch_size": 8,
+            "per_gpu_batchsize": 8, "term_min_count": 2, "head_width": WIDTH, "embed_dim": 12, "row_terms": 4,
+            "max_steps": 4, "clip_grad": 0.0, "mask_same_image": True,
+        }  # fmt: skip
+        if head != "dense":
+            keys |= {"head_text": head, "teacher": str(frozen.checkpoint("dense")), "train_top_k": [4]}
+        torch.manual_seed(0)
+        config = Config.checked({**keys, **changes})
+        kind.check_config(config)
+        module = kind.from_config(config)
+        return livelier(module).train(), FeatureDataModule(config, FeatureStore(config.features))
+
+    return make
+
+
+@pytest.fixture
+def step(monkeypatch):
+    """Runs `training_step` alone; gives the logged values and the gradients."""
+    from types import SimpleNamespace
+
+    def run(module, batch):
+        logged, optimizer = {}, torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.0)
+        data = SimpleNamespace(steps_per_epoch=4, n_pairs=16)
+        module.trainer = SimpleNamespace(
+            strategy=SimpleNamespace(model=module), global_step=0, datamodule=data, estimated_stepping_batches=4
+        )
+        module.schedule = SimpleNamespace(step=lambda: None, get_last_lr=lambda: [0.0])
+        take = optimizer.step
+        monkeypatch.setattr(optimizer, "step", lambda: (module.on_before_optimizer_step(optimizer), take()))
+        monkeypatch.setattr(module, "optimizers", lambda: optimizer)
+        monkeypatch.setattr(module, "manual_backward", lambda loss: loss.backward())
+        monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: float(value)}))
+        monkeypatch.setattr(
+            module, "log_dict", lambda values, **_: logged.update({k: float(v) for k, v in values.items()})
+        )
+        module.training_step(batch, 0)
+        return logged, {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+
+    return run
+
+
+@pytest.mark.parametrize("head", CASES)
+def test_gradients_do_not_depend_on_the_micro_batches(build, step, head):
+    results = []
+    for rows in (8, 3):
+        module, data = build(head, per_gpu_batchsize=8, grad_cache_chunk=rows, image_dropout=0.0, text_dropout=0.0)
+        results.append(step(module, next(iter(data.train_dataloader()))))
+    (losses, gradients), (parts, ours) = results
+    names = {"train/contrastive_loss"} | ({"train/flops_loss", "train/distill_loss"} if head != "dense" else set())
+    assert names <= set(losses)
+    for name in losses:
+        assert parts[name] == pytest.approx(losses[name], rel=1e-4, abs=1e-7), name
+    assert ours.keys() == gradients.keys()
+    assert head == "dense" or not any("dense_heads" in name for name in gradients)
+    for name, value in gradients.items():
+        assert float((ours[name] - value).abs().max()) < 1e-4 * float(value.abs().max()) + 1e-6, name
+    assert any("logit_scale" in name and value.abs() > 0 for name, value in gradients.items())
+
+
+def test_losses_are_their_formulas(build):
+    """Of whole vectors and of those cut to four terms; in evaluation every caption is expanded."""
+    module, data = build("contextual", loss_names={**base()["loss_names"], "distill": 3.0})
+    module.eval()
+    batch = next(iter(data.train_dataloader()))
+    losses = module.compute_losses(batch)
+    vectors = {k: F.normalize(module.vectors_of(k, batch), dim=-1) for k in ("text", "image")}
+    dense = [F.normalize(module.model.vectors_of_features(k, batch, "dense"), dim=-1) for k in ("text", "image")]
+    wanted = {"contrastive_loss": 0.0, "distill_loss": 0.0}
+    for k in (vectors["text"].shape[1], 4):
+        text, image = (
+            F.normalize(torch.where(v >= v.topk(k, 1).values[:, -1:], v, 0.0), dim=1) for v in vectors.values()
+        )
+        scores, taught = text @ image.T, dense[0] @ dense[1].T
+        for own, given in ((scores, taught), (scores.T, taught.T)):
+            target = torch.arange(8)
+            wanted["contrastive_loss"] += F.cross_entropy(own * module.scale.exp(), target) / 4
+            p = (given / 0.05).softmax(1)
+            wanted["distill_loss"] += 3 * (p * (p.log() - (own / 0.05).log_softmax(1))).sum(1).mean() / 4
+    wanted["flops_loss"] = 3 * sum(v.mean(0).square().sum() for v in vectors.values())
+    assert losses.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert float(losses[name]) == pytest.approx(float(value), rel=1e-4), name
+
+
+def test_few_captions_are_expanded_at_first_and_all_in_the_end(build):
+    from types import SimpleNamespace
+
+    module, data = build("contextual", expansion_start=0.25)
+    batch = {"image_id": torch.arange(4000)}
+    for now, wanted in ((0, 0.25), (50, 0.625), (100, 1.0)):
+        module.trainer = SimpleNamespace(estimated_stepping_batches=100, global_step=now)
+        kept = module.prepare(batch)[0]["expanded"]
+        assert float(kept.mean()) == pytest.approx(wanted, abs=0.03) and set(kept.tolist()) <= {0.0, 1.0}
+    assert "expanded" not in module.eval().prepare(batch)[0]
+
+
+def test_a_step_takes_different_images_each_with_one_of_its_captions(frozen):
+    split = FeatureStore(frozen.features).split("train")
+    pairs = FeaturePairs(split, seed=3)
+    rows = list(range(len(pairs)))
+    drawn, numbers = [], set()
+    for epoch in range(6):
+        batch = pairs.__getitems__([(epoch, row) for row in rows])
+        assert batch["image_id"].tolist() == rows
+        captions = [2 * row + number for row, number in zip(rows, batch["caption_number"].tolist())]
+        wanted = split.texts(captions)
+        assert torch.equal(batch["text_ids"], wanted.terms) and torch.equal(batch["text_pooled"], wanted.pooled)
+        again = FeaturePairs(split, seed=3).__getitems__([(epoch, row) for row in rows])
+        assert torch.equal(again["caption_number"], batch["caption_number"])
+        drawn.append(batch["caption_number"].numpy())
+        numbers |= set(batch["caption_number"].tolist())
+    assert numbers == {0, 1} and len({d.tobytes() for d in drawn}) > 1
+
+
+@pytest.mark.parametrize("head", CASES)
+def test_a_run_learns_and_is_validated(frozen, head):
+    run = frozen.train(head)
+    content = checkpoint_of(run.folder)
+    assert content["global_step"] == 4 and run.result["val/rsum"] >= 0
+    config = known_config(run.folder / "checkpoints" / "last.ckpt")
+    assert config.terms == 15 and config.tower_facts["image"]["weights"]
+    first = torch.load(run.folder / "checkpoints" / "step_00000001.ckpt", weights_only=True)["state_dict"]
+    moved = {name for name, value in content["state_dict"].items() if not torch.equal(value, first[name])}
+    parts = {"dense": "model.dense_heads.", "contextual": "model.lexicon_heads.", "lookup": "model.lexicon_heads."}[
+        head
+    ]
+    assert moved and all(name.startswith(parts) for name in moved)
+    assert not any("tower" in name or "words" in name for name in content["state_dict"])
+
+
+@pytest.mark.parametrize("head", ["dense", "lookup"])
+def test_a_run_goes_on_bit_for_bit(frozen, head):
+    whole = frozen.train(head)
+    file = str(whole.folder / "checkpoints" / "step_00000002.ckpt")
+    resumed = frozen.train(head, resume_from=file, version=7)
+    one, two = checkpoint_of(whole.folder), checkpoint_of(resumed.folder)
+    assert one["global_step"] == two["global_step"] == 4 and one["batches_seen"] == two["batches_seen"]
+    for name, value in one["state_dict"].items():
+        assert torch.equal(value, two["state_dict"][name]), name
+
+
+def test_test_only_evaluates_and_needs_the_split(frozen):
+    with pytest.raises(Refused, match="has no test split; it has train, val"):
+        frozen.train("lookup", test_only=True, version=8, load_path=str(frozen.checkpoint("lookup")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"training_mode": "both"}, "training_mode=both: heads on frozen towers are contrastive"),
+        ({"long_captions": 2}, "long_captions=2 belongs to training with images"),
+        ({"term_min_count": 99}, "term_min_count=99: no word piece of the 38 training captions"),
+        ({"features": "nowhere"}, "nowhere holds no features"),
+        ({"teacher": "nowhere.ckpt"}, "nowhere.ckpt: no such checkpoint file"),
+        ({"head_text": "table"}, "head_text"),
+        ({"batch_size": 64, "per_gpu_batchsize": 64}, "64"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused(frozen, changes, told):
+    with pytest.raises(Refused, match=told):
+        frozen.train("lookup", **changes)
+
+
+def test_a_teacher_of_other_towers_or_without_a_reference_is_refused(frozen, tmp_path):
+    from lexlip.cli import main
+
+    other, text = write_towers(tmp_path / "towers", seed=1)
+    command = ["cache", "--data", frozen.table, "--image", other, "--text", text, "--out", tmp_path / "features"]
+    assert main([*map(str, command), "--held-out", "0.2"]) == 0
+    with pytest.raises(Refused, match="was trained on features of another image tower than .* holds: timm:"):
+        frozen.train("lookup", features=str(tmp_path / "features"))
+    with pytest.raises(Refused, match="holds no dense reference on frozen towers"):
+        frozen.train("lookup", teacher=str(frozen.folder("lookup")))
