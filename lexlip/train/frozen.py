@@ -106,6 +106,10 @@ class FrozenModule(_FrozenModule):
         assert self.model.lexicon_heads is not None
         return self.model.lexicon_heads.logit_scale
 
+    def __init__(self, config: Config, model: FrozenLexLIP):
+        super().__init__(config, model)
+        self.train(self.training)  # Lightning leaves modules as they are
+
     def train(self, mode: bool = True) -> FrozenModule:
         super().train(mode)
         if self.model.dense_heads is not None:

@@ -199,3 +199,11 @@ def test_a_teacher_of_other_towers_or_without_a_reference_is_refused(frozen, tmp
         frozen.train("lookup", features=str(tmp_path / "features"))
     with pytest.raises(Refused, match="holds no dense reference on frozen towers"):
         frozen.train("lookup", teacher=str(frozen.folder("lookup")))
+
+
+def test_the_teacher_sees_whole_features(frozen):
+    """Also where nobody calls train(), as in a Trainer's fit."""
+    module = frozen.module("contextual")
+    assert module.training and module.model.lexicon_heads.training and not module.model.dense_heads.training
+    module.train()
+    assert not module.model.dense_heads.training
