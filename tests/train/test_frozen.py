@@ -202,8 +202,12 @@ def test_a_teacher_of_other_towers_or_without_a_reference_is_refused(frozen, tmp
 
 
 def test_the_teacher_sees_whole_features(frozen):
-    """Also where nobody calls train(), as in a Trainer's fit."""
-    module = frozen.module("contextual")
+    """From the first step on: nobody calls train() in a fit."""
+    keys = {
+        **base(), **named()["task_frozen_lexicon_train"], "features": str(frozen.features), "num_gpus": 0,
+        "batch_size": 8, "per_gpu_batchsize": 8, "term_min_count": 2, "teacher": str(frozen.checkpoint("dense")),
+    }  # fmt: skip
+    module = FrozenModule.from_config(Config.checked(keys))
     assert module.training and module.model.lexicon_heads.training and not module.model.dense_heads.training
     module.train()
     assert not module.model.dense_heads.training
