@@ -53,6 +53,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    _check_corpus(options)
     _check_paths(options)
     from lexlip.encode.run import encode, process_of
     from lexlip.launch.environment import leave_with_launcher
@@ -61,7 +62,6 @@ def _run(options: argparse.Namespace) -> None:
     from lexlip_data.errors import DataError
     from lexlip_data.sources.skipped import Rules
 
-    _check_corpus(options)
     leave_with_launcher()
     device = usable_device(options.device)
     process = process_of()

@@ -63,7 +63,7 @@ def test_step(rows_of):
     assert [row["name"].split(",")[1] for row in rows] == [" phase 1", " phase 2"]
     for row in rows:
         assert row["loss_difference"] < 1e-5 and row["gradient_difference"] < 1e-4
-        assert 0 < row["share_of_product_rate"] < 1
+        assert 0 < row["ratio_of_product_rate"] < 1
 
 
 def test_data(rows_of):

@@ -194,6 +194,7 @@ def require_clear(message: str, path: Path) -> None:
 def in_process(path: Path) -> tuple[str, str]:
     """`use` in a forked process with limits."""
     reading, writing = os.pipe()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # which the fork begins with
     pid = os.fork()
     if pid == 0:
         try:
@@ -222,8 +223,8 @@ def in_process(path: Path) -> tuple[str, str]:
     if status or not content:
         return "crash", f"the process ended with status {status}"
     outcome, _, message = content.partition("\n")
-    if usage.ru_maxrss > MEGABYTES * 1024:
-        return "memory", f"{usage.ru_maxrss >> 10} MB; {message}"
+    if usage.ru_maxrss - before > MEGABYTES * 1024:
+        return "memory", f"{(usage.ru_maxrss - before) >> 10} MB; {message}"
     return outcome, message
 
 

@@ -132,7 +132,7 @@ def test_loading_sends_every_file_and_stops_at_an_error(index, tmp_path):
 def test_files_stay_small_enough_for_a_request(index, tmp_path, monkeypatch):
     from lexlip.index.export import files
 
-    monkeypatch.setattr(files.write_lines, "__defaults__", (20_000,))
+    monkeypatch.setattr(files, "MAX_BYTES", 20_000)
     export(index, "opensearch", tmp_path / "out")
     sizes = [path.stat().st_size for path in (tmp_path / "out" / "documents").iterdir()]
     assert len(sizes) > 10 and max(sizes) <= 20_000

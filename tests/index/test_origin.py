@@ -77,7 +77,7 @@ def test_replaced_documents_of_another_root_are_told(tmp_path, caplog):
     build(index, read_shards([shard(tmp_path / "a.arrow", ["x", "y", "z"])]))
     with caplog.at_level(logging.WARNING):
         add(index, read_shards([shard(tmp_path / "again.arrow", ["x"])]))
-        assert not caplog.records
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
         assert add(index, read_shards([shard(tmp_path / "b.arrow", ["y", "new"], root="/other")])).replaced == 1
     assert "1 documents from /photos are replaced by ones of the same ids from /other, e.g. y" in caplog.text
     merge(index)

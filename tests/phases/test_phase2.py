@@ -227,7 +227,7 @@ def phase1_file(make_config, livelier, tmp_path):
     config = make_config()
     torch.manual_seed(3)
     module = livelier(Phase1Module(config, build_model(LexLIP, config)))
-    content = {"state_dict": module.state_dict(), "hyper_parameters": {"config": config.as_dict()}}
+    content = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
     torch.save(content, tmp_path / "phase1.ckpt")
     return module, str(tmp_path / "phase1.ckpt")
 
@@ -248,7 +248,7 @@ def test_fine_tuning_at_another_size(make_config, phase1_file, livelier, make_ba
     config = make_config(training_mode="con", load_path=phase1_file[1])
     source = Phase2Module.from_config(config)
     livelier(source.twin)
-    content = {"state_dict": source.state_dict(), "hyper_parameters": {"config": config.as_dict()}}
+    content = {"state_dict": source.state_dict(), "hyper_parameters": dict(source.hparams)}
     torch.save(content, tmp_path / "phase2.ckpt")
     with caplog.at_level(logging.INFO):
         tuned = Phase2Module.from_config(config.changed(image_size=48, load_path=str(tmp_path / "phase2.ckpt")))

@@ -175,7 +175,7 @@ def test_run_directory(make_config, tmp_path):
     (parent / "version_x").mkdir()
     (parent / "version_6").mkdir()  # an evaluation, say
     assert run_dir.choose(config) == (parent / "version_7", None)
-    (parent / "version_7").mkdir()
+    assert (parent / "version_7").is_dir()  # claimed at once, so that no other run takes the number
     assert run_dir.choose(config)[0] == parent / "version_7"  # the other processes of the same run
     assert run_dir.choose(config.changed(version=9))[0] == parent / "version_9"
     assert run_dir.choose(config.changed(version="final"))[0] == parent / "final"

@@ -206,7 +206,7 @@ def test_the_bound_of_memory():
 
 def test_mistakes_are_told_in_one_line(tmp_path, index_folder, model_folder, capsys):
     for index, model, option, message in (
-        (tmp_path / "none", model_folder, (), "holds no index"),
+        (tmp_path / "none", model_folder, (), "no such folder"),
         (index_folder, tmp_path / "none", (), "neither a model folder"),
         (index_folder, model_folder, ("--max-k", "0"), "max_k=0"),
         (index_folder, model_folder, ("--device", "warp"), "--device warp"),
@@ -222,7 +222,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, index_folder, model_folder, cap
 def test_options_that_are_given_are_the_limits(index_folder, model_folder, monkeypatch, capsys):
     server, app = pytest.importorskip("lexlip.serve.server"), pytest.importorskip("lexlip.serve.app")
     given = []
-    monkeypatch.setattr(app, "create_app", lambda index, model, limits, hosts: given.append((limits, hosts)))
+    monkeypatch.setattr(app, "create_app", lambda index, model, limits, hosts, force: given.append((limits, hosts)))
     monkeypatch.setattr(server.Server, "run", lambda self: given.append(self.config))
     words = ["serve", "--index", str(index_folder), "--model", str(model_folder), "--port", "7"]
     some = ["--max-k", "9", "--body-seconds", "0.5", "--threads", "3", "--decode-memory", "9", "--allow-host", "A.b"]

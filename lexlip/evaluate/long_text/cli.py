@@ -35,7 +35,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def _run(options: argparse.Namespace) -> None:
     check_output("--metrics-file", options.metrics_file)
     if not options.model.startswith("open_clip:"):
-        local_source("--model ", options.model)
+        local_source(options.model, "--model ")
     from lexlip.evaluate.long_text.encoders import load_encoder
     from lexlip.evaluate.long_text.evaluate import evaluate, refuse_missing, table
     from lexlip.utils.devices import usable_device
