@@ -207,7 +207,7 @@ def test_the_bound_of_memory():
 def test_mistakes_are_told_in_one_line(tmp_path, index_folder, model_folder, capsys):
     for index, model, option, message in (
         (tmp_path / "none", model_folder, (), "no such folder"),
-        (index_folder, tmp_path / "none", (), "neither a model folder"),
+        (index_folder, tmp_path / "none", (), "no such folder"),
         (index_folder, model_folder, ("--max-k", "0"), "max_k=0"),
         (index_folder, model_folder, ("--device", "warp"), "--device warp"),
         (index_folder, model_folder, ("--port", "70000"), "--port 70000: 0 to 65535"),
