@@ -106,7 +106,7 @@ class FrozenModule(_FrozenModule):
         assert self.model.lexicon_heads is not None
         return self.model.lexicon_heads.logit_scale
 
-    def __init__(self, config: Config, model: FrozenLexLIP):
+    def __init__(self, config: Config, model: Any):  # a FrozenLexLIP
         super().__init__(config, model)
         self.train(self.training)  # Lightning leaves modules as they are
 
