@@ -69,7 +69,10 @@ def write_frozen(
                 load = load_image_tower if side == "image" else partial(load_text_tower, lexicon=model.tokenizer)
                 stored = load(reference, folder=out).facts()["weights"]  # which also shows that it loads
                 setattr(model.config, f"{side}_tower", reference)
-                model.config.tower_facts[side] = {**model.config.tower_facts.get(side, {}), "stored": stored}
+                facts = dict(model.config.tower_facts.get(side, {}))
+                for one in facts.get("towers", ()):  # side by side; where they lay is of no use to anybody
+                    one.pop("reference", None)
+                model.config.tower_facts[side] = {**facts, "reference": reference, "stored": stored}
         model.config.embedded = [side for side in ("image", "text") if getattr(model.config, f"{side}_tower")]
     if storage != "full":
         model.half()

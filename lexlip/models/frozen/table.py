@@ -37,7 +37,8 @@ def with_table(model: FrozenLexLIP, words: Tensor) -> FrozenLexLIP:
     if heads is None or not isinstance(side := heads.text_side, LookupText):
         raise EncodingError(f"text_head={model.config.text_head}: a table is written of a trained lookup side alone")
     model.eval()
-    config = dataclasses.replace(model.config, text_head="table", text_tower="", embed_dim=0)
+    facts = {"image": model.config.tower_facts.get("image", {})}  # no text tower, and nobody asks which it was
+    config = dataclasses.replace(model.config, text_head="table", text_tower="", embed_dim=0, tower_facts=facts)
     table = FrozenLexLIP(config, model.tokenizer)
     assert table.lexicon_heads is not None
     wanted = table.state_dict().keys()
