@@ -22,8 +22,10 @@ from lexlip.models.retrieval import LexiconModel
 from lexlip.models.towers import ImageTower, TextTower, load_image_tower, load_text_tower
 from lexlip_data.loading.batch import Batch
 
+MODEL_CARD = (Path(__file__).parents[1] / "card_lexicon.md").read_text(encoding="utf-8")
 
-class FrozenLexLIP(LexiconModel):
+
+class FrozenLexLIP(LexiconModel, tags=["sparse-retrieval"], model_card_template=MODEL_CARD):
     """Heads, and the towers once they are needed.
 
     Args:
