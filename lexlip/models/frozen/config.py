@@ -45,7 +45,7 @@ class FrozenConfig:
     pooled_width: int = 0
     width: int = 384
     text_head: TextHead = "contextual"
-    row_terms: int = 16
+    row_terms: int = 24
     embed_dim: int = 0
     max_text_len: int = 40
     tower_facts: dict[str, Any] = field(default_factory=dict)
