@@ -10,7 +10,7 @@ import torch
 from lexlip.cli import main
 
 COMMANDS = {
-    "import-official", "import-lotlip", "export", "export-onnx", "encode", "cache", "index", "search", "serve",
+    "import-official", "import-lotlip", "export", "export-onnx", "encode", "cache", "fit", "index", "search", "serve",
     "eval-long-text",
 }  # fmt: skip
 

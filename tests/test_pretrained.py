@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from lexlip import LexLIP, pretrained
+from lexlip.index import SparseRows, build
 from lexlip.index.lookup import TableModel
+from lexlip.index.remembered import remembered
 from lexlip.models.fingerprint import fingerprint
 
 FOLDER = pretrained.find(pretrained.DEFAULT)
@@ -60,6 +62,12 @@ def test_what_it_may_be_used_for_is_told_once(tmp_path, monkeypatch, capsys):
     for _ in range(2):
         pretrained.tell_of(FOLDER)
     assert capsys.readouterr().err.count("research and education only") == 2
+
+
+def test_an_index_that_names_no_model_is_searched_with_it(tmp_path):
+    rows = SparseRows.from_bags([{3899: 1.0}], ids=["dog"])
+    build(tmp_path / "index", [rows])
+    assert remembered(tmp_path / "index") == "photos-small"
 
 
 def test_other_names_and_folders_are_not_taken_for_it(tmp_path):

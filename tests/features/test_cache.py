@@ -47,7 +47,7 @@ class ImageTower(torch.nn.Module):
 class TextTower(torch.nn.Module):
     """A state for each word piece that tells which one it is, and where."""
 
-    reference, width = "fake:pieces", 4
+    reference, width, pooled_width = "fake:pieces", 4, 1
 
     def __init__(self, lexicon):
         super().__init__()
@@ -61,6 +61,9 @@ class TextTower(torch.nn.Module):
         places = torch.arange(longest).expand_as(terms)
         states = torch.stack([terms, places, terms * 0.5, torch.ones_like(terms) * 7], 2).float()
         return TextFeatures(terms=terms, mask=mask, states=states, pooled=terms.sum(1, keepdim=True).float())
+
+    def term_embeddings(self):
+        return None
 
     def facts(self):
         return {"reference": self.reference, "weights": "w"}
@@ -186,7 +189,7 @@ def test_others_are_refused(both, tiny_data, table, cached):
     with pytest.raises(EncodingError, match="begun with (terms|vocabulary)"):
         write_features(cached, image, TextTower(other), data, **options)
     (cached / "features.json").unlink()
-    with pytest.raises(EncodingError, match="begun with features"):
+    with pytest.raises(FeaturesError, match="holds features of another run"):
         write_features(cached, ImageTower(2.0), text, data, **options)
 
 

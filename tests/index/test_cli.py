@@ -116,7 +116,6 @@ def test_search_by_text_image_and_words(tmp_path, make_config, livelier, tiny_da
         (["search", "--index", "index", "--bag", "{"], "--bag is no JSON"),
         (["search", "--index", "index", "--bag", '{"a": "b"}'], "must map terms to weights"),
         (["search", "--index", "index", "--bag", '{"1": 1}', "-k", "0"], "k=0"),
-        (["search", "--index", "index", "dog"], "needs a model"),
         (["index", "delete", "index", "--from", "nowhere"], "nowhere cannot be read"),
     ],
 )

@@ -24,7 +24,7 @@ def packed(state: Mapping[str, Tensor], storage: Storage) -> dict[str, Tensor]:
     for name, value in state.items():
         if storage == "int8" and value.is_floating_point() and value.ndim > 1:
             rows = value.flatten(1)
-            scale = (rows.abs().amax(1) / LARGEST).clamp(min=torch.finfo(torch.float16).tiny).half()
+            scale = (rows.float().abs().amax(1) / LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
             whole = (rows / scale.float()[:, None]).round().clamp(-LARGEST, LARGEST)
             stored[name], stored[name + SCALE] = whole.to(torch.int8).view(value.shape).contiguous(), scale
         else:
