@@ -9,7 +9,7 @@ from lexlip.errors import CheckpointError
 from lexlip.features.store import FeatureStore
 from lexlip.features.vocabulary import read_vocabulary
 from lexlip.models.frozen.config import FrozenConfig
-from lexlip.models.frozen.model import FrozenLexLIP
+from lexlip.models.frozen.model import FrozenLexLIP, without_places
 from lexlip.models.frozen.table import with_table
 from lexlip.models.towers import load_image_tower, load_text_tower
 from lexlip.models.towers.embed import embed_tower
@@ -69,9 +69,7 @@ def write_frozen(
                 load = load_image_tower if side == "image" else partial(load_text_tower, lexicon=model.tokenizer)
                 stored = load(reference, folder=out).facts()["weights"]  # which also shows that it loads
                 setattr(model.config, f"{side}_tower", reference)
-                facts = dict(model.config.tower_facts.get(side, {}))
-                for one in facts.get("towers", ()):  # side by side; where they lay is of no use to anybody
-                    one.pop("reference", None)
+                facts = without_places(model.config.tower_facts.get(side, {}))  # of no use to anybody else
                 model.config.tower_facts[side] = {**facts, "reference": reference, "stored": stored}
         model.config.embedded = [side for side in ("image", "text") if getattr(model.config, f"{side}_tower")]
     if storage != "full":

@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from lexlip.encode.corpus import Images, Texts
 from lexlip.encode.files import FolderImages
-from lexlip.encode.shards import FACTS, LOCK, ShardFolder, ShardPlan
+from lexlip.encode.shards import FACTS, LOCK, ShardFolder, ShardPlan, refuse_other
 from lexlip.errors import EncodingError
 from lexlip.index.origin import Origin
 from lexlip.utils.files import give_usual_rights, write_json, write_whole
@@ -95,8 +95,8 @@ class _Opener:
         facts = self._facts(self.corpus)
         if not there:
             return Rounds([self._claim(0, self.corpus)])
-        for number, of_round in enumerate(there):
-            self._require_same(of_round, self.settings, number)
+        for of_round in there:
+            self._require_same(of_round, self.settings)
         if len(there) == 1 and all(there[0].get(name) == facts[name] for name in _OF_CORPUS):
             first = self._round(0, self.corpus, there[0])
             return Rounds([first], self._changed([first]))
@@ -104,7 +104,7 @@ class _Opener:
             self._forget(0)
             return Rounds([self._claim(0, self.corpus)])
         if not isinstance(self.corpus, FolderImages):
-            self._require_same(there[0], facts, 0)
+            self._require_same(there[0], facts)
             raise EncodingError(f"{self.out} holds a folder of images; name a new folder with --out")
         return self._grown(there, self.corpus)
 
@@ -146,14 +146,9 @@ class _Opener:
             found.append(content)
         return found
 
-    def _require_same(self, there: dict, facts: dict, number: int) -> None:
-        for name, value in {"id_prefix": "", **facts}.items():
-            before = there.get(name, "" if name == "id_prefix" else None)
-            if name != "run" and before != value:
-                raise EncodingError(
-                    f"{self.out} was begun with {name.replace('_', ' ')} {one_line(before, 80)}, not "
-                    f"{value}; run it as it was begun, or name a new folder with --out"
-                )
+    def _require_same(self, there: dict, facts: dict) -> None:
+        no_prefix = {"id_prefix": ""}  # which earlier versions do not write
+        refuse_other(self.out, {**no_prefix, **there}, {**no_prefix, **facts})
 
     def _facts(self, corpus: Images | Texts) -> dict:
         facts = {**self.settings, "documents": len(corpus), "corpus": corpus.fingerprint()}

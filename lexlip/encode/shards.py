@@ -31,6 +31,7 @@ from lexlip.index.origin import Origin, origin_metadata
 from lexlip.index.shards import record_batch, run_metadata
 from lexlip.sparse import SparseRows
 from lexlip.utils.files import give_usual_rights
+from lexlip_data.errors import one_line
 from lexlip_data.sources.files import sync_folder
 from lexlip_data.sources.skipped import Rules, Skipped, read_lists, write_list
 
@@ -264,6 +265,6 @@ def refuse_other(folder: Path, there: dict, facts: dict) -> None:
     for name in facts:
         if name != "run" and there.get(name) != facts[name]:
             raise EncodingError(
-                f"{folder} was begun with {name.replace('_', ' ')} {there.get(name)}, not {facts[name]}; run it as "
-                "it was begun, or name a new folder with --out"
+                f"{folder} was begun with {name.replace('_', ' ')} {one_line(there.get(name), 80)}, not {facts[name]}; "
+                "run it as it was begun, or name a new folder with --out"
             )

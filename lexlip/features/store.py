@@ -47,6 +47,7 @@ class FeatureStore:
             FeaturesError: no such folder, not finished, or damaged.
         """
         self.folder, self.verify = Path(folder), verify
+        self._opened: dict[str, FeatureSplit] = {}
         self.facts = _read_facts(self.folder)
         self._read_shape()
         for split in self.splits:
@@ -110,7 +111,7 @@ class FeatureStore:
         return tokenizer
 
     def split(self, name: str) -> FeatureSplit:
-        """Open a split.
+        """A split, opened once.
 
         Raises:
             FeaturesError: there is none of this name, or a shard is damaged.
@@ -119,7 +120,9 @@ class FeatureStore:
             raise FeaturesError(
                 f"{self.folder} has no split {one_line(name)!r}; its splits are {', '.join(self.splits)}"
             )
-        return FeatureSplit(self, name)
+        if name not in self._opened:
+            self._opened[name] = FeatureSplit(self, name)
+        return self._opened[name]
 
     def damaged(self) -> list[str]:
         """What is wrong with each shard that is not what was written, one line each."""

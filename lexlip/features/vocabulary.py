@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -71,8 +70,3 @@ def read_vocabulary(folder: str | Path, size: int) -> Vocabulary:
             return Vocabulary(file.get_tensor("words"), embeddings)
     except (OSError, SafetensorError) as error:
         raise FeaturesError(f"{path} is damaged ({error}); remove it and run the same `lexlip cache` again") from error
-
-
-def term_counts(terms: np.ndarray, size: int) -> np.ndarray:
-    """(V,) how often each word piece stands in (N,) pieces."""
-    return np.bincount(terms, minlength=size)

@@ -12,7 +12,7 @@ from lexlip.evaluate.grounding import content_terms, grounding
 from lexlip.evaluate.recall import SparseVectors, evaluate, retrieval_metrics
 from lexlip.features.store import FeatureSplit
 from lexlip.models.frozen.model import FrozenLexLIP
-from lexlip_data.loading.batch import Batch
+from lexlip.train.features import FeatureRows
 
 BATCH_SIZE = 512
 
@@ -20,21 +20,12 @@ BATCH_SIZE = 512
 def vectors_of(model: FrozenLexLIP, split: FeatureSplit, kind: str, head: str) -> SparseVectors:
     """Normalised vectors of a split's "image"s or "text"s, with the row of their image."""
     count = len(split.image_ids) if kind == "image" else len(split.captions)
-    parts = []
+    reader, parts = FeatureRows(split, kind, np.arange(count)), []
     for first in range(0, count, BATCH_SIZE):
-        rows = np.arange(first, min(first + BATCH_SIZE, count))
-        batch: Batch
-        if kind == "image":
-            batch, images = {"image": split.images(rows)}, rows
-        else:
-            texts, images = split.texts(rows), split.caption_image[rows]
-            batch = {
-                "text_ids": texts.terms, "text_mask": texts.mask, "text_states": texts.states,
-                "text_pooled": texts.pooled,
-            }  # fmt: skip
+        batch = reader.__getitems__(range(first, min(first + BATCH_SIZE, count)))
         with torch.inference_mode():
             vectors = F.normalize(model.vectors_of_features(kind, batch, head), dim=-1)
-        parts.append(SparseVectors.from_dense(vectors, torch.from_numpy(images), torch.from_numpy(rows)))
+        parts.append(SparseVectors.from_dense(vectors, batch["image_id"], batch["order"]))
     return SparseVectors.concatenate(parts)
 
 

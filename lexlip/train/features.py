@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -20,7 +19,8 @@ from lexlip.models.towers.protocol import TextFeatures
 from lexlip.train.config import Config
 from lexlip_data.errors import DataError
 from lexlip_data.loading.batch import Batch
-from lexlip_data.loading.sampler import GlobalBatchSampler, shard
+from lexlip_data.loading.run_data import RunData
+from lexlip_data.loading.sampler import shard
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class FeaturePairs(Dataset):
         }
 
 
-class _Rows(Dataset):
+class FeatureRows(Dataset):
     """Images or captions of a split for evaluation, by their rows."""
 
     def __init__(self, split: FeatureSplit, kind: str, rows: np.ndarray):
@@ -87,7 +87,7 @@ def _texts(texts: TextFeatures) -> Batch:
     }  # fmt: skip
 
 
-class FeatureDataModule(pl.LightningDataModule):
+class FeatureDataModule(RunData):
     """The data of a run on cached features; the same questions are answered as by `CaptionDataModule`.
 
     Raises:
@@ -97,16 +97,8 @@ class FeatureDataModule(pl.LightningDataModule):
     def __init__(self, config: Config, store: FeatureStore):
         super().__init__()
         self.config, self.store = config, store
+        self.global_batch, self.seed = config.batch_size, config.seed
         self.train_set = FeaturePairs(store.split("train"), config.seed) if "train" in store.splits else None
-        self._sampler: GlobalBatchSampler | None = None
-
-    @property
-    def rank(self) -> int:
-        return self.trainer.global_rank if self.trainer is not None else 0
-
-    @property
-    def world_size(self) -> int:
-        return self.trainer.world_size if self.trainer is not None else 1
 
     def setup(self, stage: str | None = None) -> None:
         """Refuse a stage that has no data."""
@@ -129,17 +121,6 @@ class FeatureDataModule(pl.LightningDataModule):
         """Training images: an epoch takes one caption of each."""
         return len(self.train_set) if self.train_set is not None else 0
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return len(self.train_sampler)
-
-    @property
-    def train_sampler(self) -> GlobalBatchSampler:
-        where = (self.rank, self.world_size)
-        if self._sampler is None or (self._sampler.rank, self._sampler.world_size) != where:
-            self._sampler = GlobalBatchSampler(self.n_pairs, self.config.batch_size, *where, self.config.seed)
-        return self._sampler
-
     def eval_names(self, split: str) -> list[tuple[str, str]]:
         """(data set, "image" or "text") of each loader, in order."""
         return [("features", kind) for _ in self.sources(split) for kind in ("image", "text")]
@@ -157,7 +138,7 @@ class FeatureDataModule(pl.LightningDataModule):
         loaders = []
         for split in self.sources(name).values():
             for kind, count in (("image", len(split.image_ids)), ("text", len(split.captions))):
-                rows = _Rows(split, kind, np.arange(count)[shard(count, self.rank, self.world_size)])
+                rows = FeatureRows(split, kind, np.arange(count)[shard(count, self.rank, self.world_size)])
                 size = self.config.eval_batch_size or EVALUATED_AT_ONCE
                 loaders.append(DataLoader(rows, batch_size=size, shuffle=False, collate_fn=_as_it_is))
         return loaders

@@ -8,7 +8,6 @@ B pairs, A terms that may be active.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lexlip.errors import ConfigError
 from lexlip.features.store import FeatureStore
+from lexlip.models.dense import MAX_SCALE
 from lexlip.models.frozen.model import FrozenLexLIP
 from lexlip.models.lexicon_head import keep_heaviest
 from lexlip.models.weights import load_model
@@ -28,8 +28,6 @@ from lexlip.train.module import RetrievalModule
 from lexlip.train.step import Tensors, total
 from lexlip.utils.distributed import gather_many, gather_rows
 from lexlip_data.loading.batch import Batch
-
-MAX_SCALE = math.log(100)  # of the learned temperature, as in CLIP
 
 
 class _FrozenModule(RetrievalModule):

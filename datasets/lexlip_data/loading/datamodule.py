@@ -9,7 +9,6 @@ import os
 import signal
 from collections.abc import Mapping
 
-import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -18,6 +17,7 @@ from lexlip_data.loading.batch import Batch
 from lexlip_data.loading.collate import Collator
 from lexlip_data.loading.datasets import CaptionPairs, EvalImages, EvalTexts
 from lexlip_data.loading.memory import keep_freed_memory
+from lexlip_data.loading.run_data import RunData
 from lexlip_data.loading.sampler import GlobalBatchSampler, shard
 from lexlip_data.loading.transforms import normalise
 from lexlip_data.loading.unknown_words import sample_captions, unknown_warning
@@ -39,7 +39,7 @@ DEFAULTS = {
 }  # fmt: skip
 
 
-class CaptionDataModule(pl.LightningDataModule):
+class CaptionDataModule(RunData):
     """The data of a run.
 
     Training: pairs of all data sets that have a train split, `batch_size // world_size` per process and step.
@@ -61,6 +61,7 @@ class CaptionDataModule(pl.LightningDataModule):
         if absent := [key for key in needed if key not in config]:
             raise DataError(f"config has no key {', '.join(absent)}")
         self.config = {**DEFAULTS, **config}
+        self.global_batch, self.seed = self.config["batch_size"], self.config["seed"]
         names = self.config["datasets"]
         if isinstance(names, str) or not names or len(set(names)) != len(names):
             raise DataError(f"datasets {names!r}: give a list of different data set names")
@@ -76,17 +77,6 @@ class CaptionDataModule(pl.LightningDataModule):
         )  # fmt: skip
         self._opened: dict[str, dict[str, list[Source]]] = {}
         self._train: CaptionPairs | None = None
-        self._sampler: GlobalBatchSampler | None = None
-
-    # --- the run's processes ---
-
-    @property
-    def rank(self) -> int:
-        return self.trainer.global_rank if self.trainer is not None else 0
-
-    @property
-    def world_size(self) -> int:
-        return self.trainer.world_size if self.trainer is not None else 1
 
     # --- what there is ---
 
@@ -156,22 +146,6 @@ class CaptionDataModule(pl.LightningDataModule):
     def n_pairs(self) -> int:
         """Training pairs of one epoch, before the incomplete last batch is dropped."""
         return len(self.train_set)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps per epoch: whole global batches."""
-        return len(self.train_sampler)
-
-    @property
-    def train_sampler(self) -> GlobalBatchSampler:
-        """The one training sampler: call its set_epoch and, to resume inside an epoch, set_start."""
-        where = (self.rank, self.world_size)
-        if self._sampler is None or (self._sampler.rank, self._sampler.world_size) != where:
-            old = self._sampler
-            self._sampler = GlobalBatchSampler(self.n_pairs, self.config["batch_size"], *where, self.config["seed"])
-            if old is not None:  # asked for before the trainer knew its processes
-                self._sampler.epoch, self._sampler.start = old.epoch, old.start
-        return self._sampler
 
     def eval_names(self, split: str) -> list[tuple[str, str]]:
         """(data set, "image" or "text") of each loader that val_dataloader or test_dataloader gives, in order."""

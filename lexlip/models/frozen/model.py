@@ -6,6 +6,7 @@ B batch, L image tokens, T word pieces, V terms of the vocabulary, E width of th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -65,12 +66,12 @@ class FrozenLexLIP(LexiconModel, tags=["sparse-retrieval"], model_card_template=
         Raises:
             ConfigError, CheckpointError: it cannot be loaded, or is not the one that the heads were trained with.
         """
-        return self._tower("image", lambda name, **how: load_image_tower(name, **how))
+        return self._tower("image", load_image_tower)
 
     @property
     def text_tower(self) -> TextTower:
         """As `image_tower`; a model with a table has none."""
-        return self._tower("text", lambda name, **how: load_text_tower(name, self.tokenizer, **how))
+        return self._tower("text", partial(load_text_tower, lexicon=self.tokenizer))
 
     def _tower(self, side: str, load: Callable[..., Any]) -> Any:
         if side not in self._towers:
@@ -193,8 +194,8 @@ class FrozenLexLIP(LexiconModel, tags=["sparse-retrieval"], model_card_template=
 
 def _check_same(side: str, reference: str, found: dict, known: dict) -> None:
     """Refuse a tower that gives other features than the heads were trained on."""
-    found = {name: _without_places(value) for name, value in found.items()}
-    for name, value in _without_places(known).items():
+    found = {name: without_places(value) for name, value in found.items()}
+    for name, value in without_places(known).items():
         if name != "stored" and found.get(name) != value:
             raise CheckpointError(
                 f"the {side} tower {reference} is not the one that the heads were trained with: its {name} is "
@@ -202,10 +203,10 @@ def _check_same(side: str, reference: str, found: dict, known: dict) -> None:
             )
 
 
-def _without_places(facts: Any) -> Any:
+def without_places(facts: Any) -> Any:
     """A tower's facts without where it lies; of several towers, of each."""
     if isinstance(facts, list):
-        return [_without_places(fact) for fact in facts]
+        return [without_places(fact) for fact in facts]
     if not isinstance(facts, dict):
         return facts
-    return {name: _without_places(value) for name, value in facts.items() if name != "reference"}
+    return {name: without_places(value) for name, value in facts.items() if name != "reference"}
