@@ -3,7 +3,7 @@
 import { image, thumbnail } from "./api.js";
 import { CROSS, find, icon, make, shown } from "./dom.js";
 import { closeMenu } from "./menu.js";
-import { described, ordered, photoOf, wordButton } from "./tiles.js";
+import { described, photoOf, wordButton } from "./tiles.js";
 
 const dialog = find("detail");
 let current = null; // { hits, place, context, similar }
@@ -45,7 +45,7 @@ function draw() {
     const large = make("img", { src: image(hit.id), alt: described(hit) });
     large.addEventListener("load", () => { photo.src = large.src; }, { once: true });
   }
-  const words = ordered(hit.words, context.state);
+  const words = hit.words; // heaviest first
   const most = Math.max(...words.map((each) => each.weight), 1e-9);
   const rows = words.map(({ word, weight }) => make("li", {}, wordButton("", hit, word, frame, false, context,
     make("span", {}, shown(word)), make("progress", { max: most, value: weight, "aria-hidden": "true" }),
@@ -64,7 +64,7 @@ function draw() {
     make("ul", { className: "words" }, ...rows),
     make("p", { className: "hint" }, context.patches ? "Point at a word to see where it is; click to search with or without it." : "Click a word to search with or without it."),
     actions);
-  const close = make("button", { type: "button", className: "plain close", "aria-label": "Close", onclick: closeDetail }, icon(CROSS));
+  const close = make("button", { type: "button", className: "plain close", "aria-label": "Close", autofocus: true, onclick: closeDetail }, icon(CROSS));
   dialog.replaceChildren(make("div", { className: "view" }, stage, side), close);
   fit();
 }

@@ -1,4 +1,4 @@
-// Elements without innerHTML: a word or a file's name is text, whatever is in it.
+// Elements made one by one, never from markup: a word or a file's name is text, whatever is in it.
 
 export const find = (id) => document.getElementById(id);
 

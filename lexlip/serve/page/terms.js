@@ -4,7 +4,7 @@ import { CROSS, find, icon, make, shown } from "./dom.js";
 import * as queries from "./state.js";
 
 const bar = find("query");
-const FEW = 8; // sliders before "more" is pressed: a text has a long tail of words that weigh little
+const FEW = 6; // sliders before "more" is pressed: a text has a long tail of words that weigh little
 let all = false;
 let from = 0; // what the sliders' ends were made of: they stay where they are while one is moved
 
@@ -43,7 +43,9 @@ function sign(state, word, text, className, label, change) {
 
 export function showTerms(state, change) {
   const held = document.activeElement?.closest?.(".term input")?.parentElement.dataset.word;
-  const words = Object.keys(state.words ?? {}).sort((one, other) => state.words[other] - state.words[one]);
+  const piece = (word) => Number(word.startsWith("##")); // of a word: after the whole ones
+  const words = Object.keys(state.words ?? {});
+  words.sort((one, other) => piece(one) - piece(other) || state.words[other] - state.words[one]);
   from = Math.max(from, queries.heaviest(state) / 1.99);
   const draw = () => showTerms(state, change);
   const few = all ? words : words.slice(0, FEW);

@@ -4,18 +4,22 @@ import { thumbnail } from "./api.js";
 import { after, find, make, shown } from "./dom.js";
 import { clearHeat, showHeat } from "./heat.js";
 import { openMenu } from "./menu.js";
+import { heaviest } from "./state.js";
 
 const ON_TILE = 6; // chips; those that the line has no room for are cut off
 const PATIENCE = 60; // milliseconds over a chip before its patches are asked for
 
-// The words that were searched for first, then the heaviest others.
+// The words that matter first: heavy ones, and more so if they weigh much in the search.
 export function ordered(words, state) {
-  const asked = (each) => Number(each.word in (state.words ?? {}));
-  return [...words].sort((one, other) => asked(other) - asked(one) || other.weight - one.weight);
+  const most = heaviest(state);
+  const matters = ({ word, weight }) => weight * (1 + (3 * (state.words?.[word] ?? 0)) / most);
+  return [...words].sort((one, other) => matters(other) - matters(one));
 }
 
+const isWhole = ({ word }) => /^[\p{L}\p{N}]/u.test(word);
+
 export function described(hit) {
-  const words = hit.words.slice(0, 5).map((each) => shown(each.word));
+  const words = hit.words.filter(isWhole).slice(0, 5).map((each) => each.word);
   return words.length ? `Photo: ${words.join(", ")}` : `Photo ${hit.id}`;
 }
 
@@ -50,7 +54,7 @@ function tile(hit, context, open) {
   if (shownPhoto.tagName === "IMG") shownPhoto.loading = "lazy";
   photo.append(shownPhoto);
   const chips = make("div", { className: "chips" });
-  for (const { word, weight } of ordered(hit.words, context.state).slice(0, ON_TILE)) {
+  for (const { word, weight } of ordered(hit.words.filter(isWhole), context.state).slice(0, ON_TILE)) {
     const chip = wordButton("chip", hit, word, photo, true, context, shown(word), make("small", {}, weight.toFixed(2).replace(/^0/, "")));
     chip.tabIndex = -1; // reached with the arrows: a page of photos is no row of 300 stops
     chips.append(chip);
