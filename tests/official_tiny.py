@@ -69,7 +69,7 @@ def weights(**sizes: int) -> dict[str, Tensor]:
 
 
 def checkpoint(state: dict[str, Tensor], callback: type, image_size: int = 32) -> dict:
-    """What pytorch-lightning 1.3.2 saves of a run in 16 bits: callbacks by their classes, optimiser, schedule, scale."""
+    """What pytorch-lightning 1.3.2 saves of a run in 16 bits: callbacks by their classes, its states."""
     moments = {
         number: {"step": 7, "exp_avg": torch.zeros_like(value), "exp_avg_sq": torch.zeros_like(value)}
         for number, value in enumerate(state.values())

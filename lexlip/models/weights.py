@@ -1,8 +1,9 @@
 """Weights from files: strictly, with every exception named and logged.
 
-A file is read with `weights_only=True`, so it can hold tensors, plain values and some inert names of Lightning, and never
-runs code. Beside its model, a checkpoint or a model folder may hold a phase's own parts: the weakened decoder, or momentum encoders and queues. A
-folder holds them in a file named after the phase, so that the same phase can go on from it.
+A file is read with `weights_only=True`, so it can hold tensors, plain values and some inert names of Lightning, and
+never runs code. Beside its model, a checkpoint or a model folder may hold a phase's own parts: the weakened decoder, or
+momentum encoders and queues. A folder holds them in a file named after the phase, so that the same phase can go on from
+it.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def read(path: str | Path) -> dict:
         if _is_checkpoint(path):
             named = re.search(r"GLOBAL (\S+)", str(error))
             which = f" ({shown(named[1])})" if named else ""
-            reason = f"it holds Python objects that would run code when loaded{which}; only tensors and plain values are read"
+            reason = f"it holds Python objects that would run code when loaded{which}; only tensors and plain values "
+            reason += "are read"
         else:
             reason = f"it is cut short or no checkpoint ({type(error).__name__})"
         raise CheckpointError(f"{path} was refused: {reason}") from error
