@@ -9,14 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lexlip.models.terms import FUNCTION_WORDS
 from lexlip.sparse import SparseRows
 
 HEAVIEST = 10
-# Words that every caption has say nothing of an image.
-FUNCTION_WORDS = frozenset(
-    "a an the of in on at to with and or is are was be been being it its he she they his her their him them this that "
-    "there as by for from into over out up down off through while who which what very some other another".split()
-)
 
 
 def content_terms(vocabulary: dict[str, int]) -> np.ndarray:

@@ -12,6 +12,7 @@ from transformers import BertForMaskedLM
 from lexlip.models.lexicon_head import LexiconHead
 from lexlip.models.long_texts import corner_weights
 from lexlip.models.retrieval import LexiconModel
+from lexlip.models.terms import terms_of_kinds
 from lexlip.models.two_tower import TwoTowers
 
 MODEL_CARD = Path(__file__).with_name("card_lexicon.md").read_text(encoding="utf-8")
@@ -25,8 +26,13 @@ class LexLIP(TwoTowers, LexiconModel, tags=["sparse-retrieval"], model_card_temp
     def make_head(self) -> None:
         width, vocab_size = self.text_encoder.width, self.config.vocab_size
         eps = self.text_encoder.config.layer_norm_eps
-        self.text_head = LexiconHead(width, width, vocab_size, eps)
-        self.image_head = LexiconHead(self.image_encoder.width, width, vocab_size, eps)
+        restricted = bool(self.config.inactive_terms)
+        self.text_head = LexiconHead(width, width, vocab_size, eps, restricted)
+        self.image_head = LexiconHead(self.image_encoder.width, width, vocab_size, eps, restricted)
+        if restricted and self.tokenizer is not None:
+            inactive = terms_of_kinds(self.tokenizer.get_vocab(), self.config.inactive_terms, vocab_size)
+            for head in (self.text_head, self.image_head):
+                head.inactive = inactive.clone()
 
     def start_head(self, bert: BertForMaskedLM | None) -> None:
         """The image head starts as a copy of the text head; its first layer only where the towers are equally wide."""
