@@ -23,6 +23,14 @@ def content_terms(vocabulary: dict[str, int]) -> np.ndarray:
     return counted
 
 
+def terms_of_images(ids: np.ndarray, words: SparseRows) -> list[np.ndarray]:
+    """For each of (N,) image ids the ids of its captions' terms, of rows of captions that have their image's id."""
+    order = np.argsort(words.ids[words.rows], kind="stable")
+    of_images, terms = words.ids[words.rows][order], words.terms[order]
+    starts, stops = (np.searchsorted(of_images, ids, side) for side in ("left", "right"))
+    return [np.unique(terms[a:b]) for a, b in zip(starts, stops, strict=True)]
+
+
 def grounding(
     images: SparseRows, captions: Sequence[np.ndarray], counted: np.ndarray, heaviest: int = HEAVIEST
 ) -> dict:

@@ -167,6 +167,7 @@ class Config:
     queue_size: int = key("Phase 2: past keys kept per modality", least=0)
     momentum: float = key("Phase 2: of the momentum encoder", least=0, most=1)
     DR: bool = key("Phase 2, dynamic resolution: half of the training steps at half the image size")
+    push_floor: float = key("loss_names.push: weight of terms that an image has lost, so that they return", least=0)
 
     # --- optimiser ---
     optim_type: str = key("adamw, adam, sgd", choices=("adamw", "adam", "sgd"))

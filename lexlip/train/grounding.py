@@ -56,18 +56,20 @@ def controlled(weights: Tensor, own: Tensor, expanded: Tensor) -> Tensor:
     return weights * torch.maximum(own, expanded)
 
 
-def push(logits: Tensor, weights: Tensor, own: Tensor) -> Tensor:
-    """Caption-gated push (V-SPLADE): an image's logits of the terms that its caption has, too, are to be large.
+def push(logits: Tensor, weights: Tensor, own: Tensor, floor: float = 0.0) -> Tensor:
+    """Caption-gated push (after V-SPLADE): an image's logits of the terms that its caption has, too, are to be large.
 
     Args:
         logits: (B, V) largest logits of the images.
         weights: (B, V) term weights that they become.
         own: (B, V) the caption's own terms with their weights.
+        floor: added to the images' weights in the target. With 0 a term that an image has lost is left lost; above, it
+            comes back.
 
     Returns:
         (B,) sums over terms of target x -log sigmoid(logit). Targets are image weight x caption weight, without
         gradient, scaled to sum to 1; 0 where image and caption share no term.
     """
-    targets = (weights * own).detach()
+    targets = ((weights + floor) * own).detach()
     targets = targets / targets.sum(1, keepdim=True).clamp(min=1e-6)
     return (targets * F.softplus(-logits)).sum(1)

@@ -69,7 +69,8 @@ class LexiconModule(RetrievalModule):
 
     def push_loss(self, logits: Tensor, image: Tensor, text: Tensor, batch: Batch) -> Tensor:
         """`push` of these rows, divided by the rows of the global batch per process."""
-        return push(logits, image, text.detach() * self.own_terms(batch)).sum() / batch["pairs"]
+        own = text.detach() * self.own_terms(batch)
+        return push(logits, image, own, self.config.push_floor).sum() / batch["pairs"]
 
     # --- few of them ---
 

@@ -34,6 +34,7 @@ from lexlip.train.batch_norm import average_statistics, restore_statistics, stat
 from lexlip.train.build import build_model, decided_by
 from lexlip.train.checkpoint import tokenizer_files
 from lexlip.train.config import Config, base
+from lexlip.train.evaluation import Collected
 from lexlip.train.guard import StepGuard
 from lexlip.train.losses import in_batch_contrastive
 from lexlip.train.optim import make_optimizer, make_schedule
@@ -74,7 +75,7 @@ class RetrievalModule(pl.LightningModule):
         self.sparsity = Sparsity(config)
         self.noted: Tensors = {}  # further numbers of a step to log, of this process's part of the batch
         self.test_metrics: dict[str, dict] = {}
-        self._collected: dict[tuple[str, str], list[recall.SparseVectors]] = {}
+        self.collected = Collected()
 
     # --- a phase's own ---
 
@@ -431,20 +432,21 @@ class RetrievalModule(pl.LightningModule):
         if kind == "pairs":
             self._log_losses(stage, self.compute_losses(batch), len(batch["image_id"]))
             return
-        vectors = self.vectors_of(kind, batch)
-        rows = recall.SparseVectors.from_dense(F.normalize(vectors, dim=-1), batch["image_id"], batch["order"])
-        self._collected.setdefault((name, kind), []).append(rows)
+        self.collected.add(name, kind, self.vectors_of(kind, batch), batch, words=self.vocabulary is not None)
+
+    @property
+    def vocabulary(self) -> dict[str, int] | None:
+        """The ids of a lexicon's word pieces; None for dense vectors, and without a tokenizer."""
+        if self.config.head == "dense" or self.model.tokenizer is None:
+            return None
+        return self.model.tokenizer.get_vocab()
 
     def _evaluation_metrics(self) -> dict[str, dict]:
         """Metrics per data set; every process computes the same."""
         if self.config.fast_dev_run:  # a few batches of images and captions need not belong together
-            self._collected.clear()
-        sets: dict[str, dict[str, recall.SparseVectors]] = {}
-        for (name, kind), parts in sorted(self._collected.items()):
-            sets.setdefault(name, {})[kind] = recall.SparseVectors.concatenate(parts).gathered()
-        self._collected.clear()
+            self.collected = Collected()
         cuts = (self.config.eval_top_k, self.config.eval_folds) if self.trainer.testing else ([], 0)
-        return {name: recall.evaluate(kinds["image"], kinds["text"], *cuts) for name, kinds in sets.items()}
+        return self.collected.metrics(self.vocabulary, *cuts)
 
     def on_validation_epoch_end(self) -> None:
         self.validated_step = self.step_now
@@ -455,6 +457,8 @@ class RetrievalModule(pl.LightningModule):
             for side in ("t2i", "i2t"):
                 self.log_dict({f"val/{name}/{side}_{key}": value for key, value in row[side].items()})
             self.log_dict({f"val/{name}/active_terms_{side}": n for side, n in row["active_terms"].items()})
+            if "grounding" in row:
+                self.log(f"val/{name}/grounded_images", row["grounding"]["images"])
         self.log("val/rsum", sum(row["rsum"] for row in metrics.values()) / len(metrics), prog_bar=True)
 
     def on_test_epoch_end(self) -> None:
