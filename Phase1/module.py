@@ -81,7 +81,8 @@ class Phase1Module(LexiconModule):
             pooled["i2t"] = self.model.image_head.max_logits(self.model.image_encoder(batch["image"]))
         if of_pairs:
             states = self.model.text_encoder(batch["text_ids"], batch["text_mask"])
-            text = self.controlled(self.model.text_head.term_weights(states, batch["text_mask"]), batch)
+            text = self.model.text_head.term_weights(states, batch["text_mask"])
+            text = self.controlled(self.model.with_own(text, batch["text_ids"], batch["text_mask"]), batch)
             image = saturate(pooled["i2t"])
             vectors = {
                 "text": F.normalize(text, dim=-1),

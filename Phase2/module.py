@@ -139,8 +139,7 @@ class Phase2Module(LexiconModule):
 
     def before_first_step(self, batch: Batch) -> None:
         super().before_first_step(batch)
-        if self.config.start_terms is not None:
-            self.twin.set(self.model)
+        self.twin.set(self.model)  # which differ only where biases were shifted
 
     def after_step(self, batch: Batch, context: StepKeys) -> None:
         self.twin.update(self.model)

@@ -47,3 +47,14 @@ def terms_of_kinds(vocabulary: Mapping[str, int], kinds: Sequence[str], size: in
         if term < size and any(KINDS[kind](piece) for kind in kinds):
             found[term] = True
     return found
+
+
+def own_terms(ids: Tensor, mask: Tensor, size: int) -> Tensor:
+    """(B, V) float, 1 for the terms that stand in each text.
+
+    Args:
+        ids: (B, L) token ids; `mask` (B, L) is 0 at padding.
+        size: V.
+    """
+    own = torch.zeros(len(ids), size, device=ids.device)
+    return own.scatter_reduce(1, ids.clamp(max=size - 1), (mask * (ids < size)).to(own.dtype), "amax")

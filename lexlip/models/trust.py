@@ -127,7 +127,7 @@ FIELDS: dict[str, Kind] = {
         f"a list of {', '.join(KINDS)}",
         lambda value: isinstance(value, list) and len(value) <= len(KINDS) and all(one in KINDS for one in value),
     ),
-    "text_pooler": FLAG, "image_projection": FLAG,
+    "own_weights": FLAG, "text_pooler": FLAG, "image_projection": FLAG,
 }  # fmt: skip
 
 

@@ -118,6 +118,7 @@ class Config:
 
     # --- words ---
     inactive_terms: list[str] = key("kinds that no vector has: special, unused, non_latin, suffix, stop, sign")
+    own_weights: bool = key("a caption's own terms also weigh by a number per term, learned")
     expansion_control: str | None = key(
         "captions, or terms: what may be expanded, or active beside a caption's own; null: captions on frozen towers",
         choices=CONTROLS,
@@ -157,7 +158,8 @@ class Config:
     target_terms_text: float | None = key("active terms of a caption: moves its weight of FLOPS until so many", least=1)
     target_terms_image: float | None = key("the same for images", least=1)
     target_steps: int | float = key("until then the target is reached; as flops_warmup", least=0)
-    start_terms: int | None = key("active terms of each side at the first step, by one shift of the biases", least=1)
+    start_terms_text: int | None = key("active terms of a caption at the first step, by a shift of biases", least=1)
+    start_terms_image: int | None = key("the same for images", least=1)
     train_top_k: list[int] = key("contrast vectors cut to their k heaviest terms too, e.g. [8, 32]", least=1)
     top_k_start: int | None = key("train_top_k falls from it in equal steps; null: it is constant", least=1)
     top_k_steps: int | float = key("until then; as flops_warmup", least=0)

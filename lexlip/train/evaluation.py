@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lexlip.evaluate import recall
 from lexlip.evaluate.grounding import content_terms, terms_of_images
-from lexlip.train.grounding import own_terms
+from lexlip.models.terms import own_terms
 from lexlip_data.loading.batch import Batch
 
 

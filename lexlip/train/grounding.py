@@ -38,19 +38,6 @@ def drawn_expansion(config: Config, batch: Batch, step: int, steps: int, terms: 
     return allowed.to(batch["image_id"].device)
 
 
-def own_terms(ids: Tensor, mask: Tensor, size: int, special: Tensor | None = None) -> Tensor:
-    """(B, V) float, 1 for the terms that stand in a caption.
-
-    Args:
-        ids: (B, L) token ids; `mask` (B, L) is 0 at padding.
-        size: V.
-        special: (V,) true for terms that count as nobody's own.
-    """
-    own = torch.zeros(len(ids), size, device=ids.device)
-    own.scatter_reduce_(1, ids.clamp(max=size - 1), (mask * (ids < size)).to(own.dtype), "amax")
-    return own if special is None else own.masked_fill(special, 0.0)
-
-
 def controlled(weights: Tensor, own: Tensor, expanded: Tensor) -> Tensor:
     """(B, V) term weights without those that are neither the caption's own nor allowed, see `drawn_expansion`."""
     return weights * torch.maximum(own, expanded)

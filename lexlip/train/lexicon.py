@@ -14,10 +14,10 @@ from torch import Tensor
 from lexlip.errors import ConfigError
 from lexlip.models.lexicon_head import keep_heaviest
 from lexlip.models.lexlip import LexLIP
-from lexlip.models.terms import terms_of_kinds
+from lexlip.models.terms import own_terms, terms_of_kinds
 from lexlip.train.batch_norm import statistics_kept
 from lexlip.train.config import Config
-from lexlip.train.grounding import controlled, drawn_expansion, own_terms, push
+from lexlip.train.grounding import controlled, drawn_expansion, push
 from lexlip.train.module import RetrievalModule
 from lexlip.train.sparsity import SIDES, bias_shift
 from lexlip.train.step import Tensors, split_batch, total
@@ -61,7 +61,8 @@ class LexiconModule(RetrievalModule):
 
     def own_terms(self, batch: Batch) -> Tensor:
         """(B, V) 1 for the terms of each caption."""
-        return own_terms(batch["text_ids"], batch["text_mask"], self.model.vocab_size, self.special)
+        own = own_terms(batch["text_ids"], batch["text_mask"], self.model.vocab_size)
+        return own if self.special is None else own.masked_fill(self.special, 0.0)
 
     def controlled(self, weights: Tensor, batch: Batch) -> Tensor:
         """(B, V) weights of captions, without the expansions that this step does not allow."""
@@ -87,18 +88,18 @@ class LexiconModule(RetrievalModule):
         return total(losses) / len(losses)
 
     def before_first_step(self, batch: Batch) -> None:
-        """With `start_terms`: shift each head's biases so that the first batch has so many active terms on average.
+        """With `start_terms_text` or `_image`: shift a head's biases, so that the first batch has so many active terms.
 
-        The same shift for all terms, which the softmax of the masked-language losses does not see.
+        Their mean number, that is. The same shift for all terms, which the softmax of the masked-language losses does not see.
         """
-        if self.config.start_terms is None:
-            return
         for side in SIDES:
+            if (terms := getattr(self.config, f"start_terms_{side}")) is None:
+                continue
             head = getattr(self.model, f"{side}_head")
             with torch.no_grad(), statistics_kept(self):
                 parts = split_batch(batch, self.config.rows_at_once)
                 logits = torch.cat([self._largest_logits(side, part) for part in parts])
-                head.decoder.bias += bias_shift(logits, self.config.start_terms)
+                head.decoder.bias += bias_shift(logits, terms)
 
     def _largest_logits(self, side: str, batch: Batch) -> Tensor:
         if side == "image":
