@@ -12,7 +12,7 @@ import logging
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -256,6 +256,13 @@ def load_model(model: FolderModel, path: str | Path) -> None:
         CheckpointError: as `model_weights`, or names or shapes that do not fit.
     """
     fit(model, model_weights(path), path)
+
+
+def fit_inactive(weights: dict[str, Tensor], wanted: Mapping[str, Tensor], kinds: Sequence[str]) -> None:
+    """Let weights have the model's choice of terms that are never active; without any `kinds` they keep their own."""
+    for name, inactive in wanted.items():
+        if name.endswith("_head.inactive") and (kinds or name not in weights):
+            weights[name] = inactive
 
 
 def fit(model: FolderModel, weights: dict[str, Tensor], path: str | Path) -> None:
