@@ -435,8 +435,9 @@ class RetrievalModule(pl.LightningModule):
         for (name, kind), parts in sorted(self._collected.items()):
             sets.setdefault(name, {})[kind] = recall.SparseVectors.concatenate(parts).gathered()
         self._collected.clear()
+        again = getattr(self.model, "cut_to_length_one", False)  # a dense model's vectors are not cut
         cuts = (self.config.eval_top_k, self.config.eval_folds) if self.trainer.testing else ([], 0)
-        return {name: recall.evaluate(kinds["image"], kinds["text"], *cuts) for name, kinds in sets.items()}
+        return {name: recall.evaluate(kinds["image"], kinds["text"], *cuts, again) for name, kinds in sets.items()}
 
     def on_validation_epoch_end(self) -> None:
         self.validated_step = self.step_now
