@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from frozen_tiny import WIDTH, write_towers
 from runs import Refused, checkpoint_of
 
-from lexlip.errors import CheckpointError
+from lexlip.errors import CheckpointError, ConfigError
 from lexlip.features.store import FeatureStore
 from lexlip.models.weights import known_config
 from lexlip.train.checkpoint import check_resumable
@@ -99,6 +99,27 @@ def test_what_terms_have_alone_learns_faster_and_without_decay(build, head):
     found = [(group["lr"], group["weight_decay"]) for group in groups]
     assert found == [(2e-3, 0.05), (2e-3, 0.0), (pytest.approx(3e-3), 0.0)]
     assert {names[id(p)] for p in groups[2]["params"]} == fast
+
+
+def test_terms_are_the_word_pieces_that_are_allowed(build, tmp_path):
+    """The captions say "boxs", which is "box" and "##s"."""
+
+    def terms(which):
+        model = build("contextual", allowed_terms=str(which))[0].model
+        return set(model.tokenizer.convert_ids_to_tokens(model.lexicon_heads.term_ids.tolist()))
+
+    file = tmp_path / "terms.txt"
+    file.write_text("red\nbox\nlarge\n")
+    assert "##s" in terms("all") and terms("words") == terms("all") - {"##s"}
+    assert terms(file) == {"red", "box"}  # no caption has "large"
+    file.write_text("red\nzebra\n")
+    with pytest.raises(ConfigError, match="terms.txt: 'zebra' is no word piece"):
+        terms(file)
+    with pytest.raises(ConfigError, match="allowed_terms=word: neither words nor all"):
+        terms("word")
+    file.write_text("large\n")
+    with pytest.raises(ConfigError, match="no word piece that is allowed"):
+        terms(file)
 
 
 def test_a_checkpoint_whose_optimiser_had_other_groups_is_not_resumed(build, frozen, tmp_path):
