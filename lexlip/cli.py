@@ -17,6 +17,7 @@ def _run(arguments: list[str] | None) -> int:
     import lexlip.convert.cli
     import lexlip.encode.cli
     import lexlip.evaluate.long_text.cli
+    import lexlip.explain.cli
     import lexlip.features.cli
     import lexlip.fit.cli
     import lexlip.index.cli
@@ -24,7 +25,7 @@ def _run(arguments: list[str] | None) -> int:
 
     parser = argparse.ArgumentParser("lexlip", description="Checkpoints, model folders and indexes of LexLIP.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    rooms = (lexlip.fit, lexlip.features, lexlip.encode, lexlip.index, lexlip.serve, lexlip.convert)
+    rooms = (lexlip.fit, lexlip.features, lexlip.encode, lexlip.index, lexlip.serve, lexlip.explain, lexlip.convert)
     for room in (*rooms, lexlip.evaluate.long_text):
         room.cli.add_commands(commands)
     options = parser.parse_args(arguments)

@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertForMaskedLM
 
+from lexlip.models.attribution import Pooling, TextAttribution, grid_of
 from lexlip.models.lexicon_head import LexiconHead
 from lexlip.models.long_texts import corner_weights
 from lexlip.models.retrieval import LexiconModel
 from lexlip.models.terms import own_terms, terms_of_kinds
 from lexlip.models.two_tower import TwoTowers
+from lexlip.ops.max_logits import saturate
 
 OWN_START = 0.54  # of the numbers of own terms: softplus makes it 1
 MODEL_CARD = Path(__file__).with_name("card_lexicon.md").read_text(encoding="utf-8")
@@ -99,6 +101,30 @@ class LexLIP(TwoTowers, LexiconModel, tags=["sparse-retrieval"], model_card_temp
     def lexicon_image(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, H, W) normalised pixels, H and W multiples of the patch, to (B, V) float32 term weights."""
         return self.image_head.term_weights(self.image_encoder(pixel_values))
+
+    # --- where a term's weight comes from ---
+
+    @property
+    def patch_pooling(self) -> Pooling:
+        return "max"
+
+    def patch_states(self, pixels: Tensor) -> Tensor:
+        states, (height, width) = self.image_encoder(pixels), pixels.shape[-2:]
+        patch, tokens = self.image_encoder.patch, states.shape[1]
+        rows, columns = (height // patch, width // patch) if patch else (0, 0)
+        if not 0 < rows * columns <= tokens:  # a map, which may be coarser than the patches it began with
+            rows, columns = grid_of(tokens, height, width)
+        return self.image_head.transform(states[:, -rows * columns :]).unflatten(1, (rows, columns))
+
+    def term_logits(self, states: Tensor, ids: Tensor) -> Tensor:
+        decoder = self.image_head.decoder
+        return F.linear(states, decoder.weight[ids], decoder.bias[ids])
+
+    def piece_weights(self, text: str, ids: Tensor) -> TextAttribution:
+        input_ids, mask = self._tokenized([text])
+        decoder, states = self.text_head.decoder, self.text_head.transform(self.text_encoder(input_ids, mask))[0]
+        weights = saturate(F.linear(states, decoder.weight[ids], decoder.bias[ids]).float())
+        return TextAttribution(self.tokenizer.convert_ids_to_tokens(input_ids[0].tolist()), weights.T, "max")
 
     # The names that every head has.
     vectors_text, vectors_long, vectors_image = lexicon_text, lexicon_long, lexicon_image
