@@ -16,6 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import checkout
+
 HERE = Path(__file__).resolve().parent
 NAMES = ("head", "step", "data", "evaluate")
 FIXED = {"data": ("--device", "--dtype", "--threads"), "evaluate": ("--device", "--dtype")}  # the CPU's
@@ -60,4 +62,4 @@ def _known(name: str, common: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    checkout.run(main)

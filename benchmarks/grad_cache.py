@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import checkout  # noqa: F401
+import checkout
 import torch
 from batches import random_batch
 from memory import memory_of, own_peak
@@ -114,4 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    checkout.run(main)

@@ -19,23 +19,20 @@ import argparse
 import json
 import platform
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
 import _one_thread  # noqa: F401
-import checkout  # noqa: F401
+import checkout
 import torch
 from contenders import BATCH, Contender, K, enter, race, rates, say
 from dense_engines import FaissEngine, FlatVectors
 from retrieval_sets import SYNTHETIC, SyntheticSet, exact_best, synthetic
 from tables import print_synthetic, print_trained
 
-from lexlip.errors import UserError
 from lexlip.index import write_shard
 from lexlip.index.adapters import installed
 from lexlip.index.engine import LexLIPEngine
-from lexlip_data.command import run_command
 
 ENGINES = ("dense", *FaissEngine.KINDS, "bm25")
 
@@ -193,9 +190,5 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command() -> None:
-    main()
-
-
 if __name__ == "__main__":
-    sys.exit(run_command(_command, (UserError,)))
+    checkout.run(main)

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import _one_thread  # noqa: F401
-import checkout  # noqa: F401
+import checkout
 from contenders import K, build_apart, close, path_of
 from memory import memory_of
 from retrieval_sets import SYNTHETIC, SyntheticSet, synthetic
@@ -115,4 +115,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    checkout.run(main)

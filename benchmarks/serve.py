@@ -26,8 +26,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import checkout
 import httpx
-from checkout import ROOT
 from memory import memory_of
 
 from lexlip.index import Index, SparseRows, add, delete, merge
@@ -162,7 +162,7 @@ class _Service:
         self._command = [*command, "--threads", str(threads)]
 
     def __enter__(self) -> _Service:
-        path = os.pathsep.join([str(ROOT), str(ROOT / "datasets")])
+        path = os.pathsep.join([str(checkout.ROOT), str(checkout.ROOT / "datasets")])
         self._process = subprocess.Popen(
             self._command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
         )
@@ -201,4 +201,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    checkout.run(main)

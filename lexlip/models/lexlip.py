@@ -7,16 +7,18 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BertForMaskedLM
 
 from lexlip.models.attribution import Pooling, TextAttribution, grid_of
 from lexlip.models.lexicon_head import LexiconHead
 from lexlip.models.long_texts import corner_weights
 from lexlip.models.retrieval import LexiconModel
+from lexlip.models.terms import own_terms, terms_of_kinds
 from lexlip.models.two_tower import TwoTowers
 from lexlip.ops.max_logits import saturate
 
+OWN_START = 0.54  # of the numbers of own terms: softplus makes it 1
 MODEL_CARD = Path(__file__).with_name("card_lexicon.md").read_text(encoding="utf-8")
 
 
@@ -28,8 +30,15 @@ class LexLIP(TwoTowers, LexiconModel, tags=["sparse-retrieval"], model_card_temp
     def make_head(self) -> None:
         width, vocab_size = self.text_encoder.width, self.config.vocab_size
         eps = self.text_encoder.config.layer_norm_eps
-        self.text_head = LexiconHead(width, width, vocab_size, eps)
-        self.image_head = LexiconHead(self.image_encoder.width, width, vocab_size, eps)
+        restricted = bool(self.config.inactive_terms)
+        self.text_head = LexiconHead(width, width, vocab_size, eps, restricted)
+        self.image_head = LexiconHead(self.image_encoder.width, width, vocab_size, eps, restricted)
+        if restricted and self.tokenizer is not None:
+            inactive = terms_of_kinds(self.tokenizer.get_vocab(), self.config.inactive_terms, vocab_size)
+            for head in (self.text_head, self.image_head):
+                head.inactive = inactive.clone()
+
+        self.own_weights = nn.Parameter(torch.full((vocab_size,), OWN_START)) if self.config.own_weights else None
 
     def start_head(self, bert: BertForMaskedLM | None) -> None:
         """The image head starts as a copy of the text head; its first layer only where the towers are equally wide."""
@@ -53,7 +62,18 @@ class LexLIP(TwoTowers, LexiconModel, tags=["sparse-retrieval"], model_card_temp
 
         They are not normalised.
         """
-        return self.text_head.term_weights(self.text_encoder(input_ids, attention_mask), attention_mask)
+        weights = self.text_head.term_weights(self.text_encoder(input_ids, attention_mask), attention_mask)
+        return self.with_own(weights, input_ids, attention_mask)
+
+    def with_own(self, weights: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, V) weights of texts plus, with `own_weights`, each own term's number: softplus of a parameter.
+
+        So a text's own terms are active from the first step on, whatever a fresh tower makes of them.
+        """
+        if self.own_weights is None:
+            return weights
+        own = own_terms(input_ids, attention_mask, self.vocab_size) * F.softplus(self.own_weights)
+        return weights + (own if self.text_head.inactive is None else own.masked_fill(self.text_head.inactive, 0.0))
 
     def lexicon_long(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Long texts to lexicon vectors for training: the text's own, and one per corner token.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -182,7 +183,14 @@ class RetrievalModel(FolderModel):
 
 
 class LexiconModel(RetrievalModel):
-    """A model whose vectors are weights of words."""
+    """A model whose vectors are weights of words.
+
+    Attributes:
+        cut_to_length_one: whether vectors that are cut to their heaviest terms are brought to length 1 again, because
+            the model was trained on such; else the kept weights stay as they are.
+    """
+
+    cut_to_length_one: ClassVar[bool] = False
 
     @property
     def vocab_size(self) -> int:

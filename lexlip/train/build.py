@@ -22,6 +22,7 @@ HEAD_WIDTH = 64  # of an attention head, where no key says how many there are
 DERIVED = ("patch_size", "input_image_embed_size", "input_text_embed_size", "hidden_size", "num_heads")
 SHAPE_KEYS = (  # the same in `Config` and `ModelConfig`
     "vit", "vit_kwargs", "image_size", "image_norm_eps", "max_text_len", "corner_tokens", "sentence_sep",
+    "inactive_terms", "own_weights",
 )  # fmt: skip
 DENSE_KEYS = ("embed_dim", "text_pooler", "image_projection")
 Model = TypeVar("Model", bound=TwoTowers)
@@ -59,6 +60,8 @@ def build_model(
         text.max_position_embeddings = max(text.max_position_embeddings, config.max_text_len)
     text_shape = {name: getattr(text, name) for name in TEXT}
     shape = ModelConfig(head=kind.head, text=text_shape, **{name: getattr(config, name) for name in _shape_keys(kind)})
+    if known is not None and not shape.inactive_terms:
+        shape.inactive_terms = known.inactive_terms
     model = kind(shape, tokenizer, config.vit_pretrained if known is None else False)
     if bert is not None:
         state = bert.bert.state_dict()

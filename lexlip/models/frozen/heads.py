@@ -26,6 +26,7 @@ IMAGE_BIAS, TEXT_BIAS = -1.0, -2.0  # where the terms' biases start: few are act
 WEIGHING_WIDTH = 128  # of the layer that weighs a word piece by its state
 LEAST_DEVIATION = 1e-6  # of a feature
 IDF_SHARE = 1 / 3  # a word piece's own weight starts at so much of its idf
+TERM_RATE = 1.5  # what a term alone has learns from few texts: faster than layers that all share, and without decay
 
 
 class TextBatch(NamedTuple):
@@ -96,7 +97,11 @@ class LexiconHeads(nn.Module):
     Attributes:
         term_ids: (A,) ids of the lexicon's terms that may be active, ascending.
         table: (A, W) term embeddings, shared by both sides.
+        rate_factors, without_decay: what the optimiser is told of parameters, see `lexlip.train.optim`.
     """
+
+    rate_factors = {"table": TERM_RATE, "image_bias": TERM_RATE, "own": TERM_RATE}
+    without_decay = ("table",)
 
     def __init__(self, config: FrozenConfig, image_dropout: float = 0.0, text_dropout: float = 0.0):
         super().__init__()
@@ -204,6 +209,8 @@ class LookupText(nn.Module):
         words: (A, pooled_width) the text tower's vector of each term alone; not saved, set by the training.
     """
 
+    rate_factors = {"gate": TERM_RATE}
+
     def __init__(self, config: FrozenConfig, dropout: float = 0.0):
         super().__init__()
         self.dropout, self.row_terms = dropout, config.row_terms
@@ -252,6 +259,8 @@ class TableText(nn.Module):
 
 class Expansion(nn.Module):
     """Vectors of texts to weights of terms: into the terms' space, product with all of them, log(1 + relu)."""
+
+    rate_factors = {"bias": TERM_RATE}
 
     def __init__(self, config: FrozenConfig):
         super().__init__()

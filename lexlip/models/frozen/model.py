@@ -41,6 +41,7 @@ class FrozenLexLIP(LexiconModel, tags=["sparse-retrieval"], model_card_template=
     """
 
     head: ClassVar[str] = "lexicon"
+    cut_to_length_one: ClassVar[bool] = True
     config: FrozenConfig  # type: ignore[assignment]  # of another kind than that of trained towers
 
     def __init__(
