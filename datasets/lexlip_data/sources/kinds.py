@@ -36,7 +36,7 @@ SUFFIXES = frozenset(
 _BRANDS = {
     b"heic": "HEIC/HEIF", b"heix": "HEIC/HEIF", b"heim": "HEIC/HEIF", b"heis": "HEIC/HEIF", b"hevc": "HEIC/HEIF",
     b"hevx": "HEIC/HEIF", b"mif1": "HEIC/HEIF", b"msf1": "HEIC/HEIF", b"avif": "AVIF", b"avis": "AVIF",
-    b"crx ": "camera raw",
+    b"crx ": "camera raw", b"M4A ": "sound", b"M4B ": "sound",
 }  # fmt: skip
 _STARTS = (  # longer before shorter where one begins with the other
     (b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"GIF87a", "GIF"), (b"GIF89a", "GIF"),
@@ -47,7 +47,7 @@ _STARTS = (  # longer before shorter where one begins with the other
     (b"8BPS", "Photoshop"), (b"\0\0\1\0", "icon"), (b"%!PS", "EPS"), (b"\xc5\xd0\xd3\xc6", "EPS"), (b"%PDF", "PDF"),
     (b"\x76\x2f\x31\x01", "OpenEXR"), (b"#?RADIANCE", "Radiance HDR"), (b"FUJIFILMCCD-RAW", "camera raw"),
     (b"IIRO", "camera raw"), (b"IIRS", "camera raw"), (b"MMOR", "camera raw"), (b"IIU\0", "camera raw"),
-    (b"gimp xcf", "GIMP"), (b"DDS ", "DDS"),
+    (b"gimp xcf", "GIMP"), (b"DDS ", "DDS"), (b"\x1aE\xdf\xa3", "video"),  # Matroska and WebM
     (b"PAR1", "Parquet"), (b"FEA1", "Feather version 1"), (b"ARROW1", "Arrow"), (b"ORC", "ORC"), (b"Obj\x01", "Avro"),
     (b"PK\x03\x04", "zip"), (b"PK\x05\x06", "zip"), (b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz"),
     (b"\x28\xb5\x2f\xfd", "Zstandard"), (b"7z\xbc\xaf\x27\x1c", "7-Zip"), (b"Rar!", "RAR"),
@@ -58,7 +58,7 @@ _STARTS = (  # longer before shorter where one begins with the other
     (b"\xff\xfe\0\0", "UTF-32"), (b"\0\0\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"),
 )  # fmt: skip
 _UNMARKED = "UTF-16 without its mark"  # every second byte is 0
-_CHUNKS = {b"WEBP": "WebP", b"ACON": "icon"}  # of RIFF
+_CHUNKS = {b"WEBP": "WebP", b"ACON": "icon", b"AVI ": "video", b"WAVE": "sound"}  # of RIFF
 _BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}  # bytes
 
 

@@ -46,9 +46,11 @@ class Listing:
     Args:
         folder: where to look.
         roots: other folders that links may lead into.
+        also: kinds of files (`kinds`) that are listed besides images.
     """
 
-    def __init__(self, folder: str | Path, roots: Sequence[str | Path] = ()):
+    def __init__(self, folder: str | Path, roots: Sequence[str | Path] = (), also: Sequence[str] = ()):
+        self._wanted = READ | set(also)
         self.folder = Path(folder)
         self.roots = real_roots(self.folder, roots)
         self.left_out: list[Skipped] = []
@@ -134,7 +136,7 @@ class Listing:
     def _is_image(self, path: str, name: str) -> bool:
         suffix = os.path.splitext(name)[1].lower()
         kind = "" if suffix in SUFFIXES else kind_of_file(path)
-        if suffix not in SUFFIXES and kind not in READ:
+        if suffix not in SUFFIXES and kind not in self._wanted:
             self._leave_out_file(name, suffix, kind)
             return False
         try:
