@@ -8,6 +8,7 @@ is interrupted keeps what it had; the journal (`state.py`) makes up for whatever
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -59,6 +60,7 @@ class Synced:
     Attributes:
         added, changed, renamed, deleted, unchanged: files; one that was copied counts as renamed.
         encoded: documents that went through the model.
+        seconds: that took.
         documents: of the index now.
         broken: files that cannot be used, and why.
         notes: of the folder: what is no photo, a line for each kind of it.
@@ -70,6 +72,7 @@ class Synced:
     deleted: int = 0
     unchanged: int = 0
     encoded: int = 0
+    seconds: float = 0.0
     documents: int = 0
     broken: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -98,7 +101,7 @@ class Settings:
 
 
 def sync(
-    folder: str | Path, index: str | Path, encoder: Callable[[], Encoder], settings: Settings | None = None, *,
+    folder: str | Path, index: str | Path, encoder: Callable[[int], Encoder], settings: Settings | None = None, *,
     batch: int = BATCH, rebuild: bool = False, may_be_empty: bool = False,
     progress: Callable[[int, int], object] = lambda done, all: None,
 ) -> Synced:  # fmt: skip
@@ -107,7 +110,7 @@ def sync(
     Args:
         folder: of photos; it is looked at with all folders in it.
         index: a new folder, or an index.
-        encoder: called once, where something has to be encoded or the index is new.
+        encoder: called once with top_k, where something has to be encoded.
         settings: those that are not None must be as the folder was begun.
         batch: files of a publication.
         rebuild: replace the index, whatever made it.
@@ -120,10 +123,13 @@ def sync(
         UserError: no photos at all, or none of many that were there.
         DataError: no such folder.
     """
+    begin = time.monotonic()
     with _alone(Path(index)):
-        return _Sync(Path(folder), Path(index), encoder, settings or Settings(), batch, rebuild, progress).run(
+        done = _Sync(Path(folder), Path(index), encoder, settings or Settings(), batch, rebuild, progress).run(
             may_be_empty
         )
+    done.seconds = round(time.monotonic() - begin, 3)
+    return done
 
 
 @contextmanager
@@ -148,8 +154,8 @@ def _alone(index: Path) -> Iterator[None]:
 
 class _Sync:
     def __init__(
-        self, folder: Path, index: Path, encoder: Callable[[], Encoder], settings: Settings, batch: int, rebuild: bool,
-        progress: Callable[[int, int], object],
+        self, folder: Path, index: Path, encoder: Callable[[int], Encoder], settings: Settings, batch: int,
+        rebuild: bool, progress: Callable[[int, int], object],
     ):  # fmt: skip
         self.root, self.folder, self.index = os.path.abspath(folder), folder, index
         self._make_encoder = encoder
@@ -424,7 +430,7 @@ class _Sync:
             IndexingError: its model did not make the index.
         """
         if self._encoder is None:
-            self._encoder = self._make_encoder()
+            self._encoder = self._make_encoder(self.settings["top_k"])
         return self._encoder
 
     def _origin(self) -> Origin:

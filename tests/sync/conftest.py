@@ -27,10 +27,10 @@ class FakeEncoder:
 
     def __init__(self, name="fake"):
         self.stamp = ModelStamp(name, "", name * 8)
-        self.encoded, self.opened = [], 0
+        self.encoded, self.top_k = [], None
 
-    def __call__(self):
-        self.opened += 1
+    def __call__(self, top_k):
+        self.top_k = top_k
         return self
 
     def windows(self, corpus, windows):
