@@ -11,20 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
-
 from lexlip_data.errors import BrokenImage, DataError
 from lexlip_data.sources.files import NONBLOCK, require_file
+from lexlip_data.sources.plugins import can_open, package_for
 
 HEAD = 512  # bytes that tell
 
-Image.init()
 _PLUGINS = {  # of Pillow, for the kinds that `lexlip_data.sources.images` reads where its Pillow can
     "JPEG": "JPEG", "PNG": "PNG", "GIF": "GIF", "WebP": "WEBP", "TIFF": "TIFF", "BMP": "BMP", "PPM": "PPM",
-    "JPEG 2000": "JPEG2000", "AVIF": "AVIF",
+    "JPEG 2000": "JPEG2000", "AVIF": "AVIF", "HEIC/HEIF": "HEIF", "JPEG XL": "JXL",
 }  # fmt: skip
-READ = frozenset(kind for kind, plugin in _PLUGINS.items() if plugin in Image.OPEN)
-_OTHERS = "HEIC/HEIF|JPEG XL|JPEG XR|SVG|Photoshop|icon|EPS|PDF|OpenEXR|Radiance HDR|camera raw|DICOM|GIMP|DDS"
+READ = frozenset(kind for kind, plugin in _PLUGINS.items() if can_open(plugin))
+_OTHERS = "JPEG XR|SVG|Photoshop|icon|EPS|PDF|OpenEXR|Radiance HDR|camera raw|DICOM|GIMP|DDS"
 UNREAD = frozenset((*_PLUGINS, *_OTHERS.split("|"))) - READ  # images to people
 _RAW = frozenset(".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mef .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl "
                  ".sr2 .srf .srw .x3f".split())  # fmt: skip
@@ -129,7 +127,7 @@ def unread_named(data: bytes | memoryview) -> Iterator[None]:
         kind = kind_of(bytes(data[:HEAD]))
         if not kind or kind in READ:
             raise
-        what = f"which is not read; {SAVE_AS_IMAGE}" if kind in UNREAD else "no image"
+        what = f"which is not read; {advice_for([kind])}" if kind in UNREAD else "no image"
         raise BrokenImage(f"{error}: it is {kind}, {what}") from error
 
 
@@ -186,3 +184,8 @@ _TODO = {
     "AppleDouble": "it holds what macOS keeps beside a file: give the file without ._ before its name",
 }
 SAVE_AS_IMAGE = "save it as JPEG or PNG"
+
+
+def advice_for(kinds: list[str]) -> str:
+    """What to do about images of kinds that are not read."""
+    return "; ".join(filter(None, (SAVE_AS_IMAGE, package_for(kinds))))
