@@ -27,7 +27,7 @@ from lexlip.index.container import FileEntry
 from lexlip.index.impacts import MAX_BITS, MIN_BITS, SCALES
 from lexlip.index.origin import ModelStamp, Source, source_of, stamp_of
 from lexlip.index.segment import Segment, SegmentEntry
-from lexlip_data.sources.files import sync_folder
+from lexlip_data.sources.files import sync_folder, writing
 
 MANIFEST = "manifest"
 LOCK = "write.lock"
@@ -220,7 +220,8 @@ def transaction(folder: Path, create: bool = False) -> Iterator[Transaction]:
         raise IndexBusy(f"{folder}: another process is writing to this index; try again later") from error
     with lock:
         try:
-            yield work
+            with writing(folder):
+                yield work
         finally:
             with suppress(IndexingError, OSError):
                 work.remove_unused()
