@@ -89,7 +89,8 @@ def read_manifest(folder: Path) -> Manifest:
         with open(path, "rb") as file:
             content = file.read(MAX_JSON)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise IndexingError(f"{folder} holds no index: there is no file {MANIFEST} in it") from error
+        why = "is a file, not a folder" if folder.is_file() else f"holds no index: there is no file {MANIFEST} in it"
+        raise IndexingError(f"{folder} {why}") from error
     except OSError as error:
         raise IndexingError(f"{path} cannot be read: {error.strerror}") from error
     first_line = _FIRST_LINE.match(content)
