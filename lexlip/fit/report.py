@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from lexlip.features.data import read_data
 from lexlip.features.store import FeatureStore
 from lexlip.models.frozen.model import FrozenLexLIP
-from lexlip.utils.files import write_json
+from lexlip.utils.files import write_json, write_whole
 from lexlip_data.sources.images import open_image
 from lexlip_data.sources.skipped import Rules
 
@@ -47,9 +47,7 @@ def write_report(
         f"{_table(metrics)}{_photos(model, store, name, options)}</html>"
     )
     path = work / "report.html"
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(page, encoding="utf-8")
-    draft.replace(path)
+    write_whole(path, lambda file: file.write(page.encode()))
     return path
 
 
