@@ -16,9 +16,7 @@ HEAVIEST = 5  # words, where none are named
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Hook `explain` into the parser of the `lexlip` command."""
-    command = commands.add_parser(
-        "explain", help="where a weight comes from: patches of an image, words of a text"
-    )
+    command = commands.add_parser("explain", help="where a weight comes from: patches of an image, words of a text")
     command.add_argument(
         "--model", default=DEFAULT, help=f"model folder, or a name on the hub (default: {DEFAULT}, which comes along)"
     )

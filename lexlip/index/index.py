@@ -308,8 +308,8 @@ class Index:
             damaged = search(
                 segment.data, segment.table, segment.skips, segment.terms, segment.impacts, segment.bits,
                 segment.documents, conditions.left_out(segment), segment.checked,
-                queries.terms, queries.weights, queries.offsets, k, at_least, drop, candidates,
-                _scratch.sums, _scratch.floor, documents, scores,
+                queries.terms, queries.weights, queries.offsets,
+                k, at_least, drop, candidates, _scratch.sums, _scratch.floor, documents, scores,
             )  # fmt: skip
             if damaged >= 0:
                 segment.refuse_list(damaged)

@@ -74,7 +74,7 @@ class TermQuery:
     penalties: dict[int, float]
 
     @property
-    def conditions(self) -> dict[str, dict[int, float]]:
+    def conditions(self) -> dict[str, Any]:
         """What `Index.search` takes besides the bag."""
         return {"without": self.without, "required": self.required, "penalties": self.penalties}
 

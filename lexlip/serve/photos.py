@@ -20,9 +20,8 @@ from lexlip.serve.errors import Refusal
 from lexlip.serve.limits import Limits
 from lexlip.serve.thumbnails import ThumbnailCache
 from lexlip.serve.wording import without_python
-from lexlip.sync.photos import PhotoRoots
+from lexlip.sync.photos import PhotoRoots, read_photo
 from lexlip_data.errors import BrokenImage, MissingImage
-from lexlip_data.sources.files import read_image
 
 IMAGE_SIDE = 1440  # pixels of the shorter side of a photo that is shown alone
 _FORMAT = b"1"  # of what is kept; another number makes all of it anew
@@ -67,10 +66,12 @@ class PhotoFile:
     Attributes:
         path: real, under a known folder.
         stamp: another one for every change of the file.
+        id: of the document; of a video it says the moment.
     """
 
     path: Path
     stamp: str
+    id: str
 
 
 class Photos:
@@ -102,8 +103,9 @@ class Photos:
             facts = None
         if path is None or facts is None:
             raise Refusal(404, "no_photo", "this document has no photo here, or not any more")
-        key = f"{path}\0{facts.st_dev}\0{facts.st_ino}\0{facts.st_mtime_ns}\0{facts.st_size}"
-        return PhotoFile(path, hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest())
+        key = f"{id}\0{path}\0{facts.st_dev}\0{facts.st_ino}\0{facts.st_mtime_ns}\0{facts.st_size}"
+        stamp = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        return PhotoFile(path, stamp, str(id))
 
     async def jpeg(self, file: PhotoFile, side: int) -> bytes:
         """A photo as a JPEG of so many pixels on its shorter side at most.
@@ -133,7 +135,7 @@ class Photos:
 
     async def _read(self, file: PhotoFile) -> bytes:
         try:
-            return await asyncio.to_thread(read_image, file.path, [str(file.path.parent)], self._limits.max_file)
+            return await asyncio.to_thread(read_photo, file.path, file.id, self._limits.max_file)
         except MissingImage as error:
             raise Refusal(404, "no_photo", "this document has no photo here any more") from error
         except BrokenImage as error:

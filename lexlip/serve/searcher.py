@@ -89,7 +89,8 @@ class Searcher:
 
     def warm_up(self, index: Index) -> None:
         """Load what is compiled or loaded on first use."""
-        index.search(bag_of("a", self._model), 1, threads=1)
+        hits = index.search(bag_of("a", self._model), 1, threads=1)
+        self.vocabulary.of_documents(index, [hit.id for hit in hits], 1)
 
     async def asked(self, kind: str, query: Any, conditions: dict[str, dict[str, float]] | None = None) -> Asked:
         """A query's terms and weights.

@@ -185,6 +185,9 @@ async function start() {
   if (!about.documents) {
     return message("There are no photos yet", make("p", {}, "Fill the index with a folder: ", make("code", {}, "lexlip sync PHOTOS --index INDEX"), ". They appear here while it runs."));
   }
+  if (Object.keys(state.without).length) {
+    return message("Nothing to look for", make("p", {}, "The search only says what is left out: add a word, or allow one again."));
+  }
   const notes = [make("p", {}, "Write what is on the photo, or drop one to find others like it.")];
   if (!about.photos) notes.push(make("p", {}, "Where the photos lie is not known here, so only their words are shown: start with ", make("code", {}, "lexlip serve --photos FOLDER"), "."));
   message(count(about.documents, "photo"), ...notes);

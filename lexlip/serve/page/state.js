@@ -7,7 +7,7 @@ const LIGHTEST = 1e-4;
 const STEP = 1.5;
 const ADDED = 0.8; // of the heaviest word
 
-export const isEmpty = (state) => !state.text && !(state.words && Object.keys(state.words).length);
+export const isEmpty = (state) => (state.words ? !Object.keys(state.words).length : !state.text);
 
 export function fields(state, k) {
   const query = state.words ? { words: state.words } : { query: state.text };
@@ -56,11 +56,10 @@ export function forget(state, word) {
 }
 
 export function toHash(state) {
-  if (isEmpty(state)) return "";
   const lists = ["words", "without", "required", "penalties"].filter((name) => Object.keys(state[name] ?? {}).length);
   const given = new URLSearchParams(lists.map((name) => [name, JSON.stringify(state[name])]));
   if (state.text) given.set("q", state.text);
-  return "#" + given;
+  return given.size ? `#${given}` : "";
 }
 
 export function fromHash(hash) {
