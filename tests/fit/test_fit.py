@@ -29,7 +29,7 @@ def test_from_images_to_a_folder_and_again(frozen, tmp_path, capsys):
     assert not main(command)
     printed = capsys.readouterr().out
     assert "% of the photos have a word of their captions" in printed
-    assert len(re.findall(r"^box\d+: \S+ \d\.\d\d, ", printed, re.MULTILINE)) == 12
+    assert len(re.findall(r"^box\d+: ", printed, re.MULTILINE)) == 12
     assert (tmp_path / "model.work" / "report.html").read_text().count("<figure>") == 12
     model = LexLIP.from_pretrained(tmp_path / "model")
     vectors = model.encode_image([table.parent / "0.png"])
