@@ -164,7 +164,7 @@ class Config:
     top_k_start: int | None = key("train_top_k falls from it in equal steps; null: it is constant", least=1)
     top_k_steps: int | float = key("until then; as flops_warmup", least=0)
     bottleneck_temperature: float = key("Phase 1: divides the logits of the bottleneck's softmax", above=0)
-    bottleneck_norm: bool = key("Phase 1: bring the bag of words to the mean length of a word embedding")
+    bottleneck_norm: bool = key("Phase 1: bring the bag of words to the length of the decoder's other inputs")
     mask_same_image: bool = key("captions of one image are not negatives of each other")
     queue_size: int = key("Phase 2: past keys kept per modality", least=0)
     momentum: float = key("Phase 2: of the momentum encoder", least=0, most=1)

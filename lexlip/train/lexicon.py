@@ -90,7 +90,7 @@ class LexiconModule(RetrievalModule):
     def before_first_step(self, batch: Batch) -> None:
         """With `start_terms_text` or `_image`: shift a head's biases, so that the first batch has so many active terms.
 
-        Their mean number, that is. The same shift for all terms, which the softmax of the masked-language losses does not see.
+        On average, that is. The shift is one number, which the softmax of the masked-language losses does not see.
         """
         for side in SIDES:
             if (terms := getattr(self.config, f"start_terms_{side}")) is None:

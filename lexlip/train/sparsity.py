@@ -14,15 +14,15 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from lexlip.train.config import Config
-from lexlip.train.losses import flops, l1, ramp
+from lexlip.train.losses import flops, mean_l1, ramp
 from lexlip.train.optim import in_steps
 from lexlip.train.step import total
 from lexlip.utils.distributed import sum_over_ranks
 
 SIDES = ("text", "image")
 MEMORY = 0.8  # of the running mean of active terms, per step
-SPEED = 10.0  # over the steps that a target has, a factor of two too many terms moves the weight by 2**SPEED
-DAMPING = 1.0  # of a change of the active terms
+SPEED = 40.0  # over the steps that a target has, an error of 1 in the logarithm moves the logarithm of the weight by it
+DAMPING = 10.0  # what a change of that error moves it by at once
 MOST = math.log(1e6)  # by which a controller may change its weight, either way
 
 
@@ -102,7 +102,7 @@ class Sparsity:
 
     def _penalty(self, side: str, vectors: Tensor) -> Tensor:
         kind = getattr(self.config, f"penalty_{side}")
-        return (l1 if kind == "l1" else flops)(vectors, self.config.flops_threshold)
+        return (mean_l1 if kind == "l1" else flops)(vectors, self.config.flops_threshold)
 
     def after_step(self, step: int) -> None:
         """Once the weights have moved in the step of that number."""
