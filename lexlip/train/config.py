@@ -19,8 +19,7 @@ import yaml
 
 from lexlip.errors import ConfigError
 from lexlip.launch import environment
-from lexlip.models.config import HEADS
-from lexlip.models.frozen.config import TEXT_HEADS
+from lexlip.models.config import HEADS, TEXT_SIDES
 from lexlip.models.terms import KINDS
 from lexlip.ops.max_logits import METHODS
 from lexlip_data.loading.transforms import TRANSFORM_KEYS
@@ -118,6 +117,10 @@ class Config:
 
     # --- words ---
     inactive_terms: list[str] = key("kinds that no vector has: special, unused, non_latin, suffix, stop, sign")
+    head_text: str = key(
+        "contextual: the text tower's states; in_context: of a text's own terms alone; lookup: a table, no tower",
+        choices=TEXT_SIDES,
+    )
     own_weights: bool = key("a caption's own terms also weigh by a number per term, learned")
     expansion_control: str | None = key(
         "captions, or terms: what may be expanded, or active beside a caption's own; null: captions on frozen towers",
@@ -129,9 +132,6 @@ class Config:
     # --- heads on frozen towers ---
     features: str = key("folder of `lexlip cache`; trains heads on its features, and no tower is loaded")
     teacher: str = key("a dense reference on these features, whose scores teach: a checkpoint or a model folder")
-    head_text: str = key(
-        "contextual reads the text tower's states; lookup reads a table, no tower to search", choices=TEXT_HEADS
-    )
     head_width: int = key(
         "of the space of images, texts and terms; as wide as the text tower, it starts from it", least=1
     )

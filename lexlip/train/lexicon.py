@@ -38,6 +38,14 @@ class LexiconModule(RetrievalModule):
                 f"expansion_control={config.expansion_control} with long_captions={config.long_captions}: long texts "
                 "are not controlled; leave one of them out"
             )
+        for key in ("own_weights", "head_text"):
+            if (value := getattr(config, key)) not in (False, "contextual") and config.long_captions:
+                raise ConfigError(f"{key}={value} with long_captions={config.long_captions}: leave one of them out")
+        if config.head_text == "lookup" and not (config.own_weights and "special" in config.inactive_terms):
+            raise ConfigError(
+                "head_text=lookup weighs a text's own words alone; set own_weights=True and "
+                "inactive_terms='[\"special\"]' with it"
+            )
         super().check_config(config)
 
     # --- words ---
