@@ -60,7 +60,8 @@ def build_model(
         text.max_position_embeddings = max(text.max_position_embeddings, config.max_text_len)
     text_shape = {name: getattr(text, name) for name in TEXT}
     shape = ModelConfig(head=kind.head, text=text_shape, **{name: getattr(config, name) for name in _shape_keys(kind)})
-    shape.text_side = config.head_text
+    if not issubclass(kind, DenseLIP):
+        shape.text_side = config.head_text
     if known is not None:  # what the weights were trained with, unless a key says otherwise
         shape.inactive_terms = shape.inactive_terms or known.inactive_terms
         shape.own_weights = shape.own_weights or known.own_weights

@@ -31,6 +31,9 @@ FRACTIONS = (
     "val_check_interval",
 )  # fmt: skip
 CONTROLS = (None, "captions", "terms")
+LEXICON_KEYS = (  # of trained towers with lexicon heads alone
+    "inactive_terms", "own_weights", "start_terms_text", "start_terms_image",
+)  # fmt: skip
 MODES = ("bottle", "con", "both")
 PRECISIONS = (16, 32, "16", "32", "bf16", "16-mixed", "bf16-mixed", "32-true")
 
