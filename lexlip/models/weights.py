@@ -276,11 +276,17 @@ def load_model(model: FolderModel, path: str | Path) -> None:
     fit(model, model_weights(path), path)
 
 
-def fit_inactive(weights: dict[str, Tensor], wanted: Mapping[str, Tensor], kinds: Sequence[str]) -> None:
-    """Let weights have the model's choice of terms that are never active; without any `kinds` they keep their own."""
-    for name, inactive in wanted.items():
-        if name.endswith("_head.inactive") and (kinds or name not in weights):
-            weights[name] = inactive
+def fit_words(weights: dict[str, Tensor], wanted: Mapping[str, Tensor], kinds: Sequence[str]) -> None:
+    """Let weights have what a model has beyond the towers and heads of others: inactive terms, weights of own terms.
+
+    Args:
+        wanted: the model's own state.
+        kinds: of inactive terms that were asked for; without any, weights keep their own.
+    """
+    for name, value in wanted.items():
+        inactive = name.endswith("_head.inactive")
+        if (inactive or name == "own_weights") and (name not in weights or (inactive and kinds)):
+            weights[name] = value
 
 
 def fit(model: FolderModel, weights: dict[str, Tensor], path: str | Path) -> None:

@@ -33,7 +33,7 @@ def flops(vectors: Tensor, threshold: int = 0) -> Tensor:
     return _mean_of_long(vectors, threshold).square().sum()
 
 
-def l1(vectors: Tensor, threshold: int = 0) -> Tensor:
+def mean_l1(vectors: Tensor, threshold: int = 0) -> Tensor:
     """Mean L1 norm of (B, V) vectors over all processes; `threshold` as in `flops`."""
     return _mean_of_long(vectors, threshold).sum()
 
