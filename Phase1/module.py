@@ -51,9 +51,11 @@ class Phase1Module(LexiconModule):
     @classmethod
     def all_used(cls, config: Config) -> bool:
         parts = cls.trained_groups(config)
-        if "contrastive" in parts:
+        if "contrastive" in parts and config.head_text != "lookup":
             return True
-        return bool(parts & {"i2t", "push"}) and bool(parts & {"self_t", "t2t"})  # else a tower has nothing to do
+        return bool(parts & {"contrastive", "i2t", "push"}) and bool(
+            parts & {"self_t", "t2t"}
+        )  # else a tower has nothing to do
 
     @classmethod
     def masks_needed(cls, config: Config) -> bool:
@@ -80,9 +82,7 @@ class Phase1Module(LexiconModule):
         if of_pairs or ("i2t" in self.parts and not vectors_only):
             pooled["i2t"] = self.model.image_head.max_logits(self.model.image_encoder(batch["image"]))
         if of_pairs:
-            states = self.model.text_encoder(batch["text_ids"], batch["text_mask"])
-            text = self.model.text_head.term_weights(states, batch["text_mask"])
-            text = self.controlled(self.model.with_own(text, batch["text_ids"], batch["text_mask"]), batch)
+            text = self.controlled(self.model.lexicon_text(batch["text_ids"], batch["text_mask"]), batch)
             image = saturate(pooled["i2t"])
             vectors = {
                 "text": F.normalize(text, dim=-1),

@@ -87,6 +87,10 @@ class Phase2Module(LexiconModule):
         check_patch(config.image_size, config.patch_size, dynamic=config.DR)
         super().check_config(config)
 
+    @classmethod
+    def all_used(cls, config: Config) -> bool:
+        return "contrastive" in cls.trained_groups(config) and config.head_text != "lookup"
+
     def train(self, mode: bool = True) -> Phase2Module:
         super().train(mode)
         self.twin.eval()  # keys without dropout

@@ -16,7 +16,6 @@ known: see trained_run.py, and trained_set.py for what the distractors are.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 import tempfile
@@ -33,6 +32,7 @@ from tables import print_synthetic, print_trained
 from lexlip.index import write_shard
 from lexlip.index.adapters import installed
 from lexlip.index.engine import LexLIPEngine
+from lexlip.utils.files import write_json
 
 ENGINES = ("dense", *FaissEngine.KINDS, "bm25")
 
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     with tempfile.TemporaryDirectory(dir=options.work, prefix="large-scale-") as folder:
         rows = (_trained if options.model else _synthetic)(options, Path(folder))
     if options.json:
-        Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
+        write_json(rows, options.json)
     return rows
 
 

@@ -25,6 +25,7 @@ from retrieval_sets import SYNTHETIC, SyntheticSet, synthetic
 
 from lexlip.index import Index, write_shard
 from lexlip.index.adapters import open_engine
+from lexlip.utils.files import write_json
 
 
 def main(arguments: list[str] | None = None) -> list[dict]:
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     for row in rows:
         print(json.dumps(row))
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        write_json(rows, options.json)
     return rows
 
 

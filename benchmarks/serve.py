@@ -31,6 +31,7 @@ import httpx
 from memory import memory_of
 
 from lexlip.index import Index, SparseRows, add, delete, merge
+from lexlip.utils.files import write_json
 
 EVERY = 10  # one request in ten is an image
 
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> dict:
     )  # fmt: skip
     print(json.dumps(result, indent=1))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(result, options.json)
     return result
 
 

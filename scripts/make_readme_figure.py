@@ -37,8 +37,11 @@ def main() -> None:
     parser.add_argument("--credit", default="", help="whose image it is")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    from lexlip.utils.files import write_whole
+
     image = options.image.read_bytes() if options.image else image_with_caption(options.arrow, options.caption)
-    options.out.write_text(figure(options.model, image, options.caption, options.credit), encoding="utf-8")
+    drawing = figure(options.model, image, options.caption, options.credit)
+    write_whole(options.out, lambda file: file.write(drawing.encode()))
 
 
 def image_with_caption(path: Path, caption: str) -> bytes:

@@ -32,7 +32,7 @@ from lexlip.index.shards import record_batch, run_metadata
 from lexlip.sparse import SparseRows
 from lexlip.utils.files import give_usual_rights
 from lexlip_data.errors import DataError, one_line
-from lexlip_data.sources.files import sync_folder
+from lexlip_data.sources.files import sync_folder, writing
 from lexlip_data.sources.ipc_bounds import require_proportion
 from lexlip_data.sources.skipped import Rules, Skipped, read_lists, write_list
 
@@ -192,7 +192,7 @@ class ShardFolder:
         schema = schema.with_metadata({**of_run, **(origin_metadata(self._origin) if self._origin else {})})
         handle, draft = tempfile.mkstemp(prefix=f".{self.name(shard)}-", suffix=".tmp", dir=self.path)
         try:
-            with os.fdopen(handle, "wb") as file:
+            with writing(self.shard(shard)), os.fdopen(handle, "wb") as file:
                 with pa.ipc.new_file(file, schema) as writer:
                     for batch, left_out in batches:
                         if batch is not None:

@@ -72,11 +72,11 @@ def lexicon_bottleneck(
     """(B, V) largest logits m and the text tower's (V, D) table E to (B, D): a continuous bag of words, softmax(m) E.
 
     E gets no gradient (LexLIP's lexicon bottleneck). Not in the paper: m is divided by `temperature`, and with
-    `normalised` each bag is brought to the mean length of E's rows, of which an average over many words has little.
+    `normalised` each bag gets the length sqrt(D), which LayerNorm gives the decoder's other inputs. An average over
+    many words is thousands of times shorter, and a decoder that starts from nothing does not find it.
     """
-    table = word_embeddings.detach()
-    bag = F.softmax(pooled / temperature, dim=-1) @ table
-    return F.normalize(bag, dim=-1) * table.norm(dim=-1).mean() if normalised else bag
+    bag = F.softmax(pooled / temperature, dim=-1) @ word_embeddings.detach()
+    return F.normalize(bag, dim=-1) * bag.shape[-1] ** 0.5 if normalised else bag
 
 
 def keep_heaviest(vectors: Tensor, k: int) -> Tensor:

@@ -60,9 +60,16 @@ class LexLIP(TwoTowers, LexiconModel, tags=["sparse-retrieval"], model_card_temp
     def lexicon_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, L) token ids and their mask, 0 at padding, to (B, V) float32 term weights log(1 + max over L of relu(z)).
 
-        They are not normalised.
+        They are not normalised. By `text_side` they are those of all terms ("contextual"), of the text's own terms
+        ("in_context"), or none ("lookup"); `with_own` adds to each.
         """
-        weights = self.text_head.term_weights(self.text_encoder(input_ids, attention_mask), attention_mask)
+        side = self.config.text_side
+        if side == "lookup":
+            weights = torch.zeros(len(input_ids), self.vocab_size, device=input_ids.device)
+        else:
+            weights = self.text_head.term_weights(self.text_encoder(input_ids, attention_mask), attention_mask)
+        if side == "in_context":
+            weights = weights * own_terms(input_ids, attention_mask, self.vocab_size)
         return self.with_own(weights, input_ids, attention_mask)
 
     def with_own(self, weights: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -19,8 +19,7 @@ import yaml
 
 from lexlip.errors import ConfigError
 from lexlip.launch import environment
-from lexlip.models.config import HEADS
-from lexlip.models.frozen.config import TEXT_HEADS
+from lexlip.models.config import HEADS, TEXT_SIDES
 from lexlip.models.terms import KINDS
 from lexlip.ops.max_logits import METHODS
 from lexlip_data.loading.transforms import TRANSFORM_KEYS
@@ -32,6 +31,9 @@ FRACTIONS = (
     "val_check_interval",
 )  # fmt: skip
 CONTROLS = (None, "captions", "terms")
+LEXICON_KEYS = (  # of trained towers with lexicon heads alone
+    "inactive_terms", "own_weights", "start_terms_text", "start_terms_image",
+)  # fmt: skip
 MODES = ("bottle", "con", "both")
 PRECISIONS = (16, 32, "16", "32", "bf16", "16-mixed", "bf16-mixed", "32-true")
 
@@ -118,6 +120,10 @@ class Config:
 
     # --- words ---
     inactive_terms: list[str] = key("kinds that no vector has: special, unused, non_latin, suffix, stop, sign")
+    head_text: str = key(
+        "contextual: the text tower's states; in_context: of a text's own terms alone; lookup: a table, no tower",
+        choices=TEXT_SIDES,
+    )
     own_weights: bool = key("a caption's own terms also weigh by a number per term, learned")
     expansion_control: str | None = key(
         "captions, or terms: what may be expanded, or active beside a caption's own; null: captions on frozen towers",
@@ -129,9 +135,6 @@ class Config:
     # --- heads on frozen towers ---
     features: str = key("folder of `lexlip cache`; trains heads on its features, and no tower is loaded")
     teacher: str = key("a dense reference on these features, whose scores teach: a checkpoint or a model folder")
-    head_text: str = key(
-        "contextual reads the text tower's states; lookup reads a table, no tower to search", choices=TEXT_HEADS
-    )
     head_width: int = key(
         "of the space of images, texts and terms; as wide as the text tower, it starts from it", least=1
     )
@@ -165,7 +168,7 @@ class Config:
     top_k_start: int | None = key("train_top_k falls from it in equal steps; null: it is constant", least=1)
     top_k_steps: int | float = key("until then; as flops_warmup", least=0)
     bottleneck_temperature: float = key("Phase 1: divides the logits of the bottleneck's softmax", above=0)
-    bottleneck_norm: bool = key("Phase 1: bring the bag of words to the mean length of a word embedding")
+    bottleneck_norm: bool = key("Phase 1: bring the bag of words to the length of the decoder's other inputs")
     mask_same_image: bool = key("captions of one image are not negatives of each other")
     queue_size: int = key("Phase 2: past keys kept per modality", least=0)
     momentum: float = key("Phase 2: of the momentum encoder", least=0, most=1)

@@ -33,9 +33,10 @@ def new_heads(config: Config, store: FeatureStore) -> FrozenLexLIP:
     frequent = counts >= config.term_min_count
     terms = np.flatnonzero(frequent & allowed(config.allowed_terms, store.tokenizer))
     if not len(terms):
+        chosen = "" if config.allowed_terms == "all" else f" and in allowed_terms={config.allowed_terms}"
         raise ConfigError(
-            f"term_min_count={config.term_min_count}, allowed_terms={config.allowed_terms}: no word piece that is "
-            f"allowed is in so many of the {len(split.captions)} training captions; lower it, or add captions"
+            f"term_min_count={config.term_min_count}: no word piece of the {len(split.captions)} training captions is "
+            f"in so many of them{chosen}; lower it, or add captions"
         )
     dense = config.head == "dense"
     teacher: dict[str, torch.Tensor] = {}

@@ -38,6 +38,14 @@ class LexiconModule(RetrievalModule):
                 f"expansion_control={config.expansion_control} with long_captions={config.long_captions}: long texts "
                 "are not controlled; leave one of them out"
             )
+        for key in ("own_weights", "head_text"):
+            if (value := getattr(config, key)) not in (False, "contextual") and config.long_captions:
+                raise ConfigError(f"{key}={value} with long_captions={config.long_captions}: leave one of them out")
+        if config.head_text == "lookup" and not (config.own_weights and "special" in config.inactive_terms):
+            raise ConfigError(
+                "head_text=lookup weighs a text's own words alone; set own_weights=True and "
+                "inactive_terms='[\"special\"]' with it"
+            )
         super().check_config(config)
 
     # --- words ---
@@ -90,7 +98,7 @@ class LexiconModule(RetrievalModule):
     def before_first_step(self, batch: Batch) -> None:
         """With `start_terms_text` or `_image`: shift a head's biases, so that the first batch has so many active terms.
 
-        Their mean number, that is. All terms shift alike, which the softmax of the masked-language losses does not see.
+        On average, that is. The shift is one number, which the softmax of the masked-language losses does not see.
         """
         for side in SIDES:
             if (terms := getattr(self.config, f"start_terms_{side}")) is None:

@@ -28,7 +28,7 @@ from lexlip.models.hub import check_head
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.long_texts import fit_text_tables
 from lexlip.models.two_tower import TwoTowers
-from lexlip.models.weights import check_text, fit, fit_inactive, fit_phase, known_config, model_weights, phase_state
+from lexlip.models.weights import check_text, fit, fit_phase, fit_words, known_config, model_weights, phase_state
 from lexlip.train.agreement import Agreement
 from lexlip.train.batch_norm import average_statistics, restore_statistics, statistics_kept, statistics_of
 from lexlip.train.build import build_model, decided_by
@@ -205,7 +205,7 @@ class RetrievalModule(pl.LightningModule):
             long_enough = known is not None and known.max_text_len >= config.max_text_len
             trained = None if long_enough else config.trained_positions
             fit_text_tables(weights, model.state_dict(), config.max_text_len, trained)
-            fit_inactive(weights, model.state_dict(), config.inactive_terms)
+            fit_words(weights, model.state_dict(), config.inactive_terms)
             fit(model, weights, config.load_path)
         del weights
         module = cls(config, model)

@@ -14,23 +14,24 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from lexlip.train.config import Config
-from lexlip.train.losses import flops, l1, ramp
+from lexlip.train.losses import flops, mean_l1, ramp
 from lexlip.train.optim import in_steps
 from lexlip.train.step import total
 from lexlip.utils.distributed import sum_over_ranks
 
 SIDES = ("text", "image")
-MEMORY = 0.8  # of the running mean of active terms, per step
-SPEED = 10.0  # over the steps that a target has, a factor of two too many terms moves the weight by 2**SPEED
-DAMPING = 1.0  # of a change of the active terms
+MEMORY = 0.5  # of the running mean of active terms, per step
+SPEED = 40.0  # over the steps that a target has, an error of 1 in the logarithm moves the logarithm of the weight by it
+DAMPING = 16.0  # what a change of that error moves it by at once
+LEAD = 0.9  # the goal is the target after this fraction of the steps, so that the terms can settle
 MOST = math.log(1e6)  # by which a controller may change its weight, either way
 
 
 class TermTarget:
     """Moves a weight so that the mean number of active terms reaches a target by a step, and stays there.
 
-    The goal falls (or rises) from where training started to the target, in equal ratios. The weight is multiplied by
-    what the logarithm of terms / goal says, and by how that changes (a PI controller of the logarithms).
+    The goal goes from where training started to the target, on a logarithmic scale along half a cosine. The weight is
+    multiplied by what the logarithm of terms / goal says, and by how that changes (a PI controller of the logarithms).
 
     Attributes:
         mean: running mean of active terms, 0 before the first step.
@@ -47,7 +48,7 @@ class TermTarget:
         terms = max(terms, 0.5)
         self.start = self.start or terms
         self.mean = MEMORY * (self.mean or terms) + (1 - MEMORY) * terms
-        share = min(1.0, (step + 1) / self.by)
+        share = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (step + 1) / (LEAD * self.by)))
         goal = self.start ** (1 - share) * self.target**share
         error = math.log(self.mean / goal)
         self.change += SPEED / self.by * error + DAMPING * (error - self.error)
@@ -102,7 +103,7 @@ class Sparsity:
 
     def _penalty(self, side: str, vectors: Tensor) -> Tensor:
         kind = getattr(self.config, f"penalty_{side}")
-        return (l1 if kind == "l1" else flops)(vectors, self.config.flops_threshold)
+        return (mean_l1 if kind == "l1" else flops)(vectors, self.config.flops_threshold)
 
     def after_step(self, step: int) -> None:
         """Once the weights have moved in the step of that number."""

@@ -118,7 +118,7 @@ def test_terms_are_the_word_pieces_that_are_allowed(build, tmp_path):
     with pytest.raises(ConfigError, match="allowed_terms=word: neither words nor all"):
         terms("word")
     file.write_text("large\n")
-    with pytest.raises(ConfigError, match="no word piece that is allowed"):
+    with pytest.raises(ConfigError, match="in so many of them and in allowed_terms="):
         terms(file)
 
 
@@ -226,10 +226,13 @@ def test_test_only_evaluates_and_needs_the_split(frozen):
     [
         ({"training_mode": "both"}, "training_mode=both: heads on frozen towers are contrastive"),
         ({"long_captions": 2}, "long_captions=2 belongs to training with images"),
-        ({"term_min_count": 99}, "term_min_count=99, allowed_terms=all: no word piece that is allowed is in so many of the 38"),
+        ({"term_min_count": 99}, "term_min_count=99: no word piece of the 38 training captions"),
         ({"features": "nowhere"}, "nowhere holds no features"),
         ({"teacher": "nowhere.ckpt"}, "nowhere.ckpt: no such checkpoint file"),
         ({"head_text": "table"}, "head_text"),
+        ({"head_text": "in_context"}, "head_text=in_context belongs to training with images"),
+        ({"expansion_control": "terms"}, "expansion_control=terms belongs to training with images"),
+        ({"own_weights": True}, "own_weights=True belongs to training with images"),
         ({"batch_size": 64, "per_gpu_batchsize": 64}, "64"),
     ],
 )  # fmt: skip

@@ -6,7 +6,7 @@ B batch, L image tokens, T word pieces, V terms of the vocabulary, E width of th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -121,8 +121,13 @@ class FrozenLexLIP(LexiconModel, tags=["sparse-retrieval"], model_card_template=
     def image_transform(self) -> Callable[[Image.Image], Tensor]:
         return self.image_tower.transform
 
+    @cached_property
+    def _pixels(self) -> tuple[int, ...]:
+        """The shape of what `image_transform` gives."""
+        return tuple(self.image_transform()(Image.new("RGB", (8, 8))).shape)
+
     def check_pixels(self, pixels: Tensor) -> None:
-        wanted = tuple(self.image_transform()(Image.new("RGB", (8, 8))).shape)
+        wanted = self._pixels
         if tuple(pixels.shape[1:]) != wanted or not pixels.is_floating_point() or not torch.isfinite(pixels).all():
             raise EncodingError(
                 f"a tensor of {pixels.dtype} and shape {tuple(pixels.shape)}: wanted are finite floats of shape "

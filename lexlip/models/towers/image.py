@@ -46,7 +46,8 @@ def _load_one(reference: Reference, trust_sources: bool) -> FrozenImageTower:
 
         backbone: ImageBackbone = load_timm(reference)
     elif reference.kind == "open_clip":
-        from lexlip.models.towers.open_clip_images import check_architecture, load_open_clip
+        from lexlip.models.towers.open_clip_images import load_open_clip
+        from lexlip.models.towers.open_clip_side import check_architecture
 
         if not trust_sources:
             check_architecture(reference)

@@ -81,9 +81,7 @@ def test_rows_without_a_byte_are_counted(tmp_path):
 
 def test_a_length_below_nothing(tmp_path):
     path = write(tmp_path / "n.arrow", captioned([bytes(100_000)] * 5), compression="lz4")
-    content = path.read_bytes()
-    length = (500_000).to_bytes(8, "little")
-    assert content.count(length) == 1
-    path.write_bytes(content.replace(length, (-5).to_bytes(8, "little", signed=True)))
+    before, _, after = path.read_bytes().rpartition((500_000).to_bytes(8, "little"))  # the images follow the offsets
+    path.write_bytes(before + (-5).to_bytes(8, "little", signed=True) + after)
     with pytest.raises(DataError, match=r"n\.arrow: its Arrow metadata is damaged"):
         open_arrow(path)
