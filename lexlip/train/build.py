@@ -60,6 +60,7 @@ def build_model(
     text_shape = {name: getattr(text, name) for name in TEXT}
     shape = ModelConfig(head=kind.head, text=text_shape, **{name: getattr(config, name) for name in _shape_keys(kind)})
     model = kind(shape, tokenizer, config.vit_pretrained if known is None else False)
+    model.image_encoder.rel_pos = config.rel_pos
     if bert is not None:
         state = bert.bert.state_dict()
         fresh = model.text_encoder.bert.state_dict()

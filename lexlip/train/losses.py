@@ -10,6 +10,11 @@ from torch import Tensor
 from lexlip.utils.distributed import sum_over_ranks, world_size
 
 
+def with_gradient(loss: Tensor, factor: float) -> Tensor:
+    """A loss of the same value whose gradient is multiplied."""
+    return loss if factor == 1 else factor * loss + (1 - factor) * loss.detach()
+
+
 def masked_lm(logits: Tensor, labels: Tensor, total: Tensor | float) -> Tensor:
     """Cross-entropy of (N, V) logits at the masked positions alone with the (N,) true ids, summed and divided.
 
@@ -23,11 +28,16 @@ def global_count(labels: Tensor) -> Tensor:
     return (sum_over_ranks((labels != -100).sum().float()) / world_size()).clamp(min=1.0)
 
 
-def flops(vectors: Tensor) -> Tensor:
+def flops(vectors: Tensor, rows_of_a_mean: int | None = None) -> Tensor:
     """FLOPS regulariser of Paria et al. (ICLR 2020): sum over terms of (mean over the batch of |r_v|) squared.
 
-    Takes the (B, V) normalised vectors of this process; the mean is over all processes.
+    Takes the (B, V) normalised vectors of this process; the mean is over all processes. With `rows_of_a_mean` it is
+    taken over so many consecutive rows at a time, and the result is the mean of all these, as in the official code.
     """
+    if rows_of_a_mean is not None:
+        parts = vectors.split(rows_of_a_mean)
+        count = sum_over_ranks(vectors.new_tensor(float(len(parts)))).detach() / world_size()
+        return torch.stack([part.abs().mean(0).square().sum() for part in parts]).sum() / count
     rows = sum_over_ranks(vectors.new_tensor(float(len(vectors))).detach())
     return (sum_over_ranks(vectors.abs().sum(0)) / rows).square().sum()
 

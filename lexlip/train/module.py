@@ -63,6 +63,8 @@ class RetrievalModule(pl.LightningModule):
         self.config, self.model = config, model
         if config.lock_image:
             model.image_encoder.requires_grad_(False)
+        if config.drop_path_rate and isinstance(model, TwoTowers):  # with 0 a tower keeps what its own `vit_kwargs` say
+            model.image_encoder.set_drop_path(config.drop_path_rate)
         if config.gradient_checkpointing:
             model.image_encoder.enable_gradient_checkpointing()
             model.text_encoder.enable_gradient_checkpointing()
@@ -239,6 +241,11 @@ class RetrievalModule(pl.LightningModule):
             cut = {name: keep_heaviest(vector, k) for name, vector in vectors.items()}
             losses.append(self.contrastive(cut, batch, self.config.temperature))
         return total(losses) / len(losses)
+
+    @property
+    def rows_of_a_mean(self) -> int | None:
+        """Rows that FLOPS averages over, by `loss_rows`; None: the global batch's."""
+        return self.config.per_gpu_batchsize if self.config.loss_rows == "micro_batch" else None
 
     def flops_weight(self) -> float:
         """Weight of FLOPS at this step, see `ramp`; in validation the whole, so that losses compare."""
@@ -448,6 +455,8 @@ class RetrievalModule(pl.LightningModule):
                 self.log_dict({f"val/{name}/{side}_{key}": value for key, value in row[side].items()})
             self.log_dict({f"val/{name}/active_terms_{side}": n for side, n in row["active_terms"].items()})
         self.log("val/rsum", sum(row["rsum"] for row in metrics.values()) / len(metrics), prog_bar=True)
+        first = metrics[self._data.eval_names("val")[0][0]]
+        self.log("val/first_r1", first["t2i"]["R@1"] + first["i2t"]["R@1"])
 
     def on_test_epoch_end(self) -> None:
         self.test_metrics = self._evaluation_metrics()

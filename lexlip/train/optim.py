@@ -1,25 +1,34 @@
 """Optimiser and learning-rate schedule."""
 
 import math
+import re
 
 import torch
 from torch import nn
 
 from lexlip.train.config import Config
 
+# Norms and layer scale inside the blocks of BEiT or ViT. Their names in the official code slip through its list of what
+# has no decay, which all other norms are on.
+BLOCKS = re.compile(r"(.*\.)?image_encoder\.backbone\.blocks\.\d+\.(norm[12]\.weight|gamma_[12]|ls[12]\.gamma)")
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
-    """Trained parameters in two groups: matrices with decay; biases, bias tables, norms and other vectors without."""
+
+def parameter_groups(module: nn.Module, weight_decay: float, block_decay: bool = False) -> list[dict]:
+    """Trained parameters in two groups: matrices with decay; biases, bias tables, norms and other vectors without.
+
+    With `block_decay`, what `BLOCKS` names has decay too.
+    """
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            groups[parameter.ndim > 1 and "bias" not in name].append(parameter)
+            in_blocks = block_decay and BLOCKS.fullmatch(name) is not None
+            groups[in_blocks or parameter.ndim > 1 and "bias" not in name].append(parameter)
     return [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
 
 
 def make_optimizer(module: nn.Module, config: Config) -> torch.optim.Optimizer:
     """The optimiser that `optim_type` names, over the module's trained parameters."""
-    groups = parameter_groups(module, config.weight_decay)
+    groups = parameter_groups(module, config.weight_decay, config.block_decay)
     if config.optim_type == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9)
     kind = torch.optim.AdamW if config.optim_type == "adamw" else torch.optim.Adam

@@ -27,6 +27,7 @@ class Batch(TypedDict, total=False):
     text_states: Tensor  # (B, L, D) of a frozen text tower; batches of cached features, whose `image` is (B, L, D) too
     text_pooled: Tensor  # (B, D) its sentence vectors
     expanded: Tensor  # (B,) 1 where a caption may be expanded in this step
+    small: Tensor  # (B,) bool on the CPU: at half the size, where each micro-batch of a step has a resolution
     image_id: Tensor  # (B,) int64, the same number for the same image everywhere
     order: Tensor  # (B,) int64, position in the whole split; evaluation
     caption_number: Tensor  # (B,) int64, which caption of its image
