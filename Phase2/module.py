@@ -114,11 +114,14 @@ class Phase2Module(RetrievalModule):
     def _at_a_resolution(self, batch: Batch) -> Batch:
         """Half of the steps, or micro-batches, at half the size: the same on every process and after resuming."""
         rows, size = len(batch["image_id"]), self.config.per_gpu_batchsize
-        coin = np.random.default_rng([self.config.seed, self.global_step])
         if self.config.DR_coin == "micro_batch":
-            small = torch.from_numpy(coin.integers(2, size=-(-rows // size)).repeat(size)[:rows] > 0)
+            coins = np.random.default_rng([self.config.seed, self.global_step]).integers(2, size=-(-rows // size))
+            small = torch.from_numpy(coins.repeat(size)[:rows] > 0)
             return {**batch, "small": small}  # on the CPU: nothing waits for the GPU to say which size it is
-        return {**batch, "image": _halved(batch["image"])} if coin.integers(2) else batch
+        return {**batch, "image": _halved(batch["image"])} if self._coin() else batch
+
+    def _coin(self) -> bool:
+        return bool(np.random.default_rng([self.config.seed, self.global_step]).integers(2))
 
     @torch.no_grad()
     def _keys(self, batch: Batch) -> StepKeys:

@@ -104,7 +104,8 @@ class ImageEncoder(nn.Module):
             if rate:
                 raise ConfigError(f"drop_path_rate={rate}: {type(self.backbone).__name__} has no blocks to leave out")
             return
-        for block, own in zip(blocks, torch.linspace(0, rate, len(blocks)).tolist(), strict=True):
+        for number, block in enumerate(blocks):
+            own = rate * number / max(1, len(blocks) - 1)
             block.drop_path1 = DropPath(own) if own else nn.Identity()
             block.drop_path2 = DropPath(own) if own else nn.Identity()
 

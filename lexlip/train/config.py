@@ -212,6 +212,11 @@ class Config:
             name = field.name
             if name not in values:
                 raise ConfigError(f"{name} is missing")
+            if name == "num_gpus" and isinstance(values[name], list):
+                raise ConfigError(
+                    f"num_gpus={values[name]}; give how many, num_gpus={len(values[name])}, and choose them with "
+                    f"CUDA_VISIBLE_DEVICES={','.join(map(str, values[name]))} before the command"
+                )
             typed[name] = _typed(name, values[name], defaults[name])
             _check_range(field, typed[name], defaults[name])
         config = cls(**typed)

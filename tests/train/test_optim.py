@@ -56,6 +56,18 @@ def test_a_learning_rate_of_zero_stays_there(make_config):
     assert rates(make_config(learning_rate=0.0, warmup_steps=0), 3) == [0] * 5
 
 
+def test_norms_and_layer_scale_in_blocks_have_decay_by_the_key(make_config):
+    model = build_model(LexLIP, make_config())
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    with_key, without = (
+        {names[id(p)] for p in parameter_groups(model, 0.01, block_decay=key)[0]["params"]} for key in (True, False)
+    )
+    blocks = "image_encoder.backbone.blocks"
+    assert with_key - without == {
+        f"{blocks}.{n}.{part}" for n in (0, 1) for part in ("norm1.weight", "norm2.weight", "gamma_1", "gamma_2")
+    }
+
+
 def test_decay_for_matrices_and_none_for_biases_norms_and_position_tables(make_config):
     model = build_model(LexLIP, make_config())
     model.text_head.dense.weight.requires_grad_(False)
