@@ -205,7 +205,8 @@ def test_an_interval_of_micro_batches_is_counted_in_steps():
 
 def test_the_best_checkpoint_is_picked_by_the_metric_that_the_keys_name(monkeypatch):
     for keys, monitor, sign in (
-        ({}, "val/rsum", 1), ({"select_by": "first_r1"}, "val/first_r1", 1), ({"get_recall_metric": False}, "val/loss", -1),
+        ({}, "val/rsum", 1), ({"select_by": "first_r1"}, "val/first_r1", 1),
+        ({"get_recall_metric": False}, "val/loss", -1),
     ):  # fmt: skip
         saver = Saver(resolved("phase2", **keys), Path("/nowhere"), WholeFiles(), validated=True)
         assert (saver.monitor, saver.sign) == (monitor, sign)
