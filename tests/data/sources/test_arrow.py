@@ -68,6 +68,13 @@ def test_a_file_as_vilt_writes_it(tmp_path, save):
     assert everything(source) == [(row[0], row[1], row[2]) for row in rows]
 
 
+def test_the_official_sets_have_their_splits(tmp_path, save):
+    """GCC has no test split: the official code takes val's images for one."""
+    save(tmp_path / "conceptual_caption_val_0.arrow", table())
+    assert len(open_split(tmp_path, "gcc", "val")[0]) == 5
+    assert open_split(tmp_path, "gcc", "test") == open_split(tmp_path, "sbu", "val") == []
+
+
 def test_visual_genome_as_vilt_writes_it(tmp_path, save):
     """Region descriptions with boxes, and no split: all of it is for training."""
     boxes = {"split": None, "width": [[3]] * 5, "height": [[4]] * 5, "x": [[0]] * 5, "y": [[1]] * 5}
