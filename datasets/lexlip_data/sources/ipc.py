@@ -6,6 +6,7 @@ DataError that names it; what is wrong with one text is a BrokenSample.
 
 from __future__ import annotations
 
+import errno
 import json
 import zlib
 from collections.abc import Iterable
@@ -114,6 +115,10 @@ def open_arrow(path: str | Path, mapped: bool = True) -> ArrowFile:
         check_columns(path, file.schema)
         require_proportion(source, path, stream=kind == "Arrow stream")
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise DataError(
+                f"{path}: more Arrow files than may be open; raise the limit (ulimit -n), or convert into fewer shards"
+            ) from error
         raise DataError(f"{path}: not a complete Arrow IPC file ({one_line(error)}); {_COPY_AGAIN}") from error
     return file
 
