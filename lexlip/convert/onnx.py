@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from lexlip.errors import CheckpointError
-from lexlip.models.lexicon_head import LexiconHead
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.two_tower import TwoTowers
 from lexlip_data.sources.files import writing
@@ -22,13 +21,12 @@ TOLERANCE = 1e-4
 class _Side(nn.Module):
     """A tower and its head."""
 
-    def __init__(self, encoder: nn.Module, head: LexiconHead):
+    def __init__(self, model: LexLIP):
         super().__init__()
-        self.encoder, self.head = encoder, head
+        self.model = model
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        states = self.encoder(inputs) if mask is None else self.encoder(inputs, mask)
-        return self.head.term_weights(states, mask)
+        return self.model.lexicon_image(inputs) if mask is None else self.model.lexicon_text(inputs, mask)
 
 
 def export_onnx(folder: str | Path, out: str | Path, trust_sources: bool = False) -> dict[str, float]:
@@ -61,7 +59,7 @@ def export_onnx(folder: str | Path, out: str | Path, trust_sources: bool = False
     out.mkdir(parents=True, exist_ok=True)
     positions = model.text_encoder.config.max_position_embeddings
     batch, length = torch.export.Dim("batch", min=1, max=4096), torch.export.Dim("length", min=2, max=positions)
-    text, image = _Side(model.text_encoder, model.text_head), _Side(model.image_encoder, model.image_head)
+    text, image = _Side(model), _Side(model)
     sides = {  # with inputs to trace, others to compare, and the dimensions that may change
         "text.onnx": (text, _texts(model, 3, min(7, positions)), _texts(model, 2, min(5, positions)), (batch, length)),
         "image.onnx": (image, _images(model, 3), _images(model, 2), (batch,)),

@@ -36,6 +36,7 @@ class FolderImages:
     Args:
         folder: where to look.
         picture_roots: other folders that links in it may lead into.
+        also: kinds of files besides images, of `lexlip_data.sources.kinds`.
 
     Raises:
         DataError: no such folder.
@@ -43,11 +44,11 @@ class FolderImages:
 
     what, ids = "images", "string"
 
-    def __init__(self, folder: str | Path, picture_roots: Sequence[str | Path] = ()):
+    def __init__(self, folder: str | Path, picture_roots: Sequence[str | Path] = (), also: Sequence[str] = ()):
         self.folder, self.origin = Path(folder), str(folder)
         if not self.folder.is_dir():
             raise DataError(f"{folder}: no such folder")
-        listing = Listing(self.folder, picture_roots)
+        listing = Listing(self.folder, picture_roots, also)
         self._roots = listing.roots
         names, chunks = iter(listing), [pa.array([], pa.large_string())]
         while some := list(islice(names, _LISTED)):

@@ -31,6 +31,7 @@ from lexlip_data.sources.files import sync_folder, writing
 
 MANIFEST = "manifest"
 LOCK = "write.lock"
+SYNC_FILES = ("sync.journal", "sync.journal.tmp", "sync.lock")  # of `lexlip.sync`, which begins before there is a state
 # Names as `Transaction.new_path` makes them: what a writer may leave behind, and only that is ever removed.
 _WRITERS_OWN = re.compile(r"[0-9a-f]{12}\.(seg|del|runs|tmp)")
 _FIRST_LINE = re.compile(rb"lexlip-index 1 crc32=([0-9a-f]{8})\n")
@@ -212,7 +213,7 @@ def transaction(folder: Path, create: bool = False) -> Iterator[Transaction]:
     else:
         folder.mkdir(parents=True, exist_ok=True)
         names = [path.name for path in folder.iterdir()]
-        others = [name for name in names if name != LOCK and not _WRITERS_OWN.fullmatch(name)]
+        others = [name for name in names if name not in (LOCK, *SYNC_FILES) and not _WRITERS_OWN.fullmatch(name)]
         if others:
             raise IndexingError(f"{folder} is no index and holds {min(others)}: name a new or an empty folder")
     try:

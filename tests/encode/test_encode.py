@@ -1,6 +1,7 @@
 """lexlip encode: what the shards hold, that a run goes on where it was stopped, and what is refused."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -151,6 +152,22 @@ def test_top_k_keeps_the_heaviest_as_they_were(model, lines, tmp_path):
         whole = dict(zip(*map(np.ndarray.tolist, everything[id])))
         assert len(terms) == 5 and {term: whole[term] for term in terms.tolist()} == dict(zip(terms.tolist(), weights))
         assert min(weights) >= sorted(whole.values())[-5]
+
+
+def test_top_k_brings_vectors_to_length_one_again_where_the_model_was_trained_so(frozen, tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text("a red box left\nthe small blue box on a large photo\n")
+    model = LexLIP.from_pretrained(frozen.folder("contextual"))
+    encode(model, LineTexts(path), tmp_path / "all")
+    encode(model, LineTexts(path), tmp_path / "cut", top_k=2)
+    everything, cut = stored(tmp_path / "all"), stored(tmp_path / "cut")
+    for id, (terms, weights) in cut.items():
+        whole = dict(zip(*map(np.ndarray.tolist, everything[id])))
+        wanted = np.array([whole[term] for term in terms.tolist()])
+        assert len(wanted) == 2 < len(whole)
+        assert weights == pytest.approx(wanted / np.linalg.norm(wanted), rel=2e-3)
+    facts = json.loads((tmp_path / "cut" / "encoding.json").read_text())
+    assert facts["cut_to_length"] == 1 and "cut_to_length" not in (tmp_path / "all" / "encoding.json").read_text()
 
 
 def test_many_words_have_wide_terms(make_config, livelier, tokenizer, lines, tmp_path):

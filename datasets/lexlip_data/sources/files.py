@@ -111,22 +111,23 @@ def is_inside(real: str, roots: Sequence[str]) -> bool:
     return any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in roots)
 
 
-def read_image(path: str | Path, roots: Sequence[str] = ()) -> bytes:
-    """The bytes of an image's file; `roots` as in `check_inside`.
+def read_image(path: str | Path, roots: Sequence[str] = (), most: int | None = None) -> bytes:
+    """The bytes of an image's file, at most so many, MAX_IMAGE_BYTES if not given; `roots` as in `check_inside`.
 
     Raises:
         MissingImage: no such file.
         OutsideImage: the path leads out of the roots.
-        BrokenImage: not an ordinary file, larger than MAX_IMAGE_BYTES, or the system cannot read it.
+        BrokenImage: not an ordinary file, larger than `most`, or the system cannot read it.
     """
+    most = MAX_IMAGE_BYTES if most is None else most
     try:
         check_inside(path, roots)
         with open(path, "rb", opener=lambda path, flags: os.open(path, flags | NONBLOCK)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise BrokenImage(f"is {_kind(status)}, not a file")
-            if status.st_size > MAX_IMAGE_BYTES:
-                raise BrokenImage(f"{status.st_size:,} bytes; an image may have {MAX_IMAGE_BYTES:,}")
+            if status.st_size > most:
+                raise BrokenImage(f"{status.st_size:,} bytes; an image may have {most:,}")
             return file.read(status.st_size)
     except BrokenImage:
         raise

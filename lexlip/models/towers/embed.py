@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from timm.data import resolve_model_data_config
 
-from lexlip.errors import ConfigError
+from lexlip.models.towers.open_clip_side import write_side
 from lexlip.models.towers.packed import Storage, packed
 from lexlip.models.towers.reference import Reference, parse, split_references
 from lexlip.models.towers.sentence import read_recipe
@@ -29,7 +29,7 @@ def embed_tower(tower: Any, folder: Path, side: str, storage: Storage) -> str:
         storage: of its numbers; towers of Hugging Face take 16 bits for "int8" too.
 
     Raises:
-        ConfigError: a kind of tower that cannot be written.
+        ConfigError: an open_clip model whose architecture is not told.
     """
     parts = split_references(tower.reference)
     towers = list(tower.towers) if len(parts) > 1 else [tower]
@@ -39,15 +39,12 @@ def embed_tower(tower: Any, folder: Path, side: str, storage: Storage) -> str:
 
 
 def _embed(tower: Any, reference: Reference, folder: Path, name: str, storage: Storage) -> str:
+    if reference.kind == "open_clip":
+        write_side(tower.backbone, reference, folder / name, storage)
+        return str(replace(reference, name=name, file=None))
     model = tower.backbone.model
     if reference.kind == "timm":
         return _embed_timm(model, reference, folder, name, storage)
-    if reference.kind == "open_clip":
-        file = f"{name}.safetensors"
-        save_tensors(packed(model.state_dict(), storage), folder / file)
-        return str(replace(reference, name=reference.name.split("/")[0], file=file))
-    if reference.kind not in ("hf", "st"):
-        raise ConfigError(f"tower {reference} cannot be embedded")
     source, inside = reference.folder or Path(snapshot_download(reference.name, local_files_only=True)), folder / name
     weights = () if storage == "full" else ("model*.safetensors*",)
     shutil.copytree(source, inside, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*UNUSED, *weights))
