@@ -207,7 +207,7 @@ def _claim(folder: Path, facts: dict, text: TextTower) -> str:
         if path.exists():
             try:
                 there = _flat(json.loads(path.read_text(encoding="utf-8")))
-            except (OSError, ValueError, AttributeError) as error:
+            except (OSError, ValueError, AttributeError, RecursionError) as error:
                 why = f"{path} cannot be read ({one_line(error)}); name a new folder with --out"
                 raise FeaturesError(why) from error
             refuse_other(folder, there, _flat(facts))

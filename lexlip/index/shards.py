@@ -28,8 +28,8 @@ from lexlip.index.origin import Origin, origin_of
 from lexlip.sparse import SparseRows, kind_of, plain_array
 from lexlip.utils.files import write_whole
 from lexlip_data.errors import DataError
+from lexlip_data.sources.files import is_hidden
 from lexlip_data.sources.ipc_bounds import require_proportion
-from lexlip_data.sources.listing import is_hidden
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def _require_whole_runs(folder: Path, paths: list[Path]) -> None:
         try:
             run = json.loads(text)
             there.setdefault((str(run["id"]), int(run["shards"])), set()).add(int(run["shard"]))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise IndexingError(f"{path}: its schema says nothing usable of its run ({error})") from error
     for (_, shards), numbers in there.items():
         if len(numbers) < shards:

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from lexlip_data.errors import DataError, one_line
 from lexlip_data.sources.arrow import captions_per_row
+from lexlip_data.sources.files import is_hidden
 from lexlip_data.sources.ipc import CHECKSUM, check_batch, open_arrow, read_metadata, rows_checksum
-from lexlip_data.sources.listing import is_hidden
 from lexlip_data.sources.registry import SPLITS, arrow_prefix
 from lexlip_data.sources.skipped import ROW_KINDS, USUAL_RULES, Rules, read_lists
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lexlip.errors import BenchmarkError
 from lexlip_data.loading.sentences import split_sentences
-from lexlip_data.sources.listing import is_hidden
+from lexlip_data.sources.files import is_hidden
 
 IIW_PARTS = {"DOCCI_Test": "docci", "IIW-400": "docci_aar", "DCI_Test": "dci"}  # annotations -> images
 
@@ -157,7 +157,7 @@ def _json_lines(file: Path) -> Iterator[tuple[str, dict]]:
 def _parsed(text: str, where: str) -> object:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BenchmarkError(f"{where} is no JSON: {error}") from error
 
 
