@@ -17,8 +17,12 @@ def main(arguments: list[str] | None = None) -> int:
 _ROOMS = {
     "fit": ("fit",), "cache": ("features",), "encode": ("encode",), "index": ("index",), "search": ("search",),
     "sync": ("sync",), "serve": ("serve",), "classify": ("classify",),
+    "explain": ("explain",),
 }  # fmt: skip
-_EVERY = ("fit", "features", "encode", "index", "search", "sync", "serve", "classify", "convert", "evaluate.long_text")
+_EVERY = (
+    "fit", "features", "encode", "index", "search", "sync", "serve", "explain", "classify", "convert",
+    "evaluate.long_text",
+)  # fmt: skip
 
 
 def _run(arguments: list[str] | None) -> int:

@@ -13,7 +13,7 @@ ALLOWED = {  # room -> the rooms of lexlip that it may import where a module is 
     "models": MODELS, "convert": MODELS | {"features"}, "index": {"errors", "utils", "sparse"},
     "sync": MODELS | {"sparse", "index", "encode"}, "search": MODELS | {"sparse", "index", "sync"},
     "serve": MODELS | {"index", "sparse", "sync"},
-    "evaluate": MODELS | {"sparse"}, "encode": MODELS | {"sparse", "index", "launch"},
+    "explain": MODELS, "evaluate": MODELS | {"sparse"}, "encode": MODELS | {"sparse", "index", "launch"},
     "features": MODELS | {"encode", "index"}, "train": MODELS | {"sparse", "evaluate", "launch", "features"},
     "fit": MODELS | {"sparse", "evaluate", "convert", "features", "train"},
 }  # fmt: skip

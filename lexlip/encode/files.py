@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from lexlip.encode.corpus import mark
 from lexlip_data.errors import BrokenSample, DataError, one_line
 from lexlip_data.sources.files import read_image
 from lexlip_data.sources.kinds import require_text
@@ -119,6 +120,11 @@ class LineTexts:
 
     def fingerprint(self) -> str:
         return self._digest
+
+    def marks(self) -> np.ndarray:
+        texts = (item.reason if isinstance(item, Skipped) else item[1] for item in self.read(0, len(self)))
+        content = np.fromiter((mark(text)[0] for text in texts), np.uint32, len(self))
+        return np.stack([np.zeros_like(content), content], axis=1)  # their ids follow from their place
 
     def read(self, start: int, stop: int) -> Iterator[tuple[int, str] | Skipped]:
         with open(self.path, "rb") as file:

@@ -216,7 +216,7 @@ class Index:
             IndexingError: no document with this id, or no such query.
         """
         terms, weights = bag_of(query, self.model)
-        number, document = self._place(id)
+        number, document = self.place(id)
         segment = self.segments[number]
         tokenizer = self.model.tokenizer if self.model is not None else None
         shares = []
@@ -250,7 +250,17 @@ class Index:
         """Read every byte of this state's files; returns what is damaged, nothing if all is well."""
         return [line for segment in self.segments for line in segment.damage()]
 
-    def _place(self, id: int | str) -> tuple[int, int]:
+    def holds(self, id: int | str) -> bool:
+        """Whether a document has this id and is not deleted."""
+        try:
+            self.place(id)
+        except DamagedIndex:
+            raise
+        except IndexingError:
+            return False
+        return True
+
+    def place(self, id: int | str) -> tuple[int, int]:
         """Segment and document number of an id that is alive."""
         if isinstance(id, str if self.manifest.settings.ids == "string" else (int, np.integer)):
             for number, segment in enumerate(self.segments):

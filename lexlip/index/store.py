@@ -25,7 +25,7 @@ from lexlip.index.container import FileEntry
 from lexlip.index.impacts import MAX_BITS, MIN_BITS, SCALES
 from lexlip.index.origin import ModelStamp, Source, source_of, stamp_of
 from lexlip.index.segment import Segment, SegmentEntry
-from lexlip_data.sources.files import sync_folder
+from lexlip_data.sources.files import sync_folder, writing
 
 MANIFEST = "manifest"
 LOCK = "write.lock"
@@ -88,7 +88,8 @@ def read_manifest(folder: Path) -> Manifest:
         with open(path, "rb") as file:
             content = file.read(MAX_JSON)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise IndexingError(f"{folder} holds no index: there is no file {MANIFEST} in it") from error
+        why = "is a file, not a folder" if folder.is_file() else f"holds no index: there is no file {MANIFEST} in it"
+        raise IndexingError(f"{folder} {why}") from error
     except OSError as error:
         raise IndexingError(f"{path} cannot be read: {error.strerror}") from error
     first_line = _FIRST_LINE.match(content)
@@ -221,7 +222,8 @@ def transaction(folder: Path, create: bool = False) -> Iterator[Transaction]:
         raise IndexBusy(f"{folder}: another process is writing to this index; try again later") from error
     with lock:
         try:
-            yield work
+            with writing(folder):
+                yield work
         finally:
             with suppress(IndexingError, OSError):
                 work.remove_unused()

@@ -30,15 +30,19 @@ def photo_path(index_folder: str | Path, id: object) -> Path | None:
     return PhotoRoots(read_manifest(Path(index_folder)).sources).path(id)
 
 
-def read_photo(path: Path, id: str) -> bytes:
+def read_photo(path: Path, id: str, most: int | None = None) -> bytes:
     """The encoded image of an id whose file is known: the file itself, or the frame at a moment of a video as JPEG.
+
+    Args:
+        path: real, as `PhotoRoots.path` gives it; a link that has come into its place leads nowhere else.
+        most: bytes of a file that is read, at most.
 
     Raises:
         BrokenImage: it cannot be read.
     """
     moment = moment_of(id)[1]
     if moment is None or path.name == id.rpartition("/")[2]:
-        return read_image(path)
+        return read_image(path, [str(path.parent)], most)
     from lexlip.sync.video import frame_at
 
     return frame_at(path, moment)
