@@ -1,4 +1,4 @@
-"""Packed lists, ids and small searches in numpy and Python alone: numba takes a second to load, which is longer than a person waits.
+"""Packed lists, ids and small searches in numpy and Python alone: a second, which numba takes to load, is long to wait.
 
 The same documents, codes and scores as `lexlip.index.codec` and `lexlip.index.scoring`, to the last bit, at some twenty
 times their cost per posting. A process begins here, and goes over to the compiled functions once it has spent what
