@@ -17,9 +17,11 @@ from torch import Tensor
 
 from lexlip.errors import ConfigError
 from lexlip.models.lexlip import LexLIP
+from lexlip.ops.max_logits import saturate
 from lexlip.train.config import Config, check_patch
-from lexlip.train.losses import flops, queue_contrastive
-from lexlip.train.module import RetrievalModule
+from lexlip.train.lexicon import LexiconModule
+from lexlip.train.losses import queue_contrastive
+from lexlip.train.sparsity import SIDES
 from lexlip.train.step import Tensors, split_batch
 from lexlip.utils.distributed import gather_many, gather_rows, sum_over_ranks, world_size
 from lexlip_data.loading.batch import Batch
@@ -33,11 +35,10 @@ class StepKeys(NamedTuple):
     image: Tensor
 
 
-class Phase2Module(RetrievalModule):
+class Phase2Module(LexiconModule):
     """Model, its momentum encoder, and one queue of past keys per modality."""
 
     name = "Phase2"
-    model: LexLIP
 
     def __init__(self, config: Config, model: LexLIP):
         super().__init__(config, model)
@@ -86,6 +87,10 @@ class Phase2Module(RetrievalModule):
         check_patch(config.image_size, config.patch_size, dynamic=config.DR)
         super().check_config(config)
 
+    @classmethod
+    def all_used(cls, config: Config) -> bool:
+        return "contrastive" in cls.trained_groups(config) and config.head_text != "lookup"
+
     def train(self, mode: bool = True) -> Phase2Module:
         super().train(mode)
         self.twin.eval()  # keys without dropout
@@ -97,6 +102,7 @@ class Phase2Module(RetrievalModule):
             side = self.config.image_size // 2
             image = F.interpolate(batch["image"], (side, side), mode="bicubic", antialias=True, align_corners=False)
             batch = {**batch, "image": image}
+        batch = self.with_choices(batch)
         return batch, self._keys(batch)
 
     def _coin(self) -> bool:
@@ -105,11 +111,22 @@ class Phase2Module(RetrievalModule):
 
     @torch.no_grad()
     def _keys(self, batch: Batch) -> StepKeys:
-        parts = [_vectors(self.momentum_encoder, part) for part in split_batch(batch, self.config.rows_at_once)]
+        parts = [self._vectors(self.momentum_encoder, part)[0] for part in split_batch(batch, self.config.rows_at_once)]
         return StepKeys(*(torch.cat([part[side] for part in parts]) for side in ("text", "image")))
 
     def encode(self, batch: Batch, context: StepKeys, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
-        return _vectors(self.model, batch), {}
+        return self._vectors(self.model, batch, pushed="pairs" in batch and not vectors_only)
+
+    def _vectors(self, model: LexLIP, batch: Batch, pushed: bool = False) -> tuple[Tensors, Tensors]:
+        """(B, V) normalised vectors of both sides, and the push if it is asked for."""
+        logits, losses = None, {}
+        if pushed:
+            logits = model.image_head.max_logits(model.image_encoder(batch["image"]))
+        image = model.lexicon_image(batch["image"]) if logits is None else saturate(logits)
+        text = self.controlled(model.lexicon_text(batch["text_ids"], batch["text_mask"]), batch)
+        if logits is not None:
+            losses["push_loss"] = self.push_loss(logits, image, text, batch)
+        return {"text": F.normalize(text, dim=-1), "image": F.normalize(image, dim=-1)}, losses
 
     def batch_losses(self, vectors: Tensors, batch: Batch, context: StepKeys) -> Tensors:
         rows = sum_over_ranks(vectors["text"].new_tensor(float(len(batch["image_id"])))) / world_size()
@@ -121,8 +138,12 @@ class Phase2Module(RetrievalModule):
             losses.append(queue_contrastive(vectors[side], key, negatives, self.config.temperature, same).sum() / rows)
         return {
             "contrastive_loss": self.with_cuts((losses[0] + losses[1]) / 2, vectors, batch),
-            "flops_loss": self.flops_weight() * (flops(vectors["text"]) + flops(vectors["image"])),
+            "flops_loss": self.sparsity.loss({side: [vectors[side]] for side in SIDES}, self.step_in_training),
         }
+
+    def before_first_step(self, batch: Batch) -> None:
+        super().before_first_step(batch)
+        self.twin.set(self.model)  # which differ only where biases were shifted
 
     def after_step(self, batch: Batch, context: StepKeys) -> None:
         self.twin.update(self.model)
@@ -131,10 +152,3 @@ class Phase2Module(RetrievalModule):
         ids = gather_rows(batch["image_id"], rows)
         for queue, key in zip(self.queues.values(), keys, strict=True):
             queue.push(key, ids)
-
-
-def _vectors(model: LexLIP, batch: Batch) -> Tensors:
-    """(B, V) normalised vectors of both sides."""
-    image = model.lexicon_image(batch["image"])
-    text = model.lexicon_text(batch["text_ids"], batch["text_mask"])
-    return {"text": F.normalize(text, dim=-1), "image": F.normalize(image, dim=-1)}

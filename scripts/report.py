@@ -33,17 +33,17 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     if arguments.table:
-        print_table(json.loads((arguments.runs / "metrics.json").read_text()))
+        print_table(read_json(arguments.runs / "metrics.json"))
         return
     if arguments.data_root is None:
         parser.error("the data's folder is needed for the report")
+    from lexlip.utils.files import write_whole
+
     metrics = collect(arguments.runs)
     examples = search(arguments.runs / "model", arguments.data_root)
     shown = described(arguments.data_root, arguments.photos)
     page = render(metrics, curves(arguments.runs), examples, shown)
-    draft = arguments.runs / "report.html.tmp"
-    draft.write_text(page, encoding="utf-8")
-    draft.replace(arguments.runs / "report.html")
+    write_whole(arguments.runs / "report.html", lambda file: file.write(page.encode()))
 
 
 def collect(runs: Path) -> dict:
@@ -52,12 +52,28 @@ def collect(runs: Path) -> dict:
 
     stages = {}
     for stage in STAGES:
-        sets = json.loads((runs / f"{stage}.json").read_text())
-        stages[stage] = next(iter(sets.values()))
+        stages[stage] = next(iter(read_json(runs / f"{stage}.json").values()))
     by_side = stages["phase2"]["chance"]
     metrics = {"chance": {**by_side["t2i"], **by_side}, **stages}
     write_json(metrics, runs / "metrics.json")
     return metrics
+
+
+def read_json(file: Path) -> dict:
+    """What an evaluation wrote.
+
+    Raises:
+        DataError: it is not what an evaluation writes.
+    """
+    from lexlip_data.errors import DataError, one_line
+
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file} is damaged ({one_line(error)}); evaluate again") from error
+    if not isinstance(content, dict) or not content:
+        raise DataError(f"{file} holds no metrics; evaluate again")
+    return content
 
 
 def print_table(metrics: dict) -> None:
@@ -296,4 +312,7 @@ def chart(title: str, series: dict[str, list[tuple[float, float]]], width: int =
 if __name__ == "__main__":
     root = Path(__file__).resolve().parent.parent
     sys.path[:0] = [str(root), str(root / "datasets")]
-    main()
+    from lexlip.errors import UserError
+    from lexlip_data.command import run_command
+
+    sys.exit(run_command(main, (UserError,)))

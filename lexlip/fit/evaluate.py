@@ -30,7 +30,7 @@ def vectors_of(model: FrozenLexLIP, split: FeatureSplit, kind: str, head: str) -
 def evaluated(model: FrozenLexLIP, split: FeatureSplit, head: str, cuts: list[int]) -> dict:
     """What `recall.evaluate` reports, and for the lexicon "grounding"."""
     images, texts = vectors_of(model, split, "image", head), vectors_of(model, split, "text", head)
-    metrics = evaluate(images, texts, cuts if head == "lexicon" else [], 0, model.cut_to_length_one)
+    metrics = evaluate(images, texts, cuts if head == "lexicon" else [], 0, cut_to_length_one=model.cut_to_length_one)
     if head == "lexicon" and model.tokenizer is not None:
         metrics["grounding"] = grounding(images, split.caption_terms(), content_terms(model.tokenizer.get_vocab()))
     return metrics

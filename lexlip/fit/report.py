@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from lexlip.features.data import read_data
 from lexlip.features.store import FeatureSplit, FeatureStore
 from lexlip.models.frozen.model import FrozenLexLIP
-from lexlip.utils.files import write_json
+from lexlip.utils.files import write_json, write_whole
 from lexlip_data.sources.images import open_image
 from lexlip_data.sources.skipped import Rules
 
@@ -57,9 +57,7 @@ def write_report(
         f"{_table(metrics)}{_photos(photos, _files(options, name, [photo.id for photo in photos]))}</html>"
     )
     path = work / "report.html"
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(page, encoding="utf-8")
-    draft.replace(path)
+    write_whole(path, lambda file: file.write(page.encode()))
     return path, photos
 
 

@@ -1,8 +1,8 @@
 """Texts to queries with a model's table, without torch: tokenizer, rows of word pieces, a sum.
 
-For models on frozen towers whose text side is a table (`head_text=lookup`, docs/FROZEN.md). The vectors are those of
-the model's `encode_text`; loading takes some tenths of a second less than torch alone, a query some tens of
-microseconds.
+For models whose text side is a table (`head_text=lookup`): on frozen towers (docs/FROZEN.md) and trained ones. The
+vectors are those of the model's `encode_text`; loading takes some tenths of a second less than torch alone, a query
+some tens of microseconds.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -21,6 +22,7 @@ from lexlip.errors import CheckpointError, IndexingError
 
 SIDE = "lexicon_heads.text_side."
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"  # as `lexlip.models.config`
+SPECIALS = 2  # [CLS] and [SEP], which trained towers count among the tokens of a text
 LARGEST = 1 << 20  # bytes of a config.json
 KEPT_HALF = SIDE + "row_weights"  # all other numbers of 16 bits have 32 in the model
 TYPES = {"float16": "float32"}
@@ -35,7 +37,20 @@ def has_table(folder: str | Path) -> bool:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(config, dict) and config.get("text_head") == "table"
+    return isinstance(config, dict) and (config.get("text_head") == "table" or config.get("text_side") == "lookup")
+
+
+def _rows_of_heads(file: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Terms (A,) and rows (V, K) of positions among them and of weights, of heads on frozen towers."""
+    terms = file.get_tensor("lexicon_heads.term_ids").astype(np.int64)
+    return terms, file.get_tensor(SIDE + "row_terms"), file.get_tensor(SIDE + "row_weights")
+
+
+def _own_numbers(file: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same of a trained text side `lookup`: each word piece is a term and weighs by its own number, softplus."""
+    weights = np.logaddexp(0, file.get_tensor("own_weights")) * ~file.get_tensor("text_head.inactive")
+    terms = np.arange(len(weights))
+    return terms, terms[:, None], weights[:, None]
 
 
 class Words:
@@ -51,6 +66,21 @@ class Words:
         return self._tokenizer.id_to_token(int(term)) or ""
 
 
+class VocabularyModel:
+    """A model folder's vocabulary alone, for queries of words: `Index.open(path, model=VocabularyModel(folder))`.
+
+    Raises:
+        CheckpointError: the folder holds no tokenizer.json that can be read.
+    """
+
+    def __init__(self, folder: str | Path):
+        path = Path(folder) / "tokenizer.json"
+        try:
+            self.tokenizer = Words(Tokenizer.from_file(str(path)))
+        except Exception as error:  # tokenizers raises its own kind
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
 class TableModel:
     """The text side of a model folder, for `Index.open(path, model=TableModel(folder))`.
 
@@ -64,13 +94,12 @@ class TableModel:
             raise CheckpointError(f"{folder} holds no model whose text side is a table")
         try:
             self._tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
-            length = int(json.loads((self.folder / CONFIG_FILE).read_text(encoding="utf-8"))["max_text_len"])
+            config = json.loads((self.folder / CONFIG_FILE).read_text(encoding="utf-8"))
+            frozen = config.get("text_head") == "table"
             self._tokenizer.no_padding()
-            self._tokenizer.enable_truncation(length)
+            self._tokenizer.enable_truncation(int(config["max_text_len"]) - (0 if frozen else SPECIALS))
             with safe_open(self.folder / WEIGHTS_FILE, "numpy") as file:
-                self.terms = file.get_tensor("lexicon_heads.term_ids").astype(np.int64)
-                self.row_terms = file.get_tensor(SIDE + "row_terms")
-                self.row_weights = file.get_tensor(SIDE + "row_weights")
+                self.terms, self.row_terms, self.row_weights = (_rows_of_heads if frozen else _own_numbers)(file)
         except Exception as error:  # safetensors and tokenizers raise their own kinds
             raise CheckpointError(f"{folder}: its table or tokenizer cannot be read: {error}") from error
         self.tokenizer = Words(self._tokenizer)

@@ -20,10 +20,12 @@ from lexlip.features.store import FeatureStore
 from lexlip.models.dense import MAX_SCALE
 from lexlip.models.frozen.model import FrozenLexLIP
 from lexlip.models.weights import load_model
-from lexlip.train.config import Config
+from lexlip.train.config import LEXICON_KEYS, Config
 from lexlip.train.frozen_start import OWN, new_heads
-from lexlip.train.losses import cut_scores, flops, score_distillation, symmetric_contrastive
+from lexlip.train.grounding import drawn_expansion
+from lexlip.train.losses import cut_scores, score_distillation, symmetric_contrastive
 from lexlip.train.module import RetrievalModule
+from lexlip.train.sparsity import SIDES
 from lexlip.train.step import Tensors, total
 from lexlip.utils.distributed import gather_many, gather_rows
 from lexlip_data.loading.batch import Batch
@@ -42,9 +44,12 @@ class _FrozenModule(RetrievalModule):
                 f"training_mode={config.training_mode}: heads on frozen towers are contrastive; add "
                 "task_frozen_lexicon_train, or set training_mode=con"
             )
-        for key in ("long_captions", "DR", "lock_image", "gradient_checkpointing", "compile"):
+        for key in ("long_captions", "DR", "lock_image", "gradient_checkpointing", "compile", *LEXICON_KEYS):
             if getattr(config, key):
                 raise ConfigError(f"{key}={getattr(config, key)} belongs to training with images; leave it out here")
+        for key, value in (("head_text", "in_context"), ("expansion_control", "terms")):
+            if getattr(config, key) == value:
+                raise ConfigError(f"{key}={value} belongs to training with images; leave it out here")
         super().check_config(config)
 
     @classmethod
@@ -120,10 +125,7 @@ class FrozenModule(_FrozenModule):
         """
         if not self.training:
             return batch, None
-        begin, steps = self.config.expansion_start, max(1, int(self.trainer.estimated_stepping_batches))
-        allowed = begin + (1 - begin) * min(1.0, self.step_now / steps)
-        keep = (torch.rand(len(batch["image_id"]), device=self.device) < allowed).float()
-        return {**batch, "expanded": keep}, None
+        return {**batch, "expanded": drawn_expansion(self.config, batch, self.step_now, self.total_steps)[:, 0]}, None
 
     def encode(self, batch: Batch, context: None, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
         heads = self.model.lexicon_heads
@@ -146,7 +148,7 @@ class FrozenModule(_FrozenModule):
         ids = gather_rows(batch["image_id"], rows) if self.config.mask_same_image else None
         taught = (teacher[0] @ teacher[1].T).detach() if teacher else None
         contrastive, distilled = [], []
-        for k in (None, *self.config.train_top_k):
+        for k in (None, *self.sparsity.cuts(self.step_in_training)):
             scores = text @ image.T if k is None else cut_scores(text, image, k)
             contrastive.append(symmetric_contrastive(scores, self.temperature(vectors), ids))
             if taught is not None:
@@ -155,6 +157,6 @@ class FrozenModule(_FrozenModule):
                 )
         losses = {
             "contrastive_loss": total(contrastive) / len(contrastive),
-            "flops_loss": self.flops_weight() * (flops(vectors["text"]) + flops(vectors["image"])),
+            "flops_loss": self.sparsity.loss({side: [vectors[side]] for side in SIDES}, self.step_in_training),
         }
         return {**losses, "distill_loss": total(distilled) / len(distilled)} if distilled else losses

@@ -23,13 +23,28 @@ def global_count(labels: Tensor) -> Tensor:
     return (sum_over_ranks((labels != -100).sum().float()) / world_size()).clamp(min=1.0)
 
 
-def flops(vectors: Tensor) -> Tensor:
+def flops(vectors: Tensor, threshold: int = 0) -> Tensor:
     """FLOPS regulariser of Paria et al. (ICLR 2020): sum over terms of (mean over the batch of |r_v|) squared.
 
-    Takes the (B, V) normalised vectors of this process; the mean is over all processes.
+    Takes the (B, V) normalised vectors of this process; the mean is over all processes. With a threshold only vectors
+    with more active terms count, the others as 0: those that are short already are left alone (the l0 mask of
+    OpenSearch's inference-free models).
     """
+    return _mean_of_long(vectors, threshold).square().sum()
+
+
+def mean_l1(vectors: Tensor, threshold: int = 0) -> Tensor:
+    """Mean L1 norm of (B, V) vectors over all processes; `threshold` as in `flops`."""
+    return _mean_of_long(vectors, threshold).sum()
+
+
+def _mean_of_long(vectors: Tensor, threshold: int) -> Tensor:
+    """(V,) mean over the batch of |r_v|."""
     rows = sum_over_ranks(vectors.new_tensor(float(len(vectors))).detach())
-    return (sum_over_ranks(vectors.abs().sum(0)) / rows).square().sum()
+    sizes = vectors.abs()
+    if threshold:
+        sizes = sizes * ((vectors != 0).sum(1, keepdim=True) > threshold)
+    return sum_over_ranks(sizes.sum(0)) / rows
 
 
 def ramp(step: int, warmup: int) -> float:

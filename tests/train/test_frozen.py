@@ -230,6 +230,9 @@ def test_test_only_evaluates_and_needs_the_split(frozen):
         ({"features": "nowhere"}, "nowhere holds no features"),
         ({"teacher": "nowhere.ckpt"}, "nowhere.ckpt: no such checkpoint file"),
         ({"head_text": "table"}, "head_text"),
+        ({"head_text": "in_context"}, "head_text=in_context belongs to training with images"),
+        ({"expansion_control": "terms"}, "expansion_control=terms belongs to training with images"),
+        ({"own_weights": True}, "own_weights=True belongs to training with images"),
         ({"batch_size": 64, "per_gpu_batchsize": 64}, "64"),
     ],
 )  # fmt: skip

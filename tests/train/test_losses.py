@@ -6,7 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lexlip.train.losses import cut_scores, flops, global_count, in_batch_contrastive, masked_lm, queue_contrastive
+from lexlip.train.losses import (
+    cut_scores,
+    flops,
+    global_count,
+    in_batch_contrastive,
+    masked_lm,
+    mean_l1,
+    queue_contrastive,
+)
 
 
 def unit(*shape, seed=0):
@@ -76,6 +84,12 @@ def test_queue_contrastive_sends_gradient_to_the_queries_alone():
 def test_flops_by_hand():
     vectors = torch.tensor([[1.0, 0.0, -2.0], [3.0, 0.0, 0.0]])
     assert float(flops(vectors)) == 2**2 + 0 + 1**2  # squares of the means of |r|
+
+
+def test_short_vectors_are_not_penalised():
+    vectors = torch.tensor([[1.0, 0.0, 2.0], [3.0, 0.0, 0.0]])  # two active terms, and one
+    assert float(flops(vectors, threshold=1)) == 0.5**2 + 1**2 and float(flops(vectors, threshold=2)) == 0
+    assert float(mean_l1(vectors)) == (1 + 2 + 3) / 2 and float(mean_l1(vectors, threshold=1)) == (1 + 2) / 2
 
 
 def test_flops_is_the_loop():

@@ -146,6 +146,28 @@ class LexiconHeads(nn.Module):
         hidden = self.image_norm(self.image(self.standardise(features)))
         return max_logits(hidden, self.table, self.image_bias, saturated=True)
 
+    def patch_states(self, cells: Tensor, averaged: bool) -> Tensor:
+        """(B, H, W, D) features of patches to (B, H, W, W') of which `term_logits` makes logits.
+
+        Args:
+            averaged: the image's features are the mean of these. Then all up to the LayerNorm is linear, and so is its
+                centring; with its scale, that of the image, the mean of the patches' logits is the image's logit.
+        """
+        hidden = self.image(self.standardise(cells))
+        if not averaged:
+            return self.image_norm(hidden)
+        variance = hidden.mean((1, 2), keepdim=True).var(-1, keepdim=True, correction=0)
+        centred = (hidden - hidden.mean(-1, keepdim=True)) / (variance + self.image_norm.eps).sqrt()
+        return centred * self.image_norm.weight + self.image_norm.bias
+
+    def term_logits(self, states: Tensor, ids: Tensor) -> Tensor:
+        """(..., W') to (..., N) logits of the terms `ids`; -inf for those that may not be active."""
+        where = self.positions(ids)
+        active = where < len(self.term_ids)
+        rows = where.clamp(max=len(self.term_ids) - 1)
+        logits = F.linear(states, self.table[rows], self.image_bias[rows])
+        return logits.masked_fill(~active, -torch.inf)
+
     def encode_text(self, texts: TextBatch, keep: Tensor | None = None) -> Tensor:
         """Texts to (B, A) weights, not normalised: what their own word pieces weigh, plus the expansion.
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from safetensors.torch import save_file
 from timm.data import resolve_model_data_config
 
 from lexlip.models.towers.open_clip_side import write_side
 from lexlip.models.towers.packed import Storage, packed
 from lexlip.models.towers.reference import Reference, parse, split_references
 from lexlip.models.towers.sentence import read_recipe
+from lexlip.models.weights import save_tensors
 from lexlip.utils.files import write_json
 
 PREPROCESSING = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
@@ -52,7 +52,7 @@ def _embed(tower: Any, reference: Reference, folder: Path, name: str, storage: S
         recipe = read_recipe(reference)
         where = inside / (recipe.transformer.folder or source).relative_to(source) if recipe else inside
         state = packed(model.state_dict(), "half")
-        save_file(state, where / "model.safetensors", metadata={"format": "pt"})
+        save_tensors(state, where / "model.safetensors", metadata={"format": "pt"})
     return str(replace(reference, name=name))
 
 
@@ -60,7 +60,7 @@ def _embed_timm(model: Any, reference: Reference, folder: Path, name: str, stora
     """A folder as timm reads it, but for the weights, which may be packed."""
     inside = folder / name
     inside.mkdir(exist_ok=True)
-    save_file(packed(model.state_dict(), storage), inside / "model.safetensors")
+    save_tensors(packed(model.state_dict(), storage), inside / "model.safetensors")
     preprocessing = {key: value for key, value in resolve_model_data_config(model).items() if key in PREPROCESSING}
     preprocessing |= {"first_conv": model.pretrained_cfg.get("first_conv"), "classifier": None, "num_classes": 0}
     architecture = model.pretrained_cfg["architecture"]

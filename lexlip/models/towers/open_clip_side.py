@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from lexlip.errors import CheckpointError, ConfigError
 from lexlip.models.towers.packed import Storage, packed, unpacked
 from lexlip.models.towers.reference import HUB, LOCAL, Reference
+from lexlip.models.weights import save_tensors
 from lexlip.utils.files import write_json
 
 CONFIG = "open_clip_config.json"
@@ -78,7 +79,7 @@ def write_side(backbone: Any, reference: Reference, inside: Path, storage: Stora
         wrapped.save_pretrained(inside)
     write_json(config, inside / CONFIG)
     state = (visual if visual is not None else backbone.model).state_dict()
-    save_file(packed(state, storage), inside / ONE_SIDE)
+    save_tensors(packed(state, storage), inside / ONE_SIDE)
 
 
 def library(reference: Reference) -> Any:
