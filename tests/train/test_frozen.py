@@ -257,8 +257,9 @@ def test_the_towers_own_scores_teach(build, frozen):
     """Of towers with one common space, whose cosines are taken at a temperature of their own."""
     with pytest.raises(ConfigError, match="teacher=own: .* numbers in .*, and of each text, 16; cache both sides"):
         build("contextual", teacher="own")
-    module, data = build("contextual", teacher_temperature=0.01, loss_names={**base()["loss_names"], "distill": 1.0})
-    module.config = module.config.changed(teacher="own", train_top_k=[])
+    losses = {**base()["loss_names"], "distill": 1.0}
+    module, data = build("contextual", teacher_temperature=0.01, loss_names=losses, train_top_k=[])
+    module.config = module.config.changed(teacher="own")
     batch = next(iter(data.train_dataloader()))
     batch["image"] = torch.randn(8, 1, WIDTH)
     vectors = {k: F.normalize(torch.rand(8, 12), dim=1) for k in ("text", "image")}
