@@ -134,7 +134,8 @@ class Config:
 
     # --- heads on frozen towers ---
     features: str = key("folder of `lexlip cache`; trains heads on its features, and no tower is loaded")
-    teacher: str = key("a dense reference on these features, whose scores teach: a checkpoint or a model folder")
+    teacher: str = key("whose scores teach: a checkpoint or folder of a dense reference; own: the towers themselves")
+    teacher_temperature: float | None = key("divides the scores that teach; null: as temperature", above=0)
     head_width: int = key(
         "of the space of images, texts and terms; as wide as the text tower, it starts from it", least=1
     )

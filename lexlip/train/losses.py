@@ -76,17 +76,19 @@ def symmetric_contrastive(scores: Tensor, temperature: float | Tensor, ids: Tens
     return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
 
 
-def score_distillation(scores: Tensor, taught: Tensor, temperature: float) -> Tensor:
+def score_distillation(
+    scores: Tensor, taught: Tensor, temperature: float, taught_temperature: float | None = None
+) -> Tensor:
     """KL divergence of a batch's scores from another model's, over each row and each column, averaged.
 
     Args:
         scores: (B, B) cosines of the model that learns.
         taught: (B, B) cosines of the model that teaches, without gradient.
-        temperature: divides both.
+        temperature: divides both, or the former alone where the latter have a `taught_temperature`.
     """
     losses = []
     for own, given in ((scores, taught), (scores.T, taught.T)):
-        wanted = F.log_softmax(given / temperature, dim=1)
+        wanted = F.log_softmax(given / (taught_temperature or temperature), dim=1)
         losses.append(F.kl_div(F.log_softmax(own / temperature, dim=1), wanted, log_target=True, reduction="batchmean"))
     return (losses[0] + losses[1]) / 2
 
