@@ -3,6 +3,7 @@
 B batch, L tokens, V terms.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -38,6 +39,10 @@ class LexLIP(TwoTowers, LexiconModel, tags=["sparse-retrieval"], model_card_temp
 
         self.own_weights = nn.Parameter(torch.full((vocab_size,), OWN_START)) if self.config.own_weights else None
 
+        self.joint_text = self.joint_image = None
+        if (joint := self.config.joint_dim) > 0:
+            self.joint_text, self.joint_image = nn.Linear(width, joint), nn.Linear(self.image_encoder.width, joint)
+
     def start_head(self, bert: BertForMaskedLM | None) -> None:
         """The image head starts as a copy of the text head; its first layer only where the towers are equally wide."""
         if bert is not None:
@@ -55,17 +60,19 @@ class LexLIP(TwoTowers, LexiconModel, tags=["sparse-retrieval"], model_card_temp
 
     # --- token states to lexicon vectors ---
 
-    def lexicon_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def lexicon_text(self, input_ids: Tensor, attention_mask: Tensor, states: Tensor | None = None) -> Tensor:
         """(B, L) token ids and their mask, 0 at padding, to (B, V) float32 term weights log(1 + max over L of relu(z)).
 
         They are not normalised. By `text_side` they are those of all terms ("contextual"), of the text's own terms
-        ("in_context"), or none ("lookup"); `with_own` adds to each.
+        ("in_context"), or none ("lookup"); `with_own` adds to each. `states` are those of the text tower, if they are
+        there already.
         """
         side = self.config.text_side
         if side == "lookup":
             weights = torch.zeros(len(input_ids), self.vocab_size, device=input_ids.device)
         else:
-            weights = self.text_head.term_weights(self.text_encoder(input_ids, attention_mask), attention_mask)
+            states = self.text_encoder(input_ids, attention_mask) if states is None else states
+            weights = self.text_head.term_weights(states, attention_mask)
         if side == "in_context":
             weights = weights * own_terms(input_ids, attention_mask, self.vocab_size)
         return self.with_own(weights, input_ids, attention_mask)
@@ -106,6 +113,32 @@ class LexLIP(TwoTowers, LexiconModel, tags=["sparse-retrieval"], model_card_temp
     def lexicon_image(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, H, W) normalised pixels, H and W multiples of the patch, to (B, V) float32 term weights."""
         return self.image_head.term_weights(self.image_encoder(pixel_values))
+
+    # --- the dense head beside it, with `joint_dim` ---
+
+    def dense_text(self, states: Tensor) -> Tensor:
+        """(B, L, width) states of the text tower to (B, joint_dim) float32, not normalised, of [CLS]."""
+        assert self.joint_text is not None
+        return self.joint_text(states[:, 0]).float()
+
+    def dense_image(self, states: Tensor) -> Tensor:
+        """(B, L, width) states of the image tower to (B, joint_dim) float32, not normalised: of their mean."""
+        assert self.joint_image is not None
+        return self.joint_image(states.mean(1)).float()
+
+    @property
+    def widths(self) -> dict[str, int]:
+        dense = {"dense": self.config.joint_dim} if self.config.joint_dim else {}
+        return {"lexicon": self.vocab_size, **dense}
+
+    def vectors_of_texts(self, texts: Sequence[str], head: str) -> Tensor:
+        return self.vectors_of_ids(*self._tokenized(texts), head)
+
+    def vectors_of_ids(self, ids: Tensor, mask: Tensor, head: str) -> Tensor:
+        return self.dense_text(self.text_encoder(ids, mask)) if head == "dense" else self.lexicon_text(ids, mask)
+
+    def vectors_of_pixels(self, pixels: Tensor, head: str) -> Tensor:
+        return self.dense_image(self.image_encoder(pixels)) if head == "dense" else self.lexicon_image(pixels)
 
     # The names that every head has.
     vectors_text, vectors_long, vectors_image = lexicon_text, lexicon_long, lexicon_image
