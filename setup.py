@@ -38,6 +38,8 @@ EXTRAS = {
     "milvus": ["pymilvus>=2.5", "milvus-lite>=2.5,<3; platform_system != 'Windows'"],  # 3 is pure Python, and slow
     "qdrant": ["qdrant-edge-py>=0.9", "qdrant-client>=1.12"],
     "seismic": ["pyseismic-lsr>=0.5.4"],  # the first with wheels: Linux on x86-64, glibc 2.34, Python 3.10 and 3.11
+    "photos": ["pillow-heif>=0.18", "pillow-jxl-plugin>=1.3"],  # HEIC and JPEG XL
+    "video": ["av>=12"],
     "serve": [
         "fastapi>=0.133",
         "starlette>=1.7",  # comes with fastapi; older ones believe any Host header, and fail over a broken form

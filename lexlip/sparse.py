@@ -169,6 +169,11 @@ class SparseRows:
             used[of_row] = heavier | (equal & (equal.cumsum() <= k - heavier.sum()))
         return self.select(used)
 
+    def at_length_one(self: Rows) -> Rows:
+        """Each row divided by its L2 norm; rows without terms stay."""
+        norms = np.sqrt(np.bincount(self.rows, self.weights.astype(np.float64) ** 2, minlength=len(self)))
+        return replace(self, weights=(self.weights / np.maximum(norms, 1e-12)[self.rows]).astype(self.weights.dtype))
+
 
 def nonzero_terms(vectors: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Offsets, terms and weights of (N, V) vectors; the zeros of a tensor stay on its device.

@@ -11,7 +11,7 @@ from lexlip.cli import main
 
 COMMANDS = {
     "import-official", "import-lotlip", "export", "export-onnx", "encode", "cache", "fit", "index", "search", "serve",
-    "eval-long-text",
+    "explain", "eval-long-text",
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lexlip.errors import CheckpointError
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.two_tower import TwoTowers
+from lexlip_data.sources.files import writing
 
 TOLERANCE = 1e-4
 
@@ -74,7 +75,8 @@ def export_onnx(folder: str | Path, out: str | Path, trust_sources: bool = False
             )  # fmt: skip
         assert program is not None  # as `dynamo` makes one
         draft = out / f"{file}.tmp"
-        program.save(draft)
+        with writing(out / file):
+            program.save(draft)
         session = onnxruntime.InferenceSession(str(draft), providers=["CPUExecutionProvider"])
         with torch.no_grad():
             wanted = side(*others.values())

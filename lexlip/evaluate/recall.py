@@ -260,18 +260,23 @@ def chance(images: SparseVectors, texts: SparseVectors) -> dict[str, dict[str, f
 
 def evaluate(
     images: SparseVectors, texts: SparseVectors, top_k: list[int], folds: int,
-    words: tuple[Sequence[np.ndarray], np.ndarray] | None = None,
+    words: tuple[Sequence[np.ndarray], np.ndarray] | None = None, cut_to_length_one: bool = False,
 ) -> dict:  # fmt: skip
     """All that an evaluation reports: `retrieval_metrics`, "pruned" by k, "folds" if any, and `chance`.
 
     With `words`, the terms of each image's captions and which terms count, also "grounding" (`grounding.grounding`).
+    With `cut_to_length_one`, vectors cut to k terms are normalised again.
     """
     metrics = retrieval_metrics(images, texts)
     metrics["chance"] = chance(images, texts)
     if words is not None:
         metrics["grounding"] = grounding(images, *words)
     if top_k:
-        metrics["pruned"] = {str(k): retrieval_metrics(images.top_k(k), texts.top_k(k)) for k in top_k}
+        metrics["pruned"] = {}
+        for k in top_k:
+            cut = [rows.top_k(k) for rows in (images, texts)]
+            cut = [rows.at_length_one() for rows in cut] if cut_to_length_one else cut
+            metrics["pruned"][str(k)] = retrieval_metrics(*cut)
     if folds:
         metrics["folds"] = {"count": folds, **folded_metrics(images, texts, folds)}
     return metrics

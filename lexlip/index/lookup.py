@@ -66,6 +66,21 @@ class Words:
         return self._tokenizer.id_to_token(int(term)) or ""
 
 
+class VocabularyModel:
+    """A model folder's vocabulary alone, for queries of words: `Index.open(path, model=VocabularyModel(folder))`.
+
+    Raises:
+        CheckpointError: the folder holds no tokenizer.json that can be read.
+    """
+
+    def __init__(self, folder: str | Path):
+        path = Path(folder) / "tokenizer.json"
+        try:
+            self.tokenizer = Words(Tokenizer.from_file(str(path)))
+        except Exception as error:  # tokenizers raises its own kind
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
 class TableModel:
     """The text side of a model folder, for `Index.open(path, model=TableModel(folder))`.
 

@@ -26,6 +26,8 @@ from lexlip.errors import IndexingError
 from lexlip.index.origin import Origin, origin_of
 from lexlip.sparse import SparseRows, kind_of, plain_array
 from lexlip.utils.files import write_whole
+from lexlip_data.errors import DataError
+from lexlip_data.sources.ipc_bounds import require_proportion
 
 _RUN_KEY = b"lexlip.run"  # of the schema
 _STREAM = b"\xff\xff\xff\xff"
@@ -125,9 +127,12 @@ def _files(paths: Iterable[str | Path]) -> list[Path]:
 def _opened(path: Path) -> Iterator[pa.ipc.RecordBatchFileReader]:
     try:
         with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+            require_proportion(file, path)
             yield reader
     except IndexingError:
         raise
+    except DataError as error:
+        raise IndexingError(str(error)) from error
     except (pa.ArrowException, OSError, MemoryError, OverflowError, UnicodeDecodeError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise IndexingError(f"{path} is {_kind(path) or f'no Arrow IPC file, or damaged: {text[:200]}'}") from error

@@ -11,11 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertForMaskedLM
 
+from lexlip.models.attribution import Pooling, TextAttribution, grid_of
 from lexlip.models.lexicon_head import LexiconHead
 from lexlip.models.long_texts import corner_weights
 from lexlip.models.retrieval import LexiconModel
 from lexlip.models.terms import own_terms, terms_of_kinds
 from lexlip.models.two_tower import TwoTowers
+from lexlip.ops.fused import PADDING_LOGIT
+from lexlip.ops.max_logits import saturate
 
 OWN_START = 0.54  # of the numbers of own terms: softplus makes it 1
 MODEL_CARD = Path(__file__).with_name("card_lexicon.md").read_text(encoding="utf-8")
@@ -139,6 +142,37 @@ class LexLIP(TwoTowers, LexiconModel, tags=["sparse-retrieval"], model_card_temp
 
     def vectors_of_pixels(self, pixels: Tensor, head: str) -> Tensor:
         return self.dense_image(self.image_encoder(pixels)) if head == "dense" else self.lexicon_image(pixels)
+
+    # --- where a term's weight comes from ---
+
+    @property
+    def patch_pooling(self) -> Pooling:
+        return "max"
+
+    def patch_states(self, pixels: Tensor) -> Tensor:
+        states, (height, width) = self.image_encoder(pixels), pixels.shape[-2:]
+        patch, tokens = self.image_encoder.patch, states.shape[1]
+        rows, columns = (height // patch, width // patch) if patch else (0, 0)
+        if not 0 < rows * columns <= tokens:  # a map, which may be coarser than the patches it began with
+            rows, columns = grid_of(tokens, height, width)
+        return self.image_head.transform(states[:, -rows * columns :]).unflatten(1, (rows, columns))
+
+    def term_logits(self, states: Tensor, ids: Tensor) -> Tensor:
+        decoder, inactive = self.image_head.decoder, self.image_head.inactive
+        logits = F.linear(states, decoder.weight[ids], decoder.bias[ids])
+        return logits if inactive is None else logits.masked_fill(inactive[ids], PADDING_LOGIT)
+
+    def piece_weights(self, text: str, ids: Tensor) -> TextAttribution:
+        input_ids, mask = self._tokenized([text])
+        decoder, states = self.text_head.decoder, self.text_head.transform(self.text_encoder(input_ids, mask))[0]
+        weights = saturate(F.linear(states, decoder.weight[ids], decoder.bias[ids]).float())
+        if self.text_head.inactive is not None:
+            weights = weights.masked_fill(self.text_head.inactive[ids], 0.0)
+        if self.config.text_side != "contextual":
+            inner = own_terms(input_ids, mask, self.vocab_size)[:, ids]
+            weights = weights * (inner if self.config.text_side == "in_context" else 0.0)
+        weights = weights + self.with_own(weights.new_zeros(1, self.vocab_size), input_ids, mask)[:, ids]
+        return TextAttribution(self.tokenizer.convert_ids_to_tokens(input_ids[0].tolist()), weights.T, "max")
 
     # The names that every head has.
     vectors_text, vectors_long, vectors_image = lexicon_text, lexicon_long, lexicon_image

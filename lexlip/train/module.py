@@ -446,7 +446,8 @@ class RetrievalModule(pl.LightningModule):
         if self.config.fast_dev_run:  # a few batches of images and captions need not belong together
             self.collected = Collected()
         cuts = (self.config.eval_top_k, self.config.eval_folds) if self.trainer.testing else ([], 0)
-        return self.collected.metrics(self.vocabulary, *cuts)
+        again = getattr(self.model, "cut_to_length_one", False)  # a dense model's vectors are not cut
+        return self.collected.metrics(self.vocabulary, *cuts, again)
 
     def on_validation_epoch_end(self) -> None:
         self.validated_step = self.step_now

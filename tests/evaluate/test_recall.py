@@ -209,6 +209,10 @@ def test_evaluate_adds_pruned_folds_and_chance(brute_ranks):
     assert metrics["chance"]["i2t"] == pytest.approx({"R@1": 12.5, "R@5": 62.5, "R@10": 100.0})
     assert set(metrics["pruned"]) == {"1", "4"}
     assert metrics["pruned"]["4"] == recall.retrieval_metrics(images.top_k(4), texts.top_k(4))
+    again = [rows.top_k(4).at_length_one() for rows in (images, texts)]
+    assert again[0].norms == pytest.approx(np.ones(8))
+    normalised = recall.evaluate(images, texts, [4], 0, cut_to_length_one=True)["pruned"]["4"]
+    assert normalised == recall.retrieval_metrics(*again)
     assert metrics["folds"] == {"count": 2, **recall.folded_metrics(images, texts, 2)}
     assert set(recall.evaluate(images, texts, [], 0)) == set(metrics) - {"pruned", "folds"}
 

@@ -109,6 +109,7 @@ def test_search_by_text_image_and_words(tmp_path, make_config, livelier, tiny_da
     "arguments, message",
     [
         (["index", "info", "nowhere"], "nowhere holds no index"),
+        (["index", "info", __file__], f"{__file__} is a file, not a folder"),
         (["index", "build", "index", "nowhere"], "nowhere: no such file"),
         (["index", "build", "index", "vectors", "--impact-bits", "13"], "impact_bits=13"),
         (["search", "--index", "index"], "not none"),

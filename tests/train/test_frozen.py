@@ -6,11 +6,14 @@ import torch.nn.functional as F
 from frozen_tiny import WIDTH, write_towers
 from runs import Refused, checkpoint_of
 
+from lexlip.errors import CheckpointError, ConfigError
 from lexlip.features.store import FeatureStore
 from lexlip.models.weights import known_config
+from lexlip.train.checkpoint import check_resumable
 from lexlip.train.config import Config, base, named
 from lexlip.train.features import FeatureDataModule, FeaturePairs
 from lexlip.train.frozen import FrozenDenseModule, FrozenModule
+from lexlip.train.optim import parameter_groups
 
 CASES = {
     "dense": ("task_frozen_dense_train", FrozenDenseModule),
@@ -83,6 +86,52 @@ def test_gradients_do_not_depend_on_the_micro_batches(build, step, head):
     for name, value in gradients.items():
         assert float((ours[name] - value).abs().max()) < 1e-4 * float(value.abs().max()) + 1e-6, name
     assert any("logit_scale" in name and value.abs() > 0 for name, value in gradients.items())
+
+
+@pytest.mark.parametrize("head", ["contextual", "lookup"])
+def test_what_terms_have_alone_learns_faster_and_without_decay(build, head):
+    module, _ = build(head)
+    groups = parameter_groups(module, 0.05, 2e-3)
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    heads = "model.lexicon_heads."
+    fast = {f"{heads}{name}" for name in ("table", "image_bias", "own", "text_side.expand.bias")}
+    fast |= {f"{heads}text_side.gate"} if head == "lookup" else set()
+    found = [(group["lr"], group["weight_decay"]) for group in groups]
+    assert found == [(2e-3, 0.05), (2e-3, 0.0), (pytest.approx(3e-3), 0.0)]
+    assert {names[id(p)] for p in groups[2]["params"]} == fast
+
+
+def test_terms_are_the_word_pieces_that_are_allowed(build, tmp_path):
+    """The captions say "boxs", which is "box" and "##s"."""
+
+    def terms(which):
+        model = build("contextual", allowed_terms=str(which))[0].model
+        return set(model.tokenizer.convert_ids_to_tokens(model.lexicon_heads.term_ids.tolist()))
+
+    file = tmp_path / "terms.txt"
+    file.write_text("red\nbox\nlarge\n")
+    assert "##s" in terms("all") and terms("words") == terms("all") - {"##s"}
+    assert terms(file) == {"red", "box"}  # no caption has "large"
+    file.write_text("red\nzebra\n")
+    with pytest.raises(ConfigError, match="terms.txt: 'zebra' is no word piece"):
+        terms(file)
+    with pytest.raises(ConfigError, match="allowed_terms=word: neither words nor all"):
+        terms("word")
+    file.write_text("large\n")
+    with pytest.raises(ConfigError, match="in so many of them and in allowed_terms="):
+        terms(file)
+
+
+def test_a_checkpoint_whose_optimiser_had_other_groups_is_not_resumed(build, frozen, tmp_path):
+    content = torch.load(frozen.checkpoint("contextual"), weights_only=True)
+    state = content["optimizer_states"][0]
+    fast = state["param_groups"].pop()
+    state["param_groups"][0]["params"] += fast["params"]
+    torch.save(content, tmp_path / "old.ckpt")
+    module, _ = build("contextual")
+    check_resumable(module, frozen.checkpoint("contextual"))
+    with pytest.raises(CheckpointError, match="old.ckpt cannot be resumed.*load_path"):
+        check_resumable(module, tmp_path / "old.ckpt")
 
 
 def test_losses_are_their_formulas(build):
@@ -177,7 +226,7 @@ def test_test_only_evaluates_and_needs_the_split(frozen):
     [
         ({"training_mode": "both"}, "training_mode=both: heads on frozen towers are contrastive"),
         ({"long_captions": 2}, "long_captions=2 belongs to training with images"),
-        ({"term_min_count": 99}, "term_min_count=99: no word piece of the 38 training captions"),
+        ({"term_min_count": 99}, "term_min_count=99, allowed_terms=all: no word piece that is"),
         ({"features": "nowhere"}, "nowhere holds no features"),
         ({"teacher": "nowhere.ckpt"}, "nowhere.ckpt: no such checkpoint file"),
         ({"head_text": "table"}, "head_text"),

@@ -50,6 +50,8 @@ def check_folder(folder: str | Path, name: str | None = None, rules: Rules = USU
         if wanted:
             groups.setdefault(prefix, {})[path] = metadata
     if not groups:
+        if folder.is_file():
+            raise DataError(f"{folder} is a file, not a folder")
         raise DataError(f"{folder}: no Arrow files" + (f" of data set {name}" if name else ""))
     for prefix, files in groups.items():
         yield _check_split(folder, prefix, files, rules)
