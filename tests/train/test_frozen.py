@@ -226,7 +226,7 @@ def test_test_only_evaluates_and_needs_the_split(frozen):
     [
         ({"training_mode": "both"}, "training_mode=both: heads on frozen towers are contrastive"),
         ({"long_captions": 2}, "long_captions=2 belongs to training with images"),
-        ({"term_min_count": 99}, "term_min_count=99, allowed_terms=all: no word piece that is"),
+        ({"term_min_count": 99}, "term_min_count=99: no word piece of the 38 training captions"),
         ({"features": "nowhere"}, "nowhere holds no features"),
         ({"teacher": "nowhere.ckpt"}, "nowhere.ckpt: no such checkpoint file"),
         ({"head_text": "table"}, "head_text"),
