@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from runs import PHASE1, PHASE2, checkpoint_of
 from transformers import AutoTokenizer
 
 from lexlip.errors import ConfigError
@@ -166,3 +167,17 @@ def test_a_checkpoint_decides_what_no_key_says(make_config, make_worded, tmp_pat
 def test_what_cannot_be_is_refused(make_config, changes, told):
     with pytest.raises(ConfigError, match=told):
         LexiconModule.check_config(make_config(**changes))
+
+
+@pytest.mark.parametrize("phase", [(Phase1Module, PHASE1), (Phase2Module, PHASE2)], ids=["phase1", "phase2"])
+def test_a_run_goes_on_bit_for_bit(start, phase):
+    keys = {
+        **EVERYTHING, "start_terms_image": 20, "inactive_terms": ["special"], "max_steps": 4, "checkpoint_steps": 1,
+        "keep_checkpoints": 4, "target_steps": 3, "drop_rate": 0.1, "get_recall_metric": False,
+    }  # fmt: skip
+    whole = start(*phase, version=0, **keys)
+    resumed = start(*phase, version=1, resume_from=str(whole.folder / "checkpoints" / "step_00000002.ckpt"), **keys)
+    one, two = checkpoint_of(whole.folder), checkpoint_of(resumed.folder)
+    assert one["sparsity"] == two["sparsity"] and one["sparsity"]["image"]["change"] != 0
+    for name, value in one["state_dict"].items():
+        assert torch.equal(value, two["state_dict"][name]), name
