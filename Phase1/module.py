@@ -6,12 +6,10 @@ B pairs, L tokens, V terms, D width.
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lexlip.models.lexicon_head import lexicon_bottleneck
 from lexlip.models.lexlip import LexLIP
-from lexlip.ops.max_logits import saturate
 from lexlip.train.config import Config
 from lexlip.train.lexicon import LexiconModule
 from lexlip.train.losses import global_count, masked_lm
@@ -51,7 +49,7 @@ class Phase1Module(LexiconModule):
     @classmethod
     def all_used(cls, config: Config) -> bool:
         parts = cls.trained_groups(config)
-        if "contrastive" in parts and config.head_text != "lookup":
+        if parts & {"contrastive", "dense", "distill"} and (config.head_text != "lookup" or "dense" in parts):
             return True
         return bool(parts & {"contrastive", "i2t", "push"}) and bool(
             parts & {"self_t", "t2t"}
@@ -78,19 +76,13 @@ class Phase1Module(LexiconModule):
         vectors: Tensors = {}
         losses: Tensors = {}
         pooled: Tensors = {}  # (B, V) largest logits by the bottleneck that they become
-        of_pairs = bool(self.parts - MASKED_LANGUAGE)
-        if of_pairs or ("i2t" in self.parts and not vectors_only):
+        if self.parts - MASKED_LANGUAGE:
+            vectors, losses, logits = self.encode_pairs(self.model, batch, with_logits=True)
+            vectors |= self.long_vectors(batch)
+            assert logits is not None  # as they were asked for
+            pooled["i2t"] = logits
+        elif "i2t" in self.parts and not vectors_only:
             pooled["i2t"] = self.model.image_head.max_logits(self.model.image_encoder(batch["image"]))
-        if of_pairs:
-            text = self.controlled(self.model.lexicon_text(batch["text_ids"], batch["text_mask"]), batch)
-            image = saturate(pooled["i2t"])
-            vectors = {
-                "text": F.normalize(text, dim=-1),
-                "image": F.normalize(image, dim=-1),
-                **self.long_vectors(batch),
-            }
-            if "push" in self.parts:
-                losses["push_loss"] = self.push_loss(pooled["i2t"], image, text, batch)
         if vectors_only or context is None:
             return vectors, losses
         return vectors, {**losses, **self._masked_losses(batch, context, pooled)}
@@ -142,4 +134,5 @@ class Phase1Module(LexiconModule):
         return {
             "contrastive_loss": self.with_cuts(whole, vectors, batch),
             "flops_loss": self.sparsity.loss({"text": texts, "image": [vectors["image"]]}, self.step_in_training),
+            **self.taught_losses(vectors, batch),
         }

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from lexlip.errors import ConfigError
 from lexlip.models.lexlip import LexLIP
-from lexlip.ops.max_logits import saturate
 from lexlip.train.config import Config, check_patch
 from lexlip.train.lexicon import LexiconModule
 from lexlip.train.losses import queue_contrastive
@@ -98,11 +97,11 @@ class Phase2Module(LexiconModule):
 
     def prepare(self, batch: Batch) -> tuple[Batch, StepKeys]:
         """Choose the step's resolution and make its keys."""
+        batch = self.with_choices(batch)
         if self.training and self.config.DR and self._coin():
             side = self.config.image_size // 2
             image = F.interpolate(batch["image"], (side, side), mode="bicubic", antialias=True, align_corners=False)
             batch = {**batch, "image": image}
-        batch = self.with_choices(batch)
         return batch, self._keys(batch)
 
     def _coin(self) -> bool:
@@ -111,22 +110,13 @@ class Phase2Module(LexiconModule):
 
     @torch.no_grad()
     def _keys(self, batch: Batch) -> StepKeys:
-        parts = [self._vectors(self.momentum_encoder, part)[0] for part in split_batch(batch, self.config.rows_at_once)]
+        split = split_batch(batch, self.config.rows_at_once)
+        parts = [self.encode_pairs(self.momentum_encoder, part, trained=False)[0] for part in split]
         return StepKeys(*(torch.cat([part[side] for part in parts]) for side in ("text", "image")))
 
     def encode(self, batch: Batch, context: StepKeys, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
-        return self._vectors(self.model, batch, pushed="pairs" in batch and not vectors_only)
-
-    def _vectors(self, model: LexLIP, batch: Batch, pushed: bool = False) -> tuple[Tensors, Tensors]:
-        """(B, V) normalised vectors of both sides, and the push if it is asked for."""
-        logits, losses = None, {}
-        if pushed:
-            logits = model.image_head.max_logits(model.image_encoder(batch["image"]))
-        image = model.lexicon_image(batch["image"]) if logits is None else saturate(logits)
-        text = self.controlled(model.lexicon_text(batch["text_ids"], batch["text_mask"]), batch)
-        if logits is not None:
-            losses["push_loss"] = self.push_loss(logits, image, text, batch)
-        return {"text": F.normalize(text, dim=-1), "image": F.normalize(image, dim=-1)}, losses
+        vectors, losses, _ = self.encode_pairs(self.model, batch)
+        return vectors, losses
 
     def batch_losses(self, vectors: Tensors, batch: Batch, context: StepKeys) -> Tensors:
         rows = sum_over_ranks(vectors["text"].new_tensor(float(len(batch["image_id"])))) / world_size()
@@ -139,11 +129,13 @@ class Phase2Module(LexiconModule):
         return {
             "contrastive_loss": self.with_cuts((losses[0] + losses[1]) / 2, vectors, batch),
             "flops_loss": self.sparsity.loss({side: [vectors[side]] for side in SIDES}, self.step_in_training),
+            **self.taught_losses(vectors, batch),
         }
 
     def before_first_step(self, batch: Batch) -> None:
         super().before_first_step(batch)
-        self.twin.set(self.model)  # which differ only where biases were shifted
+        if self.config.start_terms_text or self.config.start_terms_image:
+            self.twin.set(self.model)
 
     def after_step(self, batch: Batch, context: StepKeys) -> None:
         self.twin.update(self.model)

@@ -277,7 +277,7 @@ def load_model(model: FolderModel, path: str | Path) -> None:
 
 
 def fit_words(weights: dict[str, Tensor], wanted: Mapping[str, Tensor], kinds: Sequence[str]) -> None:
-    """Let weights have what a model has beyond the towers and heads of others: inactive terms, weights of own terms.
+    """Let weights have what a model has beyond others' towers and heads: inactive terms, own weights, a joint head.
 
     Args:
         wanted: the model's own state.
@@ -285,7 +285,7 @@ def fit_words(weights: dict[str, Tensor], wanted: Mapping[str, Tensor], kinds: S
     """
     for name, value in wanted.items():
         inactive = name.endswith("_head.inactive")
-        if (inactive or name == "own_weights") and (name not in weights or (inactive and kinds)):
+        if (inactive or name.startswith(("own_weights", "joint_"))) and (name not in weights or (inactive and kinds)):
             weights[name] = value
 
 

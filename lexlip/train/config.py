@@ -32,7 +32,7 @@ FRACTIONS = (
 )  # fmt: skip
 CONTROLS = (None, "captions", "terms")
 LEXICON_KEYS = (  # of trained towers with lexicon heads alone
-    "inactive_terms", "own_weights", "start_terms_text", "start_terms_image",
+    "inactive_terms", "own_weights", "start_terms_text", "start_terms_image", "joint_dim",
 )  # fmt: skip
 MODES = ("bottle", "con", "both")
 PRECISIONS = (16, 32, "16", "32", "bf16", "16-mixed", "bf16-mixed", "32-true")
@@ -115,6 +115,9 @@ class Config:
     # --- head ---
     head: str = key("lexicon: weighted terms; dense: one vector of embed_dim numbers, the baseline", choices=HEADS)
     embed_dim: int = key("dense: width of the vectors", least=1)
+    joint_dim: int = key("lexicon: width of a dense head beside it, see loss_names.dense; 0: none", least=0)
+    joint_weights: list[float] = key("of dense and of lexicon scores in the sum that teaches both", least=0)
+    eval_head: str = key("evaluation of a model with both heads", choices=HEADS)
     text_pooler: bool = key("dense: project BERT's pooler (dense layer, tanh) of [CLS] rather than [CLS] itself")
     image_projection: bool = key("dense: false where the image tower is embed_dim wide and gives the vectors as it is")
 
@@ -134,7 +137,7 @@ class Config:
 
     # --- heads on frozen towers ---
     features: str = key("folder of `lexlip cache`; trains heads on its features, and no tower is loaded")
-    teacher: str = key("whose scores teach: a checkpoint or folder of a dense reference; own: the towers themselves")
+    teacher: str = key("whose scores teach: a checkpoint or folder of a dense model; own: frozen towers themselves")
     teacher_temperature: float | None = key("divides the scores that teach; null: as temperature", above=0)
     head_width: int = key(
         "of the space of images, texts and terms; as wide as the text tower, it starts from it", least=1
@@ -370,6 +373,8 @@ def _check_values(config: Config, defaults: dict) -> None:
         if isinstance(value, float) and value > 1:
             whole = "an epoch" if name == "val_check_interval" else "all steps"
             raise ConfigError(f"{name}={value}: as a float it is a fraction of {whole}, at most 1.0")
+    if len(config.joint_weights) != 2:
+        raise ConfigError(f"joint_weights={config.joint_weights}; it must be two numbers, of dense and of lexicon")
     if len(config.adam_betas) != 2 or not all(beta < 1 for beta in config.adam_betas):
         raise ConfigError(f"adam_betas={config.adam_betas}; it must be two numbers from 0 up to, but not including, 1")
     if config.max_text_len < 3 + config.corner_tokens:
