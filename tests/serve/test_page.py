@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +130,42 @@ def test_the_cache_keeps_the_newest_within_its_bytes(tmp_path, caplog):
     for key in keys:
         unwritable.put(key, jpeg)
     assert unwritable.get(keys[0]) is None and len([r for r in caplog.records if "not kept" in r.message]) == 1
+
+
+def test_files_are_read_one_by_one(index_of_photos, photos, model, monkeypatch):
+    """However many are asked for, no more files are in memory than there are decoders."""
+    from lexlip.serve import photos as module
+
+    now, most, read = [], [], module.read_photo
+
+    def slowly(*arguments):
+        now.append(1)
+        most.append(len(now))
+        time.sleep(0.02)
+        now.pop()
+        return read(*arguments)
+
+    monkeypatch.setattr(module, "read_photo", slowly)
+    with TestClient(create_app(index_of_photos, model, photos=photos)) as client:
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: client.get("/thumbnail/one.png").status_code, range(16)))
+    assert set(answers) == {200} and len(most) == 16 and max(most) == 1
+
+
+def test_a_moment_of_a_video_is_its_frame(tmp_path, photos, model, image, monkeypatch):
+    from lexlip.sync import video
+
+    (photos / "clip.mp4").write_bytes(b"a video")
+    asked = []
+    monkeypatch.setattr(video, "frame_at", lambda path, moment: asked.append((path.name, moment)) or image(5))
+    ids = ["clip.mp4#t=1.0", "clip.mp4#t=2.5"]
+    build(tmp_path / "moments", [SparseRows.from_bags([{3: 1.0}, {3: 2.0}], ids=ids)])
+    cache = ThumbnailCache(tmp_path / "cache", 1 << 20)
+    with TestClient(create_app(tmp_path / "moments", model, photos=photos, cache=cache)) as client:
+        for id in ids * 2:
+            assert client.get(f"/thumbnail/{path(id)}").status_code == 200
+        assert client.get("/thumbnail/clip.mp4%23t=9.0").status_code == 404
+    assert asked == [("clip.mp4", 1.0), ("clip.mp4", 2.5)]
 
 
 def raw(client, target, **headers):

@@ -1,7 +1,7 @@
 // The grid of photos: a tile has the photo's middle square, and the photo's words as chips.
 
 import { thumbnail } from "./api.js";
-import { after, find, make, shown } from "./dom.js";
+import { after, find, isWhole, make, shown } from "./dom.js";
 import { clearHeat, showHeat } from "./heat.js";
 import { openMenu } from "./menu.js";
 import { heaviest } from "./state.js";
@@ -16,10 +16,8 @@ export function ordered(words, state) {
   return [...words].sort((one, other) => matters(other) - matters(one));
 }
 
-const isWhole = ({ word }) => /^[\p{L}\p{N}]/u.test(word);
-
 export function described(hit) {
-  const words = hit.words.filter(isWhole).slice(0, 5).map((each) => each.word);
+  const words = hit.words.filter((each) => isWhole(each.word)).slice(0, 5).map((each) => each.word);
   return words.length ? `Photo: ${words.join(", ")}` : `Photo ${hit.id}`;
 }
 
@@ -54,7 +52,7 @@ function tile(hit, context, open) {
   if (shownPhoto.tagName === "IMG") shownPhoto.loading = "lazy";
   photo.append(shownPhoto);
   const chips = make("div", { className: "chips" });
-  for (const { word, weight } of ordered(hit.words.filter(isWhole), context.state).slice(0, ON_TILE)) {
+  for (const { word, weight } of ordered(hit.words.filter((each) => isWhole(each.word)), context.state).slice(0, ON_TILE)) {
     const chip = wordButton("chip", hit, word, photo, true, context, shown(word), make("small", {}, weight.toFixed(2).replace(/^0/, "")));
     chip.tabIndex = -1; // reached with the arrows: a page of photos is no row of 300 stops
     chips.append(chip);
