@@ -38,6 +38,8 @@ EXTRAS = {
     "milvus": ["pymilvus>=2.5", "milvus-lite>=2.5,<3; platform_system != 'Windows'"],  # 3 is pure Python, and slow
     "qdrant": ["qdrant-edge-py>=0.9", "qdrant-client>=1.12"],
     "seismic": ["pyseismic-lsr>=0.5.4"],  # the first with wheels: Linux on x86-64, glibc 2.34, Python 3.10 and 3.11
+    "photos": ["pillow-heif>=0.18", "pillow-jxl-plugin>=1.3"],  # HEIC and JPEG XL
+    "video": ["av>=12"],
     "serve": [
         "fastapi>=0.133",
         "starlette>=1.7",  # comes with fastapi; older ones believe any Host header, and fail over a broken form
@@ -46,7 +48,10 @@ EXTRAS = {
         "python-multipart>=0.0.27",  # older ones can be kept busy by one crafted form
     ],
 }
-# All that the tests can use, so that none skips for want of a package; but Seismic, which few machines can install.
+NOT_DEV = {"seismic", "browser"}
+EXTRAS["browser"] = ["playwright>=1.49"]  # drives a Chromium that is there, for the tests of the page
+# All that the tests can use, so that none skips for want of a package; but Seismic, which few machines can install, and
+# what needs a browser besides.
 EXTRAS["dev"] = [
     "pytest>=8",
     "pytest-xdist>=3.5",
@@ -57,7 +62,7 @@ EXTRAS["dev"] = [
     "httpx>=0.27",
     "schemathesis>=4",
     "pandas>=2.2.2",
-    *(requirement for name, extra in EXTRAS.items() if name != "seismic" for requirement in extra),
+    *(requirement for name, extra in EXTRAS.items() if name not in NOT_DEV for requirement in extra),
 ]
 
 # Model cards, scripts that go with exports, the licence note of the demo's data.
@@ -93,6 +98,7 @@ setup(
         "lexlip.configs": ["*.yaml", "**/*.yaml"],
         "": ["py.typed"],
         "lexlip.pretrained": MODELS,
+        "lexlip.serve": ["page/*"],
         **TEMPLATES,
     },
     install_requires=requirements(),

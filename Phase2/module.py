@@ -19,9 +19,10 @@ from torch import Tensor
 from lexlip.errors import ConfigError
 from lexlip.models.lexlip import LexLIP
 from lexlip.train.config import Config, check_patch
-from lexlip.train.losses import flops, queue_contrastive
-from lexlip.train.module import RetrievalModule
-from lexlip.train.step import Tensors, split_batch, total
+from lexlip.train.lexicon import LexiconModule
+from lexlip.train.losses import queue_contrastive
+from lexlip.train.sparsity import SIDES
+from lexlip.train.step import Tensors, split_batch
 from lexlip.utils.distributed import gather_many, gather_rows, rank, sum_over_ranks, world_size
 from lexlip_data.loading.batch import Batch
 from Phase2.key_queue import KeyQueue
@@ -36,11 +37,10 @@ class StepKeys(NamedTuple):
     pushed: Sequence[Keys] = ()  # the same of all processes by micro-batch, where these are negatives too
 
 
-class Phase2Module(RetrievalModule):
+class Phase2Module(LexiconModule):
     """Model, its momentum encoder, and one queue of past keys per modality."""
 
     name = "Phase2"
-    model: LexLIP
 
     def __init__(self, config: Config, model: LexLIP):
         super().__init__(config, model)
@@ -97,6 +97,10 @@ class Phase2Module(RetrievalModule):
         check_patch(config.image_size, config.patch_size, dynamic=config.DR)
         super().check_config(config)
 
+    @classmethod
+    def all_used(cls, config: Config) -> bool:
+        return "contrastive" in cls.trained_groups(config) and config.head_text != "lookup"
+
     def train(self, mode: bool = True) -> Phase2Module:
         super().train(mode)
         self.twin.train(mode and self.config.momentum_dropout)
@@ -104,6 +108,7 @@ class Phase2Module(RetrievalModule):
 
     def prepare(self, batch: Batch) -> tuple[Batch, StepKeys]:
         """Choose the step's resolution and make its keys."""
+        batch = self.with_choices(batch)
         if self.training and self.config.DR:
             batch = self._at_a_resolution(batch)
         keys = self._keys(batch)
@@ -118,7 +123,7 @@ class Phase2Module(RetrievalModule):
             coins = np.random.default_rng([self.config.seed, self.global_step]).integers(2, size=-(-rows // size))
             small = torch.from_numpy(coins.repeat(size)[:rows] > 0)
             return {**batch, "small": small}  # on the CPU: nothing waits for the GPU to say which size it is
-        return {**batch, "image": _halved(batch["image"])} if self._coin() else batch
+        return _halved(batch) if self._coin() else batch
 
     def _coin(self) -> bool:
         return bool(np.random.default_rng([self.config.seed, self.global_step]).integers(2))
@@ -130,7 +135,8 @@ class Phase2Module(RetrievalModule):
         most = max(batch.get("rows_of_ranks", [len(batch["image_id"])]))
         size, parts = self.config.per_gpu_batchsize if moved else most, []
         for group in (_rows(batch, start, size) for start in range(0, most, size)):
-            parts += [_vectors(self.momentum_encoder, part) for part in split_batch(group, self.config.rows_at_once)]
+            for part in split_batch(group, self.config.rows_at_once):
+                parts.append(self.encode_pairs(self.momentum_encoder, _at_its_size(part), trained=False)[0])
             if moved:
                 self.twin.update(self.model)
         text, image = (torch.cat([part[side] for part in parts]) for side in ("text", "image"))
@@ -146,7 +152,8 @@ class Phase2Module(RetrievalModule):
         return parts
 
     def encode(self, batch: Batch, context: StepKeys, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
-        return _vectors(self.model, batch), {}
+        vectors, losses, _ = self.encode_pairs(self.model, _at_its_size(batch))
+        return vectors, losses
 
     def batch_losses(self, vectors: Tensors, batch: Batch, context: StepKeys) -> Tensors:
         rows = sum_over_ranks(vectors["text"].new_tensor(float(len(batch["image_id"])))) / world_size()
@@ -163,8 +170,14 @@ class Phase2Module(RetrievalModule):
             losses.append(queue_contrastive(*scored, self.config.temperature, excluded).sum() / rows)
         return {
             "contrastive_loss": self.with_cuts((losses[0] + losses[1]) / 2, vectors, batch),
-            "flops_loss": self.flops_weight() * total(flops(vectors[s], self.rows_of_a_mean) for s in self.queues),
+            "flops_loss": self.sparsity.loss({side: [vectors[side]] for side in SIDES}, self.step_in_training),
+            **self.taught_losses(vectors, batch),
         }
+
+    def before_first_step(self, batch: Batch) -> None:
+        super().before_first_step(batch)
+        if self.config.start_terms_text or self.config.start_terms_image:
+            self.twin.set(self.model)
 
     def after_step(self, batch: Batch, context: StepKeys) -> None:
         if self.config.momentum_update == "step":
@@ -175,18 +188,16 @@ class Phase2Module(RetrievalModule):
                 queue.push(getattr(keys, side), keys.ids)
 
 
-def _vectors(model: LexLIP, batch: Batch) -> Tensors:
-    """(B, V) normalised vectors of both sides."""
-    small = bool(batch["small"][0]) if "small" in batch else False
-    image = model.lexicon_image(_halved(batch["image"]) if small else batch["image"])
-    text = model.lexicon_text(batch["text_ids"], batch["text_mask"])
-    return {"text": F.normalize(text, dim=-1), "image": F.normalize(image, dim=-1)}
+def _at_its_size(batch: Batch) -> Batch:
+    """A micro-batch at the resolution that its coin has chosen."""
+    return _halved(batch) if "small" in batch and bool(batch["small"][0]) else batch
 
 
-def _halved(images: Tensor) -> Tensor:
-    """(B, C, H, W) images at half their height and width."""
+def _halved(batch: Batch) -> Batch:
+    """A batch with images of half the height and width."""
+    images = batch["image"]
     size = (images.shape[-2] // 2, images.shape[-1] // 2)
-    return F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
+    return {**batch, "image": F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)}
 
 
 def _rows(batch: Batch, start: int, size: int) -> Batch:

@@ -12,13 +12,13 @@ import logging
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from transformers import BertConfig
@@ -31,6 +31,8 @@ from lexlip.models.lightning_names import readable_names
 from lexlip.models.positions import CLS_ROWS, resample_relative_table, stretch_as_official
 from lexlip.models.sizes import header, on_meta, read_json, refuse_deep, refuse_hollow, refuse_large
 from lexlip.models.trust import check_config, shown
+from lexlip.utils.files import give_usual_rights
+from lexlip_data.sources.files import writing
 
 if TYPE_CHECKING:
     from lexlip.models.hub import FolderModel
@@ -42,6 +44,22 @@ TEXT_PREFIX = "text_encoder."
 _LIGHTNING = readable_names()
 GRID = 128  # patches along a side of an image: 2048 pixels in patches of 16
 OFFICIAL_MARK = "text_transformer."
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that appears whole, in place of an older one.
+
+    Raises:
+        OSError: naming it.
+    """
+    draft = path.with_name(path.name + ".tmp")
+    try:
+        with writing(path):
+            save_file(tensors, draft, metadata)
+            give_usual_rights(draft)
+            draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def read(path: str | Path) -> dict:
@@ -256,6 +274,19 @@ def load_model(model: FolderModel, path: str | Path) -> None:
         CheckpointError: as `model_weights`, or names or shapes that do not fit.
     """
     fit(model, model_weights(path), path)
+
+
+def fit_words(weights: dict[str, Tensor], wanted: Mapping[str, Tensor], kinds: Sequence[str]) -> None:
+    """Let weights have what a model has beyond others' towers and heads: inactive terms, own weights, a joint head.
+
+    Args:
+        wanted: the model's own state.
+        kinds: of inactive terms that were asked for; without any, weights keep their own.
+    """
+    for name, value in wanted.items():
+        inactive = name.endswith("_head.inactive")
+        if (inactive or name.startswith(("own_weights", "joint_"))) and (name not in weights or (inactive and kinds)):
+            weights[name] = value
 
 
 def fit(model: FolderModel, weights: dict[str, Tensor], path: str | Path) -> None:
