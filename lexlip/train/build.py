@@ -68,6 +68,7 @@ def build_model(
         shape.joint_dim = shape.joint_dim or known.joint_dim
         shape.text_side = known.text_side if shape.text_side == "contextual" else shape.text_side
     model = kind(shape, tokenizer, config.vit_pretrained if known is None else False)
+    model.image_encoder.rel_pos = config.rel_pos
     if bert is not None:
         state = bert.bert.state_dict()
         fresh = model.text_encoder.bert.state_dict()
