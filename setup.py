@@ -35,6 +35,7 @@ EXTRAS = {
     "open_clip": ["open_clip_torch>=2.29"],  # the first that says which weights want QuickGELU
     "bench": ["faiss-cpu>=1.9", "bm25s>=0.2", "matplotlib>=3.9"],
     "onnx": ["onnx>=1.22", "onnxscript>=0.6", "onnxruntime>=1.19"],
+    "eval": ["ir-measures>=0.4", "ranx>=0.3.20"],
     "milvus": ["pymilvus>=2.5", "milvus-lite>=2.5,<3; platform_system != 'Windows'"],  # 3 is pure Python, and slow
     "qdrant": ["qdrant-edge-py>=0.9", "qdrant-client>=1.12"],
     "seismic": ["pyseismic-lsr>=0.5.4"],  # the first with wheels: Linux on x86-64, glibc 2.34, Python 3.10 and 3.11

@@ -16,6 +16,7 @@ def _run(arguments: list[str] | None) -> int:
     # Here rather than above, so that Ctrl-C while they load ends as it does later.
     import lexlip.convert.cli
     import lexlip.encode.cli
+    import lexlip.evaluate.cli
     import lexlip.evaluate.long_text.cli
     import lexlip.features.cli
     import lexlip.fit.cli
@@ -25,7 +26,7 @@ def _run(arguments: list[str] | None) -> int:
     parser = argparse.ArgumentParser("lexlip", description="Checkpoints, model folders and indexes of LexLIP.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     rooms = (lexlip.fit, lexlip.features, lexlip.encode, lexlip.index, lexlip.serve, lexlip.convert)
-    for room in (*rooms, lexlip.evaluate.long_text):
+    for room in (*rooms, lexlip.evaluate, lexlip.evaluate.long_text):
         room.cli.add_commands(commands)
     options = parser.parse_args(arguments)
     return options.run(options) or 0

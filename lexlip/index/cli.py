@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lexlip.errors import DamagedIndex, IndexingError
-from lexlip.index import writer
+from lexlip.index import run_files, writer
 from lexlip.index.impacts import SCALES
 from lexlip.index.index import Index, damage_of
 from lexlip.index.lookup import TableModel, has_table
@@ -102,6 +102,7 @@ def _add_search(commands: argparse._SubParsersAction) -> None:
     search.add_argument("--explain", action="store_true", help="also what each shared term adds to a score")
     search.add_argument("--force", action="store_true", help="search with a model that did not make the vectors")
     search.add_argument("--json", action="store_true", help="a JSON list instead of lines")
+    run_files.add_options(search)
     search.set_defaults(run=_search)
 
 
@@ -153,6 +154,9 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _search(options: argparse.Namespace) -> None:
+    if run_files.is_wanted(options):
+        _write_run(options)
+        return
     given = [name for name in ("text", "image", "bag") if getattr(options, name) is not None]
     if len(given) != 1:
         raise IndexingError(f"a search takes one of a text, --image and --bag, not {' and '.join(given) or 'none'}")
@@ -178,6 +182,14 @@ def _search(options: argparse.Namespace) -> None:
         for share in result.get("terms", ()):
             name = share["word"] if share["word"] is not None else share["term"]
             print(f"    {share['score']:.6f} = {share['query']:.4f} x {share['document']:.4f}  {name}")
+
+
+def _write_run(options: argparse.Namespace) -> None:
+    model = _model(options, "text") if options.queries is not None or options.model else None
+    index = Index.open(options.index, model, options.trust_sources, force=options.force)
+    queries = run_files.queries_of(options, index.model)
+    count = run_files.write_run(index, queries, options.out, options.k, options.run_name, drop=options.drop)
+    print(f"{count:,} queries, {options.k:,} documents each at most -> {options.out}")
 
 
 def _model(options: argparse.Namespace, what: str) -> str | TableModel:

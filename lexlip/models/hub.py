@@ -51,11 +51,17 @@ class FolderModel(nn.Module, PyTorchModelHubMixin, library_name="lexlip", tags=[
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(save_directory)
         write_json(self.preprocessing(), save_directory / "preprocessor_config.json")
+        for name, content in self.for_other_libraries().items():
+            write_json(content, save_directory / name)
         write_json(dataclasses.asdict(self.config), save_directory / CONFIG_FILE)  # last: without it there is no model
 
     def preprocessing(self) -> dict:
         """What `encode_image` does to an image, as preprocessor_config.json holds it."""
         return _preprocessing(self.config.image_size)
+
+    def for_other_libraries(self) -> dict[str, Any]:
+        """Further JSON files of the folder, by name."""
+        return {}
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin's takes any further arguments

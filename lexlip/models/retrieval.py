@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -189,6 +190,16 @@ class LexiconModel(RetrievalModel):
     def vocab_size(self) -> int:
         """V, the terms."""
         return self.config.vocab_size
+
+    def for_other_libraries(self) -> dict[str, Any]:
+        """What makes the folder a SparseEncoder of sentence-transformers, see `lexlip.integrations`."""
+        if self.config.head != "lexicon":
+            return {}
+        module = "lexlip.integrations.sentence_transformers.LexLIPModule"
+        return {
+            "modules.json": [{"idx": 0, "name": "0", "path": "", "type": module}],
+            "config_sentence_transformers.json": {"model_type": "SparseEncoder", "similarity_fn_name": "dot"},
+        }
 
     def lexicon(self, vectors: Tensor, top_k: int = 10) -> list[list[tuple[str, float]]]:
         """The heaviest terms of each of (B, V) vectors, at most `top_k`, heaviest first, without terms of weight 0.

@@ -25,6 +25,7 @@ from lexlip.ops.max_logits import METHODS
 from lexlip_data.loading.transforms import TRANSFORM_KEYS
 
 FRESH_WIDTH = 768  # of a fresh BERT, where no key says it
+LOGGERS = ("tensorboard", "csv", "wandb")
 MODES = ("bottle", "con", "both")
 PRECISIONS = (16, 32, "16", "32", "bf16", "16-mixed", "bf16-mixed", "32-true")
 
@@ -49,6 +50,7 @@ class Config:
     test_only: bool = key("evaluate on the test split and stop")
     metrics_file: str = key("test_only: also write the metrics to this JSON file")
     log_every: int = key("steps between two lines of the logs", least=1)
+    loggers: list[str] = key("where the numbers go: tensorboard, csv, wandb", choices=LOGGERS)
 
     # --- machine ---
     num_gpus: int = key("per node; 0: run on the CPU", least=0)
@@ -283,7 +285,8 @@ def _number(value: object) -> bool:
 def _check_range(field: dataclasses.Field, value: object, default: object) -> None:
     """Refuse numbers outside their key's range, also inside of lists, and names that are no choice."""
     rule, name = field.metadata, field.name
-    if rule["choices"] and value not in rule["choices"]:
+    given = value if isinstance(value, list) else [value]
+    if rule["choices"] and any(item not in rule["choices"] for item in given):
         raise ConfigError(f"{name}={value!r}; it must be one of {', '.join(map(str, rule['choices']))}")
     if isinstance(value, list):
         kind = get_args(_HINTS[name])[0]

@@ -33,6 +33,7 @@ from lexlip.models.weights import check_text, fit, fit_phase, known_config, mode
 from lexlip.train.agreement import Agreement
 from lexlip.train.batch_norm import average_statistics, restore_statistics, statistics_kept, statistics_of
 from lexlip.train.build import build_model, decided_by
+from lexlip.train.callbacks.terms import TermCounts
 from lexlip.train.checkpoint import tokenizer_files
 from lexlip.train.config import Config, base
 from lexlip.train.guard import StepGuard
@@ -74,6 +75,7 @@ class RetrievalModule(pl.LightningModule):
         self.flops_warmup = 0  # steps, known once a Trainer says how many there are in all
         self.test_metrics: dict[str, dict] = {}
         self._collected: dict[tuple[str, str], list[recall.SparseVectors]] = {}
+        self.term_counts: TermCounts | None = None  # where a callback wants the vectors of every step
 
     # --- a phase's own ---
 
@@ -265,7 +267,7 @@ class RetrievalModule(pl.LightningModule):
         batch, context = self.prepare({**batch, "rows_of_ranks": rows})
         losses = cached_backward(
             lambda part, vectors_only: self._encode(part, context, vectors_only),
-            lambda vectors: self._batch_losses(vectors, batch, context),
+            lambda vectors: self._counted_losses(vectors, batch, context),
             list(split_batch(batch, self.config.rows_at_once)),
             self._backward,
         )
@@ -306,6 +308,11 @@ class RetrievalModule(pl.LightningModule):
         with statistics_kept(self) if vectors_only else nullcontext():
             vectors, losses = self.encode(batch, context, vectors_only)
         return vectors, self._weighed(losses)
+
+    def _counted_losses(self, vectors: Tensors, batch: Batch, context: Any) -> Tensors:
+        if self.term_counts is not None:
+            self.term_counts.add(vectors)
+        return self._batch_losses(vectors, batch, context)
 
     def _batch_losses(self, vectors: Tensors, batch: Batch, context: Any) -> Tensors:
         with torch.autocast(self.device.type, enabled=False):  # scores are divided by 0.05: 16 bits are too coarse
