@@ -1,4 +1,4 @@
-"""lexlip qrels and lexlip evaluate: what belongs together, and how well a run file finds it."""
+"""lexlip qrels, evaluate and eval-mteb: what belongs together, and how well it is found."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lexlip.errors import UserError
+from lexlip.models.source import check_source
+from lexlip.utils.options import trust_option
 from lexlip.utils.paths import check_input, check_output
 from lexlip_data.convert import arguments
 
@@ -38,6 +40,19 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     evaluate.add_argument("--measures", nargs="+", default=(), metavar="NAME", help="such as nDCG@10 (default: eight)")
     evaluate.add_argument("--metrics-file", type=Path, metavar="FILE", help="also write the numbers to this JSON file")
     evaluate.set_defaults(run=_evaluate)
+
+    benchmark = commands.add_parser("eval-mteb", help="retrieval tasks of MTEB and MIEB (needs mteb 2)")
+    benchmark.add_argument("--model", required=True, help="model folder, or a name on the hub")
+    trust_option(benchmark)
+    benchmark.add_argument("--tasks", nargs="+", required=True, metavar="NAME", help="such as Flickr30kT2IRetrieval")
+    benchmark.add_argument("--languages", nargs="+", metavar="CODE", help="of the tasks, such as eng (default: all)")
+    benchmark.add_argument("--dense", action="store_true", help="scores of dense vectors in place of our index")
+    benchmark.add_argument("--top-k", type=int, metavar="K", help="keep the K heaviest terms of each document")
+    benchmark.add_argument("--batch-size", type=int, default=64, help="inputs at once (default: 64)")
+    benchmark.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
+    benchmark.add_argument("--results", type=Path, metavar="DIR", help="also keep mteb's own files of results there")
+    benchmark.add_argument("--metrics-file", type=Path, metavar="FILE", help="also write the numbers to this JSON file")
+    benchmark.set_defaults(run=_benchmark)
 
 
 def _qrels(options: argparse.Namespace) -> None:
@@ -83,6 +98,38 @@ def _evaluate(options: argparse.Namespace) -> None:
             "run": str(options.baseline), "test": options.test, "p": compare(values, baseline, options.test),
             "measures": {name: round(float(of_queries.mean()), 6) for name, of_queries in baseline.items()},
         }  # fmt: skip
+    print(json.dumps(result, indent=2))
+    if options.metrics_file is not None:
+        write_json(result, options.metrics_file)
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    check_source("--model ", options.model)
+    check_output("--metrics-file", options.metrics_file)
+    check_output("--results", options.results, folder=True)
+    if options.dense and options.top_k is not None:
+        raise UserError("--top-k cuts what the index holds; it does not go with --dense")
+    try:
+        import mteb
+    except ImportError as error:
+        raise UserError("mteb is needed for this: pip install 'mteb>=2'") from error
+    from lexlip.evaluate.mteb import LexLIPEncoder, LexLIPSearch
+    from lexlip.models.lexlip import LexLIP
+    from lexlip.utils.devices import usable_device
+    from lexlip.utils.files import write_json
+
+    device = usable_device(options.device)
+    try:
+        tasks = list(mteb.get_tasks(tasks=options.tasks, languages=options.languages))
+    except (KeyError, ValueError) as error:
+        raise UserError(f"--tasks {' '.join(options.tasks)}: {' '.join(str(error).split())}") from error
+    if not tasks:
+        raise UserError(f"--tasks {' '.join(options.tasks)}: mteb has none of these in such languages")
+    model = LexLIP.from_pretrained(options.model, trust_sources=options.trust_sources).to(device)
+    encoder = LexLIPEncoder(model) if options.dense else LexLIPSearch(model, top_k_terms=options.top_k)
+    cache = mteb.ResultCache(options.results) if options.results else None
+    done = mteb.evaluate(encoder, tasks, cache=cache, encode_kwargs={"batch_size": options.batch_size})
+    result = {"model": options.model, "tasks": {each.task_name: each.scores for each in done.task_results}}
     print(json.dumps(result, indent=2))
     if options.metrics_file is not None:
         write_json(result, options.metrics_file)

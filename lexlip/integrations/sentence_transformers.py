@@ -71,7 +71,7 @@ class LexLIPModule(nn.Module):
             raise EncodingError("a batch holds either texts or images; encode them in two calls")
         if images and images[0]:
             return {"images": values}
-        return {"texts": [(prompt or "") + text for text in values]}
+        return {"texts": [f"{prompt or ''}{text}" for text in values]}
 
     def tokenize(self, texts: Sequence[Any], **_: Any) -> dict[str, Any]:
         """Version 5's name for it."""

@@ -168,6 +168,7 @@ class Config:
     get_recall_metric: bool = key("recall on val after each check picks the best checkpoint; false: the val loss does")
     eval_batch_size: int | None = key("null: per_gpu_batchsize", least=1)
     eval_top_k: list[int] = key("also report recall with every vector cut to its k heaviest terms, e.g. [32]", least=1)
+    eccv: bool = key("test_only: also ECCV Caption and CxC of COCO's test split, by the package eccv-caption")
     eval_folds: int = key("5: also the five-fold 1K protocol of COCO", least=0)
 
     @classmethod

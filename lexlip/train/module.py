@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lexlip.errors import CheckpointError, ConfigError
-from lexlip.evaluate import recall
+from lexlip.evaluate import eccv, recall
 from lexlip.models.encoders import ImageEncoder, TextEncoder
 from lexlip.models.frozen.config import FrozenConfig
 from lexlip.models.hub import check_head
@@ -75,6 +75,7 @@ class RetrievalModule(pl.LightningModule):
         self.flops_warmup = 0  # steps, known once a Trainer says how many there are in all
         self.test_metrics: dict[str, dict] = {}
         self._collected: dict[tuple[str, str], list[recall.SparseVectors]] = {}
+        self._coco_ids: dict[str, eccv.CocoIds] = {}  # of the test split, where the config asks for them
         self.term_counts: TermCounts | None = None  # where a callback wants the vectors of every step
 
     # --- a phase's own ---
@@ -443,7 +444,14 @@ class RetrievalModule(pl.LightningModule):
             sets.setdefault(name, {})[kind] = recall.SparseVectors.concatenate(parts).gathered()
         self._collected.clear()
         cuts = (self.config.eval_top_k, self.config.eval_folds) if self.trainer.testing else ([], 0)
-        return {name: recall.evaluate(kinds["image"], kinds["text"], *cuts) for name, kinds in sets.items()}
+        metrics = {name: recall.evaluate(kinds["image"], kinds["text"], *cuts) for name, kinds in sets.items()}
+        for name, ids in self._coco_ids.items():
+            metrics[name]["eccv"] = eccv.eccv_metrics(sets[name]["image"], sets[name]["text"], ids)
+        return metrics
+
+    def on_test_start(self) -> None:
+        if self.config.eccv:  # before anything is encoded, which takes minutes
+            self._coco_ids = {name: eccv.CocoIds(sources) for name, sources in self._data.sources("test").items()}
 
     def on_validation_epoch_end(self) -> None:
         self.validated_step = self.step_now
@@ -460,6 +468,8 @@ class RetrievalModule(pl.LightningModule):
         self.test_metrics = self._evaluation_metrics()
         if self.trainer.is_global_zero:
             print(recall.table(self.test_metrics))
+            if self.config.eccv:
+                print(eccv.table(self.test_metrics))
             if self.config.metrics_file:
                 write_json(self.test_metrics, self.config.metrics_file)
 
