@@ -38,6 +38,7 @@ def source_of(path, images):
     return ArrowSource("coco", "test", [path])
 
 
+@pytest.mark.slow  # two rankings of 5,000 by 25,000
 def test_the_numbers_of_the_packages_own_data(metrics, tmp_path):
     images = metrics.coco_gts["i2t"]
     ids = CocoIds([source_of(tmp_path / "coco.arrow", images)])
