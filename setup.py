@@ -44,6 +44,8 @@ EXTRAS = {
     "milvus": ["pymilvus>=2.5", "milvus-lite>=2.5,<3; platform_system != 'Windows'"],  # 3 is pure Python, and slow
     "qdrant": ["qdrant-edge-py>=0.9", "qdrant-client>=1.12"],
     "seismic": ["pyseismic-lsr>=0.5.4"],  # the first with wheels: Linux on x86-64, glibc 2.34, Python 3.10 and 3.11
+    "photos": ["pillow-heif>=0.18", "pillow-jxl-plugin>=1.3"],  # HEIC and JPEG XL
+    "video": ["av>=12"],
     "serve": [
         "fastapi>=0.133",
         "starlette>=1.7",  # comes with fastapi; older ones believe any Host header, and fail over a broken form
@@ -52,9 +54,10 @@ EXTRAS = {
         "python-multipart>=0.0.27",  # older ones can be kept busy by one crafted form
     ],
 }
+NOT_DEV = {"seismic", "browser", "mteb", "pyterrier", "wandb"}
+EXTRAS["browser"] = ["playwright>=1.49"]  # drives a Chromium that is there, for the tests of the page
 # All that the tests can use, so that none skips for want of a package; but Seismic, which few machines can install, and
-# what brings much for a test or two: those skip with the line that installs it.
-HEAVY = ("seismic", "mteb", "pyterrier", "wandb")
+# what needs a browser besides, or brings much for a test or two: those tests skip with the line that installs it.
 EXTRAS["dev"] = [
     "pytest>=8",
     "pytest-xdist>=3.5",
@@ -65,7 +68,7 @@ EXTRAS["dev"] = [
     "httpx>=0.27",
     "schemathesis>=4",
     "pandas>=2.2.2",
-    *(requirement for name, extra in EXTRAS.items() if name not in HEAVY for requirement in extra),
+    *(requirement for name, extra in EXTRAS.items() if name not in NOT_DEV for requirement in extra),
 ]
 
 # Model cards, scripts that go with exports, the licence note of the demo's data.
@@ -101,6 +104,7 @@ setup(
         "lexlip.configs": ["*.yaml", "**/*.yaml"],
         "": ["py.typed"],
         "lexlip.pretrained": MODELS,
+        "lexlip.serve": ["page/*"],
         **TEMPLATES,
     },
     install_requires=requirements(),

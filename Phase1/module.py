@@ -5,16 +5,15 @@ B pairs, L tokens, V terms, D width.
 
 from collections.abc import Mapping
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 from lexlip.models.lexicon_head import lexicon_bottleneck
 from lexlip.models.lexlip import LexLIP
-from lexlip.ops.max_logits import saturate
 from lexlip.train.config import Config
-from lexlip.train.losses import flops, global_count, masked_lm
-from lexlip.train.module import RetrievalModule
-from lexlip.train.step import Tensors, total
+from lexlip.train.lexicon import LexiconModule
+from lexlip.train.losses import global_count, masked_lm
+from lexlip.train.step import Tensors
 from lexlip_data.loading.batch import Batch
 from Phase1.decoder import WeakenedDecoder
 
@@ -22,14 +21,12 @@ BOTTLENECKS = {"i2t", "t2t"}  # the parts that need the weakened decoder
 MASKED_LANGUAGE = {"self_t", *BOTTLENECKS}  # training_mode=bottle; con is all else
 
 
-class Phase1Module(RetrievalModule):
+class Phase1Module(LexiconModule):
     """Model and weakened decoder; `training_mode` bottle, con or both says which losses apply."""
 
     name = "Phase1"
-    model: LexLIP
     loss_groups = {
-        "contrastive_loss": "contrastive",
-        "flops_loss": "contrastive",
+        **LexiconModule.loss_groups,
         "self_t_mlm_loss": "self_t",
         "i2t_mlm_loss": "i2t",
         "t2t_mlm_loss": "t2t",
@@ -52,9 +49,11 @@ class Phase1Module(RetrievalModule):
     @classmethod
     def all_used(cls, config: Config) -> bool:
         parts = cls.trained_groups(config)
-        if parts - MASKED_LANGUAGE:
+        if parts & {"contrastive", "dense", "distill"} and (config.head_text != "lookup" or "dense" in parts):
             return True
-        return "i2t" in parts and bool(parts & {"self_t", "t2t"})  # else a tower has nothing to do
+        return bool(parts & {"contrastive", "i2t", "push"}) and bool(
+            parts & {"self_t", "t2t"}
+        )  # else a tower has nothing to do
 
     @classmethod
     def masks_needed(cls, config: Config) -> bool:
@@ -67,6 +66,7 @@ class Phase1Module(RetrievalModule):
 
     def prepare(self, batch: Batch) -> tuple[Batch, Tensors | None]:
         """Count the masked tokens of the global batch, () each, by which each micro-batch's losses are divided."""
+        batch = self.with_choices(batch)
         if not self.masks_needed(self.config):
             return batch, None
         labels = {"encoder": batch["encoder_labels"], "decoder": batch["decoder_labels"]}
@@ -74,18 +74,18 @@ class Phase1Module(RetrievalModule):
 
     def encode(self, batch: Batch, context: Tensors | None, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
         vectors: Tensors = {}
+        losses: Tensors = {}
         pooled: Tensors = {}  # (B, V) largest logits by the bottleneck that they become
-        of_pairs = bool(self.parts - MASKED_LANGUAGE)
-        if of_pairs or ("i2t" in self.parts and not vectors_only):
-            pooled["i2t"] = self.model.image_head.max_logits(self.model.image_encoder(batch["image"]))
-        if of_pairs:
-            states = self.model.text_encoder(batch["text_ids"], batch["text_mask"])
-            text = self.model.text_head.max_logits(states, batch["text_mask"])
-            vectors = {name: F.normalize(saturate(m), dim=-1) for name, m in (("text", text), ("image", pooled["i2t"]))}
+        if self.parts - MASKED_LANGUAGE:
+            vectors, losses, logits = self.encode_pairs(self.model, batch, with_logits=True)
             vectors |= self.long_vectors(batch)
+            assert logits is not None  # as they were asked for
+            pooled["i2t"] = logits
+        elif "i2t" in self.parts and not vectors_only:
+            pooled["i2t"] = self.model.image_head.max_logits(self.model.image_encoder(batch["image"]))
         if vectors_only or context is None:
-            return vectors, {}
-        return vectors, self._masked_losses(batch, context, pooled)
+            return vectors, losses
+        return vectors, {**losses, **self._masked_losses(batch, context, pooled)}
 
     def _masked_losses(self, batch: Batch, counts: Tensors, pooled: Tensors) -> Tensors:
         losses: Tensors = {}
@@ -100,21 +100,39 @@ class Phase1Module(RetrievalModule):
             if "t2t" in self.parts:
                 pooled["t2t"] = head.pool(hidden, mask)
         if self.parts & BOTTLENECKS:
-            at = batch["decoder_labels"] != -100
             embeddings = self.model.text_encoder.embed(batch["decoder_ids"])  # (B, L, D)
             for part in sorted(self.parts & BOTTLENECKS):
-                bottleneck = lexicon_bottleneck(pooled[part], self.model.text_encoder.word_embeddings)  # (B, D)
-                logits = head(self.decoder(embeddings, mask, bottleneck)[at])
-                losses[f"{part}_mlm_loss"] = masked_lm(logits, batch["decoder_labels"][at], counts["decoder"])
+                bottleneck = self._bottleneck(pooled[part])
+                losses[f"{part}_mlm_loss"] = self._decoder_loss(embeddings, batch, bottleneck, counts["decoder"])
+                if self.training and (self.step_now + 1) % self.config.log_every == 0:
+                    self._note_gain(part, embeddings, batch, bottleneck, counts["decoder"])
         return losses
+
+    def _bottleneck(self, pooled: Tensor) -> Tensor:
+        table = self.model.text_encoder.word_embeddings
+        return lexicon_bottleneck(pooled, table, self.config.bottleneck_temperature, self.config.bottleneck_norm)
+
+    def _decoder_loss(self, embeddings: Tensor, batch: Batch, bottleneck: Tensor, count: Tensor) -> Tensor:
+        labels = batch["decoder_labels"]
+        hidden = self.decoder(embeddings, batch["text_mask"], bottleneck)[labels != -100]
+        return masked_lm(self.model.text_head(hidden), labels[labels != -100], count)
+
+    @torch.no_grad()
+    def _note_gain(self, part: str, embeddings: Tensor, batch: Batch, bottleneck: Tensor, count: Tensor) -> None:
+        """How much the decoder loses with another row's bottleneck; 0 if it reads nothing there. Without dropout."""
+        self.decoder.eval()
+        own, other = (self._decoder_loss(embeddings, batch, b, count) for b in (bottleneck, bottleneck.roll(1, 0)))
+        self.decoder.train()
+        name = f"bottleneck_gain_{part}"
+        self.noted[name] = self.noted.get(name, 0) + other - own
 
     def batch_losses(self, vectors: Tensors, batch: Batch, context: Tensors | None) -> Tensors:
         if not vectors:
             return {}
         texts = [vectors["text"], *(vectors["long"].unbind(1) if "long" in vectors else ())]
-        text_flops = total(flops(text) for text in texts) / len(texts)
         whole = self.contrastive(vectors, batch, self.config.temperature)
         return {
             "contrastive_loss": self.with_cuts(whole, vectors, batch),
-            "flops_loss": self.flops_weight() * (text_flops + flops(vectors["image"])),
+            "flops_loss": self.sparsity.loss({"text": texts, "image": [vectors["image"]]}, self.step_in_training),
+            **self.taught_losses(vectors, batch),
         }

@@ -18,8 +18,9 @@ from torch import Tensor
 from lexlip.errors import ConfigError
 from lexlip.models.lexlip import LexLIP
 from lexlip.train.config import Config, check_patch
-from lexlip.train.losses import flops, queue_contrastive
-from lexlip.train.module import RetrievalModule
+from lexlip.train.lexicon import LexiconModule
+from lexlip.train.losses import queue_contrastive
+from lexlip.train.sparsity import SIDES
 from lexlip.train.step import Tensors, split_batch
 from lexlip.utils.distributed import gather_many, gather_rows, sum_over_ranks, world_size
 from lexlip_data.loading.batch import Batch
@@ -33,11 +34,10 @@ class StepKeys(NamedTuple):
     image: Tensor
 
 
-class Phase2Module(RetrievalModule):
+class Phase2Module(LexiconModule):
     """Model, its momentum encoder, and one queue of past keys per modality."""
 
     name = "Phase2"
-    model: LexLIP
 
     def __init__(self, config: Config, model: LexLIP):
         super().__init__(config, model)
@@ -86,6 +86,10 @@ class Phase2Module(RetrievalModule):
         check_patch(config.image_size, config.patch_size, dynamic=config.DR)
         super().check_config(config)
 
+    @classmethod
+    def all_used(cls, config: Config) -> bool:
+        return "contrastive" in cls.trained_groups(config) and config.head_text != "lookup"
+
     def train(self, mode: bool = True) -> Phase2Module:
         super().train(mode)
         self.twin.eval()  # keys without dropout
@@ -93,6 +97,7 @@ class Phase2Module(RetrievalModule):
 
     def prepare(self, batch: Batch) -> tuple[Batch, StepKeys]:
         """Choose the step's resolution and make its keys."""
+        batch = self.with_choices(batch)
         if self.training and self.config.DR and self._coin():
             side = self.config.image_size // 2
             image = F.interpolate(batch["image"], (side, side), mode="bicubic", antialias=True, align_corners=False)
@@ -105,11 +110,13 @@ class Phase2Module(RetrievalModule):
 
     @torch.no_grad()
     def _keys(self, batch: Batch) -> StepKeys:
-        parts = [_vectors(self.momentum_encoder, part) for part in split_batch(batch, self.config.rows_at_once)]
+        split = split_batch(batch, self.config.rows_at_once)
+        parts = [self.encode_pairs(self.momentum_encoder, part, trained=False)[0] for part in split]
         return StepKeys(*(torch.cat([part[side] for part in parts]) for side in ("text", "image")))
 
     def encode(self, batch: Batch, context: StepKeys, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
-        return _vectors(self.model, batch), {}
+        vectors, losses, _ = self.encode_pairs(self.model, batch)
+        return vectors, losses
 
     def batch_losses(self, vectors: Tensors, batch: Batch, context: StepKeys) -> Tensors:
         rows = sum_over_ranks(vectors["text"].new_tensor(float(len(batch["image_id"])))) / world_size()
@@ -121,8 +128,14 @@ class Phase2Module(RetrievalModule):
             losses.append(queue_contrastive(vectors[side], key, negatives, self.config.temperature, same).sum() / rows)
         return {
             "contrastive_loss": self.with_cuts((losses[0] + losses[1]) / 2, vectors, batch),
-            "flops_loss": self.flops_weight() * (flops(vectors["text"]) + flops(vectors["image"])),
+            "flops_loss": self.sparsity.loss({side: [vectors[side]] for side in SIDES}, self.step_in_training),
+            **self.taught_losses(vectors, batch),
         }
+
+    def before_first_step(self, batch: Batch) -> None:
+        super().before_first_step(batch)
+        if self.config.start_terms_text or self.config.start_terms_image:
+            self.twin.set(self.model)
 
     def after_step(self, batch: Batch, context: StepKeys) -> None:
         self.twin.update(self.model)
@@ -131,10 +144,3 @@ class Phase2Module(RetrievalModule):
         ids = gather_rows(batch["image_id"], rows)
         for queue, key in zip(self.queues.values(), keys, strict=True):
             queue.push(key, ids)
-
-
-def _vectors(model: LexLIP, batch: Batch) -> Tensors:
-    """(B, V) normalised vectors of both sides."""
-    image = model.lexicon_image(batch["image"])
-    text = model.lexicon_text(batch["text_ids"], batch["text_mask"])
-    return {"text": F.normalize(text, dim=-1), "image": F.normalize(image, dim=-1)}

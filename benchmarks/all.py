@@ -16,6 +16,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import checkout
+
+from lexlip.utils.files import write_json
+
 HERE = Path(__file__).resolve().parent
 NAMES = ("head", "step", "data", "evaluate")
 FIXED = {"data": ("--device", "--dtype", "--threads"), "evaluate": ("--device", "--dtype")}  # the CPU's
@@ -40,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             if out.is_file():
                 rows += json.loads(out.read_text())
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        write_json(rows, options.json)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -60,4 +64,4 @@ def _known(name: str, common: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    checkout.run(main)

@@ -27,11 +27,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import checkout
 import harness
 import numpy as np
 import simplejpeg
 import torch
-from checkout import ROOT
 from harness import Options
 from memory import memory_of
 from PIL import Image
@@ -60,7 +60,7 @@ def converted(folder: Path, out: Path, most: int) -> str:
 
 
 def convert(command: list[str]) -> None:
-    main = runpy.run_path(str(ROOT / "datasets" / "convert.py"))["main"]
+    main = runpy.run_path(str(checkout.ROOT / "datasets" / "convert.py"))["main"]
     if status := main(command):
         raise SystemExit(f"datasets/convert.py {' '.join(command)}: status {status}")
 
@@ -220,4 +220,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    checkout.run(main)

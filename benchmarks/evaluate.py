@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 
+import checkout
 import harness
 import numpy as np
 import torch
@@ -96,4 +97,4 @@ def main(arguments: list[str] | None = None) -> list[dict]:
 
 
 if __name__ == "__main__":
-    main()
+    checkout.run(main)

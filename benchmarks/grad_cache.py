@@ -18,12 +18,13 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import checkout  # noqa: F401
+import checkout
 import torch
 from batches import random_batch
 from memory import memory_of, own_peak
 
 from lexlip.train.config import Config, base, named
+from lexlip.utils.files import write_json
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
 
@@ -110,8 +111,8 @@ def main() -> None:
             f"{row['memory_ratio']:8.2f}{row['ratio']:12.2f}{row['largest_gradient_difference']:18.1e}"
         )
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(rows, indent=2) + "\n")
+        write_json(rows, arguments.json)
 
 
 if __name__ == "__main__":
-    main()
+    checkout.run(main)

@@ -13,7 +13,6 @@ import argparse
 import ctypes
 import gc
 import itertools
-import json
 import multiprocessing
 import os
 import platform
@@ -28,6 +27,8 @@ import torch
 from memory import memory_of
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+
+from lexlip.utils.files import write_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -258,7 +259,7 @@ def report(rows: list[dict], options: Options) -> None:
 def write(rows: list[dict], options: Options) -> None:
     """Write the JSON file, if one is wanted; `report` does so too."""
     if options.json:
-        Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
+        write_json(rows, options.json)
 
 
 def _time(seconds: float) -> str:

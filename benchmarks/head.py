@@ -15,6 +15,7 @@ less than rounding; float64 then follows the token that the fast path chose, aft
 
 from __future__ import annotations
 
+import checkout
 import harness
 import torch
 import torch.nn.functional as F
@@ -132,4 +133,4 @@ def main(arguments: list[str] | None = None) -> list[dict]:
 
 
 if __name__ == "__main__":
-    main()
+    checkout.run(main)

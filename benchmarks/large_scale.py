@@ -16,26 +16,23 @@ known: see trained_run.py, and trained_set.py for what the distractors are.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
 import _one_thread  # noqa: F401
-import checkout  # noqa: F401
+import checkout
 import torch
 from contenders import BATCH, Contender, K, enter, race, rates, say
 from dense_engines import FaissEngine, FlatVectors
 from retrieval_sets import SYNTHETIC, SyntheticSet, exact_best, synthetic
 from tables import print_synthetic, print_trained
 
-from lexlip.errors import UserError
 from lexlip.index import write_shard
 from lexlip.index.adapters import installed
 from lexlip.index.engine import LexLIPEngine
-from lexlip_data.command import run_command
+from lexlip.utils.files import write_json
 
 ENGINES = ("dense", *FaissEngine.KINDS, "bm25")
 
@@ -56,7 +53,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     with tempfile.TemporaryDirectory(dir=options.work, prefix="large-scale-") as folder:
         rows = (_trained if options.model else _synthetic)(options, Path(folder))
     if options.json:
-        Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
+        write_json(rows, options.json)
     return rows
 
 
@@ -193,9 +190,5 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command() -> None:
-    main()
-
-
 if __name__ == "__main__":
-    sys.exit(run_command(_command, (UserError,)))
+    checkout.run(main)

@@ -18,13 +18,14 @@ import time
 from pathlib import Path
 
 import _one_thread  # noqa: F401
-import checkout  # noqa: F401
+import checkout
 from contenders import K, build_apart, close, path_of
 from memory import memory_of
 from retrieval_sets import SYNTHETIC, SyntheticSet, synthetic
 
 from lexlip.index import Index, write_shard
 from lexlip.index.adapters import open_engine
+from lexlip.utils.files import write_json
 
 
 def main(arguments: list[str] | None = None) -> list[dict]:
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     for row in rows:
         print(json.dumps(row))
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        write_json(rows, options.json)
     return rows
 
 
@@ -115,4 +116,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    checkout.run(main)

@@ -26,11 +26,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import checkout
 import httpx
-from checkout import ROOT
 from memory import memory_of
 
 from lexlip.index import Index, SparseRows, add, delete, merge
+from lexlip.utils.files import write_json
 
 EVERY = 10  # one request in ten is an image
 
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> dict:
     )  # fmt: skip
     print(json.dumps(result, indent=1))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(result, options.json)
     return result
 
 
@@ -162,7 +163,7 @@ class _Service:
         self._command = [*command, "--threads", str(threads)]
 
     def __enter__(self) -> _Service:
-        path = os.pathsep.join([str(ROOT), str(ROOT / "datasets")])
+        path = os.pathsep.join([str(checkout.ROOT), str(checkout.ROOT / "datasets")])
         self._process = subprocess.Popen(
             self._command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
         )
@@ -201,4 +202,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    checkout.run(main)

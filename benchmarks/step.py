@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 
+import checkout
 import harness
 import operations
 import reference
@@ -298,4 +299,4 @@ def main(arguments: list[str] | None = None) -> list[dict]:
 
 
 if __name__ == "__main__":
-    main()
+    checkout.run(main)

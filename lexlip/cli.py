@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from importlib import import_module
 
 from lexlip.errors import LaunchError, UserError
 from lexlip_data.command import run_command
@@ -12,22 +13,25 @@ def main(arguments: list[str] | None = None) -> int:
     return run_command(lambda: _run(arguments), (UserError, LaunchError))
 
 
-def _run(arguments: list[str] | None) -> int:
-    # Here rather than above, so that Ctrl-C while they load ends as it does later.
-    import lexlip.convert.cli
-    import lexlip.encode.cli
-    import lexlip.evaluate.cli
-    import lexlip.evaluate.long_text.cli
-    import lexlip.features.cli
-    import lexlip.fit.cli
-    import lexlip.index.cli
-    import lexlip.serve.cli
+# Whose commands they are. Only the room of the command that is given is loaded: a search is to be quick.
+_ROOMS = {
+    "fit": ("fit",), "cache": ("features",), "encode": ("encode",), "index": ("index",), "search": ("search",),
+    "sync": ("sync",), "serve": ("serve",), "classify": ("classify",),
+    "explain": ("explain",), "qrels": ("evaluate",), "evaluate": ("evaluate",), "eval-mteb": ("evaluate",),
+}  # fmt: skip
+_EVERY = (
+    "fit", "features", "encode", "index", "search", "sync", "serve", "explain", "classify", "convert",
+    "evaluate", "evaluate.long_text",
+)  # fmt: skip
 
+
+def _run(arguments: list[str] | None) -> int:
+    given = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser("lexlip", description="Checkpoints, model folders and indexes of LexLIP.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    rooms = (lexlip.fit, lexlip.features, lexlip.encode, lexlip.index, lexlip.serve, lexlip.convert)
-    for room in (*rooms, lexlip.evaluate, lexlip.evaluate.long_text):
-        room.cli.add_commands(commands)
+    for room in _ROOMS.get(given[0] if given else "", _EVERY):
+        # Here rather than above, so that Ctrl-C while they load ends as it does later.
+        import_module(f"lexlip.{room}.cli").add_commands(commands)
     options = parser.parse_args(arguments)
     return options.run(options) or 0
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lexlip.errors import IndexingError
+from lexlip.utils.later import Later
 
 if TYPE_CHECKING:
     from lexlip.index.origin import Origin
 
+pc = Later("pyarrow.compute")
 MAX_TERM = 2**22 - 1  # arrays with an entry for every term are held while an index is built
 _UNPACKED = 1 << 31  # bytes that texts of a dictionary or of views may grow to
 _HEAVIEST = float(np.finfo(np.float16).max)
@@ -168,6 +169,11 @@ class SparseRows:
             heavier, equal = weights[of_row] > lightest, weights[of_row] == lightest
             used[of_row] = heavier | (equal & (equal.cumsum() <= k - heavier.sum()))
         return self.select(used)
+
+    def at_length_one(self: Rows) -> Rows:
+        """Each row divided by its L2 norm; rows without terms stay."""
+        norms = np.sqrt(np.bincount(self.rows, self.weights.astype(np.float64) ** 2, minlength=len(self)))
+        return replace(self, weights=(self.weights / np.maximum(norms, 1e-12)[self.rows]).astype(self.weights.dtype))
 
 
 def nonzero_terms(vectors: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -32,6 +32,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would no
 
 import numpy as np  # noqa: E402
 
+from lexlip_data.command import run_command  # noqa: E402
+
 OUTCOMES = ("read", "skipped", "refused", "crash", "hang", "memory")
 GOOD = OUTCOMES[:3]
 
@@ -80,7 +82,7 @@ def fuzz(numbers: Iterable[int], seed: int, time_limit: float, memory_limit: flo
     """All uses of the inputs of these numbers, one after the other."""
     from fuzzing import annotations, arrow_files, images, paths, tables  # noqa: F401  registered by being imported
     from fuzzing.good import KINDS, WORDS
-    from fuzzing.uses import USES, load_converter, use
+    from fuzzing.uses import USES, use
     from tqdm import tqdm
     from transformers import AutoTokenizer
 
@@ -89,7 +91,6 @@ def fuzz(numbers: Iterable[int], seed: int, time_limit: float, memory_limit: flo
     with tempfile.TemporaryDirectory(prefix="fuzz") as scratch:
         build_tokenizer([" ".join(WORDS)], Path(scratch) / "vocab", 200)
         tokenizer = AutoTokenizer.from_pretrained(Path(scratch) / "vocab")
-        converter = load_converter(ROOT / "datasets" / "convert.py")
         for number in tqdm(numbers, disable=None, unit="input"):
             kind = KINDS[number % len(KINDS)]
             folder = Path(scratch) / f"input_{number}"
@@ -105,7 +106,7 @@ def fuzz(numbers: Iterable[int], seed: int, time_limit: float, memory_limit: flo
             for name in USES.get(kind.layout, ("convert",)):
                 ended = in_process(
                     lambda name=name, kind=kind, folder=folder: use(
-                        name, kind.layout, folder / "data", tokenizer, converter
+                        name, kind.layout, folder / "data", tokenizer
                     ),
                     time_limit, memory_limit,
                 )  # fmt: skip
@@ -182,4 +183,4 @@ def table(results: list[Result]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -19,13 +19,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import torch
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "datasets")]
 
+from lexlip_data.command import interrupt_in_one_line, run_command  # noqa: E402
+
+if __name__ == "__main__":
+    interrupt_in_one_line()
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
 from lexlip.convert.export import export_checkpoint  # noqa: E402
+from lexlip.errors import UserError  # noqa: E402
 from lexlip.evaluate.recall import CUTOFFS, SparseVectors, retrieval_metrics  # noqa: E402
 from lexlip.models.auto import load_folder_of_any_head  # noqa: E402
 from lexlip.models.two_tower import TwoTowers  # noqa: E402
@@ -67,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
                     write_json({"keys": config, **metrics}, file)
                 saved = json.loads(file.read_text())
                 if saved.get("keys") != config:
-                    raise SystemExit(f"error: {file} is of a run with another config; remove it or give another --out")
+                    raise UserError(f"{file} is of a run with another config; remove it or give another --out")
                 for queries in QUERIES:
                     results.setdefault(name, {}).setdefault(queries, []).append(saved[queries])
     summary, gains = _summary(results), _summary(_gains(results))
@@ -186,4 +192,4 @@ def _table(summary: dict, title: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main, (UserError, subprocess.CalledProcessError)))

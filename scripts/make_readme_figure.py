@@ -37,20 +37,23 @@ def main() -> None:
     parser.add_argument("--credit", default="", help="whose image it is")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    from lexlip.utils.files import write_whole
+
     image = options.image.read_bytes() if options.image else image_with_caption(options.arrow, options.caption)
-    options.out.write_text(figure(options.model, image, options.caption, options.credit), encoding="utf-8")
+    drawing = figure(options.model, image, options.caption, options.credit)
+    write_whole(options.out, lambda file: file.write(drawing.encode()))
 
 
 def image_with_caption(path: Path, caption: str) -> bytes:
     """The first image of an Arrow file that has this caption."""
-    import pyarrow as pa
+    from lexlip_data.errors import DataError
+    from lexlip_data.sources.arrow import ArrowSource
 
-    with pa.memory_map(str(path)) as file:
-        table = pa.ipc.open_file(file).read_all()
-        for row, captions in enumerate(table["caption"].to_pylist()):
-            if caption in captions:
-                return table["image"][row].as_py()
-    raise SystemExit(f"{path} has no image with the caption {caption!r}")
+    source = ArrowSource("figure", "test", [path])
+    for row in range(len(source)):
+        if caption in source.captions(row):
+            return bytes(source.image_bytes(row))
+    raise DataError(f"{path} has no image with the caption {caption!r}")
 
 
 def figure(name: str, image: bytes, caption: str, credit: str = "") -> str:
@@ -125,4 +128,7 @@ def _thumbnail(image) -> str:
 if __name__ == "__main__":
     root = Path(__file__).resolve().parent.parent
     sys.path[:0] = [str(root), str(root / "datasets")]
-    main()
+    from lexlip.errors import UserError
+    from lexlip_data.command import run_command
+
+    sys.exit(run_command(main, (UserError,)))

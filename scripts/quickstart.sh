@@ -1,9 +1,18 @@
 #!/usr/bin/env bash
 # The whole job on the demo data: OpenMoji drawings to Arrow, Phase 1, Phase 2, recall on the test images.
-# Usage: bash scripts/quickstart.sh
+# Usage: bash scripts/quickstart.sh [--photos DIR]
+# --photos DIR: the report also shows what the model that comes with the package says of the photos in this folder.
 # Writes runs/quickstart/metrics.json, report.html and a model folder. Finished stages are not repeated, unless their
 # configuration has changed. Changed code repeats nothing: remove runs/quickstart to start over.
 set -euo pipefail
+photos=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --photos) [ $# -gt 1 ] && [ -d "$2" ] || { echo "quickstart: --photos ${2-}: no such folder" >&2; exit 2; }
+      photos=(--photos "$(realpath "$2")"); shift 2 ;;
+    *) echo "quickstart: $1 is not known; usage: bash scripts/quickstart.sh [--photos DIR]" >&2; exit 2 ;;
+  esac
+done
 cd "$(dirname "$0")/.."
 
 bash scripts/setup.sh
@@ -62,7 +71,9 @@ stage evaluate-phase2 "$runs/phase2.json" "" evaluate phase2 "$phase2"
 
 stage model "$runs/model/config.json $runs/model/model.safetensors" "" \
   "$python" -m lexlip.cli export "$phase2" "$runs/model"
-stage report "$runs/report.html $runs/metrics.json" scripts/report.py "$python" scripts/report.py "$runs" "$data"
+[ ${#photos[@]} -eq 0 ] || rm -f "$runs/report.done"  # what is in the folder may have changed
+stage report "$runs/report.html $runs/metrics.json" scripts/report.py \
+  "$python" scripts/report.py "$runs" "$data" ${photos[@]+"${photos[@]}"}
 "$python" scripts/report.py --table "$runs"
 cat <<END
 report:  $runs/report.html

@@ -20,9 +20,16 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "datasets")]
+
+from lexlip_data.command import interrupt_in_one_line, run_command  # noqa: E402
+
+if __name__ == "__main__":
+    interrupt_in_one_line()
+
+import torch  # noqa: E402
+
 PHASES = {
     "Phase1": ["task_Text_MAE_Contrastive_train", "demo", "demo_phase1"],
     "Phase2": ["task_contrastive_train", "demo", "demo_phase2"],
@@ -142,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main, (subprocess.CalledProcessError,)))

@@ -10,6 +10,7 @@ import torch
 from lexlip.train.config import Config, base
 
 sys.path.insert(0, str(Path(__file__).parent))  # where tiny.py and runs.py are, which tests import
+sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))  # fuzzing/png.py
 
 import tiny  # noqa: E402  (found on that path)
 

@@ -11,8 +11,9 @@ MODELS = {"errors", "utils", "ops", "models"}
 ALLOWED = {  # room -> the rooms of lexlip that it may import where a module is loaded
     "errors": set(), "utils": {"errors"}, "ops": {"errors"}, "launch": {"errors"}, "sparse": {"errors", "utils"},
     "models": MODELS, "convert": MODELS | {"features"}, "index": {"errors", "utils", "sparse"},
-    "serve": MODELS | {"index", "sparse"},
-    "evaluate": MODELS | {"sparse", "index"}, "encode": MODELS | {"sparse", "index", "launch"},
+    "sync": MODELS | {"sparse", "index", "encode"}, "search": MODELS | {"sparse", "index", "sync"},
+    "serve": MODELS | {"index", "sparse", "sync"},
+    "explain": MODELS, "evaluate": MODELS | {"sparse", "index"}, "encode": MODELS | {"sparse", "index", "launch"},
     "features": MODELS | {"encode", "index"}, "train": MODELS | {"sparse", "evaluate", "launch", "features"},
     "fit": MODELS | {"sparse", "evaluate", "convert", "features", "train"},
     "integrations": MODELS | {"sparse", "index"},

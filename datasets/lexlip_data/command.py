@@ -41,6 +41,8 @@ def run_command(
         is what shells report of `yes | head`.
     """
     print_anything()
+    if signal.getsignal(signal.SIGINT) is _stop_loading:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     told: tuple[type[Exception], ...] = (*mistakes, DataError, OSError)
     try:
         status = work() or 0
@@ -55,6 +57,16 @@ def run_command(
         return _say(stopped, INTERRUPTED)
     finally:
         _let_go()
+
+
+def interrupt_in_one_line() -> None:
+    """From now until `run_command`, Ctrl-C ends the process in one line: for scripts that load what is heavy first."""
+    signal.signal(signal.SIGINT, _stop_loading)
+
+
+def _stop_loading(*_: object) -> None:
+    _say("stopped by Ctrl-C", INTERRUPTED)
+    os._exit(INTERRUPTED)  # an exception would be lost in whatever is being imported, or reported by it
 
 
 def reason(error: Exception) -> str:

@@ -4,7 +4,6 @@ import re
 import tempfile
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lexlip.errors import CheckpointError
@@ -19,9 +18,9 @@ from lexlip.models.weights import (
     model_weights,
     phase_file,
     read,
+    save_tensors,
     state_of,
 )
-from lexlip.utils.files import give_usual_rights
 
 TOKENIZER_FILE = re.compile(r"[\w-]+\.(json|txt|model|jinja)", re.ASCII)
 
@@ -31,11 +30,7 @@ def write_folder(model: RetrievalModel, out: str | Path, state: dict[str, Tensor
     out = Path(out)
     model.save_pretrained(out)
     if state:
-        file = phase_file(out, phase)
-        draft = file.with_name(file.name + ".tmp")
-        save_file({name: value.contiguous() for name, value in state.items()}, draft)
-        give_usual_rights(draft)
-        draft.replace(file)
+        save_tensors({name: value.contiguous() for name, value in state.items()}, phase_file(out, phase))
 
 
 def export_checkpoint(

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lexlip.convert.names import BERT_NEEDED, HEAD_WIDTH, bert_config, depth, translate
 from lexlip.errors import CheckpointError
 from lexlip.models.config import ModelConfig
 from lexlip.models.lexlip import LexLIP
-from lexlip.models.positions import CLS_ROWS, resample_relative_table
+from lexlip.models.positions import CLS_ROWS, resample_relative_table, stretch_as_official
 from lexlip.models.tokenizer import load_tokenizer
 from lexlip.models.trust import check_config
 from lexlip.models.weights import MODEL_PREFIX, OFFICIAL_MARK, check_shape, fit, read, state_of
@@ -189,9 +188,9 @@ def _grid(table: Tensor) -> int:
 def _resample(table: Tensor, old: int, new: int, rel_pos: str) -> Tensor:
     if rel_pos == "2d" or old == new:
         return resample_relative_table(table, (old, old), (new, new))
-    # The official code's way: the flattened table, CLS rows included, stretched as one line. Its scale aims a tenth
-    # of a row too far so that rounding down gives the right length.
-    rows = (2 * new - 1) ** 2 + CLS_ROWS
-    scale = (rows + 0.1) / len(table)
-    line = F.interpolate(table.T[None], scale_factor=scale, mode="linear", align_corners=False)
-    return line[0].T.contiguous()
+    if new < old:
+        raise CheckpointError(
+            f"--rel-pos official: the official code only enlarges position tables, here of {old} x {old} patches, "
+            f"never to {new} x {new}; leave the option out"
+        )
+    return stretch_as_official(table, (new, new))

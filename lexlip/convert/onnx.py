@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lexlip.errors import CheckpointError
-from lexlip.models.lexicon_head import LexiconHead
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.two_tower import TwoTowers
+from lexlip_data.sources.files import writing
 
 TOLERANCE = 1e-4
 
@@ -21,13 +21,12 @@ TOLERANCE = 1e-4
 class _Side(nn.Module):
     """A tower and its head."""
 
-    def __init__(self, encoder: nn.Module, head: LexiconHead):
+    def __init__(self, model: LexLIP):
         super().__init__()
-        self.encoder, self.head = encoder, head
+        self.model = model
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        states = self.encoder(inputs) if mask is None else self.encoder(inputs, mask)
-        return self.head.term_weights(states, mask)
+        return self.model.lexicon_image(inputs) if mask is None else self.model.lexicon_text(inputs, mask)
 
 
 def export_onnx(folder: str | Path, out: str | Path, trust_sources: bool = False) -> dict[str, float]:
@@ -60,7 +59,7 @@ def export_onnx(folder: str | Path, out: str | Path, trust_sources: bool = False
     out.mkdir(parents=True, exist_ok=True)
     positions = model.text_encoder.config.max_position_embeddings
     batch, length = torch.export.Dim("batch", min=1, max=4096), torch.export.Dim("length", min=2, max=positions)
-    text, image = _Side(model.text_encoder, model.text_head), _Side(model.image_encoder, model.image_head)
+    text, image = _Side(model), _Side(model)
     sides = {  # with inputs to trace, others to compare, and the dimensions that may change
         "text.onnx": (text, _texts(model, 3, min(7, positions)), _texts(model, 2, min(5, positions)), (batch, length)),
         "image.onnx": (image, _images(model, 3), _images(model, 2), (batch,)),
@@ -76,7 +75,8 @@ def export_onnx(folder: str | Path, out: str | Path, trust_sources: bool = False
             )  # fmt: skip
         assert program is not None  # as `dynamo` makes one
         draft = out / f"{file}.tmp"
-        program.save(draft)
+        with writing(out / file):
+            program.save(draft)
         session = onnxruntime.InferenceSession(str(draft), providers=["CPUExecutionProvider"])
         with torch.no_grad():
             wanted = side(*others.values())

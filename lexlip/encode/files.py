@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from lexlip.encode.corpus import mark
 from lexlip_data.errors import BrokenSample, DataError, one_line
 from lexlip_data.sources.files import read_image
 from lexlip_data.sources.kinds import require_text
@@ -35,6 +36,7 @@ class FolderImages:
     Args:
         folder: where to look.
         picture_roots: other folders that links in it may lead into.
+        also: kinds of files besides images, of `lexlip_data.sources.kinds`.
 
     Raises:
         DataError: no such folder.
@@ -42,11 +44,11 @@ class FolderImages:
 
     what, ids = "images", "string"
 
-    def __init__(self, folder: str | Path, picture_roots: Sequence[str | Path] = ()):
+    def __init__(self, folder: str | Path, picture_roots: Sequence[str | Path] = (), also: Sequence[str] = ()):
         self.folder, self.origin = Path(folder), str(folder)
         if not self.folder.is_dir():
             raise DataError(f"{folder}: no such folder")
-        listing = Listing(self.folder, picture_roots)
+        listing = Listing(self.folder, picture_roots, also)
         self._roots = listing.roots
         names, chunks = iter(listing), [pa.array([], pa.large_string())]
         while some := list(islice(names, _LISTED)):
@@ -118,6 +120,11 @@ class LineTexts:
 
     def fingerprint(self) -> str:
         return self._digest
+
+    def marks(self) -> np.ndarray:
+        texts = (item.reason if isinstance(item, Skipped) else item[1] for item in self.read(0, len(self)))
+        content = np.fromiter((mark(text)[0] for text in texts), np.uint32, len(self))
+        return np.stack([np.zeros_like(content), content], axis=1)  # their ids follow from their place
 
     def read(self, start: int, stop: int) -> Iterator[tuple[int, str] | Skipped]:
         with open(self.path, "rb") as file:

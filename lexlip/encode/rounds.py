@@ -5,10 +5,12 @@ they are, byte for byte, and an index takes those of all rounds:
 
     encoding.json, shard-00000.arrow, ...               the first round
     encoding-1.json, shard-added1-00000.arrow, ...      what was new the second time, and so on
-    encoding-names.gz, encoding-1-names.gz              a round's documents, until its last shard is there
+    encoding-names.gz, encoding-1-names.gz              a round's images of a folder, until its last shard is there
+    encoding-rows.npy, encoding-1-rows.npy              checksums of a round's rows or lines, to see what was changed
 
-Only corpora whose documents have lasting names grow: folders of images. Costs reading the ids of all shards once they
-differ from the folder; and, of documents that are there, a `stat` each to see which were changed since.
+A folder of images grows anywhere, because its documents have lasting names: costs reading the ids of all shards once
+they differ from the folder; and, of documents that are there, a `stat` each to see which were changed since. A table,
+Arrow files and lines grow at their end: costs reading all texts, or the lengths of all images, and 8 bytes for each.
 """
 
 from __future__ import annotations
@@ -16,21 +18,27 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 from filelock import FileLock
 
-from lexlip.encode.corpus import Images, Texts
-from lexlip.encode.files import FolderImages
+from lexlip.encode.corpus import Images, Ordered, Part, Texts
+from lexlip.encode.files import FolderImages, LineTexts
 from lexlip.encode.shards import FACTS, LOCK, ShardFolder, ShardPlan, refuse_other
 from lexlip.errors import EncodingError
 from lexlip.index.origin import Origin
 from lexlip.utils.files import give_usual_rights, write_json, write_whole
 from lexlip_data.errors import one_line
-from lexlip_data.sources.skipped import Rules
+from lexlip_data.sources.skipped import Rules, Skipped
 
+_MOST_TIMES, _MOST_SMALL = 64, 64 << 20  # a list of names may be so much longer without compression
 _OF_CORPUS = ("documents", "corpus")  # facts that may differ where a corpus grew
 
 
@@ -99,14 +107,86 @@ class _Opener:
             self._require_same(of_round, self.settings)
         if len(there) == 1 and all(there[0].get(name) == facts[name] for name in _OF_CORPUS):
             first = self._round(0, self.corpus, there[0])
-            return Rounds([first], self._changed([first]))
+            # Of lines the fingerprint says that none was changed.
+            of_rows = [] if isinstance(self.corpus, LineTexts) else self._changed_rows(there)
+            return Rounds([first], self._changed([first]) + of_rows)
         if len(there) == 1 and not self._begun(0, there[0]):
             self._forget(0)
             return Rounds([self._claim(0, self.corpus)])
-        if not isinstance(self.corpus, FolderImages):
-            self._require_same(there[0], facts)
-            raise EncodingError(f"{self.out} holds a folder of images; name a new folder with --out")
-        return self._grown(there, self.corpus)
+        if isinstance(self.corpus, FolderImages):
+            return self._grown(there, self.corpus)
+        if (longer := self._longer(there)) is not None:
+            return longer
+        self._require_same(there[0], facts)
+        raise EncodingError(f"{self.out} holds another corpus; name a new folder with --out")
+
+    def _longer(self, there: list[dict]) -> Rounds | None:
+        """The rounds of rows that are there and a new one of those after them; None where this is another corpus."""
+        if len(there) > 1 and not self._begun(len(there) - 1, there[-1]):
+            self._forget(len(there) - 1)
+            there = there[:-1]
+        ends = [0, *accumulate(facts["documents"] for facts in there)]
+        before = self._rows(there)
+        if before is None or ends[-1] > len(self.corpus) or (len(there) == 1 and ends[-1] == len(self.corpus)):
+            return None
+        same = self._marks[: len(before)] == before
+        if not same[:, 0].all() or 2 * np.count_nonzero(~same[:, 1]) >= len(same):
+            return None
+        rounds = [
+            self._round(number, self._part(ends[number], ends[number + 1]), facts) for number, facts in enumerate(there)
+        ]
+        if ends[-1] < len(self.corpus):
+            rounds.append(self._claim(len(there), self._part(ends[-1], len(self.corpus))))
+        for of_round in rounds:
+            of_round.shards.allow(self.rules.allowed(len(self.corpus)), len(self.corpus))
+        return Rounds(rounds, self._changed_rows(there))
+
+    def _part(self, start: int, stop: int) -> Images | Texts:
+        return cast(Images | Texts, Part(self.corpus, start, stop, self._marks))
+
+    @cached_property
+    def _marks(self) -> np.ndarray:
+        return cast(Ordered, self.corpus).marks()
+
+    def _rows_file(self, number: int) -> Path:
+        return self.out / (f"encoding-{number}-rows.npy" if number else "encoding-rows.npy")
+
+    def _rows(self, there: list[dict]) -> np.ndarray | None:
+        """The marks of the rows of all rounds; None where they are not kept, as in earlier versions."""
+        files = [self._rows_file(number) for number in range(len(there))]
+        if isinstance(self.corpus, FolderImages) or not all(file.exists() for file in files):
+            return None
+        found = []
+        for file, facts in zip(files, there, strict=True):
+            try:
+                marks = np.load(file, allow_pickle=False)
+                if marks.dtype != np.uint32 or marks.shape != (facts["documents"], 2):
+                    raise ValueError(f"{marks.dtype} of shape {marks.shape}")
+            except (OSError, ValueError, EOFError) as error:
+                raise EncodingError(
+                    f"{file} cannot be read ({one_line(error)}); name a new folder with --out"
+                ) from error
+            found.append(marks)
+        return np.concatenate(found)
+
+    def _changed_rows(self, there: list[dict]) -> list[str]:
+        """A note of the rows that say something else than when they were encoded."""
+        before = self._rows(there)
+        if before is None:
+            return []
+        changed = np.flatnonzero((self._marks[: len(before)] != before).any(axis=1))
+        if not len(changed):
+            return []
+        first = int(changed[0])
+        if self.corpus.what == "images":
+            name: object = cast(Images, self.corpus).name(first)
+        else:
+            text = next(cast(Texts, self.corpus).read(first, first + 1))
+            name = text.image_id if isinstance(text, Skipped) else text[0]
+        return [
+            f"{self.out}: {len(changed):,} {self.corpus.what} of {self.corpus.origin} were changed after they were "
+            f"encoded (e.g. {one_line(name)}); they are not encoded anew: name a new folder with --out"
+        ]
 
     def _grown(self, there: list[dict], corpus: FolderImages) -> Rounds:
         if len(there) > 1 and not self._begun(len(there) - 1, there[-1]):
@@ -139,7 +219,7 @@ class _Opener:
                 content = json.loads(file.read_text(encoding="utf-8"))
                 if not isinstance(content["documents"], int) or not isinstance(content["run"], str):
                     raise ValueError("no number of documents, or no run")
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 raise EncodingError(
                     f"{file} cannot be read ({one_line(error)}); name a new folder with --out"
                 ) from error
@@ -174,6 +254,9 @@ class _Opener:
             content = gzip.compress("\0".join(corpus.names.to_pylist()).encode(), 1)
             write_whole(self._names_file(number), lambda file: file.write(content))
             give_usual_rights(self._names_file(number))
+        else:
+            marks = self._marks[-len(corpus) :]
+            write_whole(self._rows_file(number), lambda file: np.save(file, marks))
         write_json(facts, self._facts_file(number))
         return self._round(number, corpus, facts, gone)
 
@@ -185,18 +268,23 @@ class _Opener:
         for file in self._round(number, self.corpus, {"documents": 1, "run": ""}).shards.lists():
             file.unlink(missing_ok=True)
         self._facts_file(number).unlink()
-        self._names_file(number).unlink(missing_ok=True)
+        for file in (self._names_file(number), self._rows_file(number)):
+            file.unlink(missing_ok=True)
 
     def _names(self, number: int, facts: dict) -> list[str]:
         """Of a round's documents, in their order where one is left to encode."""
         file = self._names_file(number)
         try:
             if file.exists():
-                names = gzip.decompress(file.read_bytes()).decode().split("\0")
+                packed = file.read_bytes()
+                stream = zlib.decompressobj(31)  # gzip's
+                names = stream.decompress(packed, _MOST_TIMES * len(packed) + _MOST_SMALL).decode().split("\0")
+                if not stream.eof:
+                    raise ValueError("cut short, or out of proportion")
                 if len(names) != facts["documents"]:
                     raise ValueError(f"{len(names):,} names, not {facts['documents']:,}")
                 return names
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, zlib.error, ValueError) as error:
             raise EncodingError(f"{file} cannot be read ({one_line(error)}); name a new folder with --out") from error
         shards = self._round(number, self.corpus, facts).shards
         if len(shards.finished()) < shards.plan.shards:

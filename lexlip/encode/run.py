@@ -82,7 +82,7 @@ def encode(
         corpus: its documents keep their order.
         out: a new folder, or one that the same model, corpus and arguments began; of a folder of images that grew since
             then, what is new is added.
-        top_k: how many of the heaviest terms of a vector are kept, weights as they were; None: all.
+        top_k: how many of the heaviest terms of a vector are kept, as `model.cut_to_length_one` says; None: all.
         batch_size: documents that go through the model at once.
         shard_documents: documents of a shard.
         workers: processes that decode images; 0: this one does.
@@ -107,6 +107,7 @@ def encode(
     settings = {
         "model": fingerprint(model), "what": corpus.what, "top_k": top_k, "batch_size": batch_size,
         "shard_documents": shard_documents,
+        **({"cut_to_length": 1} if top_k and model.cut_to_length_one else {}),
         **({"id_prefix": id_prefix} if id_prefix else {}),  # an earlier version's folder, without one, goes on
     }  # fmt: skip  # what decides every byte of a shard: padding changes the last bits of a text's vector
     plan = partial(ShardPlan, shard_documents=shard_documents, window=batch_size * WINDOW_BATCHES)

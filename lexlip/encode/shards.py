@@ -31,8 +31,9 @@ from lexlip.index.origin import Origin, origin_metadata
 from lexlip.index.shards import record_batch, run_metadata
 from lexlip.sparse import SparseRows
 from lexlip.utils.files import give_usual_rights
-from lexlip_data.errors import one_line
-from lexlip_data.sources.files import sync_folder
+from lexlip_data.errors import DataError, one_line
+from lexlip_data.sources.files import sync_folder, writing
+from lexlip_data.sources.ipc_bounds import require_proportion
 from lexlip_data.sources.skipped import Rules, Skipped, read_lists, write_list
 
 FACTS = "encoding.json"
@@ -135,9 +136,10 @@ class ShardFolder:
         path = self.shard(shard)
         try:
             with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+                require_proportion(source, path)
                 batches = map(reader.get_batch, range(reader.num_record_batches))
                 ids = [id for batch in batches for id in batch.column("id").to_pylist()]
-        except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
+        except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError, DataError) as error:
             raise EncodingError(f"{path} cannot be read ({error}); remove it to encode it again") from error
         source = self._origin.source if self._origin else None
         prefix = source.id_prefix if source else ""
@@ -190,7 +192,7 @@ class ShardFolder:
         schema = schema.with_metadata({**of_run, **(origin_metadata(self._origin) if self._origin else {})})
         handle, draft = tempfile.mkstemp(prefix=f".{self.name(shard)}-", suffix=".tmp", dir=self.path)
         try:
-            with os.fdopen(handle, "wb") as file:
+            with writing(self.shard(shard)), os.fdopen(handle, "wb") as file:
                 with pa.ipc.new_file(file, schema) as writer:
                     for batch, left_out in batches:
                         if batch is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lexlip.encode.corpus import Images, Texts
+from lexlip.encode.corpus import Images, Texts, mark
 from lexlip_data.errors import BrokenSample, DataError, one_line
 from lexlip_data.sources.arrow import ArrowSource
 from lexlip_data.sources.contained import ContainedTable
@@ -98,6 +98,18 @@ class SourceImages(_OfSource):
     def __len__(self) -> int:
         return len(self._first_rows)
 
+    def marks(self) -> np.ndarray:
+        marks = [mark(self.name(i), self._content(int(row))) for i, row in enumerate(self._first_rows)]
+        return np.array(marks, np.uint32).reshape(-1, 2)
+
+    def _content(self, row: int) -> str:
+        if isinstance(self.source, TsvSource):
+            return str(self.source.path(row))
+        try:
+            return str(len(self.source.image_bytes(row)))  # which reads none of them
+        except BrokenSample as error:
+            return str(error)
+
     def image(self, i: int) -> tuple[str, bytes | memoryview]:
         row = int(self._first_rows[i])
         return self.source.image_id(row), self.source.image_bytes(row)
@@ -124,6 +136,11 @@ class SourceCaptions(_OfSource):
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
+
+    def marks(self) -> np.ndarray:
+        items = self.read(0, len(self))
+        marks = [mark(*((i.image_id, i.reason) if isinstance(i, Skipped) else i)) for i in items]
+        return np.array(marks, np.uint32).reshape(-1, 2)
 
     def read(self, start: int, stop: int) -> Iterator[tuple[str, str] | Skipped]:
         row = int(np.searchsorted(self._ends, start, side="right"))

@@ -34,7 +34,7 @@ class CorpusEncoder:
 
     Attributes:
         model: in evaluation mode, on its device.
-        top_k: how many of the heaviest terms of a vector are kept, weights as they were; None: all.
+        top_k: how many of the heaviest terms of a vector are kept, as `model.cut_to_length_one` says; None: all.
         batch_size: documents at once.
         workers: processes that decode images; 0: this one does.
     """
@@ -88,7 +88,10 @@ class CorpusEncoder:
     def _rows(self, ids: Sequence[int | str], vectors: Tensor) -> SparseRows:
         """In the model's precision and unchecked: terms are cut before their weights are rounded."""
         rows = SparseRows(as_ids(ids), *nonzero_terms(vectors))
-        return rows if self.top_k is None else rows.top_k(self.top_k)
+        if self.top_k is None:
+            return rows
+        cut = rows.top_k(self.top_k)
+        return cut.at_length_one() if self.model.cut_to_length_one else cut
 
 
 def _joined(parts: list[SparseRows], numbers: Sequence[int], corpus: Images | Texts) -> SparseRows:

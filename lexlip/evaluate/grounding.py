@@ -9,14 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lexlip.models.terms import FUNCTION_WORDS
 from lexlip.sparse import SparseRows
 
 HEAVIEST = 10
-# Words that every caption has say nothing of an image.
-FUNCTION_WORDS = frozenset(
-    "a an the of in on at to with and or is are was be been being it its he she they his her their him them this that "
-    "there as by for from into over out up down off through while who which what very some other another".split()
-)
 
 
 def content_terms(vocabulary: dict[str, int]) -> np.ndarray:
@@ -25,6 +21,14 @@ def content_terms(vocabulary: dict[str, int]) -> np.ndarray:
     for piece, term in vocabulary.items():
         counted[term] = piece.isalnum() and piece not in FUNCTION_WORDS
     return counted
+
+
+def terms_of_images(ids: np.ndarray, words: SparseRows) -> list[np.ndarray]:
+    """For each of (N,) image ids the ids of its captions' terms, of rows of captions that have their image's id."""
+    order = np.argsort(words.ids[words.rows], kind="stable")
+    of_images, terms = words.ids[words.rows][order], words.terms[order]
+    starts, stops = (np.searchsorted(of_images, ids, side) for side in ("left", "right"))
+    return [np.unique(terms[a:b]) for a, b in zip(starts, stops, strict=True)]
 
 
 def grounding(

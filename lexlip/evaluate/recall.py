@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lexlip.evaluate.grounding import HEAVIEST, grounding
 from lexlip.sparse import SparseRows, nonzero_terms
 from lexlip.utils.distributed import gather_objects, rank, world_size
 
@@ -257,12 +258,25 @@ def chance(images: SparseVectors, texts: SparseVectors) -> dict[str, dict[str, f
     return result
 
 
-def evaluate(images: SparseVectors, texts: SparseVectors, top_k: list[int], folds: int) -> dict:
-    """All that an evaluation reports: `retrieval_metrics`, "pruned" by k, "folds" if any, and `chance`."""
+def evaluate(
+    images: SparseVectors, texts: SparseVectors, top_k: list[int], folds: int,
+    words: tuple[Sequence[np.ndarray], np.ndarray] | None = None, cut_to_length_one: bool = False,
+) -> dict:  # fmt: skip
+    """All that an evaluation reports: `retrieval_metrics`, "pruned" by k, "folds" if any, and `chance`.
+
+    With `words`, the terms of each image's captions and which terms count, also "grounding" (`grounding.grounding`).
+    With `cut_to_length_one`, vectors cut to k terms are normalised again.
+    """
     metrics = retrieval_metrics(images, texts)
     metrics["chance"] = chance(images, texts)
+    if words is not None:
+        metrics["grounding"] = grounding(images, *words)
     if top_k:
-        metrics["pruned"] = {str(k): retrieval_metrics(images.top_k(k), texts.top_k(k)) for k in top_k}
+        metrics["pruned"] = {}
+        for k in top_k:
+            cut = [rows.top_k(k) for rows in (images, texts)]
+            cut = [rows.at_length_one() for rows in cut] if cut_to_length_one else cut
+            metrics["pruned"][str(k)] = retrieval_metrics(*cut)
     if folds:
         metrics["folds"] = {"count": folds, **folded_metrics(images, texts, folds)}
     return metrics
@@ -283,4 +297,11 @@ def table(metrics: dict[str, dict]) -> str:
         numbers = "".join(f"{row[side][f'R@{k}']:8.2f}" for side in ("t2i", "i2t") for k in CUTOFFS)
         terms = row["active_terms"]
         lines.append(f"{name:24}{numbers}{row['rsum']:8.1f}{terms['text']:8.1f}{terms['image']:8.1f}")
+    for name, row in metrics.items():
+        if words := row.get("grounding"):
+            lines.append(
+                f"{name}: {words['images']:.1f}% of the images have a word of their captions among their {HEAVIEST} "
+                f"heaviest terms ({words['terms']:.2f} words), by chance {words['chance_images']:.1f}% "
+                f"({words['chance_terms']:.2f})"
+            )
     return "\n".join(lines)

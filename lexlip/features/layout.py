@@ -27,6 +27,7 @@ from lexlip.errors import FeaturesError
 from lexlip.index.shards import run_metadata
 from lexlip_data.errors import DataError, one_line
 from lexlip_data.sources.files import require_file
+from lexlip_data.sources.ipc_bounds import require_proportion
 
 FACTS = "features.json"
 TOKENIZER = "tokenizer"
@@ -137,6 +138,7 @@ def read_shard(path: Path, widths: Widths, kind: str, run: str, shard: int, shar
     try:
         with pa.memory_map(str(path), "r") as source:  # what is read keeps the map open
             reader = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(use_threads=False))
+            require_proportion(source, path)
             if not reader.schema.equals(widths.schema(kind)):
                 raise ValueError(f"its columns are {one_line(reader.schema.remove_metadata(), 500)}")
             wanted = {key: value.encode() for key, value in run_metadata(run, shard, shards).items()}

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from lexlip.errors import FeaturesError
 from lexlip.models.towers.protocol import TextTower
+from lexlip.models.weights import save_tensors
 
 FILE = "vocabulary.safetensors"
 BATCH_SIZE = 256
@@ -47,9 +47,7 @@ def write_vocabulary(folder: str | Path, tower: TextTower, progress: bool = Fals
     tensors = {"words": words}
     if (embeddings := tower.term_embeddings()) is not None:
         tensors["embeddings"] = embeddings.to("cpu", torch.float16).contiguous()
-    draft = path.with_suffix(".tmp")
-    save_file(tensors, draft)
-    draft.replace(path)
+    save_tensors(tensors, path)
 
 
 def read_vocabulary(folder: str | Path, size: int) -> Vocabulary:

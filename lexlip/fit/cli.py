@@ -62,7 +62,9 @@ def _run(options: argparse.Namespace) -> None:
     except Stopped as stopped:
         print(f"{stopped}; the same command goes on", file=sys.stderr)
         sys.exit(stopped.code)
-    report = write_report(model, metrics, features, options, work)
+    report, photos = write_report(model, metrics, features, options, work)
+    for photo in photos:
+        print(f"{photo.id}: {', '.join(f'{word} {weight:.2f}' for word, weight in photo.words)}")
     if metrics:
         print(table(metrics))
         words = metrics["lexicon"]["grounding"]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from lexlip.evaluate.grounding import content_terms, grounding
-from lexlip.evaluate.recall import SparseVectors, evaluate, retrieval_metrics
+from lexlip.evaluate.recall import SparseVectors, evaluate
 from lexlip.features.store import FeatureSplit
 from lexlip.models.frozen.model import FrozenLexLIP
 from lexlip.train.features import FeatureRows
@@ -29,18 +27,10 @@ def vectors_of(model: FrozenLexLIP, split: FeatureSplit, kind: str, head: str) -
     return SparseVectors.concatenate(parts)
 
 
-def _cut(rows: SparseVectors, k: int) -> SparseVectors:
-    """The k heaviest terms of each row, at length 1 again, as they were trained."""
-    cut = rows.top_k(k)
-    return replace(cut, weights=(cut.weights / np.maximum(cut.norms, 1e-12)[cut.rows]).astype(np.float32))
-
-
 def evaluated(model: FrozenLexLIP, split: FeatureSplit, head: str, cuts: list[int]) -> dict:
     """What `recall.evaluate` reports, and for the lexicon "grounding"."""
     images, texts = vectors_of(model, split, "image", head), vectors_of(model, split, "text", head)
-    metrics = evaluate(images, texts, [], 0)
-    if head == "lexicon":
-        metrics["pruned"] = {str(k): retrieval_metrics(_cut(images, k), _cut(texts, k)) for k in cuts}
+    metrics = evaluate(images, texts, cuts if head == "lexicon" else [], 0, cut_to_length_one=model.cut_to_length_one)
     if head == "lexicon" and model.tokenizer is not None:
         metrics["grounding"] = grounding(images, split.caption_terms(), content_terms(model.tokenizer.get_vocab()))
     return metrics

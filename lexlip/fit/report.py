@@ -7,14 +7,15 @@ import base64
 import html
 import io
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch.nn.functional as F
 
 from lexlip.features.data import read_data
-from lexlip.features.store import FeatureStore
+from lexlip.features.store import FeatureSplit, FeatureStore
 from lexlip.models.frozen.model import FrozenLexLIP
-from lexlip.utils.files import write_json
+from lexlip.utils.files import write_json, write_whole
 from lexlip_data.sources.images import open_image
 from lexlip_data.sources.skipped import Rules
 
@@ -33,24 +34,42 @@ span{background:#2a3340}}
 """
 
 
+class Said(NamedTuple):
+    """A photo, one of its captions, and the words that a model gives the photo."""
+
+    id: str
+    caption: str
+    words: list[tuple[str, float]]
+
+
 def write_report(
     model: FrozenLexLIP, metrics: dict, features: Path, options: argparse.Namespace, work: Path
-) -> Path:  # fmt: skip
-    """Write metrics.json into the model folder, and report.html, which shows photos, elsewhere; gives its path."""
+) -> tuple[Path, list[Said]]:  # fmt: skip
+    """Write metrics.json into the model folder, and report.html elsewhere; gives its path and the photos in it."""
     if metrics:
         write_json(metrics, options.out / "metrics.json")
     store = FeatureStore(features, verify=False)
     name = "val" if "val" in store.splits else "train"
+    photos = said_of(model, store.split(name))
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         f"<title>{html.escape(options.out.name)}</title><style>{STYLE}</style><h1>{html.escape(options.out.name)}</h1>"
-        f"{_table(metrics)}{_photos(model, store, name, options)}</html>"
+        f"{_table(metrics)}{_photos(photos, _files(options, name, [photo.id for photo in photos]))}</html>"
     )
     path = work / "report.html"
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(page, encoding="utf-8")
-    draft.replace(path)
-    return path
+    write_whole(path, lambda file: file.write(page.encode()))
+    return path, photos
+
+
+def said_of(model: FrozenLexLIP, split: FeatureSplit) -> list[Said]:
+    """A dozen photos from all over a split, with the words that the model gives them."""
+    rows = np.unique(np.linspace(0, len(split.image_ids) - 1, PHOTOS).astype(np.int64))
+    vectors = F.normalize(model.vectors_of_features("image", {"image": split.images(rows)}, "lexicon").detach(), dim=-1)
+    captions = {int(image): caption for image, caption in zip(split.caption_image, split.captions)}
+    return [
+        Said(split.image_ids[row], captions.get(row, ""), words)
+        for row, words in zip(rows.tolist(), model.lexicon(vectors, WORDS), strict=True)
+    ]
 
 
 def _table(metrics: dict) -> str:
@@ -70,24 +89,23 @@ def _table(metrics: dict) -> str:
     words = lexicon["grounding"]
     return (
         f"<p>Recall in percent on {lexicon['pictures']} held-out photos: how often a right photo or caption is the "
-        f"first, or among the first five or ten. Fewer terms make a smaller and faster index.</p>"
+        f"first, or among the first five or ten. The dense reference is what the same features give without words; "
+        f"fewer terms make a smaller and faster index.</p>"
         f"<table>{''.join(lines)}</table><p>{words['images']:.0f}% of the photos have a word of their captions among "
         f"their ten heaviest terms; of the captions of another photo, {words['chance_images']:.0f}%.</p>"
     )
 
 
-def _photos(model: FrozenLexLIP, store: FeatureStore, name: str, options: argparse.Namespace) -> str:
-    split = store.split(name)
-    rows = np.unique(np.linspace(0, len(split.image_ids) - 1, PHOTOS).astype(np.int64))
-    vectors = F.normalize(model.vectors_of_features("image", {"image": split.images(rows)}, "lexicon").detach(), dim=-1)
-    files = _files(options, name, [split.image_ids[row] for row in rows])
+def _photos(photos: list[Said], files: dict[str, str]) -> str:
     figures = []
-    for row, words in zip(rows.tolist(), model.lexicon(vectors, WORDS), strict=True):
-        caption = split.captions[int(np.flatnonzero(split.caption_image == row)[0])]
-        spans = "".join(f"<span>{html.escape(word)} {weight:.2f}</span>" for word, weight in words)
-        image = f"<img alt='' src='data:image/jpeg;base64,{data}'>" if (data := files.get(split.image_ids[row])) else ""
-        figures.append(f"<figure>{image}<p>{html.escape(caption)}</p>{spans}</figure>")
-    return f"<h2>Photos with their ten heaviest terms</h2><div class=photos>{''.join(figures)}</div>"
+    for photo in photos:
+        spans = "".join(f"<span>{html.escape(word)} {weight:.2f}</span>" for word, weight in photo.words)
+        image = f"<img alt='' src='data:image/jpeg;base64,{files[photo.id]}'>" if photo.id in files else ""
+        figures.append(f"<figure>{image}<p>{html.escape(photo.caption)}</p>{spans}</figure>")
+    return (
+        "<h2>Photos with their ten heaviest terms</h2><p>Below each photo one of its captions, then what the model "
+        f"says; the first words are the surest.</p><div class=photos>{''.join(figures)}</div>"
+    )
 
 
 def _files(options: argparse.Namespace, split: str, wanted: list[str]) -> dict[str, str]:

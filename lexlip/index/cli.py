@@ -1,4 +1,4 @@
-"""The commands around an index: lexlip index build | add | delete | merge | info | verify | export, lexlip search."""
+"""The commands around an index: lexlip index build | add | delete | merge | info | verify | export."""
 
 from __future__ import annotations
 
@@ -8,30 +8,18 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from lexlip.errors import DamagedIndex, IndexingError
-from lexlip.index import run_files, writer
+from lexlip.index import writer
 from lexlip.index.impacts import SCALES
 from lexlip.index.index import Index, damage_of
-from lexlip.index.lookup import TableModel, has_table
-from lexlip.index.queries import bag_of
-from lexlip.index.remembered import remembered
 from lexlip.index.shards import read_shards
 from lexlip.index.store import read_manifest
-from lexlip.pretrained import tell_of
-from lexlip.utils.options import trust_option
-from lexlip.utils.paths import check_input
 from lexlip_data.command import prints_unicode
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Hook `index` and `search` into the parser of the `lexlip` command."""
-    _add_index(commands)
-    _add_search(commands)
-
-
-def _add_index(commands: argparse._SubParsersAction) -> None:
+    """Hook `index` into the parser of the `lexlip` command."""
     index = commands.add_parser("index", help="build, change and check an index of lexicon vectors")
     actions = index.add_subparsers(required=True, metavar="ACTION")
 
@@ -86,26 +74,6 @@ def _add_taking(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="take vectors of another model than the others")
 
 
-def _add_search(commands: argparse._SubParsersAction) -> None:
-    search = commands.add_parser("search", help="search an index by a text, an image or a bag of words")
-    search.add_argument("text", nargs="?", help="what to look for")
-    search.add_argument("--index", type=Path, required=True)
-    search.add_argument("--model", help="model folder, or a name on the hub (default: the one that made the index)")
-    trust_option(search)
-    search.add_argument("--image", type=Path, help="look for what is like this image")
-    search.add_argument("--bag", help='words or term numbers, and weights: {"dog": 0.7}')
-    search.add_argument("-k", type=int, default=10, help="how many documents to return (default: 10)")
-    search.add_argument(
-        "--drop", type=float, default=0.0,
-        help="fraction of the largest possible score that terms left out may hold; 0 is exact (default: 0)",
-    )  # fmt: skip
-    search.add_argument("--explain", action="store_true", help="also what each shared term adds to a score")
-    search.add_argument("--force", action="store_true", help="search with a model that did not make the vectors")
-    search.add_argument("--json", action="store_true", help="a JSON list instead of lines")
-    run_files.add_options(search)
-    search.set_defaults(run=_search)
-
-
 def _build(options: argparse.Namespace) -> None:
     change = writer.build(
         options.index, _rows(options), impact_bits=options.impact_bits, impact_scale=options.impact_scale,
@@ -151,78 +119,6 @@ def _export(options: argparse.Namespace) -> None:
 
     count = export(Index.open(options.index), options.format, options.out, options.scale, options.rounded)
     print(f"{options.index}: {count:,} documents -> {options.out}")
-
-
-def _search(options: argparse.Namespace) -> None:
-    if run_files.is_wanted(options):
-        _write_run(options)
-        return
-    given = [name for name in ("text", "image", "bag") if getattr(options, name) is not None]
-    if len(given) != 1:
-        raise IndexingError(f"a search takes one of a text, --image and --bag, not {' and '.join(given) or 'none'}")
-    if options.k < 1:
-        raise IndexingError(f"k={options.k}; it must be at least 1")
-    check_input("--image", options.image)
-    query = {"image": _image, "bag": _bag}[given[0]](options) if options.text is None else options.text
-    named = not (isinstance(query, dict) and all(isinstance(term, int) for term in query))
-    model = _model(options, given[0]) if named or options.model else None
-    index = Index.open(options.index, model, options.trust_sources, force=options.force)
-    bag = bag_of(query, index.model)  # once: encoding takes longer than all the rest
-    results = []
-    for hit in index.search(bag, options.k, drop=options.drop):
-        result: dict[str, Any] = {"id": hit.id, "score": hit.score}
-        if options.explain:
-            result["terms"] = [share._asdict() for share in index.explain(bag, hit.id)]
-        results.append(result)
-    if options.json:
-        _print(results)
-        return
-    for result in results:
-        print(f"{result['score']:.6f}  {result['id']}")
-        for share in result.get("terms", ()):
-            name = share["word"] if share["word"] is not None else share["term"]
-            print(f"    {share['score']:.6f} = {share['query']:.4f} x {share['document']:.4f}  {name}")
-
-
-def _write_run(options: argparse.Namespace) -> None:
-    model = _model(options, "text") if options.queries is not None or options.model else None
-    index = Index.open(options.index, model, options.trust_sources, force=options.force)
-    queries = run_files.queries_of(options, index.model)
-    count = run_files.write_run(index, queries, options.out, options.k, options.run_name, drop=options.drop)
-    print(f"{count:,} queries, {options.k:,} documents each at most -> {options.out}")
-
-
-def _model(options: argparse.Namespace, what: str) -> str | TableModel:
-    """The model that is named, or else the one that made the index; of its text side alone where that does."""
-    name = options.model or remembered(options.index, options.trust_sources)  # reads the manifest: a quick refusal
-    from lexlip.models.source import check_source
-
-    folder = check_source("--model ", name)
-    if folder is not None and what != "image" and has_table(folder):
-        tell_of(folder)
-        return TableModel(folder)
-    return name
-
-
-def _image(options: argparse.Namespace):
-    from lexlip_data.errors import BrokenImage
-    from lexlip_data.sources.images import open_image
-
-    try:
-        return open_image(options.image.read_bytes())
-    except (OSError, BrokenImage) as error:
-        raise IndexingError(f"{options.image} is no image that can be read: {error}") from error
-
-
-def _bag(options: argparse.Namespace) -> dict:
-    try:
-        bag = json.loads(options.bag)
-    except ValueError as error:
-        raise IndexingError(f"--bag is no JSON: {error}") from error
-    numbers = isinstance(bag, dict) and all(isinstance(weight, (int, float)) for weight in bag.values())
-    if not numbers:
-        raise IndexingError('--bag must map terms to weights, such as {"2482": 0.7}')
-    return {int(term): weight for term, weight in bag.items()} if all(map(str.isdecimal, bag)) else bag
 
 
 def _rows(options: argparse.Namespace) -> Iterator:

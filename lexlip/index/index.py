@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
@@ -14,8 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 import numpy as np
 
 from lexlip.errors import DamagedIndex, IndexingError
+from lexlip.index import unpacked
+from lexlip.index.conditions import ANY, Conditions
+from lexlip.index.layout import COUNT
 from lexlip.index.origin import require_model
-from lexlip.index.queries import Query, bag_of, each_query, pack
+from lexlip.index.queries import Bag, Query, Words, bag_of, each_query, pack, terms_of_words
 from lexlip.index.segment import Segment
 from lexlip.index.store import MANIFEST, Manifest, open_segments, read_manifest
 from lexlip.sparse import SparseRows
@@ -124,8 +126,10 @@ class Index:
         return sum(entry.documents - entry.deleted for entry in self.manifest.segments)
 
     def search(
-        self, query: Query, k: int = 10, *, drop: float = 0.0, candidates: int = CANDIDATES, threads: int | None = None
-    ) -> list[Hit]:
+        self, query: Query, k: int = 10, *, drop: float = 0.0, candidates: int = CANDIDATES,
+        threads: int | None = None, without: Words | None = None, required: Words | None = None,
+        ids: Callable[[Any], bool] | None = None, penalties: Words | None = None,
+    ) -> list[Hit]:  # fmt: skip
         """The k best documents, best first; fewer if fewer share a term with the query.
 
         Args:
@@ -136,12 +140,25 @@ class Index:
                 score; the `candidates` best by the other terms then get their whole score.
             candidates: as above.
             threads: at most; None: as many as there are processors. Results do not depend on it.
+            without: terms or words, and a weight that no result's own weight for them is above.
+            required: the same, and every result's own weight for them is above it.
+            ids: of every result: whether an id may be one.
+            penalties: times a result's weight for a term or word, taken off its score. Documents that share no term
+                with the query are not found for all that; scores may be below 0.
+
+        With all of these, too, the result is exact where `drop` is 0.
 
         Raises:
             IndexingError: an invalid query or number.
             DamagedIndex: a list or an id that is not what was written.
         """
-        return self.search_batch([query], k, drop=drop, candidates=candidates, threads=threads)[0]
+        named = {"without": without, "required": required, "penalties": penalties}
+        levels = {name: terms_of_words(name, words, self.model) for name, words in named.items()}
+        conditions = Conditions(**levels, ids=ids)
+        options: dict[str, Any] = dict(drop=drop, candidates=candidates, threads=threads)
+        if conditions.penalties:
+            return self._penalised(bag_of(query, self.model), k, conditions, options)
+        return self._hits(self._best([query], k, conditions=conditions, **options), 0)
 
     def search_batch(
         self, queries: Sequence[Query], k: int = 10, *, drop: float = 0.0, candidates: int = CANDIDATES,
@@ -149,20 +166,48 @@ class Index:
     ) -> list[list[Hit]]:  # fmt: skip
         """`search` for several queries at once, on all processors. Texts and images are encoded one by one."""
         queries = each_query(queries)
+        best = self._best(queries, k, drop, candidates, threads)
+        return [self._hits(best, row) for row in range(len(queries))]
+
+    def _hits(self, best: Best, row: int) -> list[Hit]:
+        return [
+            Hit(self.segments[segment].ids[document], score)
+            for segment, document, score in zip(*(column[row].tolist() for column in best))
+            if segment >= 0
+        ]
+
+    def _best(
+        self, queries: Sequence[Query], k: int, drop: float, candidates: int, threads: int | None,
+        conditions: Conditions = ANY,
+    ) -> Best:  # fmt: skip
         rows = pack([bag_of(query, self.model) for query in queries])
         k = min(_count("k", k), max(len(self), 1))
         if not 0 <= drop < 1:
             raise IndexingError(f"drop={drop}: a fraction from 0, which is exact, to below 1")
-        options = k, drop, _count("candidates", candidates)
-        best = self._search(rows, _count("threads", threads or os.cpu_count() or 1), options)
-        return [
-            [
-                Hit(self.segments[segment].ids[document], score)
-                for segment, document, score in zip(*(column[row].tolist() for column in best))
-                if segment >= 0
-            ]
-            for row in range(len(queries))
-        ]
+        options = k, drop, _count("candidates", candidates), conditions
+        return self._search(rows, _count("threads", threads or os.cpu_count() or 1), options)
+
+    def _penalised(self, bag: Bag, k: int, conditions: Conditions, options: dict[str, Any]) -> list[Hit]:
+        """The best after penalties: of more and more of the best before them, until none of the others can be one."""
+        k = min(_count("k", k), max(len(self), 1))
+        for most in (_first_try(k) << step for step in range(0, 60, 2)):
+            best = self._best([bag], most, conditions=conditions, **options)
+            scores = best.scores[0].copy()
+            for number in np.unique(best.segments[0]).tolist():
+                if number >= 0:
+                    of_segment = best.segments[0] == number
+                    documents = best.documents[0, of_segment]
+                    scores[of_segment] -= conditions.penalty(self.segments[number], documents)
+            lowered = best._replace(scores=scores[None])
+            found = np.flatnonzero(best.segments[0] >= 0)
+            if len(found) > k:  # ids, which decide between equal scores, are looked at for as few as can be
+                found = found[scores[found] >= np.partition(scores[found], -k)[-k]]
+            order = sorted(found.tolist(), key=lambda number: self._rank(lowered, 0, number))[:k]
+            # A score without penalties bounds those of all documents that were not looked at.
+            done = best.segments[0, -1] < 0 or len(best.scores[0]) == len(self)
+            if done or lowered.scores[0, order[-1]] > best.scores[0, -1]:
+                return self._hits(Best(*(column[:, order] for column in lowered)), 0)
+        raise AssertionError
 
     def explain(self, query: Query, id: int | str) -> list[Share]:
         """What each shared term adds to a document's score, most first.
@@ -171,7 +216,7 @@ class Index:
             IndexingError: no document with this id, or no such query.
         """
         terms, weights = bag_of(query, self.model)
-        number, document = self._place(id)
+        number, document = self.place(id)
         segment = self.segments[number]
         tokenizer = self.model.tokenizer if self.model is not None else None
         shares = []
@@ -205,7 +250,17 @@ class Index:
         """Read every byte of this state's files; returns what is damaged, nothing if all is well."""
         return [line for segment in self.segments for line in segment.damage()]
 
-    def _place(self, id: int | str) -> tuple[int, int]:
+    def holds(self, id: int | str) -> bool:
+        """Whether a document has this id and is not deleted."""
+        try:
+            self.place(id)
+        except DamagedIndex:
+            raise
+        except IndexingError:
+            return False
+        return True
+
+    def place(self, id: int | str) -> tuple[int, int]:
         """Segment and document number of an id that is alive."""
         if isinstance(id, str if self.manifest.settings.ids == "string" else (int, np.integer)):
             for number, segment in enumerate(self.segments):
@@ -214,7 +269,7 @@ class Index:
                     return number, document
         raise IndexingError(f"no document has the id {id!r}")
 
-    def _search(self, queries: SparseRows, threads: int, options: tuple[int, float, int]) -> Best:
+    def _search(self, queries: SparseRows, threads: int, options: tuple[int, float, int, Conditions]) -> Best:
         """Divide the queries, and the segments if that is not enough, among the threads."""
         rows = max(1, min(threads, len(queries) // _QUERIES_PER_THREAD))
         groups: list[Sequence[int]] = [range(len(self.segments))]
@@ -222,6 +277,8 @@ class Index:
             groups = [[number] for number in groups[0]] or groups
         if rows == len(groups) == 1:
             return self._search_segments(groups[0], queries, *options)
+        from concurrent.futures import ThreadPoolExecutor
+
         bounds = np.linspace(0, len(queries), rows + 1).astype(int).tolist()
         with ThreadPoolExecutor(min(threads, rows * len(groups))) as pool:
             parts = [
@@ -232,9 +289,12 @@ class Index:
         return Best(*(np.concatenate(column) for column in zip(*best)))
 
     def _search_segments(
-        self, numbers: Sequence[int], queries: SparseRows, k: int, drop: float, candidates: int
-    ) -> Best:
+        self, numbers: Sequence[int], queries: SparseRows, k: int, drop: float, candidates: int,
+        conditions: Conditions,
+    ) -> Best:  # fmt: skip
         """Some segments, one after another."""
+        if not drop and unpacked.affordable(self._postings(numbers, queries)):
+            return self._search_small(numbers, queries, k, conditions)
         from lexlip.index.scoring import BLOCK, search
 
         if not hasattr(_scratch, "sums"):
@@ -248,7 +308,8 @@ class Index:
             segment.file.require_whole()
             damaged = search(
                 segment.data, segment.table, segment.skips, segment.terms, segment.impacts, segment.bits,
-                segment.documents, segment.deleted, segment.checked, queries.terms, queries.weights, queries.offsets,
+                segment.documents, conditions.left_out(segment), segment.checked,
+                queries.terms, queries.weights, queries.offsets,
                 k, at_least, drop, candidates, _scratch.sums, _scratch.floor, documents, scores,
             )  # fmt: skip
             if damaged >= 0:
@@ -256,6 +317,35 @@ class Index:
             part = Best(np.where(documents < 0, -1, number), documents, scores)
             best = part if best is None else self._merged(best, part)
             at_least = best.scores[:, -1].copy()
+        return best or Best(np.full(shape, -1), np.full(shape, -1), np.zeros(shape))
+
+    def _postings(self, numbers: Sequence[int], queries: SparseRows) -> int:
+        """How many postings a search of some segments comes across, each segment's ids counted as some."""
+        total = 0
+        for number in numbers:
+            segment = self.segments[number]
+            rows = np.searchsorted(segment.terms, queries.terms)
+            rows = rows[rows < len(segment.terms)]
+            total += int(segment.table[rows, COUNT].sum()) + segment.documents // 4 * len(queries)
+        return total
+
+    def _search_small(self, numbers: Sequence[int], queries: SparseRows, k: int, conditions: Conditions) -> Best:
+        """`_search_segments` in numpy alone, without the wait for numba."""
+        shape = (len(queries), k)
+        best = None
+        for number in numbers:
+            segment = self.segments[number]
+            part = Best(np.full(shape, -1), np.full(shape, -1), np.zeros(shape))
+            left_out = conditions.left_out(segment)
+            for row, (_, terms, weights) in enumerate(queries.documents()):
+                held = [(n, list_row) for n, term in enumerate(terms) if (list_row := segment.row_of(term)) is not None]
+                lists = [(found, segment.impacts[codes]) for found, codes in (segment.unpack(r) for _, r in held)]
+                documents, scores = unpacked.best(
+                    lists, weights[[n for n, _ in held]], segment.documents, left_out, k
+                )  # fmt: skip
+                part.segments[row, : len(documents)] = number
+                part.documents[row, : len(documents)], part.scores[row, : len(documents)] = documents, scores
+            best = part if best is None else self._merged(best, part)
         return best or Best(np.full(shape, -1), np.full(shape, -1), np.zeros(shape))
 
     def _merged(self, one: Best, other: Best) -> Best:
@@ -276,6 +366,11 @@ class Index:
         if segment < 0:
             return (0.0,)  # scores are above 0: after all of them, and equal to each other
         return -best.scores[row, number], self.segments[segment].ids[int(best.documents[row, number])]
+
+
+def _first_try(k: int) -> int:
+    """How many of the best are looked at first for what penalties leave."""
+    return max(4 * k, CANDIDATES)
 
 
 def _count(name: str, value: int) -> int:

@@ -1,8 +1,8 @@
 """Texts to queries with a model's table, without torch: tokenizer, rows of word pieces, a sum.
 
-For models on frozen towers whose text side is a table (`head_text=lookup`, docs/FROZEN.md). The vectors are those of
-the model's `encode_text`; loading takes some tenths of a second less than torch alone, a query some tens of
-microseconds.
+For models whose text side is a table (`head_text=lookup`): on frozen towers (docs/FROZEN.md) and trained ones. The
+vectors are those of the model's `encode_text`; loading takes some tenths of a second less than torch alone, a query
+some tens of microseconds.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from tokenizers import Tokenizer
 
 from lexlip.errors import CheckpointError, IndexingError
 
 SIDE = "lexicon_heads.text_side."
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"  # as `lexlip.models.config`
+SPECIALS = 2  # [CLS] and [SEP], which trained towers count among the tokens of a text
 LARGEST = 1 << 20  # bytes of a config.json
 KEPT_HALF = SIDE + "row_weights"  # all other numbers of 16 bits have 32 in the model
 TYPES = {"float16": "float32"}
@@ -35,20 +35,66 @@ def has_table(folder: str | Path) -> bool:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(config, dict) and config.get("text_head") == "table"
+    return isinstance(config, dict) and (config.get("text_head") == "table" or config.get("text_side") == "lookup")
+
+
+def _rows_of_heads(file: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Terms (A,) and rows (V, K) of positions among them and of weights, of heads on frozen towers."""
+    terms = file.get_tensor("lexicon_heads.term_ids").astype(np.int64)
+    return terms, file.get_tensor(SIDE + "row_terms"), file.get_tensor(SIDE + "row_weights")
+
+
+def _own_numbers(file: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same of a trained text side `lookup`: each word piece is a term and weighs by its own number, softplus."""
+    weights = np.logaddexp(0, file.get_tensor("own_weights")) * ~file.get_tensor("text_head.inactive")
+    terms = np.arange(len(weights))
+    return terms, terms[:, None], weights[:, None]
 
 
 class Words:
-    """A tokenizer by the names that `lexlip.index` calls it by."""
+    """A vocabulary by the names that `lexlip.index` calls a tokenizer by."""
 
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
+    def __init__(self, vocabulary: dict[str, int]):
+        self._vocabulary = vocabulary
 
     def get_vocab(self) -> dict[str, int]:
-        return self._tokenizer.get_vocab()
+        return self._vocabulary
 
     def convert_ids_to_tokens(self, term: int) -> str:
-        return self._tokenizer.id_to_token(int(term)) or ""
+        return self._words.get(int(term), "")
+
+    @cached_property
+    def _words(self) -> dict[int, str]:
+        return {term: word for word, term in self._vocabulary.items()}
+
+
+def read_vocabulary(path: Path) -> dict[str, int]:
+    """The words of a tokenizer.json and their numbers; without building the tokenizer where that can be.
+
+    Raises:
+        Exception: of any kind, where the file holds none.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(content["model"].get("vocab"), dict):
+        return {**content["model"]["vocab"], **{token["content"]: token["id"] for token in content["added_tokens"]}}
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(path)).get_vocab()
+
+
+class VocabularyModel:
+    """A model folder's vocabulary alone, for queries of words: `Index.open(path, model=VocabularyModel(folder))`.
+
+    Raises:
+        CheckpointError: the folder holds no tokenizer.json that can be read.
+    """
+
+    def __init__(self, folder: str | Path):
+        path = Path(folder) / "tokenizer.json"
+        try:
+            self.tokenizer = Words(read_vocabulary(path))
+        except Exception as error:  # tokenizers raises its own kind
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 class TableModel:
@@ -62,18 +108,20 @@ class TableModel:
         self.folder = Path(folder)
         if not has_table(folder):
             raise CheckpointError(f"{folder} holds no model whose text side is a table")
+        from safetensors import safe_open
+        from tokenizers import Tokenizer
+
         try:
             self._tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
-            length = int(json.loads((self.folder / CONFIG_FILE).read_text(encoding="utf-8"))["max_text_len"])
+            config = json.loads((self.folder / CONFIG_FILE).read_text(encoding="utf-8"))
+            frozen = config.get("text_head") == "table"
             self._tokenizer.no_padding()
-            self._tokenizer.enable_truncation(length)
+            self._tokenizer.enable_truncation(int(config["max_text_len"]) - (0 if frozen else SPECIALS))
             with safe_open(self.folder / WEIGHTS_FILE, "numpy") as file:
-                self.terms = file.get_tensor("lexicon_heads.term_ids").astype(np.int64)
-                self.row_terms = file.get_tensor(SIDE + "row_terms")
-                self.row_weights = file.get_tensor(SIDE + "row_weights")
+                self.terms, self.row_terms, self.row_weights = (_rows_of_heads if frozen else _own_numbers)(file)
         except Exception as error:  # safetensors and tokenizers raise their own kinds
             raise CheckpointError(f"{folder}: its table or tokenizer cannot be read: {error}") from error
-        self.tokenizer = Words(self._tokenizer)
+        self.tokenizer = Words(self._tokenizer.get_vocab())
         self._check()
 
     def _check(self) -> None:
@@ -111,6 +159,8 @@ class TableModel:
         Raises:
             CheckpointError: the weights cannot be read.
         """
+        from safetensors import SafetensorError, safe_open
+
         digest = hashlib.blake2b(digest_size=16)
         try:
             with safe_open(self.folder / WEIGHTS_FILE, "numpy") as file:

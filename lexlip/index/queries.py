@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Weights by term or by the vocabulary's names of terms, or (terms, weights), or a (V,) vector, a text, a PIL image.
 Query = Mapping[int, float] | Mapping[str, float] | tuple[Sequence[int], Sequence[float]] | np.ndarray | str | Any
+Words = Mapping[int, float] | Mapping[str, float]
 Bag = tuple[np.ndarray, np.ndarray]  # (T,) uint32 terms, ascending, and (T,) float64 weights above 0
 _LIGHTEST, _HEAVIEST = 1e-30, 1e30  # products with impacts and sums over terms then stay far inside float64
 
@@ -59,6 +60,24 @@ def bag_of(query: Query, model: Model | None = None) -> Bag:
             f"a query of {len(terms):,} terms; at most {MAX_QUERY_TERMS:,} are taken: keep the heaviest"
         )
     return terms, weights
+
+
+def terms_of_words(name: str, words: Words | None, model: Model | None) -> dict[int, float]:
+    """Values by term of values by term or word.
+
+    Raises:
+        IndexingError: no such mapping; words that the model's vocabulary lacks, or without a model.
+    """
+    if words is None:
+        return {}
+    if not isinstance(words, Mapping):
+        raise IndexingError(
+            f"{name} maps terms or words to numbers, such as {{'dog': 0.1}}; not {type(words).__name__}"
+        )
+    terms = _terms(list(words), model)
+    if not all(isinstance(term, (int, np.integer)) and not isinstance(term, bool) for term in terms):
+        raise IndexingError(f"{name}: terms are words or whole numbers")
+    return dict(zip(map(int, terms), words.values()))
 
 
 def bag_of_encoded(vector: Any) -> Bag:

@@ -7,9 +7,8 @@ A line is `query Q0 document rank score name`, separated by spaces, so ids are w
 
 from __future__ import annotations
 
-import argparse
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,56 +19,14 @@ from lexlip.index.layout import MAX_QUERY_TERMS
 from lexlip.index.queries import Bag, bag_of_encoded
 from lexlip.index.shards import read_shards
 from lexlip.utils.files import write_whole
-from lexlip.utils.paths import check_input, check_output
 from lexlip_data.errors import one_line
 from lexlip_data.sources.kinds import require_text
 
 if TYPE_CHECKING:
     from lexlip.index.queries import Model
 
-FORMATS = ("trec",)
 BATCH = 256  # queries encoded and searched at a time
 _NOT_IN_IDS = re.compile(r"[\s%\x00-\x1f\x7f-\x9f]")
-
-
-def add_options(search: argparse.ArgumentParser) -> None:
-    """What `lexlip search` takes for many queries at once."""
-    many = search.add_argument_group("many queries, to a file")
-    many.add_argument("--queries", type=Path, metavar="FILE", help="a text file; each line is ID<TAB>TEXT")
-    many.add_argument(
-        "--query-vectors", type=Path, nargs="+", metavar="SHARDS",
-        help="what lexlip encode made of texts or images: each document is a query",
-    )  # fmt: skip
-    many.add_argument("--format", choices=FORMATS, default="trec", help="of the file (default: trec)")
-    many.add_argument("--out", type=Path, metavar="FILE", help="the run file")
-    many.add_argument("--run-name", default="lexlip", help="last column of the run file (default: lexlip)")
-
-
-def is_wanted(options: argparse.Namespace) -> bool:
-    """Whether a search is of many queries.
-
-    Raises:
-        IndexingError: it is, and one query was given too, or no file to write; or it is not, and one was.
-    """
-    given = [name for name in ("text", "image", "bag", "queries", "query_vectors") if getattr(options, name)]
-    many = [name for name in given if name.startswith("quer")]
-    if not many:
-        if options.out is not None:
-            raise IndexingError(f"--out {options.out}: a run file is of --queries or --query-vectors")
-        return False
-    if len(given) > 1 or options.explain or options.json:
-        others = [*given, *(name for name in ("explain", "json") if getattr(options, name))]
-        raise IndexingError(
-            f"{' and '.join('--' + name.replace('_', '-') for name in others)} do not go together: a run file has "
-            "--queries FILE or --query-vectors SHARDS, and no --explain or --json"
-        )
-    if options.out is None:
-        raise IndexingError("name the run file with --out")
-    if _NOT_IN_IDS.search(options.run_name) or not options.run_name:
-        raise IndexingError(f"--run-name {options.run_name!r}: one word without spaces")
-    check_input("--queries", options.queries)
-    check_output("--out", options.out)
-    return True
 
 
 def write_run(
@@ -106,22 +63,24 @@ def trec_id(id: int | str) -> str:
     return _NOT_IN_IDS.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), text)
 
 
-def queries_of(options: argparse.Namespace, model: Model | None) -> Iterator[tuple[int | str, Bag]]:
-    """Id and bag of each query that the options name.
+def queries_of(
+    file: Path | None, shards: Sequence[Path] | None, model: Model | None
+) -> Iterator[tuple[int | str, Bag]]:
+    """Id and bag of each query of a file as `read_queries` takes it, or of shards of vectors.
 
     Raises:
         IndexingError: a line that is none, an id that comes twice.
     """
-    if options.queries is None:
+    if file is None:
         seen: set[int | str] = set()
-        for rows in read_shards(options.query_vectors):
+        for rows in read_shards(shards or ()):
             for id, terms, weights in rows.top_k(MAX_QUERY_TERMS).documents():
                 if id in seen:
                     raise IndexingError(f"the query vectors hold the id {one_line(id)!r} twice")
                 seen.add(id)
                 yield id, (terms, weights)
         return
-    lines = iter(read_queries(options.queries))
+    lines = iter(read_queries(file))
     while batch := list(islice(lines, BATCH)):
         assert model is not None
         vectors = model.encode_text([text for _, text in batch])

@@ -121,7 +121,8 @@ class RunWriter:
         self._waiting, self._waiting_postings = [], 0
         offsets, by_term = counting_sort(keys, terms)
         path = self._folder / f"run-{len(self._runs)}"
-        by_term.tofile(path)
+        with open(path, "wb") as file:  # tofile does not say why it failed
+            file.write(by_term.data)
         self._runs.append((path, offsets))
 
 

@@ -19,11 +19,12 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
 from lexlip.errors import DamagedIndex, IndexingError
-from lexlip.index import check, id_column, impacts
+from lexlip.index import check, id_column, impacts, unpacked
 from lexlip.index.check import LIST_COLUMNS, MAX_DOCUMENTS, MAX_EMPTY
 from lexlip.index.container import ContainerReader, ContainerWriter, FileEntry
 from lexlip.index.impacts import Codebook
@@ -139,7 +140,7 @@ class Segment:
             if row >= 0:
                 self.refuse_list(row + (part.start or 0))
 
-    def refuse_list(self, row: int) -> None:
+    def refuse_list(self, row: int) -> NoReturn:
         """Raises DamagedIndex for a list that is not what was written."""
         raise DamagedIndex(f"{self.path}: the list of term {self.terms[row]} is damaged")
 
@@ -163,17 +164,60 @@ class Segment:
         weights = self.impacts.astype(np.float16).view(np.uint16)
         return np.bincount(weights, self._occurrences, 1 << 16).astype(np.int64)
 
+    def row_of(self, term: int) -> int | None:
+        """The row of a term's list in the table; None if no document holds the term."""
+        row = int(np.searchsorted(self.terms, term))
+        return row if row < len(self.terms) and self.terms[row] == term else None
+
+    def postings_of(self, term: int) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) documents that hold a term, ascending, deleted ones too, and their stored weights in float64.
+
+        Raises:
+            DamagedIndex: the term's list is not what was written.
+        """
+        row = self.row_of(term)
+        if row is None:
+            return np.empty(0, np.int64), np.empty(0)
+        documents, codes = self._codes(row)
+        return documents, self.impacts[codes]
+
+    def _codes(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Documents and impact codes of a list."""
+        count = int(self.table[row, COUNT])
+        if unpacked.affordable(count):
+            return self.unpack(row)
+        from lexlip.index.codec import decode
+
+        self.require_lists([row])
+        documents, codes = np.empty(count, np.int64), np.empty(count, np.int64)
+        decode(self.data, self.table[row], self.bits, documents, codes)
+        return documents, codes
+
+    def unpack(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Documents and impact codes of a list, in numpy alone.
+
+        Raises:
+            DamagedIndex: it is not what was written.
+        """
+        self.file.require_whole()
+        found = unpacked.unpack(self.data, self.skips, self.table[row], self.bits, self.documents)
+        return found or self.refuse_list(row)
+
     def code(self, term: int, document: int) -> int | None:
         """A document's impact code for a term; None if it does not hold the term.
 
         Raises:
             DamagedIndex: the term's list is not what was written.
         """
+        row = self.row_of(term)
+        if row is None:
+            return None
+        if unpacked.affordable(int(self.table[row, COUNT])):
+            documents, codes = self.unpack(row)
+            place = int(np.searchsorted(documents, document))
+            return int(codes[place]) if place < len(documents) and documents[place] == document else None
         from lexlip.index.codec import find
 
-        row = int(np.searchsorted(self.terms, term))
-        if row == len(self.terms) or self.terms[row] != term:
-            return None
         self.require_lists([row])
         code = find(self.data, self.skips, self.table[row], self.bits, document)
         return code if code >= 0 else None

@@ -12,6 +12,7 @@ grow out of proportion.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,6 +27,11 @@ from lexlip.errors import IndexingError
 from lexlip.index.origin import Origin, origin_of
 from lexlip.sparse import SparseRows, kind_of, plain_array
 from lexlip.utils.files import write_whole
+from lexlip_data.errors import DataError
+from lexlip_data.sources.files import is_hidden
+from lexlip_data.sources.ipc_bounds import require_proportion
+
+log = logging.getLogger(__name__)
 
 _RUN_KEY = b"lexlip.run"  # of the schema
 _STREAM = b"\xff\xff\xff\xff"
@@ -73,7 +79,7 @@ def read_shards(paths: Iterable[str | Path], id_prefix: str = "") -> Iterator[Sp
     """The record batches of shards, one after another; memory is that of one batch.
 
     Args:
-        paths: files, and folders whose *.arrow files are read in the order of their names.
+        paths: files, and folders whose *.arrow files are read in the order of their names, without hidden ones.
         id_prefix: to put before each id, which makes it a string.
 
     Raises:
@@ -109,7 +115,10 @@ def _files(paths: Iterable[str | Path]) -> list[Path]:
     files = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(path.glob("*.arrow"))
+            found = sorted(path.glob("*.arrow"))
+            inside = [file for file in found if not is_hidden(file.name)]  # as macOS puts beside others
+            if len(inside) < len(found):
+                log.warning("%s: %s hidden files were passed over", path, f"{len(found) - len(inside):,}")
             if not inside:
                 raise IndexingError(f"{path} holds no *.arrow files")
             _require_whole_runs(path, inside)
@@ -125,9 +134,12 @@ def _files(paths: Iterable[str | Path]) -> list[Path]:
 def _opened(path: Path) -> Iterator[pa.ipc.RecordBatchFileReader]:
     try:
         with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+            require_proportion(file, path)
             yield reader
     except IndexingError:
         raise
+    except DataError as error:
+        raise IndexingError(str(error)) from error
     except (pa.ArrowException, OSError, MemoryError, OverflowError, UnicodeDecodeError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise IndexingError(f"{path} is {_kind(path) or f'no Arrow IPC file, or damaged: {text[:200]}'}") from error
@@ -153,7 +165,7 @@ def _require_whole_runs(folder: Path, paths: list[Path]) -> None:
         try:
             run = json.loads(text)
             there.setdefault((str(run["id"]), int(run["shards"])), set()).add(int(run["shard"]))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise IndexingError(f"{path}: its schema says nothing usable of its run ({error})") from error
     for (_, shards), numbers in there.items():
         if len(numbers) < shards:

@@ -19,18 +19,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from lexlip.errors import DamagedIndex, IndexBusy, IndexingError
 from lexlip.index.check import MAX_DOCUMENTS, MAX_JSON, Facts, require
 from lexlip.index.container import FileEntry
 from lexlip.index.impacts import MAX_BITS, MIN_BITS, SCALES
 from lexlip.index.origin import ModelStamp, Source, source_of, stamp_of
 from lexlip.index.segment import Segment, SegmentEntry
-from lexlip_data.sources.files import sync_folder
+from lexlip_data.sources.files import sync_folder, writing
 
 MANIFEST = "manifest"
 LOCK = "write.lock"
+SYNC_FILES = ("sync.journal", "sync.journal.tmp", "sync.lock")  # of `lexlip.sync`, which begins before there is a state
 # Names as `Transaction.new_path` makes them: what a writer may leave behind, and only that is ever removed.
 _WRITERS_OWN = re.compile(r"[0-9a-f]{12}\.(seg|del|runs|tmp)")
 _FIRST_LINE = re.compile(rb"lexlip-index 1 crc32=([0-9a-f]{8})\n")
@@ -89,7 +88,8 @@ def read_manifest(folder: Path) -> Manifest:
         with open(path, "rb") as file:
             content = file.read(MAX_JSON)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise IndexingError(f"{folder} holds no index: there is no file {MANIFEST} in it") from error
+        why = "is a file, not a folder" if folder.is_file() else f"holds no index: there is no file {MANIFEST} in it"
+        raise IndexingError(f"{folder} {why}") from error
     except OSError as error:
         raise IndexingError(f"{path} cannot be read: {error.strerror}") from error
     first_line = _FIRST_LINE.match(content)
@@ -211,16 +211,19 @@ def transaction(folder: Path, create: bool = False) -> Iterator[Transaction]:
     else:
         folder.mkdir(parents=True, exist_ok=True)
         names = [path.name for path in folder.iterdir()]
-        others = [name for name in names if name != LOCK and not _WRITERS_OWN.fullmatch(name)]
+        others = [name for name in names if name not in (LOCK, *SYNC_FILES) and not _WRITERS_OWN.fullmatch(name)]
         if others:
             raise IndexingError(f"{folder} is no index and holds {min(others)}: name a new or an empty folder")
+    from filelock import FileLock, Timeout  # which takes longer to load than a search
+
     try:
         lock = FileLock(folder / LOCK).acquire(timeout=0)
     except Timeout as error:
         raise IndexBusy(f"{folder}: another process is writing to this index; try again later") from error
     with lock:
         try:
-            yield work
+            with writing(folder):
+                yield work
         finally:
             with suppress(IndexingError, OSError):
                 work.remove_unused()

@@ -5,7 +5,7 @@ For each batch of documents all postings of their segment are read once; memory 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
@@ -16,7 +16,9 @@ from lexlip.sparse import SparseRows, take_ids
 DOCUMENTS = 1 << 17  # per batch
 
 
-def stored_rows(index: Index, documents: int = DOCUMENTS) -> Iterator[SparseRows]:
+def stored_rows(
+    index: Index, documents: int = DOCUMENTS, only: Collection[int | str] | None = None
+) -> Iterator[SparseRows]:
     """All documents that are not deleted, segment by segment, with the weights that scores are made of.
 
     An engine that does not round them has the same scores; so has an index that is built from them with one bit more
@@ -24,11 +26,19 @@ def stored_rows(index: Index, documents: int = DOCUMENTS) -> Iterator[SparseRows
 
     Args:
         documents: per batch at most.
+        only: documents of these ids, as far as the index holds them; None: all.
     """
     for segment in index.segments:
         ids, alive = segment.all_ids(), segment.alive()
+        if only is not None:
+            places = [place for id in only if (place := segment.ids.find(id)) is not None]
+            chosen = np.zeros(len(alive), bool)
+            chosen[places] = True
+            alive = alive & chosen
         for first in range(0, segment.documents, documents):
             chosen = np.flatnonzero(alive[first : first + documents]) + first
+            if not len(chosen):
+                continue
             numbers = np.full(segment.documents, -1)
             numbers[chosen] = np.arange(len(chosen))
             batch_ids = take_ids(ids, chosen)

@@ -90,13 +90,17 @@ def build(
         return _publish(work, rows, entries, added=_documents(entries))
 
 
-def add(folder: str | Path, batches: Iterable[SparseRows], *, force: bool = False) -> Change:
+def add(
+    folder: str | Path, batches: Iterable[SparseRows], *, force: bool = False,
+    without: Sequence[int] | Sequence[str] | Ids = (),
+) -> Change:  # fmt: skip
     """Add documents in segments of their own. One whose id the index holds already replaces the old one.
 
     More than MAX_SEGMENTS segments are not left behind: the smallest are merged, as `merge` does it.
 
     Args:
         force: take vectors of another model than the index has.
+        without: ids of documents to delete in the same change; ids that the index does not hold are ignored.
 
     Raises:
         IndexingError: no index, rows that cannot be stored, ids of another kind, an id or a document's term twice,
@@ -107,13 +111,15 @@ def add(folder: str | Path, batches: Iterable[SparseRows], *, force: bool = Fals
         manifest = work.manifest
         rows = _Rows(batches, manifest.settings, manifest.model, manifest.sources, force, adopt=not manifest.segments)
         new = rows.write(work, _largest_codebook(open_segments(work.folder, manifest)))
-        old, replaced = list(manifest.segments), 0
+        old, replaced, deleted = list(manifest.segments), 0, 0
+        if len(without):
+            old, deleted = _without(work, rows.settings, old, as_ids(without))
         for entry in new:
             ids = Segment(work.folder, entry, rows.settings.ids).all_ids()
             old, count = _without(work, rows.settings, old, ids, partial(_tell_other_root, rows.sources, entry))
             replaced += count
         entries = _fewer(work, rows.settings, old + new)
-        return _publish(work, rows, entries, added=_documents(new), replaced=replaced)
+        return _publish(work, rows, entries, added=_documents(new), replaced=replaced, deleted=deleted)
 
 
 def delete(folder: str | Path, ids: Sequence[int] | Sequence[str] | Ids) -> Change:

@@ -26,7 +26,12 @@ from lexlip.models.source import ask_hub, load_reason, local_source
 from lexlip.models.tokenizer import open_tokenizer
 from lexlip.models.weights import check_shape, folder_config, load_model
 from lexlip.utils.files import give_usual_rights, write_json
+from lexlip_data.sources.files import replacing
 
+_OF_A_MODEL = (
+    "phase*.safetensors", "tokenizer*.json", "special_tokens_map.json", "vocab.txt", "modules.json",
+    "config_sentence_transformers.json", CONFIG_FILE,
+)  # fmt: skip
 Model = TypeVar("Model", bound="FolderModel")
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # what is fetched of a name on the hub
 
@@ -39,21 +44,31 @@ class FolderModel(nn.Module, PyTorchModelHubMixin, library_name="lexlip", tags=[
     tokenizer: Any  # transformers', or None
     image_encoder: ImageEncoder
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        draft = save_directory / f"{WEIGHTS_FILE}.tmp"
-        save_model(self, str(draft))
-        give_usual_rights(draft)
-        # What an older model left must not pass for this one's: its phase's own parts, its vocabulary.
-        for pattern in ("phase*.safetensors", "tokenizer*.json", "special_tokens_map.json", "vocab.txt", CONFIG_FILE):
-            for stale in save_directory.glob(pattern):
+    def save_pretrained(self, save_directory: str | Path, *, repo_id: str | None = None, **options: Any) -> str | None:
+        """huggingface_hub's; the folder's files are replaced when all are written, the config last.
+
+        Raises:
+            OSError: they cannot be written; a model that was there is as it was.
+        """
+        folder = Path(save_directory)
+        with replacing(folder, last=CONFIG_FILE) as draft:
+            for card in folder.glob("README.md"):  # somebody may have written in it
+                (draft / card.name).write_bytes(card.read_bytes())
+            result = super().save_pretrained(draft, repo_id=repo_id or folder.name, **options)
+            # What an older model left must not pass for this one's: its phase's own parts, its vocabulary.
+            for stale in (stale for pattern in _OF_A_MODEL for stale in folder.glob(pattern)):
                 stale.unlink()
-        draft.replace(save_directory / WEIGHTS_FILE)
+        return result
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_model(self, str(save_directory / WEIGHTS_FILE))
+        give_usual_rights(save_directory / WEIGHTS_FILE)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(save_directory)
         write_json(self.preprocessing(), save_directory / "preprocessor_config.json")
         for name, content in self.for_other_libraries().items():
             write_json(content, save_directory / name)
-        write_json(dataclasses.asdict(self.config), save_directory / CONFIG_FILE)  # last: without it there is no model
+        write_json(dataclasses.asdict(self.config), save_directory / CONFIG_FILE)
 
     def preprocessing(self) -> dict:
         """What `encode_image` does to an image, as preprocessor_config.json holds it."""

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lexlip.ops.fused import PADDING_LOGIT
 from lexlip.ops.max_logits import max_logits
 
 
@@ -20,12 +21,17 @@ class LexiconHead(nn.Module):
         hidden_size: width after the dense layer; the decoder is (V, hidden_size).
         vocab_size: V.
         eps: of the LayerNorm.
+        restricted: whether some terms are never active; `inactive`, (V,) bool, then says which.
     """
 
     method: str = "auto"  # how the maximum is taken, see `max_logits`
+    inactive: Tensor | None
 
-    def __init__(self, in_features: int, hidden_size: int, vocab_size: int, eps: float = 1e-12):
+    def __init__(
+        self, in_features: int, hidden_size: int, vocab_size: int, eps: float = 1e-12, restricted: bool = False
+    ):
         super().__init__()
+        self.register_buffer("inactive", torch.zeros(vocab_size, dtype=torch.bool) if restricted else None)
         self.dense = nn.Linear(in_features, hidden_size)
         self.norm = nn.LayerNorm(hidden_size, eps=eps)
         self.decoder = nn.Linear(hidden_size, vocab_size)
@@ -53,16 +59,24 @@ class LexiconHead(nn.Module):
         return self.pool(self.transform(states), mask, saturated=True)
 
     def pool(self, hidden: Tensor, mask: Tensor | None = None, saturated: bool = False) -> Tensor:
-        """`max_logits` of (B, L, hidden_size) decoder inputs, as `method` says."""
-        return max_logits(hidden, self.decoder.weight, self.decoder.bias, mask, saturated, self.method)
+        """`max_logits` of (B, L, hidden_size) decoder inputs, as `method` says; of inactive terms as at padding."""
+        best = max_logits(hidden, self.decoder.weight, self.decoder.bias, mask, saturated, self.method)
+        if self.inactive is None:
+            return best
+        return best.masked_fill(self.inactive, 0.0 if saturated else PADDING_LOGIT)
 
 
-def lexicon_bottleneck(pooled: Tensor, word_embeddings: Tensor) -> Tensor:
+def lexicon_bottleneck(
+    pooled: Tensor, word_embeddings: Tensor, temperature: float = 1.0, normalised: bool = False
+) -> Tensor:
     """(B, V) largest logits m and the text tower's (V, D) table E to (B, D): a continuous bag of words, softmax(m) E.
 
-    E gets no gradient (LexLIP's lexicon bottleneck).
+    E gets no gradient (LexLIP's lexicon bottleneck). Not in the paper: m is divided by `temperature`, and with
+    `normalised` each bag gets the length sqrt(D), which LayerNorm gives the decoder's other inputs. An average over
+    many words is thousands of times shorter, and a decoder that starts from nothing does not find it.
     """
-    return F.softmax(pooled, dim=-1) @ word_embeddings.detach()
+    bag = F.softmax(pooled / temperature, dim=-1) @ word_embeddings.detach()
+    return F.normalize(bag, dim=-1) * bag.shape[-1] ** 0.5 if normalised else bag
 
 
 def keep_heaviest(vectors: Tensor, k: int) -> Tensor:

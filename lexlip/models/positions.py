@@ -24,6 +24,18 @@ def resample_relative_table(table: Tensor, old: Grid, new: Grid) -> Tensor:
     return _resample(table, *(_offset_weights(n, o).to(table) for n, o in zip(new, old, strict=True)))
 
 
+def stretch_as_official(table: Tensor, new: Grid) -> Tensor:
+    """A BEiT table for a larger grid, as the official LexLIP code reads it at 384 px; the same sizes as above.
+
+    The flattened table, CLS rows included, is stretched as one line, by a scale that aims a tenth of a row too far, so
+    that rounding down gives the right length. CLS is then read at the numbers that its rows had before, so in the
+    middle of the line: here those three rows are put where CLS rows belong.
+    """
+    rows, old = (2 * new[0] - 1) * (2 * new[1] - 1) + CLS_ROWS, len(table)
+    line = F.interpolate(table.T[None], scale_factor=(rows + 0.1) / old, mode="linear", align_corners=False)[0].T
+    return torch.cat([line[:-CLS_ROWS], line[old - CLS_ROWS : old]])
+
+
 def _offset_weights(new: int, old: int) -> Tensor:
     """(2 new - 1, 2 old - 1) linear interpolation weights between relative offsets."""
     position = (torch.arange(1 - new, new, dtype=torch.float64) * old / new + old - 1).clamp(0, 2 * old - 2)

@@ -5,15 +5,18 @@ B batch, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from lexlip.errors import EncodingError
+from lexlip.models.attribution import Box, Pooling, TextAttribution, patch_weights, saturated_weights, seen, term_ids
 from lexlip.models.hub import FolderModel
 from lexlip.models.inputs import check_texts, check_vectors, listed
 from lexlip_data.errors import BrokenImage
@@ -173,18 +176,21 @@ class RetrievalModel(FolderModel):
     ) -> Tensor:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: at least 1")
-        training = self.training
-        try:
-            self.eval()
+        with _evaluating(self):
             parts = [encode(slice(begin, begin + batch_size)) for begin in range(0, count, batch_size)]
-        finally:
-            self.train(training)
         vectors = torch.cat(parts) if parts else torch.zeros(0, self.widths[head], device=self.device)
         return F.normalize(vectors, dim=-1) if normalize else vectors
 
 
 class LexiconModel(RetrievalModel):
-    """A model whose vectors are weights of words."""
+    """A model whose vectors are weights of words.
+
+    Attributes:
+        cut_to_length_one: whether vectors that are cut to their heaviest terms are brought to length 1 again, because
+            the model was trained on such; else the kept weights stay as they are.
+    """
+
+    cut_to_length_one: ClassVar[bool] = False
 
     @property
     def vocab_size(self) -> int:
@@ -200,6 +206,79 @@ class LexiconModel(RetrievalModel):
             "modules.json": [{"idx": 0, "name": "0", "path": "", "type": module}],
             "config_sentence_transformers.json": {"model_type": "SparseEncoder", "similarity_fn_name": "dot"},
         }
+
+    # --- a model's own ---
+
+    @property
+    def patch_pooling(self) -> Pooling | None:
+        """How an image's logits come from those of its patches; None: from no patches."""
+        raise NotImplementedError
+
+    def patch_states(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H', W') as `vectors_of_pixels` takes them to (B, H, W, D), what `term_logits` takes of each patch.
+
+        Raises:
+            EncodingError: `patch_pooling` is None.
+        """
+        raise NotImplementedError
+
+    def term_logits(self, states: Tensor, ids: Tensor) -> Tensor:
+        """(..., D) of `patch_states` to (..., N) logits of the terms `ids`; -inf for a term that is never active."""
+        raise NotImplementedError
+
+    def piece_weights(self, text: str, ids: Tensor) -> TextAttribution:
+        """What the word pieces of a text add to N terms."""
+        raise NotImplementedError
+
+    def seen(self, size: tuple[int, int]) -> Box:
+        """Which part of an image of such width and height the patches of `attribute` cover."""
+        return seen(self.image_transform(), size)
+
+    # --- for users ---
+
+    @torch.no_grad()
+    def attribute(
+        self, image: ImageLike | Tensor, words: str | int | Sequence[str | int], saturated: bool = True
+    ) -> Tensor:
+        """Heat maps: what each patch of an image says of some terms.
+
+        Args:
+            image: a PIL image, the path of one, or what `image_transform` gives: (3, H', W') normalised pixels.
+            words: N terms by name or number.
+            saturated: give weights, log(1 + relu(logit)); else the logits.
+
+        Returns:
+            (N, H, W) float32 of the patches in the part of the image that the model looks at (`seen`). Where
+            `patch_pooling` is "max", a map's maximum is the term's weight in `encode_image(image, normalize=False)`,
+            unless [CLS] has a larger one. Where it is "mean", the mean of the logits is the term's logit.
+
+        Raises:
+            EncodingError: no such term, a tensor of another shape, or a model whose image side has no patches.
+            OSError, BrokenImage: as `encode_image`.
+        """
+        ids = term_ids(self, words)
+        with _evaluating(self):
+            if not isinstance(image, Tensor):
+                image = self.image_transform()(_opened(image))
+            self.check_pixels(image[None])
+            logits = patch_weights(self, self.patch_states(image[None].to(self.device))[0], ids.tolist())
+        return saturated_weights(logits) if saturated else logits
+
+    @torch.no_grad()
+    def attribute_text(self, text: str, words: str | int | Sequence[str | int]) -> TextAttribution:
+        """What each word piece of a text adds to some terms.
+
+        Args:
+            words: N terms by name or number.
+
+        Raises:
+            EncodingError: no such term, no tokenizer, or half a character in the text.
+        """
+        if self.tokenizer is None:
+            raise EncodingError("this model has no tokenizer, which texts need; set model.tokenizer")
+        check_texts([text])
+        with _evaluating(self):
+            return self.piece_weights(text, term_ids(self, words))
 
     def lexicon(self, vectors: Tensor, top_k: int = 10) -> list[list[tuple[str, float]]]:
         """The heaviest terms of each of (B, V) vectors, at most `top_k`, heaviest first, without terms of weight 0.
@@ -217,6 +296,16 @@ class LexiconModel(RetrievalModel):
             terms = self.tokenizer.convert_ids_to_tokens(ids)
             rows.append([(term, value) for term, value in zip(terms, values, strict=True) if value > 0])
         return rows
+
+
+@contextmanager
+def _evaluating(model: RetrievalModel) -> Iterator[None]:
+    training = model.training
+    try:
+        model.eval()
+        yield
+    finally:
+        model.train(training)
 
 
 def _opened(image: ImageLike) -> Image.Image:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lexlip.errors import CheckpointError
-from lexlip.models.config import HEADS, OFFICIAL_NAMES, ModelConfig
+from lexlip.models.config import HEADS, OFFICIAL_NAMES, TEXT_SIDES, ModelConfig
+from lexlip.models.terms import KINDS
 
 LAYERS, WIDTH, SIDE, WORDS = 512, 1 << 16, 4096, 1 << 24  # the most of each; SIDE in pixels
 LIST = 16  # entries of a list, such as the depths of the stages
@@ -122,7 +123,12 @@ FIELDS: dict[str, Kind] = {
     "image_size": _whole(1, SIDE), "text": _MAPPING, "vit_kwargs": _MAPPING, "image_norm_eps": RATE,
     "max_text_len": _whole(2, WORDS), "corner_tokens": _whole(0, SIDE), "sentence_sep": FLAG,
     "head": Kind(f"one of {', '.join(HEADS)}", lambda value: value in HEADS), "embed_dim": _maybe(_whole(1, WIDTH)),
-    "text_pooler": FLAG, "image_projection": FLAG,
+    "inactive_terms": Kind(
+        f"a list of {', '.join(KINDS)}",
+        lambda value: isinstance(value, list) and len(value) <= len(KINDS) and all(one in KINDS for one in value),
+    ),
+    "text_side": Kind(f"one of {', '.join(TEXT_SIDES)}", lambda value: value in TEXT_SIDES),
+    "own_weights": FLAG, "joint_dim": _whole(0, WIDTH), "text_pooler": FLAG, "image_projection": FLAG,
 }  # fmt: skip
 
 
@@ -190,4 +196,6 @@ def _contradiction(config: ModelConfig) -> str | None:
         return f"text.pad_token_id={pad} is none of {words} words"
     if config.head == "dense" and config.embed_dim is None:
         return "embed_dim=None: the dense head needs the width of its vectors"
+    if config.text_side == "lookup" and not (config.own_weights and "special" in config.inactive_terms):
+        return "text_side=lookup needs own_weights and inactive_terms with special: nothing else weighs a text"
     return None

@@ -1,22 +1,24 @@
 """Weights from files: strictly, with every exception named and logged.
 
-A file is read with `weights_only=True`, so it can hold tensors and plain values and never runs code. Beside its model,
-a checkpoint or a model folder may hold a phase's own parts: the weakened decoder, or momentum encoders and queues. A
-folder holds them in a file named after the phase, so that the same phase can go on from it.
+A file is read with `weights_only=True`, so it can hold tensors, plain values and some inert names of Lightning, and
+never runs code. Beside its model, a checkpoint or a model folder may hold a phase's own parts: the weakened decoder, or
+momentum encoders and queues. A folder holds them in a file named after the phase, so that the same phase can go on from
+it.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from transformers import BertConfig
@@ -25,9 +27,12 @@ from lexlip.errors import CheckpointError
 from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
 from lexlip.models.encoders import TextEncoder
 from lexlip.models.frozen.config import FROZEN, FrozenConfig
+from lexlip.models.lightning_names import readable_names
 from lexlip.models.positions import CLS_ROWS, resample_relative_table
 from lexlip.models.sizes import header, on_meta, read_json, refuse_deep, refuse_hollow, refuse_large
-from lexlip.models.trust import check_config
+from lexlip.models.trust import check_config, shown
+from lexlip.utils.files import give_usual_rights
+from lexlip_data.sources.files import writing
 
 if TYPE_CHECKING:
     from lexlip.models.hub import FolderModel
@@ -36,8 +41,25 @@ log = logging.getLogger(__name__)
 
 MODEL_PREFIX = "model."
 TEXT_PREFIX = "text_encoder."
+_LIGHTNING = readable_names()
 GRID = 128  # patches along a side of an image: 2048 pixels in patches of 16
 OFFICIAL_MARK = "text_transformer."
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that appears whole, in place of an older one.
+
+    Raises:
+        OSError: naming it.
+    """
+    draft = path.with_name(path.name + ".tmp")
+    try:
+        with writing(path):
+            save_file(tensors, draft, metadata)
+            give_usual_rights(draft)
+            draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def read(path: str | Path) -> dict:
@@ -51,12 +73,16 @@ def read(path: str | Path) -> dict:
         raise CheckpointError(f"{path}: no such checkpoint file")
     try:
         _refuse_packed(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with torch.serialization.safe_globals(_LIGHTNING):  # type: ignore[arg-type]  # pairs are taken, not declared
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except CheckpointError:
         raise
     except Exception as error:  # torch raises many kinds, most without the file's name
         if _is_checkpoint(path):
-            reason = "it holds Python objects that would run code when loaded; only tensors and plain values are read"
+            named = re.search(r"GLOBAL (\S+)", str(error))
+            which = f" ({shown(named[1])})" if named else ""
+            reason = f"it holds Python objects that would run code when loaded{which}; only tensors and plain values "
+            reason += "are read"
         else:
             reason = f"it is cut short or no checkpoint ({type(error).__name__})"
         raise CheckpointError(f"{path} was refused: {reason}") from error
@@ -248,6 +274,19 @@ def load_model(model: FolderModel, path: str | Path) -> None:
         CheckpointError: as `model_weights`, or names or shapes that do not fit.
     """
     fit(model, model_weights(path), path)
+
+
+def fit_words(weights: dict[str, Tensor], wanted: Mapping[str, Tensor], kinds: Sequence[str]) -> None:
+    """Let weights have what a model has beyond others' towers and heads: inactive terms, own weights, a joint head.
+
+    Args:
+        wanted: the model's own state.
+        kinds: of inactive terms that were asked for; without any, weights keep their own.
+    """
+    for name, value in wanted.items():
+        inactive = name.endswith("_head.inactive")
+        if (inactive or name.startswith(("own_weights", "joint_"))) and (name not in weights or (inactive and kinds)):
+            weights[name] = value
 
 
 def fit(model: FolderModel, weights: dict[str, Tensor], path: str | Path) -> None:

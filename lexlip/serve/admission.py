@@ -14,17 +14,18 @@ class Admission:
     """ASGI middleware.
 
     A request counts from its first byte to the end of its answer, body included, which bounds the bodies in memory.
-    Images and texts have places of their own: however many images are under way, texts are answered. Requests that cost
-    nothing (health, metrics) are always answered.
+    Images, texts and photos to be shown have places of their own: however many images are under way, texts are
+    answered. Requests that cost nothing (health, metrics) are always answered.
 
     Args:
-        paths: that exist; all others share one name in the metrics.
-        limited: paths of which at most `concurrency` requests with a form, and as many others, are worked on at once.
+        paths: that exist, or that begin so where they end in a slash; all others share one name in the metrics.
+        limited: those of which at most `concurrency` requests with a form, as many for photos, and as many others, are
+            worked on at once.
     """
 
     def __init__(self, app: ASGIApp, paths: set[str], limited: set[str], concurrency: int, metrics: Metrics):
         self._app, self._paths, self._limited, self._metrics = app, paths, limited, metrics
-        self._free = {"images": Semaphore(concurrency), "texts": Semaphore(concurrency)}
+        self._free = {kind: Semaphore(concurrency) for kind in ("images", "texts", "photos")}
         self._busy = Refusal(
             503, "busy", f"{concurrency} requests are being worked on; try again", headers={"Retry-After": "1"}
         )
@@ -33,7 +34,7 @@ class Admission:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path, status = scope["path"] if scope["path"] in self._paths else "other", "500"
+        path, status = self._name(scope["path"]), "500"
 
         async def note_status(message: Message) -> None:
             nonlocal status
@@ -45,7 +46,7 @@ class Admission:
             try:
                 if path not in self._limited:
                     await self._app(scope, receive, note_status)
-                elif (free := self._free[_kind(scope)]).locked():
+                elif (free := self._free[_kind(scope, path)]).locked():
                     await self._busy.answer()(scope, receive, note_status)
                 else:
                     async with free:
@@ -54,7 +55,15 @@ class Admission:
             finally:
                 self._metrics.requests.labels(path, status).inc()
 
+    def _name(self, path: str) -> str:
+        if path in self._paths and (path == "/" or not path.endswith("/")):
+            return path
+        first = path[: path.find("/", 1) + 1]
+        return first if first in self._paths and first != path else "other"
 
-def _kind(scope: Scope) -> str:
+
+def _kind(scope: Scope, path: str) -> str:
+    if path.endswith("/"):
+        return "photos"
     types = (value for name, value in scope["headers"] if name == b"content-type")
     return "images" if next(types, b"").strip().lower().startswith(b"multipart/") else "texts"

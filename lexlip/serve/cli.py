@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lexlip.errors import UserError
 from lexlip.index.remembered import remembered
+from lexlip.index.store import read_manifest
 from lexlip.models.source import check_source
 from lexlip.utils.options import trust_option
 from lexlip.utils.paths import check_input
@@ -17,7 +18,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Hook `serve` into the parser of the `lexlip` command."""
     # Limits that are not given are left out, so that their defaults stand in `Limits` alone.
     serve = commands.add_parser(
-        "serve", help="answer searches over HTTP; docs/SERVING.md", argument_default=argparse.SUPPRESS
+        "serve", help="a page and answers to searches over HTTP; docs/SERVING.md", argument_default=argparse.SUPPRESS
     )
     serve.add_argument("--index", type=Path, required=True, help="folder; new states are picked up while serving")
     serve.add_argument(
@@ -34,6 +35,18 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="host name or address that clients use, besides localhost; may be repeated; * allows all",
     )  # fmt: skip
     serve.add_argument("--port", type=int, default=8000, help="0 takes any that is free (default: 8000)")
+    serve.add_argument(
+        "--photos", type=Path, metavar="DIR", default=None,
+        help="where the photos lie, ids being paths in it (default: the folders that the index remembers)",
+    )  # fmt: skip
+    serve.add_argument("--no-page", action="store_true", default=False, help="answer programs alone: no page at /")
+    serve.add_argument(
+        "--cache", type=Path, metavar="DIR", default=None, help="for thumbnails (default: in the user's cache folder)"
+    )
+    serve.add_argument(
+        "--cache-bytes", type=int, default=1 << 30, help="of thumbnails that are kept; 0: none (default: 1 GiB)"
+    )
+    serve.add_argument("--max-file", type=int, help="bytes of a photo that is shown (default: 64 MiB)")
     serve.add_argument("--max-body", type=int, help="bytes of a request (default: 16 MiB)")
     serve.add_argument("--max-pixels", type=int, help="of an image (default: 67,108,864)")
     serve.add_argument("--max-k", type=int, help="results of a request (default: 1000)")
@@ -53,12 +66,16 @@ def _serve(options: argparse.Namespace) -> None:
     if not 0 <= options.port < 1 << 16:
         raise UserError(f"--port {options.port}: 0 to 65535")
     check_input("--index", options.index, folder=True)
+    check_input("--photos", options.photos, folder=True)
+    if options.cache_bytes < 0:
+        raise UserError(f"--cache-bytes {options.cache_bytes}: 0 or more")
     options.model = options.model or remembered(options.index, options.trust_sources)
     check_source("--model ", options.model)
     try:
         from lexlip.serve.app import create_app
         from lexlip.serve.hosts import EVERY, checked_names, is_loopback
         from lexlip.serve.server import run
+        from lexlip.serve.thumbnails import ThumbnailCache, default_folder
     except ImportError as error:
         raise UserError(f"lexlip serve needs the extra: pip install -e '.[serve]' ({error})") from error
     from lexlip.models.lexlip import LexLIP
@@ -75,5 +92,19 @@ def _serve(options: argparse.Namespace) -> None:
         )  # fmt: skip
     device = usable_device(options.device)
     model = LexLIP.from_pretrained(options.model, trust_sources=options.trust_sources).to(device)
-    app = create_app(options.index, model, limits, hosts, options.force)
+    cache = ThumbnailCache(options.cache or default_folder(), options.cache_bytes) if options.cache_bytes else None
+    photos = _photos(options, is_loopback(options.host))
+    app = create_app(options.index, model, limits, hosts, options.force, not options.no_page, photos, cache)
     run(app, options.host, options.port, limits.head_seconds, access_log=options.access_log)
+
+
+def _photos(options: argparse.Namespace, private: bool) -> Path | bool:
+    """The folder of the photos, or whether those that the index remembers are shown.
+
+    An index may be somebody else's, and name any folder: what it remembers is shown on this machine alone.
+    """
+    if options.photos is not None or private or options.no_page:
+        return options.photos or private
+    if any(source.what == "images" for source in read_manifest(options.index).sources):
+        print(f"--host {options.host}: others can see this page, so photos need --photos DIR", file=sys.stderr)
+    return False

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from pathlib import Path
 
 from lexlip.index import Index
 from lexlip.index.store import MANIFEST
 from lexlip.serve.metrics import Metrics
 
+_NUMBER_ID = re.compile(r"-?(0|[1-9][0-9]{0,18})")  # as JSON writes it
 _log = logging.getLogger("uvicorn.error")
 
 
@@ -57,3 +59,8 @@ class CurrentIndex:
         except OSError:
             return None
         return facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size
+
+
+def id_of(index: Index, text: str) -> int | str:
+    """An id that came as text, of the kind that the index has."""
+    return int(text) if index.manifest.settings.ids == "int" and _NUMBER_ID.fullmatch(text) else text

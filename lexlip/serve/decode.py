@@ -55,20 +55,34 @@ class Decoders:
             BrokenImage: it cannot be decoded, or not within the limits.
             DecodersBusy: too many others are being decoded.
         """
+        payload = await self._in_turn(REQUEST.pack(square, 0, max_pixels, len(data)), data)
+        return Image.frombytes("RGB", SIZE.unpack_from(payload), payload[SIZE.size :])
+
+    async def jpeg(self, data: bytes, side: int, max_pixels: int) -> bytes:
+        """An image as a new JPEG, upright, without anything of the file but its pixels.
+
+        Args:
+            side: pixels of the shorter side at most; the longer has at most twice as many.
+
+        Raises:
+            BrokenImage, DecodersBusy: as `image`.
+        """
+        return await self._in_turn(REQUEST.pack(0, side, max_pixels, len(data)), data)
+
+    async def _in_turn(self, head: bytes, data: bytes) -> bytes:
         try:
             await asyncio.wait_for(self._free.acquire(), self._wait)
         except (TimeoutError, asyncio.TimeoutError) as error:  # two classes before Python 3.11
             raise DecodersBusy from error
         try:
-            payload = await self._in_process(data, square, max_pixels)
+            return await self._in_process(head, data)
         finally:
             self._free.release()
-        return Image.frombytes("RGB", SIZE.unpack_from(payload), payload[SIZE.size :])
 
-    async def _in_process(self, data: bytes, size: int, max_pixels: int) -> bytes:
+    async def _in_process(self, head: bytes, data: bytes) -> bytes:
         process = await self._process()
         try:
-            exchange = _exchange(process, REQUEST.pack(size, max_pixels, len(data)), data)
+            exchange = _exchange(process, head, data)
             done, payload = await asyncio.wait_for(exchange, self._seconds)
         except (TimeoutError, asyncio.TimeoutError) as error:
             self._kill(process)

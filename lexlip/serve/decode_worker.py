@@ -1,11 +1,13 @@
 """The process that decodes: it may be killed at any moment, and nothing but one image is lost.
 
 Started by `lexlip.serve.decode`. It loads no torch, so it takes 50 MB and half a second. Per image it reads `REQUEST`
-and the encoded bytes, and writes `ANSWER` and its payload: `SIZE` and the bytes of RGB, or why there is no image.
+and the encoded bytes, and writes `ANSWER` and its payload: `SIZE` and the bytes of RGB, a JPEG, or why there is no
+image.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import signal
@@ -14,14 +16,17 @@ import sys
 from contextlib import suppress
 from typing import BinaryIO
 
+from PIL import Image
+
 from lexlip_data.errors import BrokenImage
 from lexlip_data.sources.images import open_image, square_of
 
-REQUEST = struct.Struct(">IIQ")  # side of the square or 0 for all, most pixels of the image, bytes that follow
+REQUEST = struct.Struct(">IIIQ")  # sides of the square and of the JPEG, 0 for none; most pixels; bytes that follow
 SIZE = struct.Struct(">II")  # width and height
 MOST_PIXELS = 1 << 22  # of an answer: twelve megabytes, and more than any tower looks at
 ANSWER = struct.Struct(">?I")  # whether it was decoded, bytes that follow
 READY = b"ready\n"
+QUALITY = 85  # of a JPEG
 
 
 def main(memory: int, seconds: float) -> None:
@@ -38,19 +43,21 @@ def main(memory: int, seconds: float) -> None:
     _limit(memory)
     _write(sink, READY)
     while len(head := source.read(REQUEST.size)) == REQUEST.size:
-        size, max_pixels, length = REQUEST.unpack(head)
+        size, fit, max_pixels, length = REQUEST.unpack(head)
         data = source.read(length)
         if len(data) < length:
             return
         _alarm(seconds)
-        done, payload = _square(data, size, max_pixels)
+        done, payload = _answer(data, size, fit, max_pixels)
         _alarm(0)
         del data
         _write(sink, ANSWER.pack(done, len(payload)) + payload)
 
 
-def _square(data: bytes, size: int, max_pixels: int) -> tuple[bool, bytes]:
+def _answer(data: bytes, size: int, fit: int, max_pixels: int) -> tuple[bool, bytes]:
     try:
+        if fit:
+            return True, _jpeg(open_image(data, max(1, fit // 2), max_pixels), fit)
         image = open_image(data, size, max_pixels)
         if size:
             image = square_of(image, size)
@@ -61,6 +68,18 @@ def _square(data: bytes, size: int, max_pixels: int) -> tuple[bool, bytes]:
         return False, str(error).encode(errors="replace")
     except MemoryError:
         return False, b"cannot be decoded (MemoryError)"
+
+
+def _jpeg(image: Image.Image, side: int) -> bytes:
+    """At most so many pixels on the shorter side, twice as many on the longer; nothing of the file's but its pixels."""
+    scale = min(1.0, side / min(image.size), 2 * side / max(image.size))
+    if scale < 1:
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    clean, out = Image.new("RGB", image.size), io.BytesIO()
+    clean.paste(image)
+    clean.save(out, "JPEG", quality=QUALITY)
+    return out.getvalue()
 
 
 def _limit(memory: int) -> None:

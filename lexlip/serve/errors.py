@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
@@ -15,6 +17,19 @@ from lexlip.errors import DamagedIndex, IndexingError
 from lexlip_data.errors import one_line
 
 _log = logging.getLogger("uvicorn.error")
+
+
+_REASONS = {
+    400: "Neither JSON nor a form",
+    404: "No document has this id, or it has no photo",
+    408: "The body arrived too slowly",
+    413: "The body is too large",
+    415: "Another content type",
+    421: "Another host is meant",
+    422: "Invalid fields, query or image",
+    500: "A mistake of the service, or a damaged index",
+    503: "Too many requests at once",
+}
 
 
 class Problem(BaseModel):
@@ -49,7 +64,7 @@ class Refusal(Exception):
 
 def add_handlers(app: FastAPI) -> None:
     """Answer every error that leaves a route in this one form."""
-    for kind in (Refusal, IndexingError, HTTPException, Exception):
+    for kind in (Refusal, IndexingError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer)
 
 
@@ -65,8 +80,16 @@ def _refusal_of(error: Exception) -> Refusal:
         return Refusal(500, "damaged_index", "the index is damaged; the service's log says where")
     if isinstance(error, IndexingError):
         return Refusal(422, "invalid_query", str(error))
+    if isinstance(error, RequestValidationError):  # of an address's own parameters
+        name = str(error.errors()[0]["loc"][-1])
+        return Refusal(422, "invalid_request", f"{name} is not valid", (name,))
     if isinstance(error, HTTPException):
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
         return Refusal(error.status_code, code, str(error.detail), headers=error.headers)
     # A mistake of the service: the server logs its trace.
     return Refusal(500, "internal_error", "a mistake in the service; its log says more")
+
+
+def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The answers that report errors, for the OpenAPI document."""
+    return {status: {"model": ErrorAnswer, "description": _REASONS[status]} for status in statuses}

@@ -3,26 +3,60 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor
 
 from lexlip.index import Hit, Index, IndexingError, Share
-from lexlip.index.queries import bag_of, bag_of_encoded
+from lexlip.index.queries import Bag, bag_of, bag_of_encoded
+from lexlip.index.query_words import parse_query, resolve
+from lexlip.models.attribution import Box, patch_weights, saturated_weights
 from lexlip.models.retrieval import LexiconModel
 from lexlip.serve.decode import Decoders, DecodersBusy
 from lexlip.serve.errors import Refusal
 from lexlip.serve.limits import Limits
 from lexlip.serve.metrics import Metrics
+from lexlip.serve.photos import Photos
+from lexlip.serve.vocabulary import Vocabulary, WordCount
 from lexlip.serve.wording import without_python
 from lexlip_data.errors import BrokenImage
 
-Bag = tuple[np.ndarray, np.ndarray]
 _Result = TypeVar("_Result")
+_PATCHES_KEPT = 32  # photos whose patches are kept, less than a megabyte each
+
+
+class Asked(NamedTuple):
+    """A request's query.
+
+    Attributes:
+        bag: its terms and weights.
+        conditions: as `Index.search` takes them, by term.
+        unknown: its words that the vocabulary lacks.
+    """
+
+    bag: Bag
+    conditions: dict[str, dict[int, float]]
+    unknown: list[str]
+
+
+class PatchMaps(NamedTuple):
+    """Where on a photo some words are seen.
+
+    Attributes:
+        box: the part of the photo that the grid covers.
+        pooling: of the model.
+        maps: (rows, columns) weights of each word.
+    """
+
+    box: Box
+    pooling: str
+    maps: dict[str, list[list[float]]]
 
 
 class Searcher:
@@ -42,53 +76,116 @@ class Searcher:
             raise IndexingError("the model has no tokenizer, so it reads no texts; save one in its folder")
         self._model, self._limits, self._metrics = model, limits, metrics
         self._transform = model.image_transform()
-        self._terms: dict[str, int] = model.tokenizer.get_vocab()
-        self._words = {term: word for word, term in self._terms.items()}
+        self.vocabulary = Vocabulary(model.tokenizer.get_vocab())
+        self.patch_pooling = model.patch_pooling
+        self._patches: OrderedDict[str, tuple[Box, Tensor]] = OrderedDict()
         self._pools = {
             stage: ThreadPoolExecutor(threads, thread_name_prefix=stage)
             for stage, threads in (("encode", 1), ("search", limits.threads))
         }
-        self._decoders = Decoders(limits.decoders, limits.decode_seconds, limits.decode_memory)
+        self.decoders = Decoders(limits.decoders, limits.decode_seconds, limits.decode_memory)
         self._one_image = asyncio.Lock()
+        self._one_photo = asyncio.Lock()
 
     def warm_up(self, index: Index) -> None:
         """Load what is compiled or loaded on first use."""
-        index.search(bag_of("a", self._model), 1, threads=1)
+        hits = index.search(bag_of("a", self._model), 1, threads=1)
+        self.vocabulary.of_documents(index, [hit.id for hit in hits], 1)
 
-    async def bag(self, kind: str, query: Any) -> tuple[Bag, list[str]]:
-        """A query's terms and weights, and those of its words that the vocabulary lacks.
+    async def asked(self, kind: str, query: Any, conditions: dict[str, dict[str, float]] | None = None) -> Asked:
+        """A query's terms and weights.
 
         Args:
             kind, query: as `lexlip.serve.bodies.BodyReader` gives them.
+            conditions: by word, as `Index.search` names them.
 
         Raises:
+            IndexingError: a query that cannot be read.
             Refusal: 422 for an image that cannot be decoded, 503 where too many wait for that.
         """
+        unknown: dict[str, None] = {}
+        by_term: dict[str, dict[int, float]] = {}
+        for name, words in (conditions or {}).items():
+            by_term[name] = self._known(words, unknown)
+        if kind == "query":
+            found = await self._run("encode", lambda: resolve(parse_query(query), self._model))
+            merged = {name: {**found.conditions[name], **by_term.get(name, {})} for name in found.conditions}
+            return Asked(found.bag, merged, [*unknown])
+        if kind == "words":
+            return Asked(bag_of(self._known(query, unknown)), by_term, [*unknown])
+        return Asked(await self._bag(kind, query), by_term, [*unknown])
+
+    async def _bag(self, kind: str, query: Any) -> Bag:
         if kind == "text":
-            return await self._run("encode", partial(bag_of, query, self._model)), []
+            return await self._run("encode", partial(bag_of, query, self._model))
         if kind == "image":
             pixels = await self._pixels(query)
             async with self._one_image:
-                return await self._run("encode", lambda: bag_of_encoded(self._model.encode_image(pixels[None])[0])), []
-        if kind == "words":
-            known = {self._terms[word]: weight for word, weight in query.items() if word in self._terms}
-            return bag_of(known), [word for word in query if word not in self._terms]
-        return bag_of({int(term): weight for term, weight in query.items()}), []
+                return await self._run("encode", lambda: bag_of_encoded(self._model.encode_image(pixels[None])[0]))
+        return bag_of({int(term): weight for term, weight in query.items()})
 
-    async def search(self, index: Index, bag: Bag, k: int, drop: float) -> list[Hit]:
+    def _known(self, words: dict[str, float], unknown: dict[str, None]) -> dict[int, float]:
+        unknown.update(dict.fromkeys(word for word in words if word not in self.vocabulary.terms))
+        return {self.vocabulary.terms[word]: value for word, value in words.items() if word not in unknown}
+
+    async def search(self, index: Index, asked: Asked, k: int, drop: float) -> list[Hit]:
         """See `Index.search`."""
-        return await self._run("search", partial(index.search, bag, k, drop=drop, threads=1))
+        given: dict[str, Any] = {name: words for name, words in asked.conditions.items() if words}
+        return await self._run("search", partial(index.search, asked.bag, k, drop=drop, threads=1, **given))
+
+    async def words_of(self, index: Index, hits: list[Hit], limit: int) -> list[list[tuple[str, float]]]:
+        """The heaviest words of each hit."""
+        return await self._run("search", lambda: self.vocabulary.of_documents(index, [hit.id for hit in hits], limit))
+
+    async def suggest(self, index: Index, prefix: str, limit: int) -> list[WordCount]:
+        """See `Vocabulary.suggest`."""
+        return await self._run("search", partial(self.vocabulary.suggest, index, prefix, limit))
 
     async def explain(self, index: Index, bag: Bag, id: int | str) -> list[Share]:
         """See `Index.explain`; with the terms' words."""
         shares = await self._run("search", partial(index.explain, bag, id))
-        return [share._replace(word=self._words.get(share.term)) for share in shares]
+        return [share._replace(word=self.vocabulary.words.get(share.term)) for share in shares]
+
+    async def patches(self, photos: Photos, id: int | str, words: list[str]) -> PatchMaps:
+        """Where on a document's photo some words are seen; words that the vocabulary lacks are left out.
+
+        One photo at a time: what is decoded for it has some megabytes.
+
+        Raises:
+            Refusal: 404, it has no photo; 422, the model says nothing of patches, or the photo cannot be decoded.
+        """
+        if self.patch_pooling is None:
+            raise Refusal(422, "no_patches", "this model's image side says nothing of patches", ("patches",))
+        file = photos.file(id)
+        async with self._one_photo:
+            if file.stamp not in self._patches:
+                image = await photos.pixels(file)
+                self._patches[file.stamp] = await self._run("encode", partial(self._states, image))
+            self._patches.move_to_end(file.stamp)
+            while len(self._patches) > _PATCHES_KEPT:
+                self._patches.popitem(last=False)
+            box, states = self._patches[file.stamp]
+            known = [word for word in dict.fromkeys(words) if word in self.vocabulary.terms]
+            maps = await self._run("encode", partial(self._maps, states, known))
+        return PatchMaps(box, self.patch_pooling, maps)
+
+    def _states(self, image: Image.Image) -> tuple[Box, Tensor]:
+        with torch.no_grad():
+            pixels = self._transform(image)[None].to(self._model.device)
+            return self._model.seen(image.size), self._model.patch_states(pixels)[0]
+
+    def _maps(self, states: Tensor, words: list[str]) -> dict[str, list[list[float]]]:
+        if not words:
+            return {}
+        with torch.no_grad():
+            weights = saturated_weights(patch_weights(self._model, states, words))
+        return dict(zip(words, weights.double().mul(1e4).round().div(1e4).tolist()))
 
     async def close(self) -> None:
         """Let the threads end, and kill the processes; waits for none that hangs."""
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
-        await self._decoders.close()
+        await self.decoders.close()
 
     async def _run(self, stage: str, work: Callable[[], _Result]) -> _Result:
         with self._metrics.stages.labels(stage).time():
@@ -98,7 +195,7 @@ class Searcher:
         """(3, H, W), as the model takes it."""
         try:
             with self._metrics.stages.labels("decode").time():
-                image = await self._decoders.image(data, self._model.least_side, self._limits.max_pixels)
+                image = await self.decoders.image(data, self._model.least_side, self._limits.max_pixels)
         except BrokenImage as error:
             raise Refusal(422, "broken_picture", f"the image: {without_python(str(error))}", ("image",)) from error
         except DecodersBusy as error:

@@ -22,6 +22,7 @@ HEAD_WIDTH = 64  # of an attention head, where no key says how many there are
 DERIVED = ("patch_size", "input_image_embed_size", "input_text_embed_size", "hidden_size", "num_heads")
 SHAPE_KEYS = (  # the same in `Config` and `ModelConfig`
     "vit", "vit_kwargs", "image_size", "image_norm_eps", "max_text_len", "corner_tokens", "sentence_sep",
+    "inactive_terms", "own_weights", "joint_dim",
 )  # fmt: skip
 DENSE_KEYS = ("embed_dim", "text_pooler", "image_projection")
 Model = TypeVar("Model", bound=TwoTowers)
@@ -59,6 +60,13 @@ def build_model(
         text.max_position_embeddings = max(text.max_position_embeddings, config.max_text_len)
     text_shape = {name: getattr(text, name) for name in TEXT}
     shape = ModelConfig(head=kind.head, text=text_shape, **{name: getattr(config, name) for name in _shape_keys(kind)})
+    if not issubclass(kind, DenseLIP):
+        shape.text_side = config.head_text
+    if known is not None:  # what the weights were trained with, unless a key says otherwise
+        shape.inactive_terms = shape.inactive_terms or known.inactive_terms
+        shape.own_weights = shape.own_weights or known.own_weights
+        shape.joint_dim = shape.joint_dim or known.joint_dim
+        shape.text_side = known.text_side if shape.text_side == "contextual" else shape.text_side
     model = kind(shape, tokenizer, config.vit_pretrained if known is None else False)
     if bert is not None:
         state = bert.bert.state_dict()
@@ -120,6 +128,7 @@ def decided_by(model: TwoTowers) -> dict:
     """The keys of a config that a model decides; those that only restate its towers are None."""
     shape = model.config
     keys = {name: getattr(shape, name) for name in ("head", "vocab_size", *_shape_keys(type(model)))}
+    keys |= {"head_text": shape.text_side}
     keys |= dict.fromkeys(DERIVED) | {"vit_pretrained": False, "text_pretrained": False}
     keys |= {"text_layers": shape.text["num_hidden_layers"], "drop_rate": shape.text["hidden_dropout_prob"]}
     return keys | {"training_mode": "con"} if isinstance(model, DenseLIP) else keys

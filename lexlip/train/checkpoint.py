@@ -13,6 +13,7 @@ from torch import nn
 
 from lexlip.errors import CheckpointError
 from lexlip.models.weights import read, state_of
+from lexlip.train.optim import parameter_groups
 from lexlip.utils.files import write_whole
 
 log = logging.getLogger(__name__)
@@ -105,18 +106,26 @@ def read_resumable(path: str | Path) -> dict:
 
 
 def check_resumable(module: nn.Module, path: str | Path) -> None:
-    """Refuse to resume from a file of another phase or shape.
+    """Refuse to resume from a file of another phase or shape, or whose optimiser had other groups.
 
     Raises:
         CheckpointError: as `read_resumable`, or naming the file and the first names that differ.
     """
-    theirs = {name: tuple(getattr(value, "shape", ())) for name, value in state_of(read_resumable(path), path).items()}
+    content = read_resumable(path)
+    theirs = {name: tuple(getattr(value, "shape", ())) for name, value in state_of(content, path).items()}
     ours = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     wrong = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
     lines = [f"{n}: {ours.get(n, 'nothing')} in this run, {theirs.get(n, 'nothing')} in the file" for n in wrong[:5]]
     if lines:
         listed = "\n  ".join(lines)
         raise CheckpointError(f"{path} is of another phase or model, load_path may start from it:\n  {listed}")
+    sizes = [len(group["params"]) for group in parameter_groups(module, 0.0)]
+    for state in content["optimizer_states"]:
+        if (there := [len(group["params"]) for group in state["param_groups"]]) != sizes:
+            raise CheckpointError(
+                f"{path} cannot be resumed: its optimiser had groups of {there} parameters, this run's has {sizes} "
+                "(an older version, or another choice of what is trained); load_path starts from its weights"
+            )
 
 
 def tokenizer_files(tokenizer) -> dict[str, str]:

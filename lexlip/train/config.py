@@ -19,13 +19,22 @@ import yaml
 
 from lexlip.errors import ConfigError
 from lexlip.launch import environment
-from lexlip.models.config import HEADS
-from lexlip.models.frozen.config import TEXT_HEADS
+from lexlip.models.config import HEADS, TEXT_SIDES
+from lexlip.models.terms import KINDS
 from lexlip.ops.max_logits import METHODS
 from lexlip_data.loading.transforms import TRANSFORM_KEYS
 
 FRESH_WIDTH = 768  # of a fresh BERT, where no key says it
 LOGGERS = ("tensorboard", "csv", "wandb")
+PENALTIES = ("flops", "l1")
+FRACTIONS = (
+    "warmup_steps", "flops_warmup", "flops_warmup_text", "flops_warmup_image", "target_steps", "top_k_steps",
+    "val_check_interval",
+)  # fmt: skip
+CONTROLS = (None, "captions", "terms")
+LEXICON_KEYS = (  # of trained towers with lexicon heads alone
+    "inactive_terms", "own_weights", "start_terms_text", "start_terms_image", "joint_dim",
+)  # fmt: skip
 MODES = ("bottle", "con", "both")
 PRECISIONS = (16, 32, "16", "32", "bf16", "16-mixed", "bf16-mixed", "32-true")
 
@@ -108,21 +117,36 @@ class Config:
     # --- head ---
     head: str = key("lexicon: weighted terms; dense: one vector of embed_dim numbers, the baseline", choices=HEADS)
     embed_dim: int = key("dense: width of the vectors", least=1)
+    joint_dim: int = key("lexicon: width of a dense head beside it, see loss_names.dense; 0: none", least=0)
+    joint_weights: list[float] = key("of dense and of lexicon scores in the sum that teaches both", least=0)
+    eval_head: str = key("evaluation of a model with both heads", choices=HEADS)
     text_pooler: bool = key("dense: project BERT's pooler (dense layer, tanh) of [CLS] rather than [CLS] itself")
     image_projection: bool = key("dense: false where the image tower is embed_dim wide and gives the vectors as it is")
 
+    # --- words ---
+    inactive_terms: list[str] = key("kinds that no vector has: special, unused, non_latin, suffix, stop, sign")
+    head_text: str = key(
+        "contextual: the text tower's states; in_context: of a text's own terms alone; lookup: a table, no tower",
+        choices=TEXT_SIDES,
+    )
+    own_weights: bool = key("a caption's own terms also weigh by a number per term, learned")
+    expansion_control: str | None = key(
+        "captions, or terms: what may be expanded, or active beside a caption's own; null: captions on frozen towers",
+        choices=CONTROLS,
+    )
+    expansion_start: float = key("probability that it may, at first; it grows to expansion_end", least=0, most=1)
+    expansion_end: float = key("probability in the end", least=0, most=1)
+
     # --- heads on frozen towers ---
     features: str = key("folder of `lexlip cache`; trains heads on its features, and no tower is loaded")
-    teacher: str = key("a dense reference on these features, whose scores teach: a checkpoint or a model folder")
-    head_text: str = key(
-        "contextual reads the text tower's states; lookup reads a table, no tower to search", choices=TEXT_HEADS
-    )
+    teacher: str = key("whose scores teach: a checkpoint or folder of a dense model; own: frozen towers themselves")
+    teacher_temperature: float | None = key("divides the scores that teach; null: as temperature", above=0)
     head_width: int = key(
         "of the space of images, texts and terms; as wide as the text tower, it starts from it", least=1
     )
     term_min_count: int = key("captions that must have a word piece, for it to be a term", least=1)
+    allowed_terms: str = key("words: no pieces inside of words, no signs; all; or a file with one word piece per line")
     row_terms: int = key("lookup: terms that a word piece adds to its own", least=0)
-    expansion_start: float = key("probability that a caption is expanded, at first; it grows to 1", least=0, most=1)
     image_dropout: float = key("of the image features", least=0, most=1)
     text_dropout: float = key("of the sentence vectors", least=0, most=1)
 
@@ -131,14 +155,31 @@ class Config:
     loss_names: dict[str, float] = key("weights; 0 leaves a part out")
     temperature: float = key("divides the scores of the contrastive losses", above=0)
     flops_weight: float = key("of FLOPS(text) and of FLOPS(image)", least=0)
+    flops_weight_text: float | None = key("of captions alone; null: flops_weight", least=0)
+    flops_weight_image: float | None = key("of images alone; null: flops_weight", least=0)
     flops_warmup: int | float = key(
         "until then it grows with the square; a fraction of all steps if a float, steps if an int", least=0
     )
+    flops_warmup_text: int | float | None = key("of captions alone; null: flops_warmup", least=0)
+    flops_warmup_image: int | float | None = key("of images alone; null: flops_warmup", least=0)
+    penalty_text: str = key("what flops_weight weighs: flops or l1", choices=PENALTIES)
+    penalty_image: str = key("the same for images", choices=PENALTIES)
+    flops_threshold: int = key("vectors with at most so many active terms are not penalised", least=0)
+    target_terms_text: float | None = key("active terms of a caption: moves its weight of FLOPS until so many", least=1)
+    target_terms_image: float | None = key("the same for images", least=1)
+    target_steps: int | float = key("until then the target is reached; as flops_warmup", least=0)
+    start_terms_text: int | None = key("active terms of a caption at the first step, by a shift of biases", least=1)
+    start_terms_image: int | None = key("the same for images", least=1)
     train_top_k: list[int] = key("contrast vectors cut to their k heaviest terms too, e.g. [8, 32]", least=1)
+    top_k_start: int | None = key("train_top_k falls from it in equal steps; null: it is constant", least=1)
+    top_k_steps: int | float = key("until then; as flops_warmup", least=0)
+    bottleneck_temperature: float = key("Phase 1: divides the logits of the bottleneck's softmax", above=0)
+    bottleneck_norm: bool = key("Phase 1: bring the bag of words to the length of the decoder's other inputs")
     mask_same_image: bool = key("captions of one image are not negatives of each other")
     queue_size: int = key("Phase 2: past keys kept per modality", least=0)
     momentum: float = key("Phase 2: of the momentum encoder", least=0, most=1)
     DR: bool = key("Phase 2, dynamic resolution: half of the training steps at half the image size")
+    push_floor: float = key("loss_names.push: weight of terms that an image has lost, so that they return", least=0)
 
     # --- optimiser ---
     optim_type: str = key("adamw, adam, sgd", choices=("adamw", "adam", "sgd"))
@@ -323,13 +364,21 @@ def _check_values(config: Config, defaults: dict) -> None:
         raise ConfigError(f"loss_names has {wrong[0]!r}; known are {', '.join(defaults['loss_names'])}")
     if not all(_number(weight) and weight >= 0 for weight in config.loss_names.values()):
         raise ConfigError(f"loss_names={config.loss_names}; every weight must be a number that is not negative")
+    if wrong := sorted(set(config.inactive_terms) - set(KINDS)):
+        raise ConfigError(f"inactive_terms has {wrong[0]!r}; known are {', '.join(KINDS)}")
+    for side in ("text", "image"):
+        own = getattr(config, f"flops_weight_{side}")
+        if getattr(config, f"target_terms_{side}") and not (config.flops_weight if own is None else own):
+            raise ConfigError(f"target_terms_{side} moves a weight, but flops_weight=0; set it above 0, such as 0.1")
     if not config.datasets:
         raise ConfigError("datasets is empty; name at least one data set")
-    for name in ("warmup_steps", "flops_warmup", "val_check_interval"):
+    for name in FRACTIONS:
         value = getattr(config, name)
         if isinstance(value, float) and value > 1:
             whole = "an epoch" if name == "val_check_interval" else "all steps"
             raise ConfigError(f"{name}={value}: as a float it is a fraction of {whole}, at most 1.0")
+    if len(config.joint_weights) != 2:
+        raise ConfigError(f"joint_weights={config.joint_weights}; it must be two numbers, of dense and of lexicon")
     if len(config.adam_betas) != 2 or not all(beta < 1 for beta in config.adam_betas):
         raise ConfigError(f"adam_betas={config.adam_betas}; it must be two numbers from 0 up to, but not including, 1")
     if config.max_text_len < 3 + config.corner_tokens:

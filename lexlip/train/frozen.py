@@ -19,12 +19,13 @@ from lexlip.errors import ConfigError
 from lexlip.features.store import FeatureStore
 from lexlip.models.dense import MAX_SCALE
 from lexlip.models.frozen.model import FrozenLexLIP
-from lexlip.models.lexicon_head import keep_heaviest
 from lexlip.models.weights import load_model
-from lexlip.train.config import Config
-from lexlip.train.frozen_start import new_heads
-from lexlip.train.losses import flops, score_distillation, symmetric_contrastive
+from lexlip.train.config import LEXICON_KEYS, Config
+from lexlip.train.frozen_start import OWN, new_heads
+from lexlip.train.grounding import drawn_expansion
+from lexlip.train.losses import cut_scores, score_distillation, symmetric_contrastive
 from lexlip.train.module import RetrievalModule
+from lexlip.train.sparsity import SIDES
 from lexlip.train.step import Tensors, total
 from lexlip.utils.distributed import gather_many, gather_rows
 from lexlip_data.loading.batch import Batch
@@ -43,9 +44,12 @@ class _FrozenModule(RetrievalModule):
                 f"training_mode={config.training_mode}: heads on frozen towers are contrastive; add "
                 "task_frozen_lexicon_train, or set training_mode=con"
             )
-        for key in ("long_captions", "DR", "lock_image", "gradient_checkpointing", "compile"):
+        for key in ("long_captions", "DR", "lock_image", "gradient_checkpointing", "compile", *LEXICON_KEYS):
             if getattr(config, key):
                 raise ConfigError(f"{key}={getattr(config, key)} belongs to training with images; leave it out here")
+        for key, value in (("head_text", "in_context"), ("expansion_control", "terms")):
+            if getattr(config, key) == value:
+                raise ConfigError(f"{key}={value} belongs to training with images; leave it out here")
         super().check_config(config)
 
     @classmethod
@@ -94,7 +98,7 @@ class FrozenDenseModule(_FrozenModule):
 
 
 class FrozenModule(_FrozenModule):
-    """The lexicon: InfoNCE and the dense reference's scores, of whole vectors and of cut ones, and FLOPS."""
+    """The lexicon: InfoNCE and the teacher's scores, of whole vectors and of cut ones, and FLOPS."""
 
     name = "Frozen"
     loss_groups = {"contrastive_loss": "contrastive", "distill_loss": "distill", "flops_loss": "contrastive"}
@@ -121,17 +125,16 @@ class FrozenModule(_FrozenModule):
         """
         if not self.training:
             return batch, None
-        begin, steps = self.config.expansion_start, max(1, int(self.trainer.estimated_stepping_batches))
-        allowed = begin + (1 - begin) * min(1.0, self.step_now / steps)
-        keep = (torch.rand(len(batch["image_id"]), device=self.device) < allowed).float()
-        return {**batch, "expanded": keep}, None
+        return {**batch, "expanded": drawn_expansion(self.config, batch, self.step_now, self.total_steps)[:, 0]}, None
 
     def encode(self, batch: Batch, context: None, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
         heads = self.model.lexicon_heads
         assert heads is not None
         text = heads.encode_text(self.model.text_batch(batch), batch.get("expanded"))
         vectors = {"text": text, "image": heads.encode_image(batch["image"])}
-        if self.model.dense_heads is not None:
+        if self.config.teacher == OWN:
+            vectors["teacher_text"], vectors["teacher_image"] = batch["text_pooled"], batch["image"][:, 0]
+        elif self.model.dense_heads is not None:
             with torch.no_grad():
                 for kind in ("text", "image"):
                     vectors[f"teacher_{kind}"] = self.model.vectors_of_features(kind, batch, "dense")
@@ -145,14 +148,15 @@ class FrozenModule(_FrozenModule):
         ids = gather_rows(batch["image_id"], rows) if self.config.mask_same_image else None
         taught = (teacher[0] @ teacher[1].T).detach() if teacher else None
         contrastive, distilled = [], []
-        for k in (None, *self.config.train_top_k):
-            one, other = (v if k is None else F.normalize(keep_heaviest(v, k), dim=-1) for v in (text, image))
-            scores = one @ other.T
+        for k in (None, *self.sparsity.cuts(self.step_in_training)):
+            scores = text @ image.T if k is None else cut_scores(text, image, k)
             contrastive.append(symmetric_contrastive(scores, self.temperature(vectors), ids))
             if taught is not None:
-                distilled.append(score_distillation(scores, taught, self.config.temperature))
+                distilled.append(
+                    score_distillation(scores, taught, self.config.temperature, self.config.teacher_temperature)
+                )
         losses = {
             "contrastive_loss": total(contrastive) / len(contrastive),
-            "flops_loss": self.flops_weight() * (flops(vectors["text"]) + flops(vectors["image"])),
+            "flops_loss": self.sparsity.loss({side: [vectors[side]] for side in SIDES}, self.step_in_training),
         }
         return {**losses, "distill_loss": total(distilled) / len(distilled)} if distilled else losses

@@ -25,21 +25,22 @@ from lexlip.evaluate import eccv, recall
 from lexlip.models.encoders import ImageEncoder, TextEncoder
 from lexlip.models.frozen.config import FrozenConfig
 from lexlip.models.hub import check_head
-from lexlip.models.lexicon_head import keep_heaviest
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.long_texts import fit_text_tables
 from lexlip.models.two_tower import TwoTowers
-from lexlip.models.weights import check_text, fit, fit_phase, known_config, model_weights, phase_state
+from lexlip.models.weights import check_text, fit, fit_phase, fit_words, known_config, model_weights, phase_state
 from lexlip.train.agreement import Agreement
 from lexlip.train.batch_norm import average_statistics, restore_statistics, statistics_kept, statistics_of
 from lexlip.train.build import build_model, decided_by
 from lexlip.train.callbacks.terms import TermCounts
 from lexlip.train.checkpoint import tokenizer_files
 from lexlip.train.config import Config, base
+from lexlip.train.evaluation import Collected
 from lexlip.train.guard import StepGuard
-from lexlip.train.losses import in_batch_contrastive, ramp
-from lexlip.train.optim import in_steps, make_optimizer, make_schedule
+from lexlip.train.losses import in_batch_contrastive
+from lexlip.train.optim import make_optimizer, make_schedule
 from lexlip.train.skipped import SkippedSamples
+from lexlip.train.sparsity import Sparsity
 from lexlip.train.step import Tensors, cached_backward, split_batch, total
 from lexlip.utils.distributed import gather_many, gather_objects, gather_rows, rank, sum_over_ranks, world_size
 from lexlip.utils.files import write_json
@@ -72,9 +73,10 @@ class RetrievalModule(pl.LightningModule):
         self.agreement, self.guard = Agreement(), StepGuard(config.max_nonfinite_steps)
         self.batches_seen = self.loaded_step = 0
         self.validated_step = -1
-        self.flops_warmup = 0  # steps, known once a Trainer says how many there are in all
+        self.sparsity = Sparsity(config)
+        self.noted: Tensors = {}  # further numbers of a step to log, of this process's part of the batch
         self.test_metrics: dict[str, dict] = {}
-        self._collected: dict[tuple[str, str], list[recall.SparseVectors]] = {}
+        self.collected = Collected()
         self._coco_ids: dict[str, eccv.CocoIds] = {}  # of the test split, where the config asks for them
         self.term_counts: TermCounts | None = None  # where a callback wants the vectors of every step
 
@@ -141,6 +143,9 @@ class RetrievalModule(pl.LightningModule):
         """Losses by name of the vectors of this process's whole batch."""
         raise NotImplementedError
 
+    def before_first_step(self, batch: Batch) -> None:
+        """Before the very first step of a run, with its whole batch of this process."""
+
     def after_step(self, batch: Batch, context: Any) -> None:
         """After the optimiser has moved the weights."""
 
@@ -203,6 +208,7 @@ class RetrievalModule(pl.LightningModule):
             long_enough = known is not None and known.max_text_len >= config.max_text_len
             trained = None if long_enough else config.trained_positions
             fit_text_tables(weights, model.state_dict(), config.max_text_len, trained)
+            fit_words(weights, model.state_dict(), config.inactive_terms)
             fit(model, weights, config.load_path)
         del weights
         module = cls(config, model)
@@ -231,22 +237,6 @@ class RetrievalModule(pl.LightningModule):
         ids = gather_rows(batch["image_id"], rows) if self.config.mask_same_image else None
         return total(in_batch_contrastive(text, image, temperature, ids) for text in texts) / len(texts)
 
-    def with_cuts(self, whole: Tensor, vectors: Tensors, batch: Batch) -> Tensor:
-        """Mean of a contrastive loss and, for each k of `train_top_k`, of that in the batch of vectors cut to k terms.
-
-        So the heaviest terms alone learn to find the pair, as vectors that are cut for an index must (after Matryoshka
-        representations, Kusupati et al., 2022, whose prefixes are heaviest terms here).
-        """
-        losses = [whole]
-        for k in self.config.train_top_k:
-            cut = {name: keep_heaviest(vector, k) for name, vector in vectors.items()}
-            losses.append(self.contrastive(cut, batch, self.config.temperature))
-        return total(losses) / len(losses)
-
-    def flops_weight(self) -> float:
-        """Weight of FLOPS at this step, see `ramp`; in validation the whole, so that losses compare."""
-        return self.config.flops_weight * (ramp(self.step_now, self.flops_warmup) if self.training else 1.0)
-
     # --- the step ---
 
     def compute_losses(self, batch: Batch) -> Tensors:
@@ -261,10 +251,13 @@ class RetrievalModule(pl.LightningModule):
         if min(rows) == 0:
             log.warning("step left out: a process had no image left in its batch")
             return
+        if self.step_now == 0:
+            self.before_first_step(batch)
         self.seed_step()
         optimizer, statistics = self.optimizers(), statistics_of(self)
         assert not isinstance(optimizer, list)  # `configure_optimizers` makes one
         optimizer.zero_grad(set_to_none=True)
+        step = self.step_now
         batch, context = self.prepare({**batch, "rows_of_ranks": rows})
         losses = cached_backward(
             lambda part, vectors_only: self._encode(part, context, vectors_only),
@@ -289,8 +282,12 @@ class RetrievalModule(pl.LightningModule):
             self.schedule.step()
             average_statistics(self)
             self.after_step(batch, context)
+            self.sparsity.after_step(step)
         self._log_losses("train", losses, len(batch["image_id"]))
         self.log("train/learning_rate", self.schedule.get_last_lr()[0])
+        if self.noted:
+            self.log_dict({f"train/{name}": value for name, value in _mean_over_ranks(self.noted).items()})
+            self.noted = {}
 
     def _agree(self, batch: Batch) -> list[int]:
         """The one exchange before a step; gives the rows of every process."""
@@ -362,6 +359,16 @@ class RetrievalModule(pl.LightningModule):
         """Optimiser steps done, also before the Trainer has taken up a checkpoint's count."""
         return max(self.global_step, self.loaded_step)
 
+    @property
+    def step_in_training(self) -> int | None:
+        """`step_now`; None in validation."""
+        return self.step_now if self.training else None
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run; 0 without a Trainer that knows."""
+        return int(getattr(self.trainer, "estimated_stepping_batches", 0))
+
     def seed_step(self) -> None:
         """Make dropout a function of (seed, batch, process): the same after resuming, different between processes."""
         stream = np.random.SeedSequence([self.config.seed, self.batches_seen, rank()])
@@ -397,7 +404,7 @@ class RetrievalModule(pl.LightningModule):
 
     def configure_optimizers(self):
         steps = int(self.trainer.estimated_stepping_batches)
-        self.flops_warmup = in_steps(self.config.flops_warmup, steps)
+        self.sparsity.begin(steps)
         optimizer = make_optimizer(self, self.config)
         self.schedule = make_schedule(optimizer, self.config, steps)
         return [optimizer], [{"scheduler": self.schedule, "interval": "step"}]
@@ -406,11 +413,13 @@ class RetrievalModule(pl.LightningModule):
         content["phase"] = self.name
         content["batches_seen"] = self.batches_seen
         content["skipped"] = self.skipped.state()
+        content["sparsity"] = self.sparsity.state()
         content["tokenizer"] = tokenizer_files(self.model.tokenizer)
 
     def on_load_checkpoint(self, content: dict) -> None:
         self.batches_seen, self.loaded_step = content["batches_seen"], content["global_step"]
         self.skipped.load(content.get("skipped", self.skipped.state()))
+        self.sparsity.load(content.get("sparsity", {}))
         self.on_train_epoch_start()  # before the first epoch's loader is asked for its batches
         saved = content.get("hyper_parameters", {}).get("config", {})
         for key in ("batch_size", "seed", "datasets"):
@@ -431,23 +440,22 @@ class RetrievalModule(pl.LightningModule):
         if kind == "pairs":
             self._log_losses(stage, self.compute_losses(batch), len(batch["image_id"]))
             return
-        vectors = self.vectors_of(kind, batch)
-        rows = recall.SparseVectors.from_dense(F.normalize(vectors, dim=-1), batch["image_id"], batch["order"])
-        self._collected.setdefault((name, kind), []).append(rows)
+        self.collected.add(name, kind, self.vectors_of(kind, batch), batch, words=self.vocabulary is not None)
+
+    @property
+    def vocabulary(self) -> dict[str, int] | None:
+        """The ids of a lexicon's word pieces; None for dense vectors, and without a tokenizer."""
+        if self.config.head == "dense" or self.model.tokenizer is None:
+            return None
+        return self.model.tokenizer.get_vocab()
 
     def _evaluation_metrics(self) -> dict[str, dict]:
         """Metrics per data set; every process computes the same."""
         if self.config.fast_dev_run:  # a few batches of images and captions need not belong together
-            self._collected.clear()
-        sets: dict[str, dict[str, recall.SparseVectors]] = {}
-        for (name, kind), parts in sorted(self._collected.items()):
-            sets.setdefault(name, {})[kind] = recall.SparseVectors.concatenate(parts).gathered()
-        self._collected.clear()
+            self.collected = Collected()
         cuts = (self.config.eval_top_k, self.config.eval_folds) if self.trainer.testing else ([], 0)
-        metrics = {name: recall.evaluate(kinds["image"], kinds["text"], *cuts) for name, kinds in sets.items()}
-        for name, ids in self._coco_ids.items():
-            metrics[name]["eccv"] = eccv.eccv_metrics(sets[name]["image"], sets[name]["text"], ids)
-        return metrics
+        again = getattr(self.model, "cut_to_length_one", False)  # a dense model's vectors are not cut
+        return self.collected.metrics(self.vocabulary, *cuts, again, self._coco_ids)
 
     def on_test_start(self) -> None:
         if self.config.eccv:  # before anything is encoded, which takes minutes
@@ -462,6 +470,8 @@ class RetrievalModule(pl.LightningModule):
             for side in ("t2i", "i2t"):
                 self.log_dict({f"val/{name}/{side}_{key}": value for key, value in row[side].items()})
             self.log_dict({f"val/{name}/active_terms_{side}": n for side, n in row["active_terms"].items()})
+            if "grounding" in row:
+                self.log(f"val/{name}/grounded_images", row["grounding"]["images"])
         self.log("val/rsum", sum(row["rsum"] for row in metrics.values()) / len(metrics), prog_bar=True)
 
     def on_test_epoch_end(self) -> None:

@@ -8,18 +8,29 @@ from torch import nn
 from lexlip.train.config import Config
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
-    """Trained parameters in two groups: matrices with decay; biases, bias tables, norms and other vectors without."""
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, parameter in module.named_parameters():
+def parameter_groups(module: nn.Module, weight_decay: float, learning_rate: float | None = None) -> list[dict]:
+    """Trained parameters by their decay and rate: first matrices, with decay; then biases, norms and other vectors.
+
+    A module may say otherwise of parameters of its own: `rate_factors`, name -> multiple of the learning rate, and
+    `without_decay`, names. Those of another rate follow in groups of their own; `learning_rate` None leaves it out.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
+    for path, parameter in module.named_parameters():
         if parameter.requires_grad:
-            groups[parameter.ndim > 1 and "bias" not in name].append(parameter)
-    return [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
+            folder, _, name = path.rpartition(".")
+            owner = module.get_submodule(folder)
+            decays = parameter.ndim > 1 and "bias" not in path and name not in getattr(owner, "without_decay", ())
+            groups.setdefault((getattr(owner, "rate_factors", {}).get(name, 1.0), decays), []).append(parameter)
+    return [
+        {"params": some, "weight_decay": weight_decay if decays else 0.0}
+        | ({"lr": learning_rate * factor} if learning_rate is not None else {})
+        for (factor, decays), some in groups.items()
+    ]
 
 
 def make_optimizer(module: nn.Module, config: Config) -> torch.optim.Optimizer:
     """The optimiser that `optim_type` names, over the module's trained parameters."""
-    groups = parameter_groups(module, config.weight_decay)
+    groups = parameter_groups(module, config.weight_decay, config.learning_rate)
     if config.optim_type == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9)
     kind = torch.optim.AdamW if config.optim_type == "adamw" else torch.optim.Adam

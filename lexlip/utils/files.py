@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from lexlip_data.sources.files import sync_folder
+from lexlip_data.sources.files import sync_folder, writing
 
 
 def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
@@ -20,7 +20,7 @@ def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".tmp")
     try:
-        with open(draft, "wb") as file:
+        with writing(path), open(draft, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

@@ -24,6 +24,7 @@ from fuzzing.good import (
     write_tables,
     zero,
 )
+from fuzzing.png import black, chunk
 
 
 @damages("tsv", "images", "cut short", "flipped bytes", "flipped header", "zeroed", "spliced", "junk after")
@@ -77,19 +78,6 @@ def wrong_extension(folder: Path, rng: Rng) -> None:
     victim(folder, rng).write_bytes(encode(rng, FORMATS[int(rng.integers(len(FORMATS)))]))
 
 
-def png(width: int, height: int, colour: int, extra: bytes = b"", depth: int = 8) -> bytes:
-    """A black PNG, or one that says so: `colour` is 0 grey, 2 RGB, 6 RGBA."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    squeeze = zlib.compressobj(6)
-    row = bytes(1 + width * {0: 1, 2: 3, 6: 4}[colour] * depth // 8)
-    pixels = b"".join(squeeze.compress(row) for _ in range(height)) + squeeze.flush()
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-
-
 @damages("tsv", "bombs", "PNG under the limit", "PNG over it", "strip", "TIFF", "GIF", "text", "lying header")
 def bomb(folder: Path, rng: Rng, how: str) -> None:
     good_tables(folder, rng)
@@ -100,13 +88,13 @@ def bomb(folder: Path, rng: Rng, how: str) -> None:
     data = b""
     if how == "PNG under the limit":
         side = int(rng.integers(7000, 8192))
-        data = png(side, side, colour, depth=int(rng.choice([8, 16])) if colour == 0 else 8)
+        data = black(side, side, colour, depth=int(rng.choice([8, 16])) if colour == 0 else 8)
     elif how == "PNG over it":  # below Pillow's warning, between warning and error, above
         side = int(rng.choice([8300, 10000, 14000]))
-        data = png(side, side, 0)
+        data = black(side, side, 0)
     elif how == "strip":
         long = int(rng.integers(10_000, 65_000))
-        data = png(1, long, colour) if rng.integers(2) else png(long, 1, colour)
+        data = black(1, long, colour) if rng.integers(2) else black(long, 1, colour)
     elif how in ("TIFF", "GIF"):
         buffer = io.BytesIO()
         side = int(rng.choice([8000, 12_000, 20_000]))
@@ -115,8 +103,7 @@ def bomb(folder: Path, rng: Rng, how: str) -> None:
         data = buffer.getvalue()
     elif how == "text":
         text = b"Comment\0\0" + zlib.compress(bytes(200 << 20), 9)
-        chunk = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
-        data = png(30, 30, 2, chunk)
+        data = black(30, 30, extra=chunk(b"zTXt", text))
     else:
         data = bytearray(encode(rng, str(rng.choice(["PNG", "GIF", "BMP"]))))
         if data[:2] == b"BM":

@@ -6,11 +6,11 @@ Anything else, an exception that is no DataError among them, is raised, and coun
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 from pathlib import Path
-from types import ModuleType
 
+from lexlip_data.command import run_command
+from lexlip_data.convert import cli
 from lexlip_data.convert.check import check_folder
 from lexlip_data.errors import DataError
 from lexlip_data.loading.datamodule import CaptionDataModule
@@ -29,18 +29,10 @@ class Unclear(Exception):
     """Refused, but in a message that helps nobody; or accepted, but not all of it is there."""
 
 
-def load_converter(path: Path) -> ModuleType:
-    """datasets/convert.py, which is run by path and has no importable name."""
-    spec = importlib.util.spec_from_file_location("convert_command", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def use(name: str, layout: str, folder: Path, tokenizer: object, converter: ModuleType) -> tuple[str, str]:
+def use(name: str, layout: str, folder: Path, tokenizer: object) -> tuple[str, str]:
     """Do it. Returns (outcome, message)."""
     if name == "convert":
-        return _convert(layout, folder, converter)
+        return _convert(layout, folder)
     try:
         if name == "check":
             return _check(folder)
@@ -86,7 +78,7 @@ def _evaluate(folder: Path, tokenizer: object) -> tuple[str, str]:
     return "read", ""
 
 
-def _convert(layout: str, folder: Path, converter: ModuleType) -> tuple[str, str]:
+def _convert(layout: str, folder: Path) -> tuple[str, str]:
     out = folder / "arrow"
     where = {
         "karpathy": ["--json", folder / "dataset_mine.json", "--images", folder / "images"],
@@ -97,7 +89,7 @@ def _convert(layout: str, folder: Path, converter: ModuleType) -> tuple[str, str
     command = [layout, *where, *name, "--out", out, "--workers", 0, "--quiet", "--shards", 2]
     output, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-        status = converter.main([str(word) for word in command])
+        status = run_command(lambda: cli.run([str(word) for word in command]))
     if status:
         if not errors.getvalue().startswith("error: "):
             raise Unclear(f"status {status}, {errors.getvalue()!r}")

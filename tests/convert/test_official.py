@@ -1,13 +1,15 @@
 """Official checkpoints through the command: by their numbers, by their names, and what is refused."""
 
 import numpy as np
+import official_tiny
 import pytest
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lexlip import LexLIP
 from lexlip.cli import main
 from lexlip.convert.names import translate
-from lexlip.convert.official import _resample
+from lexlip.convert.official import _resample, import_official
 from lexlip.errors import CheckpointError
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
@@ -104,9 +106,41 @@ def test_the_official_resampling_is_one_line_over_the_flattened_table():
     scale = (rows + 0.1) / 12
     # Where each new row lies in the old table, half-pixel centres.
     position = np.clip((np.arange(rows) + 0.5) / scale - 0.5, 0, 11)
+    position[-3:] = position[9:12]  # CLS is read at the numbers of the old table's rows
     np.testing.assert_allclose(fitted[:, 0].numpy(), position, atol=1e-4)
     for way in ("2d", "official"):
         assert torch.equal(_resample(table, 2, 2, way), table)
+
+
+def test_every_pair_of_tokens_has_the_official_bias_at_a_larger_size(tmp_path):
+    """Patch to patch, CLS to patch, patch to CLS and CLS to CLS, as the layers add it, by the official code's rule."""
+    weights, old, new = official_tiny.weights(grid=4), 4, 6
+    torch.save(
+        official_tiny.checkpoint(weights, ModelCheckpoint, image_size=new * official_tiny.PATCH), tmp_path / "a.ckpt"
+    )
+    model = import_official(tmp_path / "a.ckpt", text_heads=2, rel_pos="official").model
+    bias = model.image_encoder.backbone.rel_pos_bias
+    bias.grid = (new, new)
+    for layer, given in enumerate(bias()):
+        name = f"image_transformer.beit.encoder.layer.{layer}.attention.attention.relative_position_bias"
+        table = weights[f"{name}.relative_position_bias_table"].double().numpy()
+        rows, first = (2 * new - 1) ** 2 + 3, (2 * old - 1) ** 2
+        scale = (rows + 0.1) / len(table)
+        place = np.clip((np.arange(rows, dtype=np.float32) + 0.5) * np.float32(1 / scale) - 0.5, 0, len(table) - 1)
+        line = np.stack([np.interp(place, np.arange(len(table)), column) for column in table.T], axis=1)
+        y, x = np.divmod(np.arange(new * new), new)
+        wanted = np.empty((2, new * new + 1, new * new + 1))
+        offset = (y[:, None] - y + new - 1) * (2 * new - 1) + (x[:, None] - x + new - 1)
+        wanted[:, 1:, 1:] = line[offset].transpose(2, 0, 1)
+        wanted[:, 0, 1:], wanted[:, 1:, 0] = line[first][:, None], line[first + 1][:, None]
+        wanted[:, 0, 0] = line[first + 2]
+        np.testing.assert_allclose(given[0].detach().numpy(), wanted, rtol=0, atol=1e-6)
+
+
+def test_the_official_resampling_makes_nothing_smaller(tmp_path):
+    torch.save(official_tiny.checkpoint(official_tiny.weights(), ModelCheckpoint, image_size=16), tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match="--rel-pos official: .* never to 2 x 2; leave the option out"):
+        import_official(tmp_path / "a.ckpt", text_heads=2, rel_pos="official")
 
 
 def test_the_first_pattern_that_matches_a_whole_name_counts():

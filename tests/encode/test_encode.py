@@ -1,5 +1,6 @@
 """lexlip encode: what the shards hold, that a run goes on where it was stopped, and what is refused."""
 
+import gzip
 import io
 import json
 import os
@@ -185,6 +186,22 @@ def test_top_k_keeps_the_heaviest_as_they_were(model, lines, tmp_path):
         whole = dict(zip(*map(np.ndarray.tolist, everything[id])))
         assert len(terms) == 5 and {term: whole[term] for term in terms.tolist()} == dict(zip(terms.tolist(), weights))
         assert min(weights) >= sorted(whole.values())[-5]
+
+
+def test_top_k_brings_vectors_to_length_one_again_where_the_model_was_trained_so(frozen, tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text("a red box left\nthe small blue box on a large photo\n")
+    model = LexLIP.from_pretrained(frozen.folder("contextual"))
+    encode(model, LineTexts(path), tmp_path / "all")
+    encode(model, LineTexts(path), tmp_path / "cut", top_k=2)
+    everything, cut = stored(tmp_path / "all"), stored(tmp_path / "cut")
+    for id, (terms, weights) in cut.items():
+        whole = dict(zip(*map(np.ndarray.tolist, everything[id])))
+        wanted = np.array([whole[term] for term in terms.tolist()])
+        assert len(wanted) == 2 < len(whole)
+        assert weights == pytest.approx(wanted / np.linalg.norm(wanted), rel=2e-3)
+    facts = json.loads((tmp_path / "cut" / "encoding.json").read_text())
+    assert facts["cut_to_length"] == 1 and "cut_to_length" not in (tmp_path / "all" / "encoding.json").read_text()
 
 
 def test_many_words_have_wide_terms(make_config, livelier, tokenizer, lines, tmp_path):
@@ -503,3 +520,105 @@ def test_shards_tell_the_model_and_the_source(model, lines, tmp_path):
         next(model.parameters()).mul_(1.5)
     with pytest.raises(IndexingError, match="its vectors were made by mine"):
         Index.open(tmp_path / "i", model)
+
+
+def test_lines_that_grew_are_encoded_on(model, lines, tmp_path, caplog):
+    """Only the new ones; what is there stays, byte for byte. A last line without its end is one all the same."""
+    (path, texts), out = lines, tmp_path / "out"
+    path.write_text("\n".join(texts[:20]))
+    encode(model, LineTexts(path), out, shard_documents=8)
+    before = content(out)
+    for count, encoded, shards in ((25, 5, 4), (25, 0, 4), (26, 1, 5)):
+        path.write_text("\n".join(texts[:count]) + "\n")
+        done = encode(model, LineTexts(path), out, shard_documents=8)
+        assert (done.documents, done.encoded, done.shards, done.skipped) == (count, encoded, shards, 0)
+    after = content(out)
+    assert {name: after[name] for name in before} == before and list(stored(out)) == list(range(1, 27))
+    assert_holds(stored(out), range(1, 27), model.encode_text(texts[:26]))
+    assert not caplog.messages
+    path.write_text("\n".join([*texts[:7], "another ring", *texts[8:27]]) + "\n")
+    assert encode(model, LineTexts(path), out, shard_documents=8).encoded == 1
+    assert f"1 texts of {path} were changed after they were encoded (e.g. 8); they are not encoded anew" in caplog.text
+    path.write_text("\n".join(reversed(texts[:28])) + "\n")  # another file
+    with pytest.raises(EncodingError, match="begun with documents 20, not 28"):
+        encode(model, LineTexts(path), out, shard_documents=8)
+
+
+@pytest.mark.parametrize("what", ["images", "texts"])
+def test_a_table_that_grew_is_encoded_on(model, tmp_path, caplog, what):
+    out, table = tmp_path / "out", folder_of(tmp_path / "in", [f"{n}.png" for n in range(6)]) / "t"
+
+    def write(*rows: tuple[int, str]) -> None:
+        table.write_text("title\tfilepath\timage_id\n" + "".join(f"{text}\t{n}.png\tid{n}\n" for n, text in rows))
+
+    rows = [(n, f"a box {n}") for n in range(6)]
+    write(*rows[:3])
+    encode(model, read_tsv(table, what), out)
+    before = content(out)
+    write(*rows[:5])
+    done = encode(model, read_tsv(table, what), out)
+    assert (done.documents, done.encoded, done.skipped) == (5, 2, 0)
+    after = content(out)
+    assert {name: after[name] for name in before} == before and "changed" not in caplog.text
+    assert [str(id).split("#")[0] for id in stored(out)] == [f"id{n}" for n in range(5)]
+    write((0, "a ring"), *rows[1:])  # of images, a caption does not matter
+    assert encode(model, read_tsv(table, what), out).encoded == 1
+    assert ("1 texts" in caplog.text and "(e.g. id0#0)" in caplog.text) == (what == "texts")
+    caplog.clear()
+    table.write_text(table.read_text().replace("1.png", "2.png"))
+    encode(model, read_tsv(table, what), out)
+    assert ("1 images" in caplog.text and "(e.g. id1)" in caplog.text) == (what == "images")
+    write(rows[1], rows[0], *rows[2:], (5, "more"))  # not at its end
+    with pytest.raises(EncodingError, match="begun with"):
+        encode(model, read_tsv(table, what), out)
+
+
+def test_a_changed_caption_is_told_where_nothing_is_new(model, tmp_path, caplog):
+    folder_of(tmp_path, ["0.png"])
+    table = tmp_path / "t"
+    table.write_text("title\tfilepath\na box\t0.png\n")
+    encode(model, read_tsv(table, "texts"), tmp_path / "out")
+    table.write_text("title\tfilepath\na ring\t0.png\n")
+    encode(model, read_tsv(table, "texts"), tmp_path / "out")
+    assert "1 texts" in caplog.text and "were changed after they were encoded" in caplog.text
+
+
+def test_arrow_files_that_grew_are_encoded_on(model, tmp_path):
+    """By another file at the end."""
+    image = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(image, "PNG")
+    files = []
+    for n in range(2):
+        table = pa.table({"image": [image.getvalue()], "caption": [["a box"]], "image_id": [f"id{n}"]})
+        files.append(tmp_path / f"{n}.arrow")
+        with pa.ipc.new_file(str(files[-1]), table.schema) as writer:
+            writer.write_table(table)
+    encode(model, read_arrow(files[:1]), tmp_path / "out")
+    assert encode(model, read_arrow(files), tmp_path / "out").encoded == 1
+    assert list(stored(tmp_path / "out")) == ["id0", "id1"]
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"documents": 1, "run": 5}', "\0"])
+def test_facts_that_cannot_be_read(model, lines, tmp_path, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "encoding.json").write_text(content)
+    with pytest.raises(EncodingError, match=r"out/encoding\.json cannot be read .*name a new folder with --out"):
+        encode(model, LineTexts(lines[0]), tmp_path / "out")
+
+
+def test_marks_and_names_that_cannot_be_read(model, lines, tmp_path):
+    """Also a list of names that would unpack out of proportion."""
+    path, texts = lines
+    path.write_text("\n".join(texts[:10]) + "\n")
+    encode(model, LineTexts(path), tmp_path / "out")
+    np.save(tmp_path / "out" / "encoding-rows.npy", np.zeros((3, 2), np.uint32))
+    path.write_text("\n".join(texts[:12]) + "\n")
+    with pytest.raises(EncodingError, match=r"encoding-rows\.npy cannot be read \(uint32 of shape"):
+        encode(model, LineTexts(path), tmp_path / "out")
+    folder = folder_of(tmp_path / "in", ["a.png", "b.png"])
+    encode(model, FolderImages(folder), tmp_path / "images", shard_documents=1)
+    (tmp_path / "images" / "shard-00001.arrow").unlink()
+    (tmp_path / "images" / "encoding-names.gz").write_bytes(gzip.compress(bytes(100 << 20)))
+    folder_of(folder, ["c.png"])
+    with pytest.raises(EncodingError, match="cut short, or out of proportion"):
+        encode(model, FolderImages(folder), tmp_path / "images", shard_documents=1)

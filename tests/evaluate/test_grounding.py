@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lexlip.evaluate.grounding import content_terms, grounding
+from lexlip.evaluate.grounding import content_terms, grounding, terms_of_images
 from lexlip.sparse import SparseRows
 
 VOCABULARY = {"[PAD]": 0, "dog": 1, "the": 2, "##s": 3, "beach": 4, ".": 5, "red": 6, "2": 8}
@@ -24,3 +24,8 @@ def test_heaviest_terms_that_stand_in_the_captions():
     # dog; beach and red; nothing; nothing. By chance each is compared with the image two further on.
     assert found["images"] == 50 and found["terms"] == 3 / 4
     assert found["chance_images"] == 25 and found["chance_terms"] == 1 / 4  # the third image has a dog too
+
+
+def test_terms_of_the_captions_of_each_image():
+    words = SparseRows.from_bags([{4: 1.0, 6: 1.0}, {1: 1.0}, {4: 1.0, 8: 1.0}, {}], ids=np.array([7, 3, 7, 5]))
+    assert [row.tolist() for row in terms_of_images(np.array([3, 7, 5]), words)] == [[1], [4, 6, 8], []]

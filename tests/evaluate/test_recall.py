@@ -209,8 +209,23 @@ def test_evaluate_adds_pruned_folds_and_chance(brute_ranks):
     assert metrics["chance"]["i2t"] == pytest.approx({"R@1": 12.5, "R@5": 62.5, "R@10": 100.0})
     assert set(metrics["pruned"]) == {"1", "4"}
     assert metrics["pruned"]["4"] == recall.retrieval_metrics(images.top_k(4), texts.top_k(4))
+    again = [rows.top_k(4).at_length_one() for rows in (images, texts)]
+    assert again[0].norms == pytest.approx(np.ones(8))
+    normalised = recall.evaluate(images, texts, [4], 0, cut_to_length_one=True)["pruned"]["4"]
+    assert normalised == recall.retrieval_metrics(*again)
     assert metrics["folds"] == {"count": 2, **recall.folded_metrics(images, texts, 2)}
     assert set(recall.evaluate(images, texts, [], 0)) == set(metrics) - {"pruned", "folds"}
+
+
+def test_the_report_says_whether_the_words_are_those_of_the_captions():
+    rows = sparse(torch.eye(4), range(4))
+    captions, counted = [np.array([0]), np.array([1, 2]), np.array([0]), np.array([], np.int64)], np.ones(4, bool)
+    metrics = recall.evaluate(rows, rows, [], 0, (captions, counted))
+    assert metrics["grounding"] == {"images": 50.0, "terms": 0.5, "chance_images": 25.0, "chance_terms": 0.25}
+    assert recall.table({"coco": metrics}).splitlines()[-1] == (
+        "coco: 50.0% of the images have a word of their captions among their 10 heaviest terms (0.50 words), by chance "
+        "25.0% (0.25)"
+    )
 
 
 def test_the_table_shows_every_number():

@@ -1,5 +1,7 @@
 """lexlip fit: settings by size, and from images to a model folder in one command."""
 
+import re
+
 import frozen_tiny
 import pytest
 
@@ -25,7 +27,9 @@ def test_from_images_to_a_folder_and_again(frozen, tmp_path, capsys):
     command = ["fit", "--data", table, "--image", frozen.image, "--text", frozen.text, "--out", tmp_path / "model"]
     command = [*map(str, command), "--head-text", "lookup", "--embed-towers", "--half", "--steps", "2"]
     assert not main(command)
-    assert "% of the photos have a word of their captions" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "% of the photos have a word of their captions" in printed
+    assert len(re.findall(r"^box\d+: ", printed, re.MULTILINE)) == 12
     assert (tmp_path / "model.work" / "report.html").read_text().count("<figure>") == 12
     model = LexLIP.from_pretrained(tmp_path / "model")
     vectors = model.encode_image([table.parent / "0.png"])

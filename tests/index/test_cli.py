@@ -109,11 +109,13 @@ def test_search_by_text_image_and_words(tmp_path, make_config, livelier, tiny_da
     "arguments, message",
     [
         (["index", "info", "nowhere"], "nowhere holds no index"),
+        (["index", "info", __file__], f"{__file__} is a file, not a folder"),
         (["index", "build", "index", "nowhere"], "nowhere: no such file"),
         (["index", "build", "index", "vectors", "--impact-bits", "13"], "impact_bits=13"),
         (["search", "--index", "index"], "not none"),
         (["search", "--index", "index", "dog", "--bag", "{}"], "not text and bag"),
         (["search", "--index", "index", "--bag", "{"], "--bag is no JSON"),
+        (["search", "--index", "index", "--bag", "[" * 100_000], "--bag is no JSON"),
         (["search", "--index", "index", "--bag", '{"a": "b"}'], "must map terms to weights"),
         (["search", "--index", "index", "--bag", '{"1": 1}', "-k", "0"], "k=0"),
         (["index", "delete", "index", "--from", "nowhere"], "nowhere cannot be read"),

@@ -78,3 +78,11 @@ def test_other_ids_are_refused(ids, message):
 def test_half_a_surrogate_pair_is_no_id(ids):
     with pytest.raises(IndexingError, match=r"mine: id '\\ud.*' is no text"):
         SparseRows.from_arrays(ids, np.arange(len(ids) + 1), [1] * len(ids), [0.5] * len(ids), "mine")
+
+
+def test_ids_unpack_to_sixteen_times_their_section_at_most(tmp_path):
+    """What docs/INDEX.md says of the memory that string ids take; long beginnings in common come near it."""
+    ids = [f"{'x' * 200}/{number:05d}" for number in range(1600)]
+    segment = column(tmp_path, ids)
+    packed = len(segment.file.section("ids"))
+    assert 12 * packed < sum(map(len, ids)) <= 16 * packed

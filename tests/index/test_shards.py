@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from lexlip.index import IndexingError, SparseRows, build, read_shards, write_shard
+from lexlip_data.sources import ipc_bounds
 
 
 def test_shards_come_back(tmp_path, rows):
@@ -198,3 +199,25 @@ def test_ids_with_a_prefix(tmp_path):
     write_shard(tmp_path / "b.arrow", [SparseRows.from_bags([{1: 1.0}] * 2, [3, -4])])
     found = [rows.ids.to_pylist() for rows in read_shards([tmp_path], id_prefix="old/")]
     assert found == [["old/x", "old/y"], ["old/3", "old/-4"]]
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+def test_a_shard_out_of_proportion(tmp_path, monkeypatch, codec):
+    """Said from its metadata, before anything is unpacked."""
+    monkeypatch.setattr(ipc_bounds, "MOST_SMALL", 1 << 20)
+    lists = pa.array([0, 1 << 19], pa.int32())
+    weights = pa.ListArray.from_arrays(lists, pa.array(np.ones(1 << 19, np.float16)))
+    terms = pa.ListArray.from_arrays(lists, pa.array(np.zeros(1 << 19, np.uint16)))
+    batch = pa.record_batch({"id": pa.array(["x"]), "terms": terms, "weights": weights})
+    options = pa.ipc.IpcWriteOptions(compression=codec)
+    with pa.ipc.new_file(str(tmp_path / "a.arrow"), batch.schema, options=options) as writer:
+        writer.write_batch(batch)
+    with pytest.raises(IndexingError, match=r"a\.arrow: its [\d,]+ bytes would unpack to 2,\d+,\d+"):
+        next(read_shards([tmp_path / "a.arrow"]))
+
+
+def test_hidden_files_beside_shards_are_passed_over_and_counted(tmp_path, rows, caplog):
+    write_shard(tmp_path / "a.arrow", [rows(3, 40, 8, ids=["a", "b", "c"])])
+    (tmp_path / "._a.arrow").write_bytes(b"\0\x05\x16\x07")  # of macOS
+    assert sum(map(len, read_shards([tmp_path]))) == 3
+    assert "1 hidden files were passed over" in caplog.text

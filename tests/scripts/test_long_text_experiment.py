@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("sacred")
 
+from lexlip.errors import UserError  # noqa: E402
 from lexlip.train.main import make_experiment  # noqa: E402
 from Phase1.module import Phase1Module  # noqa: E402
 
@@ -52,7 +53,7 @@ def test_it_trains_evaluates_and_does_nothing_twice(experiment, tiny_data, tmp_p
 
     monkeypatch.setattr(experiment.subprocess, "run", None)  # nothing is trained again
     assert experiment.main(words) == 0
-    with pytest.raises(SystemExit, match="of a run with another config"):
+    with pytest.raises(UserError, match="of a run with another config"):
         experiment.main([*words, "max_steps=3"])
 
 

@@ -1,9 +1,11 @@
 """The quickstart's report, from made metrics and logs."""
 
 import json
+import re
 import shutil
 
 import pytest
+from PIL import Image
 from transformers import AutoTokenizer
 
 from lexlip import LexLIP
@@ -61,7 +63,36 @@ def test_the_page_is_whole_and_escapes_captions(report, runs):
     assert "cat &amp; dog" in page and "&lt;b&gt;bold" in page and "<b>bold" not in page
     assert "dog 0.70" in page and "data:image/png;base64,AAAA" in page
     assert page.count("<svg") == 4 and "polyline" in page
+    assert page.count(report.HOW_TO_READ) == 1 and "What photos-small says" not in page
     assert "http" not in page  # nothing is loaded from elsewhere
+
+
+def test_every_line_of_a_chart_has_a_look_of_its_own_and_a_legend_beside_the_plot(report):
+    names = [f"t2i_R@{k}" for k in range(20)]
+    page = report.chart("recall", {name: [(1.0, 2.0), (2.0, 3.0)] for name in names})
+    looks = re.findall("stroke=(#\\w+) stroke-dasharray='([^']*)'", page)
+    lines, legend = looks[::2], looks[1::2]
+    assert lines == legend and len(set(lines)) == 20
+    assert all(int(x) > 500 for x in re.findall(r"<text x=(\d+) y=\d+>t2i", page))  # the plot ends at 500
+    height = int(re.search(r"height=(\d+)", page)[1])
+    assert max(int(y) for y in re.findall(r"y=(\d+)>t2i", page)) <= height
+
+
+def test_photos_small_says_what_drawings_and_photos_show(report, tiny_data, tmp_path):
+    shutil.copytree(tiny_data["root"] / "tiny", tmp_path / "openmoji")
+    (tmp_path / "openmoji" / "tiny_test.tsv").rename(tmp_path / "openmoji" / "openmoji_test.tsv")
+    folder = tmp_path / "my <photos>"
+    folder.mkdir()
+    Image.new("RGB", (300, 200), (200, 180, 40)).save(folder / "a&b.png")
+    (folder / "broken.jpg").write_bytes((folder / "a&b.png").read_bytes()[:60])
+    (drawings, figures, _), (title, photos, note) = report.described(tmp_path, folder)
+    assert drawings == "Drawings" and len(figures) == 4 and all(image["words"] for image in figures)
+    model = LexLIP.from_pretrained("photos-small")
+    assert photos[0]["words"] == model.lexicon(model.encode_image([folder / "a&b.png"]), report.WORDS)[0]
+    assert len(photos) == 1 and "broken.jpg" in note
+    page = report._described([(title, photos, note)])
+    assert "my &lt;photos&gt;" in page and "a&amp;b.png" in page
+    assert len(report.described(tmp_path, None)) == 1
 
 
 def test_results_are_those_of_the_model(report, make_config, livelier, tiny_data, tmp_path):

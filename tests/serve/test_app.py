@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import struct
 import threading
 import time
 import zlib
@@ -15,6 +14,7 @@ for module in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
 httpx = pytest.importorskip("httpx", reason="needs the extra dev")
 
 from fastapi.testclient import TestClient  # noqa: E402
+from fuzzing.png import whole  # noqa: E402
 
 from lexlip.errors import ConfigError  # noqa: E402
 from lexlip.index import DamagedIndex, Index, IndexingError, SparseRows, add, build  # noqa: E402
@@ -97,13 +97,7 @@ def test_numbers_in_forms_are_jsons(client, image):
 
 def bomb(side):
     """A PNG of a few bytes that says it is `side` x `side` pixels."""
-
-    def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    zeros = zlib.compress(bytes(10_000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zeros) + chunk(b"IEND", b"")
+    return whole(side, side, 8, 2, zlib.compress(bytes(10_000)))
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,12 @@
 """Images are decoded in a process of their own: the same pixels, and none that takes too long or too much."""
 
 import asyncio
-import io
 import os
 import signal
 import time
 
 import pytest
-from PIL import Image
+from fuzzing.png import black
 
 from lexlip.serve import decode
 from lexlip.serve.decode import Decoders, DecodersBusy
@@ -31,13 +30,6 @@ def run(work, **options):
     return asyncio.run(main())
 
 
-def flat(side, kind="PNG"):
-    """A black image of a few kilobytes."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (side, side)).save(buffer, kind)
-    return buffer.getvalue()
-
-
 def test_one_process_gives_the_same_pixels_and_outlives_bad_images(image):
     async def work(decoders):
         good = await decoders.image(image(1, (50, 70)), 16, PIXELS)
@@ -47,7 +39,7 @@ def test_one_process_gives_the_same_pixels_and_outlives_bad_images(image):
         with pytest.raises(BrokenImage, match="3,500 pixels|more than 100"):
             await decoders.image(image(1, (50, 70)), 16, 100)
         with pytest.raises(BrokenImage, match="decode"):  # memory for 48 MB of pixels is not there
-            await decoders.image(flat(4000), 16, PIXELS)
+            await decoders.image(black(4000, 4000), 16, PIXELS)
         assert await decoders.image(image(1, (50, 70)), 16, PIXELS) == good
         assert decoders._all == {process}
         return good
@@ -123,7 +115,7 @@ def test_all_of_an_image_comes_back_where_no_square_is_wanted(image):
     """Scaled down by a whole number beyond what any tower looks at."""
 
     async def work(decoders):
-        return await decoders.image(image(1, (50, 70)), 0, PIXELS), await decoders.image(flat(3000), 0, PIXELS)
+        return await decoders.image(image(1, (50, 70)), 0, PIXELS), await decoders.image(black(3000, 3000), 0, PIXELS)
 
     whole, large = run(work, seconds=30)
     assert whole.tobytes() == open_image(image(1, (50, 70))).tobytes() and large.size == (1500, 1500)

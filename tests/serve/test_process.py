@@ -198,10 +198,10 @@ def test_memory_stays_below_its_bound_and_a_stop_ends_whatever_is_under_way(inde
 
 def test_the_bound_of_memory():
     """What docs/SERVING.md says."""
-    assert Limits().memory() / 2**30 == pytest.approx(4.75, abs=0.01)
+    assert Limits().memory() / 2**30 == pytest.approx(5.38, abs=0.01)
     more = Limits(concurrency=65).memory() - Limits().memory()
-    assert more == (2 * 16 + 2 + 8) * MIB
-    assert Limits(decoders=2).memory() - Limits().memory() == (2 << 30) + 64 * MIB
+    assert more == (2 * 16 + 2 + 8 + 8) * MIB
+    assert Limits(decoders=2).memory() - Limits().memory() == (2 << 30) + (64 + 2 * 64) * MIB
 
 
 def test_mistakes_are_told_in_one_line(tmp_path, index_folder, model_folder, capsys):
@@ -213,8 +213,11 @@ def test_mistakes_are_told_in_one_line(tmp_path, index_folder, model_folder, cap
         (index_folder, model_folder, ("--port", "70000"), "--port 70000: 0 to 65535"),
         (index_folder, model_folder, ("--allow-host", "http://a"), "--allow-host"),
         (index_folder, model_folder, ("--decode-seconds", "0"), "decode_seconds=0"),
+        (index_folder, model_folder, ("--max-file", "0"), "max_file=0"),
+        (index_folder, model_folder, ("--photos", tmp_path / "none"), "no such folder"),
+        (index_folder, model_folder, ("--cache-bytes", "-1"), "--cache-bytes -1"),
     ):
-        assert main(["serve", "--index", str(index), "--model", str(model), *option]) == 2
+        assert main(["serve", "--index", str(index), "--model", str(model), *map(str, option)]) == 2
         error = capsys.readouterr().err
         assert message in error and error.startswith("error: ") and error.count("\n") == 1
 
@@ -222,7 +225,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, index_folder, model_folder, cap
 def test_options_that_are_given_are_the_limits(index_folder, model_folder, monkeypatch, capsys):
     server, app = pytest.importorskip("lexlip.serve.server"), pytest.importorskip("lexlip.serve.app")
     given = []
-    monkeypatch.setattr(app, "create_app", lambda index, model, limits, hosts, force: given.append((limits, hosts)))
+    monkeypatch.setattr(app, "create_app", lambda index, model, limits, hosts, *_: given.append((limits, hosts)))
     monkeypatch.setattr(server.Server, "run", lambda self: given.append(self.config))
     words = ["serve", "--index", str(index_folder), "--model", str(model_folder), "--port", "7"]
     some = ["--max-k", "9", "--body-seconds", "0.5", "--threads", "3", "--decode-memory", "9", "--allow-host", "A.b"]
@@ -236,6 +239,29 @@ def test_options_that_are_given_are_the_limits(index_folder, model_folder, monke
     assert main([*words, "--host", "0.0.0.0"]) == 0
     error = capsys.readouterr().err
     assert "--allow-host" in error and error.count("\n") == 1 and given[4][1] == frozenset()
+
+
+def test_whose_photos_are_shown(index_folder, model_folder, monkeypatch, capsys, tmp_path):
+    """Those that are named; what an index remembers, only where nobody else can ask."""
+    app, server = pytest.importorskip("lexlip.serve.app"), pytest.importorskip("lexlip.serve.server")
+    given = []
+    monkeypatch.setattr(app, "create_app", lambda *values: given.append(values[5:]))
+    monkeypatch.setattr(server.Server, "run", lambda self: None)
+    words = ["serve", "--index", str(index_folder), "--model", str(model_folder), "--cache", str(tmp_path / "c")]
+    named = ["--photos", str(tmp_path)]
+    for more in (
+        [],
+        named,
+        ["--host", "0.0.0.0"],
+        ["--host", "0.0.0.0", *named],
+        ["--no-page"],
+        ["--cache-bytes", "0"],
+    ):
+        assert main([*words, *more]) == 0
+    assert [(page, photos) for page, photos, _ in given] == [
+        (True, True), (True, tmp_path), (True, False), (True, tmp_path), (False, True), (True, True)
+    ]  # fmt: skip
+    assert [cache is not None for _, _, cache in given] == [True] * 5 + [False]
 
 
 @pytest.mark.parametrize("module", ["uvicorn", "prometheus_client"])

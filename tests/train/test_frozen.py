@@ -6,11 +6,14 @@ import torch.nn.functional as F
 from frozen_tiny import WIDTH, write_towers
 from runs import Refused, checkpoint_of
 
+from lexlip.errors import CheckpointError, ConfigError
 from lexlip.features.store import FeatureStore
 from lexlip.models.weights import known_config
+from lexlip.train.checkpoint import check_resumable
 from lexlip.train.config import Config, base, named
 from lexlip.train.features import FeatureDataModule, FeaturePairs
 from lexlip.train.frozen import FrozenDenseModule, FrozenModule
+from lexlip.train.optim import parameter_groups
 
 CASES = {
     "dense": ("task_frozen_dense_train", FrozenDenseModule),
@@ -83,6 +86,52 @@ def test_gradients_do_not_depend_on_the_micro_batches(build, step, head):
     for name, value in gradients.items():
         assert float((ours[name] - value).abs().max()) < 1e-4 * float(value.abs().max()) + 1e-6, name
     assert any("logit_scale" in name and value.abs() > 0 for name, value in gradients.items())
+
+
+@pytest.mark.parametrize("head", ["contextual", "lookup"])
+def test_what_terms_have_alone_learns_faster_and_without_decay(build, head):
+    module, _ = build(head)
+    groups = parameter_groups(module, 0.05, 2e-3)
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    heads = "model.lexicon_heads."
+    fast = {f"{heads}{name}" for name in ("table", "image_bias", "own", "text_side.expand.bias")}
+    fast |= {f"{heads}text_side.gate"} if head == "lookup" else set()
+    found = [(group["lr"], group["weight_decay"]) for group in groups]
+    assert found == [(2e-3, 0.05), (2e-3, 0.0), (pytest.approx(3e-3), 0.0)]
+    assert {names[id(p)] for p in groups[2]["params"]} == fast
+
+
+def test_terms_are_the_word_pieces_that_are_allowed(build, tmp_path):
+    """The captions say "boxs", which is "box" and "##s"."""
+
+    def terms(which):
+        model = build("contextual", allowed_terms=str(which))[0].model
+        return set(model.tokenizer.convert_ids_to_tokens(model.lexicon_heads.term_ids.tolist()))
+
+    file = tmp_path / "terms.txt"
+    file.write_text("red\nbox\nlarge\n")
+    assert "##s" in terms("all") and terms("words") == terms("all") - {"##s"}
+    assert terms(file) == {"red", "box"}  # no caption has "large"
+    file.write_text("red\nzebra\n")
+    with pytest.raises(ConfigError, match="terms.txt: 'zebra' is no word piece"):
+        terms(file)
+    with pytest.raises(ConfigError, match="allowed_terms=word: neither words nor all"):
+        terms("word")
+    file.write_text("large\n")
+    with pytest.raises(ConfigError, match="in so many of them and in allowed_terms="):
+        terms(file)
+
+
+def test_a_checkpoint_whose_optimiser_had_other_groups_is_not_resumed(build, frozen, tmp_path):
+    content = torch.load(frozen.checkpoint("contextual"), weights_only=True)
+    state = content["optimizer_states"][0]
+    fast = state["param_groups"].pop()
+    state["param_groups"][0]["params"] += fast["params"]
+    torch.save(content, tmp_path / "old.ckpt")
+    module, _ = build("contextual")
+    check_resumable(module, frozen.checkpoint("contextual"))
+    with pytest.raises(CheckpointError, match="old.ckpt cannot be resumed.*load_path"):
+        check_resumable(module, tmp_path / "old.ckpt")
 
 
 def test_losses_are_their_formulas(build):
@@ -181,6 +230,9 @@ def test_test_only_evaluates_and_needs_the_split(frozen):
         ({"features": "nowhere"}, "nowhere holds no features"),
         ({"teacher": "nowhere.ckpt"}, "nowhere.ckpt: no such checkpoint file"),
         ({"head_text": "table"}, "head_text"),
+        ({"head_text": "in_context"}, "head_text=in_context belongs to training with images"),
+        ({"expansion_control": "terms"}, "expansion_control=terms belongs to training with images"),
+        ({"own_weights": True}, "own_weights=True belongs to training with images"),
         ({"batch_size": 64, "per_gpu_batchsize": 64}, "64"),
     ],
 )  # fmt: skip
@@ -199,6 +251,28 @@ def test_a_teacher_of_other_towers_or_without_a_reference_is_refused(frozen, tmp
         frozen.train("lookup", features=str(tmp_path / "features"))
     with pytest.raises(Refused, match="holds no dense reference on frozen towers"):
         frozen.train("lookup", teacher=str(frozen.folder("lookup")))
+
+
+def test_the_towers_own_scores_teach(build, frozen):
+    """Of towers with one common space, whose cosines are taken at a temperature of their own."""
+    with pytest.raises(ConfigError, match="teacher=own: .* numbers in .*, and of each text, 16; cache both sides"):
+        build("contextual", teacher="own")
+    losses = {**base()["loss_names"], "distill": 1.0}
+    module, data = build("contextual", teacher_temperature=0.01, loss_names=losses, train_top_k=[])
+    module.config = module.config.changed(teacher="own")
+    batch = next(iter(data.train_dataloader()))
+    batch["image"] = torch.randn(8, 1, WIDTH)
+    vectors = {k: F.normalize(torch.rand(8, 12), dim=1) for k in ("text", "image")}
+    module.model.lexicon_heads.encode_image = lambda image: vectors["image"]
+    module.model.lexicon_heads.encode_text = lambda texts, keep: vectors["text"]
+    module.eval()
+    scores = vectors["text"] @ vectors["image"].T
+    taught = F.normalize(batch["text_pooled"].float(), dim=1) @ F.normalize(batch["image"][:, 0], dim=1).T
+    wanted = 0.0
+    for own, given in ((scores, taught), (scores.T, taught.T)):
+        p = (given / 0.01).softmax(1)
+        wanted += (p * (p.clamp(min=1e-30).log() - (own / 0.05).log_softmax(1))).sum(1).mean() / 2
+    assert float(module.compute_losses(batch)["distill_loss"]) == pytest.approx(float(wanted), rel=1e-4)
 
 
 def test_the_teacher_sees_whole_features(frozen):

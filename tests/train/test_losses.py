@@ -6,7 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lexlip.train.losses import flops, global_count, in_batch_contrastive, masked_lm, queue_contrastive
+from lexlip.train.losses import (
+    cut_scores,
+    flops,
+    global_count,
+    in_batch_contrastive,
+    masked_lm,
+    mean_l1,
+    queue_contrastive,
+)
 
 
 def unit(*shape, seed=0):
@@ -78,6 +86,12 @@ def test_flops_by_hand():
     assert float(flops(vectors)) == 2**2 + 0 + 1**2  # squares of the means of |r|
 
 
+def test_short_vectors_are_not_penalised():
+    vectors = torch.tensor([[1.0, 0.0, 2.0], [3.0, 0.0, 0.0]])  # two active terms, and one
+    assert float(flops(vectors, threshold=1)) == 0.5**2 + 1**2 and float(flops(vectors, threshold=2)) == 0
+    assert float(mean_l1(vectors)) == (1 + 2 + 3) / 2 and float(mean_l1(vectors, threshold=1)) == (1 + 2) / 2
+
+
 def test_flops_is_the_loop():
     vectors = torch.randn(5, 11, generator=torch.Generator().manual_seed(0))
     wanted = sum((sum(abs(float(vectors[i, v])) for i in range(5)) / 5) ** 2 for v in range(11))
@@ -101,3 +115,19 @@ def test_masked_lm_by_hand_and_without_any_masked_word():
 def test_global_count_is_at_least_one():
     assert float(global_count(torch.tensor([[-100, 4], [9, -100]]))) == 2
     assert float(global_count(torch.tensor([[-100, -100]]))) == 1
+
+
+@pytest.mark.parametrize("k", [1, 3, 40])
+def test_cut_scores_and_their_gradients_are_those_of_cut_vectors(k):
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((5, 40), (4, 40))
+    ours = [torch.rand(shape, generator=generator).requires_grad_() for shape in shapes]
+    theirs = [v.detach().clone().requires_grad_() for v in ours]
+    cut = [F.normalize(v * (v >= v.topk(k, 1).values[:, -1:]), dim=1) for v in theirs]
+    wanted, found = cut[0] @ cut[1].T, cut_scores(*ours, k)
+    torch.testing.assert_close(found, wanted)
+    upstream = torch.rand(5, 4, generator=generator)
+    (found * upstream).sum().backward()
+    (wanted * upstream).sum().backward()
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)

@@ -75,6 +75,32 @@ def test_decay_for_matrices_and_none_for_biases_norms_and_position_tables(make_c
     } <= decayed  # fmt: skip
 
 
+class Told(nn.Module):
+    """Says of its own parameters that one learns twice as fast, and that another has no decay."""
+
+    rate_factors, without_decay = {"fast": 2.0}, ("still",)
+
+    def __init__(self):
+        super().__init__()
+        self.fast, self.still = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
+        self.usual, self.frozen = nn.Linear(2, 2), nn.Parameter(torch.ones(2, 2), requires_grad=False)
+
+
+def test_a_module_says_what_rate_and_decay_its_parameters_have(make_config):
+    model = nn.Sequential(Told(), nn.Linear(2, 2))
+    optimizer = make_optimizer(model, make_config(learning_rate=0.1, weight_decay=0.2))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert found == {
+        "0.fast": (0.2, 0.2), "0.still": (0.1, 0.0), "0.usual.weight": (0.1, 0.2), "0.usual.bias": (0.1, 0.0),
+        "1.weight": (0.1, 0.2), "1.bias": (0.1, 0.0),
+    }  # fmt: skip
+    schedule = make_schedule(optimizer, make_config(learning_rate=0.1, warmup_steps=0), 4)
+    optimizer.step()
+    schedule.step()
+    assert schedule.get_last_lr() == pytest.approx([0.075, 0.075, 0.15])
+
+
 @pytest.mark.parametrize(
     ("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)]
 )

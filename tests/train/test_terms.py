@@ -42,7 +42,11 @@ def test_alarms(active, pressed, says):
 def test_an_alarm_is_told_once_until_it_is_over(tmp_path, caplog):
     logged = {}
     module = SimpleNamespace(
-        model=SimpleNamespace(tokenizer=None), step_now=50, flops_warmup=10, log_dict=logged.update, term_counts=None
+        model=SimpleNamespace(tokenizer=None),
+        step_now=50,
+        sparsity=SimpleNamespace(whole_from=lambda side: 10),
+        log_dict=logged.update,
+        term_counts=None,
     )
     trainer = SimpleNamespace(is_global_zero=True, loggers=[])
     terms = Terms(1, tmp_path)

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from lexlip_data.errors import DataError
+from lexlip_data.sources.files import writing
 from lexlip_data.sources.rows import Rows
 from lexlip_data.sources.table import CaptionTable
 
@@ -75,4 +76,5 @@ def draw(path: str, size: int) -> bytes:
 def write_note(out: Path, size: int) -> None:
     """The attribution that the drawings' licence asks for, beside the data."""
     note = Path(__file__).with_name("demo_note.txt").read_text(encoding="utf-8")
-    (out / "LICENSE-openmoji.txt").write_text(note.format(size=size), encoding="utf-8")
+    with writing(path := out / "LICENSE-openmoji.txt"):
+        path.write_text(note.format(size=size), encoding="utf-8")

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lexlip_data.errors import BrokenSample
+from lexlip_data.sources.files import replacing
 from lexlip_data.sources.source import Source
 
 
@@ -44,17 +45,16 @@ def build_tokenizer(captions: Iterable[str], folder: str | Path, vocab_size: int
     tokenizer.train_from_iterator(
         captions, vocab_size=vocab_size, min_frequency=1, special_tokens=tokens, show_progress=False
     )
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     # Built anew from the vocabulary: the trained object does not yet add [CLS] and [SEP].
     tokenizer = BertWordPieceTokenizer(dict(pieces), lowercase=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
     names = {f"{name}_token": token for name, token in special.items()}
     # Written by hand: what save_pretrained writes differs between releases of transformers; all of them read this.
     config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512}
     config.update(names, clean_up_tokenization_spaces=True)
-    for file, content in (("tokenizer_config.json", config), ("special_tokens_map.json", names)):
-        (folder / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with replacing(folder) as draft:
+        tokenizer.save(str(draft / "tokenizer.json"))
+        (draft / "vocab.txt").write_text("".join(f"{piece}\n" for piece, _ in pieces), encoding="utf-8")
+        for file, content in (("tokenizer_config.json", config), ("special_tokens_map.json", names)):
+            (draft / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return len(pieces)

@@ -34,6 +34,14 @@ def _mixed(state: _State) -> _State:
     return z ^ (z >> 31)
 
 
+def row_seeds(seed: int, step: int, *columns: np.ndarray) -> np.ndarray:
+    """(B,) seeds of a step's rows, each named by its numbers in the (B,) integer `columns`: the same in every order."""
+    seeds = np.full(len(columns[0]), sample_seed(seed, step, 0), np.uint64)
+    for column in columns:
+        seeds = _mixed(seeds ^ column.astype(np.int64).view(np.uint64))
+    return seeds >> np.uint64(1)
+
+
 def uniforms(seeds: np.ndarray, stream: int, count: int) -> np.ndarray:
     """Float64 (B, count) random numbers in [0, 1) of the samples with these (B,) integer seeds >= 0.
 

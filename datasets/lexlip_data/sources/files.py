@@ -8,13 +8,21 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lexlip_data.errors import BrokenImage, DataError, MissingImage, OutsideImage
 
 MAX_IMAGE_BYTES = 256 << 20
+
+_OF_RUST = re.compile(r"\(os error (\d+)\)$")  # safetensors and tokenizers have errors of their own
+
+_SYSTEM = frozenset(
+    "@eadir @recycle @recently-snapshot @syno @tmp @sharebin #recycle #snapshot $recycle.bin __macosx lost+found "
+    "thumbs.db ehthumbs.db ehthumbs_vista.db desktop.ini".split()
+) | {"system volume information", "icon\r"}
 
 is_file = os.path.isfile  # never an error, whatever the path
 NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # else opening a pipe waits until somebody writes to it
@@ -22,6 +30,62 @@ _KINDS = {
     stat.S_IFIFO: "a pipe", stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }  # fmt: skip
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is no part of a collection."""
+    return name.startswith((".", "@eaDir", "@__thumb")) or name.lower() in _SYSTEM
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Let an error of the system that names no file, as of a full disk while one is written, name this one.
+
+    Raises:
+        OSError: also in place of what the libraries in Rust and torch make of one.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = _system_error(error)
+        if number is None or getattr(error, "filename", None) is not None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+@contextmanager
+def replacing(folder: str | Path, last: str = "") -> Iterator[Path]:
+    """A new folder inside `folder`, which is made if need be; the files written there move up when all are.
+
+    So a disk that is full, or a kill, leaves the files of before.
+
+    Args:
+        last: name of the file that moves last.
+
+    Raises:
+        OSError: naming `folder` where the system's error names no file.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder), tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as draft:
+        try:
+            yield Path(draft)
+        except OSError as error:  # name the file that is wanted
+            if isinstance(error.filename, str) and error.filename.startswith(draft + os.sep):
+                error.filename = os.path.join(folder, error.filename[len(draft) + 1 :])
+            raise
+        for name in sorted(os.listdir(draft), key=lambda name: (name == last, name)):
+            os.replace(os.path.join(draft, name), folder / name)
+
+
+def _system_error(error: Exception) -> int | None:
+    """The number of the system's error behind an error of a library, if there is one."""
+    if isinstance(error, OSError):
+        return error.errno
+    if in_rust := _OF_RUST.search(str(error)):
+        return int(in_rust[1])
+    behind = error.__cause__ or error.__context__  # torch raises a RuntimeError after it
+    return behind.errno if isinstance(behind, OSError) and isinstance(error, RuntimeError) else None
 
 
 def real_roots(*roots: str | Path | Iterable[str | Path]) -> tuple[str, ...]:
@@ -57,22 +121,23 @@ def is_inside(real: str, roots: Sequence[str]) -> bool:
     return any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in roots)
 
 
-def read_image(path: str | Path, roots: Sequence[str] = ()) -> bytes:
-    """The bytes of an image's file; `roots` as in `check_inside`.
+def read_image(path: str | Path, roots: Sequence[str] = (), most: int | None = None) -> bytes:
+    """The bytes of an image's file, at most so many, MAX_IMAGE_BYTES if not given; `roots` as in `check_inside`.
 
     Raises:
         MissingImage: no such file.
         OutsideImage: the path leads out of the roots.
-        BrokenImage: not an ordinary file, larger than MAX_IMAGE_BYTES, or the system cannot read it.
+        BrokenImage: not an ordinary file, larger than `most`, or the system cannot read it.
     """
+    most = MAX_IMAGE_BYTES if most is None else most
     try:
         check_inside(path, roots)
         with open(path, "rb", opener=lambda path, flags: os.open(path, flags | NONBLOCK)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise BrokenImage(f"is {_kind(status)}, not a file")
-            if status.st_size > MAX_IMAGE_BYTES:
-                raise BrokenImage(f"{status.st_size:,} bytes; an image may have {MAX_IMAGE_BYTES:,}")
+            if status.st_size > most:
+                raise BrokenImage(f"{status.st_size:,} bytes; an image may have {most:,}")
             return file.read(status.st_size)
     except BrokenImage:
         raise

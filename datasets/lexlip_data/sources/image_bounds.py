@@ -275,8 +275,35 @@ def _check_j2k(data: bytes, start: int = 0) -> None:
     raise _refuse(f"more than {MAX_SEGMENTS:,} segments before the pixels")
 
 
+def _check_jxl(data: bytes) -> None:
+    """The size, before a plugin decodes all of it to tell it: the codestream itself, or in the first box of one."""
+    if data.startswith(b"\0\0\0\x0cJXL "):
+        boxes = islice(_boxes(data, 0, len(data)), MAX_SEGMENTS)
+        streams = (data[begin + 4 * (kind == b"jxlp") :] for kind, begin, _ in boxes if kind in (b"jxlc", b"jxlp"))
+        data = next(streams, b"")
+    if not data.startswith(b"\xff\x0a"):
+        raise BrokenImage("a JPEG XL file without an image")
+    bits, at = int.from_bytes(data[2:18].ljust(16, b"\0"), "little"), 0
+
+    def take(count: int) -> int:
+        nonlocal at
+        value = bits >> at & (1 << count) - 1
+        at += count
+        return value
+
+    small = take(1)
+    side = lambda: 8 * (1 + take(5)) if small else 1 + take((9, 13, 18, 30)[take(2)])
+    height = side()
+    ratio = take(3)
+    width = side() if ratio == 0 else height * _JXL_RATIOS[ratio - 1][0] // _JXL_RATIOS[ratio - 1][1]
+    if width * height > MAX_PIXELS:
+        raise BrokenImage(f"{width} x {height} pixels are more than {MAX_PIXELS:,}: a decompression bomb, or too large")
+
+
+_JXL_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # width to height
 MAX_J2K_TILES = 1024  # of any JPEG 2000 image; more only with 128 x 128 pixels or more each
 _CHECKS = {
     b"\xff\xd8\xff": _check_jpeg, b"\x89PNG\r\n\x1a\n": _check_png, b"GIF8": _check_gif, b"P": _check_ppm,
     b"II": _check_tiff, b"MM": _check_tiff, b"\0\0\0\x0cjP  ": _check_jp2, b"\xff\x4f\xff\x51": _check_j2k,
+    b"\xff\x0a": _check_jxl, b"\0\0\0\x0cJXL ": _check_jxl,
 }  # fmt: skip

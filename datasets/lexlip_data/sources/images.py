@@ -19,11 +19,11 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from lexlip_data.errors import BrokenImage
 from lexlip_data.sources.image_bounds import MAX_PIXELS, check_structure, check_tags
+from lexlip_data.sources.plugins import can_open
 
 MAX_RATIO = 100  # of the longer side to the shorter: resizing the shorter one makes the longer one that much longer
-Image.init()
 # Chosen by content, whatever the name says. Pillow knows more; some start other programs (EPS) or are not images.
-_FORMATS = [name for name in "JPEG MPO PNG GIF WEBP TIFF BMP PPM JPEG2000 AVIF".split() if name in Image.OPEN]
+_FORMATS = [name for name in "JPEG MPO PNG GIF WEBP TIFF BMP PPM JPEG2000 AVIF HEIF JXL".split() if can_open(name)]
 _ROTATION = 0x0112  # tag of EXIF
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -38,7 +38,7 @@ def open_image(data: bytes | memoryview, min_side: int = 0, max_pixels: int = MA
     """Decode the first frame of an encoded image to 8-bit RGB, upright, transparency on white.
 
     Args:
-        data: the encoded file (JPEG, PNG, GIF, WebP, TIFF, BMP, PPM, JPEG 2000, AVIF).
+        data: the encoded file (JPEG, PNG, GIF, WebP, TIFF, BMP, PPM, JPEG 2000, AVIF; with plugins HEIC and JPEG XL).
         min_side: if positive, a JPEG may be decoded smaller, its shorter side never below 2 * min_side pixels
             (the factor 2 leaves the final resize something to filter).
         max_pixels: a lower limit than MAX_PIXELS.

@@ -6,6 +6,7 @@ DataError that names it; what is wrong with one text is a BrokenSample.
 
 from __future__ import annotations
 
+import errno
 import json
 import zlib
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ from pyarrow import types
 
 from lexlip_data.errors import BrokenImage, BrokenSample, DataError, one_line
 from lexlip_data.sources.files import is_name, require_file
+from lexlip_data.sources.ipc_bounds import require_proportion
 from lexlip_data.sources.kinds import kind_of_file
 
 REQUIRED_COLUMNS = ("image", "caption", "image_id")
@@ -94,7 +96,8 @@ def open_arrow(path: str | Path, mapped: bool = True) -> ArrowFile:
     Args:
         mapped: by memory map, which copies nothing, but ends the process where the disk cannot give a page.
     Raises:
-        DataError: the file is absent, truncated or not an Arrow IPC file, or its columns are not what they must be.
+        DataError: the file is absent, truncated or not an Arrow IPC file, its columns are not what they must be, or it
+            would take memory out of proportion to its length.
     """
     require_file(path)
     kind = kind_of_file(path)
@@ -110,7 +113,12 @@ def open_arrow(path: str | Path, mapped: bool = True) -> ArrowFile:
         else:
             file = pa.ipc.open_file(source, options=_OPTIONS)
         check_columns(path, file.schema)
+        require_proportion(source, path, stream=kind == "Arrow stream")
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise DataError(
+                f"{path}: more Arrow files than may be open; raise the limit (ulimit -n), or convert into fewer shards"
+            ) from error
         raise DataError(f"{path}: not a complete Arrow IPC file ({one_line(error)}); {_COPY_AGAIN}") from error
     return file
 

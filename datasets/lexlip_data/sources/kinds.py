@@ -11,20 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
-
 from lexlip_data.errors import BrokenImage, DataError
 from lexlip_data.sources.files import NONBLOCK, require_file
+from lexlip_data.sources.plugins import can_open, package_for
 
 HEAD = 512  # bytes that tell
 
-Image.init()
 _PLUGINS = {  # of Pillow, for the kinds that `lexlip_data.sources.images` reads where its Pillow can
     "JPEG": "JPEG", "PNG": "PNG", "GIF": "GIF", "WebP": "WEBP", "TIFF": "TIFF", "BMP": "BMP", "PPM": "PPM",
-    "JPEG 2000": "JPEG2000", "AVIF": "AVIF",
+    "JPEG 2000": "JPEG2000", "AVIF": "AVIF", "HEIC/HEIF": "HEIF", "JPEG XL": "JXL",
 }  # fmt: skip
-READ = frozenset(kind for kind, plugin in _PLUGINS.items() if plugin in Image.OPEN)
-_OTHERS = "HEIC/HEIF|JPEG XL|JPEG XR|SVG|Photoshop|icon|EPS|PDF|OpenEXR|Radiance HDR|camera raw|DICOM|GIMP|DDS"
+READ = frozenset(kind for kind, plugin in _PLUGINS.items() if can_open(plugin))
+_OTHERS = "JPEG XR|SVG|Photoshop|icon|EPS|PDF|OpenEXR|Radiance HDR|camera raw|DICOM|GIMP|DDS"
 UNREAD = frozenset((*_PLUGINS, *_OTHERS.split("|"))) - READ  # images to people
 _RAW = frozenset(".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mef .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl "
                  ".sr2 .srf .srw .x3f".split())  # fmt: skip
@@ -36,7 +34,7 @@ SUFFIXES = frozenset(
 _BRANDS = {
     b"heic": "HEIC/HEIF", b"heix": "HEIC/HEIF", b"heim": "HEIC/HEIF", b"heis": "HEIC/HEIF", b"hevc": "HEIC/HEIF",
     b"hevx": "HEIC/HEIF", b"mif1": "HEIC/HEIF", b"msf1": "HEIC/HEIF", b"avif": "AVIF", b"avis": "AVIF",
-    b"crx ": "camera raw",
+    b"crx ": "camera raw", b"M4A ": "sound", b"M4B ": "sound",
 }  # fmt: skip
 _STARTS = (  # longer before shorter where one begins with the other
     (b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"GIF87a", "GIF"), (b"GIF89a", "GIF"),
@@ -47,7 +45,7 @@ _STARTS = (  # longer before shorter where one begins with the other
     (b"8BPS", "Photoshop"), (b"\0\0\1\0", "icon"), (b"%!PS", "EPS"), (b"\xc5\xd0\xd3\xc6", "EPS"), (b"%PDF", "PDF"),
     (b"\x76\x2f\x31\x01", "OpenEXR"), (b"#?RADIANCE", "Radiance HDR"), (b"FUJIFILMCCD-RAW", "camera raw"),
     (b"IIRO", "camera raw"), (b"IIRS", "camera raw"), (b"MMOR", "camera raw"), (b"IIU\0", "camera raw"),
-    (b"gimp xcf", "GIMP"), (b"DDS ", "DDS"),
+    (b"gimp xcf", "GIMP"), (b"DDS ", "DDS"), (b"\x1aE\xdf\xa3", "video"),  # Matroska and WebM
     (b"PAR1", "Parquet"), (b"FEA1", "Feather version 1"), (b"ARROW1", "Arrow"), (b"ORC", "ORC"), (b"Obj\x01", "Avro"),
     (b"PK\x03\x04", "zip"), (b"PK\x05\x06", "zip"), (b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz"),
     (b"\x28\xb5\x2f\xfd", "Zstandard"), (b"7z\xbc\xaf\x27\x1c", "7-Zip"), (b"Rar!", "RAR"),
@@ -58,7 +56,7 @@ _STARTS = (  # longer before shorter where one begins with the other
     (b"\xff\xfe\0\0", "UTF-32"), (b"\0\0\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"),
 )  # fmt: skip
 _UNMARKED = "UTF-16 without its mark"  # every second byte is 0
-_CHUNKS = {b"WEBP": "WebP", b"ACON": "icon"}  # of RIFF
+_CHUNKS = {b"WEBP": "WebP", b"ACON": "icon", b"AVI ": "video", b"WAVE": "sound"}  # of RIFF
 _BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}  # bytes
 
 
@@ -129,7 +127,7 @@ def unread_named(data: bytes | memoryview) -> Iterator[None]:
         kind = kind_of(bytes(data[:HEAD]))
         if not kind or kind in READ:
             raise
-        what = f"which is not read; {SAVE_AS_IMAGE}" if kind in UNREAD else "no image"
+        what = f"which is not read; {advice_for([kind])}" if kind in UNREAD else "no image"
         raise BrokenImage(f"{error}: it is {kind}, {what}") from error
 
 
@@ -186,3 +184,8 @@ _TODO = {
     "AppleDouble": "it holds what macOS keeps beside a file: give the file without ._ before its name",
 }
 SAVE_AS_IMAGE = "save it as JPEG or PNG"
+
+
+def advice_for(kinds: list[str]) -> str:
+    """What to do about images of kinds that are not read."""
+    return "; ".join(filter(None, (SAVE_AS_IMAGE, package_for(kinds))))

@@ -17,23 +17,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from lexlip_data.errors import one_line
-from lexlip_data.sources.files import is_inside, real_roots
-from lexlip_data.sources.kinds import READ, SAVE_AS_IMAGE, SUFFIXES, UNREAD, kind_of_file
+from lexlip_data.sources.files import is_hidden, is_inside, real_roots
+from lexlip_data.sources.kinds import READ, SUFFIXES, UNREAD, advice_for, kind_of_file
 from lexlip_data.sources.skipped import Skipped
 from lexlip_data.sources.source import hash_id
 
-_SYSTEM = frozenset(
-    "@eadir @recycle @recently-snapshot @syno @tmp @sharebin #recycle #snapshot $recycle.bin __macosx lost+found "
-    "thumbs.db ehthumbs.db ehthumbs_vista.db desktop.ini".split()
-) | {"system volume information", "icon\r"}
 _TWICE = "lead to files that are listed anyway"
 _TOLD = 8  # suffixes, or kinds, that are named in a line
 _LISTED = 1000  # links and unread images that are listed one by one
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is no part of a collection."""
-    return name.startswith((".", "@eaDir", "@__thumb")) or name.lower() in _SYSTEM
 
 
 class Listing:
@@ -46,9 +37,11 @@ class Listing:
     Args:
         folder: where to look.
         roots: other folders that links may lead into.
+        also: kinds of files (`kinds`) that are listed besides images.
     """
 
-    def __init__(self, folder: str | Path, roots: Sequence[str | Path] = ()):
+    def __init__(self, folder: str | Path, roots: Sequence[str | Path] = (), also: Sequence[str] = ()):
+        self._wanted = READ | set(also)
         self.folder = Path(folder)
         self.roots = real_roots(self.folder, roots)
         self.left_out: list[Skipped] = []
@@ -134,7 +127,7 @@ class Listing:
     def _is_image(self, path: str, name: str) -> bool:
         suffix = os.path.splitext(name)[1].lower()
         kind = "" if suffix in SUFFIXES else kind_of_file(path)
-        if suffix not in SUFFIXES and kind not in READ:
+        if suffix not in SUFFIXES and kind not in self._wanted:
             self._leave_out_file(name, suffix, kind)
             return False
         try:
@@ -149,7 +142,7 @@ class Listing:
         shown = one_line(suffix, 20) or "without a suffix"
         if kind in UNREAD:
             shown += f" ({kind}: an image, but of a kind that is not read)"
-            self._list(Skipped(name, name, "unread", f"{kind}, which is not read; {SAVE_AS_IMAGE}"))
+            self._list(Skipped(name, name, "unread", f"{kind}, which is not read; {advice_for([kind])}"))
         elif kind is None:
             shown += " (not ordinary files, or they cannot be opened)"
         self._count(self._others, shown, name)
@@ -177,7 +170,7 @@ class Listing:
             parts = [f"{self._others[what]:,} {what}" for what in told]
             if more := sum(count for what, count in self._others.items() if what not in told):
                 parts.append(f"{more:,} others")
-            advice = f"; {SAVE_AS_IMAGE}" if unread else ""
+            advice = f"; {advice_for([kind for kind in UNREAD if f'({kind}:' in ' '.join(unread)])}" if unread else ""
             notes.append(f"not read: {', '.join(parts)} (e.g. {self._example(self._others)}){advice}")
         if self._hidden:
             counts = " and ".join(f"{count:,} {what}" for what, count in self._hidden.items())

@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 
 from lexlip_data.errors import DataError, one_line
+from lexlip_data.sources.files import writing
 
 MAX_BAD_SHARE = 0.01
 SMALL = 10  # so many bad images, or a third of a smaller set, are never too many
@@ -100,7 +101,7 @@ def write_list(path: Path, skipped: Iterable[Skipped]) -> None:
         return
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with open(partial, "w", encoding="utf-8", newline="") as file:
+        with writing(path), open(partial, "w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file, delimiter="\t", lineterminator="\n")
             rows.writerow(COLUMNS)
             for item in chain([first], skipped):

@@ -23,6 +23,7 @@ from lexlip.index.export import ciff, integers, lucene
 from lexlip.index.index import Index
 from lexlip.index.queries import Query, bag_of
 from lexlip.index.stored import stored_rows
+from lexlip_data.sources.files import writing
 
 if TYPE_CHECKING:
     from lexlip.models.lexlip import LexLIP
@@ -64,19 +65,24 @@ def export(index: Index, format: str, out: str | Path, scale: int = 100, rounded
     draft = target.with_name(f".{target.name}-{secrets.token_hex(6)}.tmp")
     draft.mkdir(parents=True)
     try:
-        if format in lucene.ENGINES:
-            lucene.write(format, stored_rows(index), draft, rounded)
-        elif format == "anserini":
-            integers.write(stored_rows(index), draft, scale)
-        else:
-            ciff.write(index, draft / "index.ciff", scale)
-        _write_sample(index, format, draft, scale, rounded)
+        with writing(out):
+            _write(index, format, draft, scale, rounded)
         if target.is_dir():
             target.rmdir()
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return len(index)
+
+
+def _write(index: Index, format: str, draft: Path, scale: int, rounded: bool) -> None:
+    if format in lucene.ENGINES:
+        lucene.write(format, stored_rows(index), draft, rounded)
+    elif format == "anserini":
+        integers.write(stored_rows(index), draft, scale)
+    else:
+        ciff.write(index, draft / "index.ciff", scale)
+    _write_sample(index, format, draft, scale, rounded)
 
 
 def query_body(

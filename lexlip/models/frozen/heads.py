@@ -26,6 +26,7 @@ IMAGE_BIAS, TEXT_BIAS = -1.0, -2.0  # where the terms' biases start: few are act
 WEIGHING_WIDTH = 128  # of the layer that weighs a word piece by its state
 LEAST_DEVIATION = 1e-6  # of a feature
 IDF_SHARE = 1 / 3  # a word piece's own weight starts at so much of its idf
+TERM_RATE = 1.5  # what a term alone has learns from few texts: faster than layers that all share, and without decay
 
 
 class TextBatch(NamedTuple):
@@ -96,7 +97,11 @@ class LexiconHeads(nn.Module):
     Attributes:
         term_ids: (A,) ids of the lexicon's terms that may be active, ascending.
         table: (A, W) term embeddings, shared by both sides.
+        rate_factors, without_decay: what the optimiser is told of parameters, see `lexlip.train.optim`.
     """
+
+    rate_factors = {"table": TERM_RATE, "image_bias": TERM_RATE, "own": TERM_RATE}
+    without_decay = ("table",)
 
     def __init__(self, config: FrozenConfig, image_dropout: float = 0.0, text_dropout: float = 0.0):
         super().__init__()
@@ -141,6 +146,28 @@ class LexiconHeads(nn.Module):
         hidden = self.image_norm(self.image(self.standardise(features)))
         return max_logits(hidden, self.table, self.image_bias, saturated=True)
 
+    def patch_states(self, cells: Tensor, averaged: bool) -> Tensor:
+        """(B, H, W, D) features of patches to (B, H, W, W') of which `term_logits` makes logits.
+
+        Args:
+            averaged: the image's features are the mean of these. Then all up to the LayerNorm is linear, and so is its
+                centring; with its scale, that of the image, the mean of the patches' logits is the image's logit.
+        """
+        hidden = self.image(self.standardise(cells))
+        if not averaged:
+            return self.image_norm(hidden)
+        variance = hidden.mean((1, 2), keepdim=True).var(-1, keepdim=True, correction=0)
+        centred = (hidden - hidden.mean(-1, keepdim=True)) / (variance + self.image_norm.eps).sqrt()
+        return centred * self.image_norm.weight + self.image_norm.bias
+
+    def term_logits(self, states: Tensor, ids: Tensor) -> Tensor:
+        """(..., W') to (..., N) logits of the terms `ids`; -inf for those that may not be active."""
+        where = self.positions(ids)
+        active = where < len(self.term_ids)
+        rows = where.clamp(max=len(self.term_ids) - 1)
+        logits = F.linear(states, self.table[rows], self.image_bias[rows])
+        return logits.masked_fill(~active, -torch.inf)
+
     def encode_text(self, texts: TextBatch, keep: Tensor | None = None) -> Tensor:
         """Texts to (B, A) weights, not normalised: what their own word pieces weigh, plus the expansion.
 
@@ -181,6 +208,8 @@ class LookupText(nn.Module):
     Attributes:
         words: (A, pooled_width) the text tower's vector of each term alone; not saved, set by the training.
     """
+
+    rate_factors = {"gate": TERM_RATE}
 
     def __init__(self, config: FrozenConfig, dropout: float = 0.0):
         super().__init__()
@@ -230,6 +259,8 @@ class TableText(nn.Module):
 
 class Expansion(nn.Module):
     """Vectors of texts to weights of terms: into the terms' space, product with all of them, log(1 + relu)."""
+
+    rate_factors = {"bias": TERM_RATE}
 
     def __init__(self, config: FrozenConfig):
         super().__init__()

@@ -6,7 +6,7 @@ B batch, L image tokens, T word pieces, V terms of the vocabulary, E width of th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lexlip.errors import CheckpointError, EncodingError
+from lexlip.models.attribution import MEAN, Box, Pooling, TextAttribution, seen
 from lexlip.models.frozen.config import FrozenConfig
 from lexlip.models.frozen.heads import DenseHeads, LexiconHeads, TextBatch
 from lexlip.models.inputs import check_ids
@@ -40,6 +41,7 @@ class FrozenLexLIP(LexiconModel, tags=["sparse-retrieval"], model_card_template=
     """
 
     head: ClassVar[str] = "lexicon"
+    cut_to_length_one: ClassVar[bool] = True
     config: FrozenConfig  # type: ignore[assignment]  # of another kind than that of trained towers
 
     def __init__(
@@ -119,8 +121,13 @@ class FrozenLexLIP(LexiconModel, tags=["sparse-retrieval"], model_card_template=
     def image_transform(self) -> Callable[[Image.Image], Tensor]:
         return self.image_tower.transform
 
+    @cached_property
+    def _pixels(self) -> tuple[int, ...]:
+        """The shape of what `image_transform` gives."""
+        return tuple(self.image_transform()(Image.new("RGB", (8, 8))).shape)
+
     def check_pixels(self, pixels: Tensor) -> None:
-        wanted = tuple(self.image_transform()(Image.new("RGB", (8, 8))).shape)
+        wanted = self._pixels
         if tuple(pixels.shape[1:]) != wanted or not pixels.is_floating_point() or not torch.isfinite(pixels).all():
             raise EncodingError(
                 f"a tensor of {pixels.dtype} and shape {tuple(pixels.shape)}: wanted are finite floats of shape "
@@ -163,6 +170,51 @@ class FrozenLexLIP(LexiconModel, tags=["sparse-retrieval"], model_card_template=
         ]
         return sum(length > self.config.max_text_len for length in lengths)
 
+    # --- where a term's weight comes from ---
+
+    @property
+    def patch_pooling(self) -> Pooling | None:
+        return self.image_tower.pooling if self.lexicon_heads is not None else None
+
+    def patch_states(self, pixels: Tensor) -> Tensor:
+        heads = self._lexicon()
+        cells = self.image_tower.cells(pixels)
+        return heads.patch_states(cells, self.patch_pooling == MEAN)
+
+    def term_logits(self, states: Tensor, ids: Tensor) -> Tensor:
+        return self._lexicon().term_logits(states, ids)
+
+    def seen(self, size: tuple[int, int]) -> Box:
+        transform = self.image_transform()
+        boxes = {seen(each, size) for each in getattr(transform, "transforms_of_towers", [transform])}
+        if len(boxes) > 1:
+            raise EncodingError("the towers of this model look at different parts of an image")
+        return boxes.pop()
+
+    def piece_weights(self, text: str, ids: Tensor) -> TextAttribution:
+        """A table gives a text the sum of its pieces' rows; of a text tower's, the expansion belongs to the text."""
+        heads = self._lexicon()
+        if not self.needs_text_tower:
+            own = self.tokenizer(
+                text, truncation=True, max_length=self.config.max_text_len, add_special_tokens=False
+            )["input_ids"]  # fmt: skip
+            pieces = torch.tensor(list(dict.fromkeys(own)), dtype=torch.long, device=self.device)
+            rows = self.vectors_of_ids(pieces[:, None], torch.ones_like(pieces)[:, None], self.head)
+            names = self.tokenizer.convert_ids_to_tokens(pieces.tolist())
+            return TextAttribution(names, rows[:, ids].T, "sum")
+        texts = TextBatch(*self.text_tower.features([text]))
+        own_weights, expansion = heads.text_side(texts, heads.positions(texts.terms), heads)
+        pieces = texts.terms[texts.mask].unique()
+        of_pieces = heads.scattered(own_weights)[0, ids, None] * (ids[:, None] == pieces)
+        whole = heads.scattered(expansion)[0, ids, None]
+        names = [*self.tokenizer.convert_ids_to_tokens(pieces.tolist()), "[text]"]
+        return TextAttribution(names, torch.cat([of_pieces, whole], 1).float(), "sum")
+
+    def _lexicon(self) -> LexiconHeads:
+        if self.lexicon_heads is None:
+            raise EncodingError("this is a dense reference, whose vectors have no words")
+        return self.lexicon_heads
+
     # --- batches of cached features ---
 
     @staticmethod
@@ -180,16 +232,16 @@ class FrozenLexLIP(LexiconModel, tags=["sparse-retrieval"], model_card_template=
         if head == "dense":
             assert self.dense_heads is not None
             return self.dense_heads.encode_image(features)
-        assert self.lexicon_heads is not None
-        return self.lexicon_heads.scattered(self.lexicon_heads.encode_image(features).float())
+        heads = self._lexicon()
+        return heads.scattered(heads.encode_image(features).float())
 
     def _of_text(self, texts: TextBatch, head: str) -> Tensor:
         if head == "dense":
             if self.dense_heads is None or texts.pooled is None:
                 raise EncodingError("dense vectors of texts need a text tower, and this model has a table")
             return self.dense_heads.encode_text(texts.pooled)
-        assert self.lexicon_heads is not None
-        return self.lexicon_heads.scattered(self.lexicon_heads.encode_text(texts).float())
+        heads = self._lexicon()
+        return heads.scattered(heads.encode_text(texts).float())
 
 
 def _check_same(side: str, reference: str, found: dict, known: dict) -> None:

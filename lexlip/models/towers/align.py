@@ -52,3 +52,8 @@ def find_offsets(text: str, surfaces: Sequence[str]) -> list[tuple[int, int]]:
 def lower(text: str) -> str:
     """Lower case by characters, so that each keeps its place."""
     return "".join(low if len(low := char.lower()) == 1 else char for char in text)
+
+
+def surface(token: str) -> str:
+    """A token's text, without its tokenizer's marks of spaces, ends and insides of words."""
+    return token.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").removesuffix("</w>").removeprefix("##")

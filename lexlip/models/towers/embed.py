@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from safetensors.torch import save_file
 from timm.data import resolve_model_data_config
 
-from lexlip.errors import ConfigError
+from lexlip.models.towers.open_clip_side import write_side
 from lexlip.models.towers.packed import Storage, packed
 from lexlip.models.towers.reference import Reference, parse, split_references
 from lexlip.models.towers.sentence import read_recipe
+from lexlip.models.weights import save_tensors
 from lexlip.utils.files import write_json
 
 PREPROCESSING = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
@@ -29,7 +29,7 @@ def embed_tower(tower: Any, folder: Path, side: str, storage: Storage) -> str:
         storage: of its numbers; towers of Hugging Face take 16 bits for "int8" too.
 
     Raises:
-        ConfigError: a kind of tower that cannot be written.
+        ConfigError: an open_clip model whose architecture is not told.
     """
     parts = split_references(tower.reference)
     towers = list(tower.towers) if len(parts) > 1 else [tower]
@@ -39,15 +39,12 @@ def embed_tower(tower: Any, folder: Path, side: str, storage: Storage) -> str:
 
 
 def _embed(tower: Any, reference: Reference, folder: Path, name: str, storage: Storage) -> str:
+    if reference.kind == "open_clip":
+        write_side(tower.backbone, reference, folder / name, storage)
+        return str(replace(reference, name=name, file=None))
     model = tower.backbone.model
     if reference.kind == "timm":
         return _embed_timm(model, reference, folder, name, storage)
-    if reference.kind == "open_clip":
-        file = f"{name}.safetensors"
-        save_file(packed(model.state_dict(), storage), folder / file)
-        return str(replace(reference, name=reference.name.split("/")[0], file=file))
-    if reference.kind not in ("hf", "st"):
-        raise ConfigError(f"tower {reference} cannot be embedded")
     source, inside = reference.folder or Path(snapshot_download(reference.name, local_files_only=True)), folder / name
     weights = () if storage == "full" else ("model*.safetensors*",)
     shutil.copytree(source, inside, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*UNUSED, *weights))
@@ -55,7 +52,7 @@ def _embed(tower: Any, reference: Reference, folder: Path, name: str, storage: S
         recipe = read_recipe(reference)
         where = inside / (recipe.transformer.folder or source).relative_to(source) if recipe else inside
         state = packed(model.state_dict(), "half")
-        save_file(state, where / "model.safetensors", metadata={"format": "pt"})
+        save_tensors(state, where / "model.safetensors", metadata={"format": "pt"})
     return str(replace(reference, name=name))
 
 
@@ -63,7 +60,7 @@ def _embed_timm(model: Any, reference: Reference, folder: Path, name: str, stora
     """A folder as timm reads it, but for the weights, which may be packed."""
     inside = folder / name
     inside.mkdir(exist_ok=True)
-    save_file(packed(model.state_dict(), storage), inside / "model.safetensors")
+    save_tensors(packed(model.state_dict(), storage), inside / "model.safetensors")
     preprocessing = {key: value for key, value in resolve_model_data_config(model).items() if key in PREPROCESSING}
     preprocessing |= {"first_conv": model.pretrained_cfg.get("first_conv"), "classifier": None, "num_classes": 0}
     architecture = model.pretrained_cfg["architecture"]

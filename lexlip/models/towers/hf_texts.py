@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from lexlip.errors import ConfigError
-from lexlip.models.towers.align import find_offsets, lower
+from lexlip.models.towers.align import find_offsets, lower, surface
 from lexlip.models.towers.hf_images import first_line, load_weights, read_config, source_of
 from lexlip.models.towers.reference import Reference
 from lexlip.models.towers.sentence import Recipe, read_recipe
@@ -135,11 +135,7 @@ class HFTexts(TextBackbone):
 
     def _search(self, texts: list[str], ids: Tensor) -> Tensor:
         rows = [self.tokenizer.convert_ids_to_tokens(row) for row in ids.tolist()]
-        return as_offsets([find_offsets(text, [_surface(token) for token in row]) for text, row in zip(texts, rows)])
-
-
-def _surface(token: str) -> str:
-    return token.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").removesuffix("</w>").removeprefix("##")
+        return as_offsets([find_offsets(text, [surface(token) for token in row]) for text, row in zip(texts, rows)])
 
 
 def _positions(config: Any) -> int:

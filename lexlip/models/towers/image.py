@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lexlip.errors import ConfigError
+from lexlip.errors import ConfigError, EncodingError
+from lexlip.models.attribution import MAX, MEAN, Pooling, grid_of
 from lexlip.models.towers.frozen import FrozenTower
 from lexlip.models.towers.protocol import ImageTower
 from lexlip.models.towers.reference import Reference, check_reference, parse, split_references
@@ -45,7 +46,8 @@ def _load_one(reference: Reference, trust_sources: bool) -> FrozenImageTower:
 
         backbone: ImageBackbone = load_timm(reference)
     elif reference.kind == "open_clip":
-        from lexlip.models.towers.open_clip_images import check_architecture, load_open_clip
+        from lexlip.models.towers.open_clip_images import load_open_clip
+        from lexlip.models.towers.open_clip_side import check_architecture
 
         if not trust_sources:
             check_architecture(reference)
@@ -128,6 +130,29 @@ class FrozenImageTower(FrozenTower):
         outputs = self.backbone(pixels.to(self.device, self.dtype), self.view == "pooled")
         return _take(outputs, self.view, self.reference).float()
 
+    @property
+    def pooling(self) -> Pooling | None:
+        """What becomes of its patches: "max" where the heads get all of them, "mean", or None where none are left."""
+        return {"patches": MAX, "mean": MEAN, "cls+mean": MEAN}.get(self.view)  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def cells(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H', W') to (B, H, W, D): the features of each patch, of which `features` are all, or the mean.
+
+        Raises:
+            EncodingError: `pooling` is None, or the tokens make no grid.
+        """
+        if self.pooling is None:
+            raise EncodingError(
+                f"tower {self.reference}: its #{self.view} says nothing of patches; heads on #mean or #patches do"
+            )
+        states, prefix, _ = self.backbone(pixels.to(self.device, self.dtype), False)
+        assert states is not None  # or `features` had been refused
+        cells = states[:, prefix:]
+        if self.view == "cls+mean":
+            cells = torch.cat([states[:, :1].expand_as(cells), cells], -1)
+        return cells.float().unflatten(1, grid_of(cells.shape[1], *self.pixels[1:]))
+
     def facts(self) -> dict:
         return {
             "reference": self.reference, "weights": self.weights_hash, "preprocessing": self.backbone.preprocessing,
@@ -183,6 +208,25 @@ class SideBySide(nn.Module):
         rows = zip(towers, parts, self._shapes)
         return torch.cat([tower.features(part.unflatten(1, shape)) for tower, part, shape in rows], -1)
 
+    @property
+    def pooling(self) -> Pooling | None:
+        """As that of each tower; None where they differ."""
+        kinds = {tower.pooling for tower in cast(list[FrozenImageTower], list(self.towers))}
+        return kinds.pop() if len(kinds) == 1 else None
+
+    def cells(self, pixels: Tensor) -> Tensor:
+        """As `FrozenImageTower.cells`.
+
+        Raises:
+            EncodingError: a tower has no patches, or others than the first.
+        """
+        parts = pixels.split([torch.Size(shape).numel() for shape in self._shapes], 1)
+        rows = zip(cast(list[FrozenImageTower], list(self.towers)), parts, self._shapes)
+        cells = [tower.cells(part.unflatten(1, shape)) for tower, part, shape in rows]
+        if self.pooling is None or len({each.shape[1:3] for each in cells}) > 1:
+            raise EncodingError(f"towers {self.reference}: their patches are not the same, so none is an image's")
+        return torch.cat(cells, -1)
+
     def facts(self) -> dict:
         facts = [tower.facts() for tower in cast(list[FrozenImageTower], list(self.towers))]
         weights = hashlib.sha256(" ".join(fact["weights"] for fact in facts).encode()).hexdigest()
@@ -191,7 +235,7 @@ class SideBySide(nn.Module):
 
 class _AllTransforms:
     def __init__(self, transforms: list[Callable[[Image.Image], Tensor]]):
-        self.transforms = transforms
+        self.transforms_of_towers = transforms
 
     def __call__(self, image: Image.Image) -> Tensor:
-        return torch.cat([transform(image).flatten() for transform in self.transforms])
+        return torch.cat([transform(image).flatten() for transform in self.transforms_of_towers])

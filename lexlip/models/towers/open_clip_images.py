@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lexlip.errors import ConfigError
 from lexlip.models.towers.image import ImageBackbone, ImageOutputs
-from lexlip.models.towers.reference import HUB, LOCAL, Reference
+from lexlip.models.towers.open_clip_side import create
+from lexlip.models.towers.reference import Reference
 
 
 def load_open_clip(reference: Reference) -> OpenClipImages:
@@ -19,68 +18,10 @@ def load_open_clip(reference: Reference) -> OpenClipImages:
 
     Raises:
         ConfigError: open_clip is not installed, knows no such model or weights, or cannot load them.
+        CheckpointError: the file of one side is damaged, or of another model.
     """
-    open_clip = _library(reference)
-    name, tag = _architecture(reference)
-    known = open_clip.get_pretrained_cfg(name, tag) if tag and not reference.file else None
-    try:
-        model = open_clip.create_model(
-            name, pretrained=str(reference.weights) if reference.weights else tag, weights_only=True,
-            force_quick_gelu=bool((known or {}).get("quick_gelu")), require_pretrained=True,
-        )  # fmt: skip
-    except Exception as error:  # pickle, zip, safetensors and torch each raise their own kinds
-        raise ConfigError(f"open_clip cannot load {reference}: {error}") from error
+    open_clip, model = create(reference, "image")
     return OpenClipImages(open_clip, model.visual)
-
-
-def _library(reference: Reference) -> Any:
-    try:
-        import open_clip
-    except ImportError as error:
-        raise ConfigError(f"tower {reference} needs open_clip: pip install -e '.[open_clip]'") from error
-    return open_clip
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-
-
-def _architecture(reference: Reference) -> tuple[str, str | None]:
-    """open_clip's name of the architecture and of the weights."""
-    if reference.folder:
-        return f"{LOCAL}{reference.folder}", None
-    if reference.name.startswith(HUB):
-        return reference.name, None
-    model, _, tag = (reference.name, "", "") if reference.file else reference.name.rpartition("/")
-    if not (model and tag) and not reference.file:
-        raise ConfigError(
-            f"tower {reference} without weights would be random; give open_clip:MODEL/WEIGHTS, such as "
-            "open_clip:ViT-B-32/openai, or open_clip:MODEL@FILE"
-        )
-    return model.replace("/", "-"), tag or None
-
-
-def check_architecture(reference: Reference) -> None:
-    """Refuse an architecture that is itself a name on the hub, which open_clip would fetch.
-
-    Raises:
-        ConfigError: naming it.
-    """
-    if reference.folder:
-        config = _read_json(reference.folder / "open_clip_config.json").get("model_cfg") or {}
-    else:
-        config = _library(reference).get_model_config(_architecture(reference)[0]) or {}
-    parts = [(config.get("text_cfg") or {}).get(key) for key in ("hf_model_name", "hf_tokenizer_name")]
-    timm_name = (config.get("vision_cfg") or {}).get("timm_model_name") or ""
-    leads = next((part for part in (*parts, timm_name if ":" in timm_name else None) if part), None)
-    if leads:
-        raise ConfigError(
-            f"tower {reference} is built of {leads}, which would be fetched by its name; pass trust_sources=True if "
-            "you trust who wrote the name"
-        )
 
 
 class OpenClipImages(ImageBackbone):

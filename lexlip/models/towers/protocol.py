@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, Protocol
 from PIL import Image
 from torch import Tensor
 
+from lexlip.models.attribution import Pooling
+
 
 class TextFeatures(NamedTuple):
     """Texts by the word pieces of the lexicon, special tokens left out.
@@ -37,6 +39,7 @@ class ImageTower(Protocol):
         width: D of `features`.
         tokens: L of `features`; None where it depends on the image.
         transform: what `preprocess` does; small, and picklable for loader processes.
+        pooling: what becomes of its patches, see `cells`; None: there are none.
     """
 
     reference: str
@@ -44,11 +47,17 @@ class ImageTower(Protocol):
     tokens: int | None
     transform: Any
 
+    @property
+    def pooling(self) -> Pooling | None: ...
+
     def preprocess(self, image: Image.Image) -> Tensor:
         """An image to what `features` takes a stack of: (3, H, W) float32; one row of numbers for several towers."""
 
     def features(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) preprocessed images to (B, L, D) float32; L is 1 for pooled, cls and mean."""
+
+    def cells(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H', W') preprocessed images to (B, H, W, D) float32, one row of features for each patch."""
 
     def facts(self) -> dict:
         """What decides about the features, as JSON: reference, hash of the weights, preprocessing."""

@@ -27,7 +27,7 @@ def load_text_tower(
     """A frozen text tower by reference.
 
     Args:
-        reference: as in docs/FROZEN.md: hf:, st:, or a folder or name on the hub.
+        reference: as in docs/FROZEN.md: hf:, st:, open_clip:, or a folder or name on the hub.
         lexicon: a fast tokenizer whose word pieces are the terms; None: the tower's own, if it has BERT's kind.
         trust_sources: False: refuse what would be fetched by name and what lies outside `folder`.
         folder: that relative paths begin from.
@@ -38,15 +38,22 @@ def load_text_tower(
     if not trust_sources:
         check_reference(reference, folder)
     found = parse(reference, folder)
-    if found.kind not in ("hf", "st"):
+    if found.kind == "timm":
         raise ConfigError(
-            f"tower {reference}: text towers are read from Hugging Face and sentence-transformers; give the folder or "
-            "name of such a model (hf:... or st:...)"
+            f"tower {reference}: text towers are read from Hugging Face, sentence-transformers and open_clip; give the "
+            "folder or name of such a model (hf:..., st:... or open_clip:...)"
         )
     if found.view:
         raise ConfigError(
             f"tower {reference}: text towers give token states and a pooled vector; leave out #{found.view}"
         )
+    if found.kind == "open_clip":
+        from lexlip.models.towers.open_clip_side import check_architecture
+        from lexlip.models.towers.open_clip_texts import load_open_clip_texts
+
+        if not trust_sources:
+            check_architecture(found)
+        return FrozenTextTower(found, load_open_clip_texts(found), lexicon)
     from lexlip.models.towers.hf_texts import load
 
     return FrozenTextTower(found, load(found), lexicon)

@@ -139,7 +139,7 @@ class Terms(pl.Callback):
                     if isinstance(logger, TensorBoardLogger):
                         logger.experiment.add_text(f"top_terms_{side}", text, step)
                 active = float(fraction.sum())
-                told = alarm(side, active, len(fraction), step > max(module.flops_warmup, self.every))
+                told = alarm(side, active, len(fraction), step > max(module.sparsity.whole_from(side), self.every))
                 kind = told and ("none" if active < NEARLY_NONE else "all")
                 if kind and kind != self.alarmed.get(side):
                     log.warning("step %d: %s. Most used: %s", step, told, text)

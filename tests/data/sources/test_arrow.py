@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import resource
 
 import numpy as np
 import pyarrow as pa
@@ -332,3 +333,20 @@ def test_memory_does_not_grow_over_an_epoch(opened):
     for _ in range(3):
         epoch()
     assert private_bytes() - before < 4_000_000  # the data are 40 MB
+
+
+def test_one_path_in_place_of_a_list():
+    with pytest.raises(DataError, match=r"come in a list: \['a.arrow'\], not 'a.arrow'"):
+        ArrowSource("x", "train", "a.arrow")
+
+
+def test_more_files_than_may_be_open(tmp_path, save):
+    """It is said; the files are not called broken."""
+    paths = [save(tmp_path / f"{n}.arrow", table(1)) for n in range(20)]
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 5, before[1]))
+    try:
+        with pytest.raises(DataError, match=r"arrow: more Arrow files than may be open; raise the limit \(ulimit -n\)"):
+            ArrowSource("x", "train", paths)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

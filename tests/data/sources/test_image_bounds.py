@@ -6,6 +6,7 @@ import time
 import zlib
 
 import pytest
+from fuzzing.png import chunk
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from lexlip_data.errors import BrokenImage
@@ -21,10 +22,6 @@ def encode(kind, size=(64, 64), mode="RGB", **options):
 
 def segment(code, body):
     return bytes([0xFF, code]) + struct.pack(">H", len(body) + 2) + body
-
-
-def chunk(kind, body):
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def after(data, at, extra):

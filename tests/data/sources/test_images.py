@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from fuzzing.png import black, chunk, whole
 from PIL import Image, features
 
 from lexlip_data.errors import BrokenImage, DataError
@@ -131,22 +132,10 @@ def test_truncated_image(jpeg):
         open_image(data[: len(data) // 2])
 
 
-def test_decompression_bomb(monkeypatch, jpeg):
+def test_decompression_black(monkeypatch, jpeg):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(BrokenImage, match="DecompressionBomb"):
         open_image(jpeg(1, (100, 100)))
-
-
-def bomb(width: int, height: int) -> bytes:
-    """A black PNG of so many pixels, in a few hundred kilobytes, made without holding them."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    squeeze, row = zlib.compressobj(), bytes(1 + 3 * width)
-    pixels = b"".join(squeeze.compress(row) for _ in range(height)) + squeeze.flush()
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +149,7 @@ def bomb(width: int, height: int) -> bytes:
 )
 def test_bombs_are_refused_before_they_are_decoded(side, message, recwarn):
     with pytest.raises(BrokenImage, match=message):
-        open_image(bomb(side, side))
+        open_image(black(side, side))
     assert not recwarn.list
 
 
@@ -171,7 +160,7 @@ def test_the_largest_image_takes_little_more_than_its_pixels(python):
         "data = sys.stdin.buffer.read(); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "open_image(data); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
-    done = python(code, input=bomb(8192, 8192))
+    done = python(code, input=black(8192, 8192))
     assert int(done.stdout) < 1.5 * 4 * 8192 * 8192 / 1024, done.stderr.decode()
 
 
@@ -309,13 +298,7 @@ def test_what_only_pillow_can_do_is_left_to_it(jpeg):
 
 def png(width, depth, colour, row, *chunks):
     """A PNG of one row of stored numbers, as its bytes are in the file."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0)), *chunks]
-    parts += [(b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+    return whole(width, 1, depth, colour, zlib.compress(b"\0" + row), b"".join(chunk(*each) for each in chunks))
 
 
 def shorts(*values):

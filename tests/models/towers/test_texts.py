@@ -229,7 +229,7 @@ def test_image_models_and_views_are_refused(bert_folder):
     with pytest.raises(UserError, match="leave out #cls"):
         load_text_tower(f"{bert_folder}#cls")
     with pytest.raises(UserError, match="text towers are read from"):
-        load_text_tower("open_clip:ViT-B-32/openai")
+        load_text_tower("timm:resnet18")
 
 
 @pytest.mark.skipif(not MINILM, reason="LEXLIP_MINILM names no folder of all-MiniLM-L6-v2")

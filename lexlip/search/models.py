@@ -1,0 +1,39 @@
+"""As little of a model as a query needs: a vocabulary for words, a table for texts, all of it for images."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lexlip.index.lookup import TableModel, VocabularyModel, has_table
+from lexlip.index.remembered import remembered
+from lexlip.pretrained import tell_of
+
+TOKENIZER = "tokenizer.json"
+
+
+def model_for(
+    options: argparse.Namespace, what: str, words_only: bool
+) -> tuple[str | TableModel | VocabularyModel, bool]:
+    """The model that is named, or else the one that made the index.
+
+    Args:
+        options: of `lexlip search`.
+        what: "text", "image" or "bag".
+        words_only: words are looked up, and no text is encoded.
+
+    Returns:
+        The model, and whether it is the index's own: so it is known without reading its weights.
+    """
+    name = options.model or remembered(options.index, options.trust_sources)  # reads the manifest: a quick refusal
+    from lexlip.models.source import check_source
+
+    folder = check_source("--model ", name)
+    if folder is None or what == "image":
+        return name, False
+    table = has_table(folder)
+    if table:
+        tell_of(folder)
+    if words_only and options.model is None and (folder / TOKENIZER).is_file():
+        return VocabularyModel(Path(folder)), True
+    return (TableModel(folder), False) if table else (name, False)

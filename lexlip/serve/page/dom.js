@@ -1,0 +1,45 @@
+// Elements made one by one, never from markup: a word or a file's name is text, whatever is in it.
+
+export const find = (id) => document.getElementById(id);
+
+export function make(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in element && !name.startsWith("aria")) element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+const NS = "http://www.w3.org/2000/svg";
+
+export function icon(path) {
+  const svg = document.createElementNS(NS, "svg");
+  svg.setAttribute("viewBox", "0 0 20 20");
+  svg.setAttribute("aria-hidden", "true");
+  const line = document.createElementNS(NS, "path");
+  line.setAttribute("d", path);
+  svg.append(line);
+  return svg;
+}
+
+export const CROSS = "m5 5 10 10M15 5 5 15";
+
+// A piece from inside a word, "##ing", as people read it.
+export const shown = (word) => (word.startsWith("##") ? "…" + word.slice(2) : word);
+
+// Neither a piece nor a sign.
+export const isWhole = (word) => /^[\p{L}\p{N}]/u.test(word);
+
+export function after(milliseconds, work) {
+  let timer;
+  const later = (...values) => {
+    clearTimeout(timer);
+    timer = setTimeout(work, milliseconds, ...values);
+  };
+  later.cancel = () => clearTimeout(timer);
+  return later;
+}
+
+export const count = (number, one, many = one + "s") => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;

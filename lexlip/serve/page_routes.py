@@ -1,0 +1,107 @@
+"""The page and what it asks for besides searches: its files, photos, thumbnails, suggestions."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import files
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, Query, Request, Response
+
+from lexlip.serve import schemas
+from lexlip.serve.current import CurrentIndex, id_of
+from lexlip.serve.errors import Refusal, described
+from lexlip.serve.headers import PAGE_POLICY
+from lexlip.serve.limits import Limits
+from lexlip.serve.photos import IMAGE_SIDE, Photos
+from lexlip.serve.searcher import Searcher
+
+_KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+LIMITED = {"/thumbnail/", "/image/"}
+# Few sizes: any number would fill the cache with copies.
+_Side = Annotated[Literal["160", "320", "640"], Query(description="pixels of the shorter side at most")]
+_FOUND: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}},
+    304: {"description": "The client has it already"},
+}
+
+
+def add_page(app: FastAPI, current: CurrentIndex, searcher: Searcher, photos: Photos, limits: Limits) -> set[str]:
+    """Add the routes; gives their paths, those that go on ending in a slash."""
+    contents = _page_files()
+
+    async def photo(request: Request, text: str, side: int) -> Response:
+        index = current.index
+        id = id_of(index, text)
+        if not index.holds(id):
+            raise Refusal(404, "no_document", "no document has this id", ("id",))
+        file = photos.file(id)
+        tag = f'"{file.stamp}-{side}"'
+        headers = {"ETag": tag, "Cache-Control": "private, max-age=60"}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(await photos.jpeg(file, side), media_type="image/jpeg", headers=headers)
+
+    answers = {**_FOUND, **described(404, 421, 422, 500, 503)}
+
+    @app.get("/thumbnail/{id:path}", summary="A document's photo, small", response_class=Response, responses=answers)
+    async def thumbnail(
+        request: Request,
+        id: str,
+        side:
+        # Few sizes: any number would fill the cache with copies.
+        _Side = "320",
+    ) -> Response:
+        return await photo(request, id, int(side))
+
+    @app.get("/image/{id:path}", summary="A document's photo, large", response_class=Response, responses=answers)
+    async def image(request: Request, id: str) -> Response:
+        return await photo(request, id, IMAGE_SIDE)
+
+    @app.get("/words", summary="Words of the vocabulary that begin so", responses=described(421, 422, 500))
+    async def words(
+        prefix: Annotated[str, Query(max_length=100)] = "", limit: Annotated[int, Query(ge=1, le=50)] = 10
+    ) -> schemas.SuggestionsAnswer:
+        index = current.index
+        found = await searcher.suggest(index, prefix, limit)
+        answers = [schemas.SuggestionAnswer(**each._asdict()) for each in found]
+        return schemas.SuggestionsAnswer(generation=index.manifest.generation, words=answers)
+
+    @app.get("/about", summary="What there is to show", responses=described(421, 500))
+    async def about() -> schemas.AboutAnswer:
+        index = current.index
+        return schemas.AboutAnswer(
+            generation=index.manifest.generation, documents=len(index), max_k=limits.max_k,
+            photos=bool(photos.roots), patches=searcher.patch_pooling if photos.roots else None,
+        )  # fmt: skip
+
+    @app.get("/", include_in_schema=False)
+    async def start(request: Request) -> Response:
+        return _answer(request, contents, "index.html")
+
+    @app.get("/page/{name}", include_in_schema=False)
+    async def file(request: Request, name: str) -> Response:
+        return _answer(request, contents, name)
+
+    return {"/", "/page/", "/words", "/about", *LIMITED}
+
+
+def _page_files() -> dict[str, tuple[bytes, str, str]]:
+    """Name to content, type and tag, read once: nothing of the disk is looked up for a request."""
+    found = {}
+    for entry in files("lexlip.serve").joinpath("page").iterdir():
+        kind = _KINDS.get("." + entry.name.rpartition(".")[2])
+        if kind:
+            data = entry.read_bytes()
+            found[entry.name] = data, f"{kind}; charset=utf-8", f'"{hashlib.blake2b(data, digest_size=8).hexdigest()}"'
+    return found
+
+
+def _answer(request: Request, contents: dict[str, tuple[bytes, str, str]], name: str) -> Response:
+    if name not in contents:
+        raise Refusal(404, "not_found", "the page has no such file")
+    data, kind, tag = contents[name]
+    headers = {"ETag": tag, "Cache-Control": "no-cache", "Content-Security-Policy": PAGE_POLICY}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    return Response(data, media_type=kind, headers=headers)

@@ -1,0 +1,153 @@
+"""The photos behind an index's ids, as small JPEGs.
+
+No byte of a file is ever sent: what a client gets is made anew from the pixels, in a process that may be killed, so
+that neither a photo's place of shooting nor a file that is no photo leaves the machine. Only ids of documents that the
+index holds are looked up, and only files that lie under a known folder, links resolved, are opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from lexlip.index.origin import Source
+from lexlip.serve.current import CurrentIndex
+from lexlip.serve.decode import Decoders, DecodersBusy
+from lexlip.serve.errors import Refusal
+from lexlip.serve.limits import Limits
+from lexlip.serve.thumbnails import ThumbnailCache
+from lexlip.serve.wording import without_python
+from lexlip.sync.photos import PhotoRoots, read_photo
+from lexlip_data.errors import BrokenImage, MissingImage
+
+IMAGE_SIDE = 1440  # pixels of the shorter side of a photo that is shown alone
+_FORMAT = b"1"  # of what is kept; another number makes all of it anew
+
+
+class Roots:
+    """The folders that photos lie in.
+
+    Args:
+        photos: a folder, ids being paths in it; or whether those are meant that the index remembers.
+        current: the index.
+    """
+
+    def __init__(self, photos: str | Path | bool, current: CurrentIndex):
+        self._current = current
+        self._named = None if isinstance(photos, bool) else PhotoRoots([Source(os.path.abspath(photos), "images")])
+        self._remembered = photos is True
+        self._of: tuple[object, PhotoRoots] = (None, PhotoRoots([]))
+
+    def now(self) -> PhotoRoots:
+        """Those of the newest state."""
+        if self._named is not None or not self._remembered:
+            return self._named or self._of[1]
+        manifest = self._current.index.manifest
+        if self._of[0] is not manifest:
+            self._of = manifest, PhotoRoots(manifest.sources)
+        return self._of[1]
+
+    def path(self, id: object) -> Path | None:
+        """The real file of an id, if it lies under one of them."""
+        return self.now().path(id)
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self.now().sources)
+
+
+@dataclass(frozen=True)
+class PhotoFile:
+    """A photo's file as it is now.
+
+    Attributes:
+        path: real, under a known folder.
+        stamp: another one for every change of the file.
+        id: of the document; of a video it says the moment.
+    """
+
+    path: Path
+    stamp: str
+    id: str
+
+
+class Photos:
+    """Finds, reads and shrinks photos.
+
+    At most `decoders` files are in memory at once, however many are asked for.
+
+    Args:
+        roots: where they lie.
+        decoders: processes that decode.
+        limits: of pixels, and of files.
+        cache: of what was made; None: nothing is kept.
+    """
+
+    def __init__(self, roots: Roots, decoders: Decoders, limits: Limits, cache: ThumbnailCache | None = None):
+        self.roots, self._decoders, self._limits, self._cache = roots, decoders, limits, cache
+        self._files = asyncio.Semaphore(limits.decoders)
+
+    def file(self, id: int | str) -> PhotoFile:
+        """The file of a document's id.
+
+        Raises:
+            Refusal: 404, there is none.
+        """
+        path = self.roots.path(id)
+        try:
+            facts = os.stat(path) if path is not None else None
+        except OSError:
+            facts = None
+        if path is None or facts is None:
+            raise Refusal(404, "no_photo", "this document has no photo here, or not any more")
+        key = f"{id}\0{path}\0{facts.st_dev}\0{facts.st_ino}\0{facts.st_mtime_ns}\0{facts.st_size}"
+        stamp = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        return PhotoFile(path, stamp, str(id))
+
+    async def jpeg(self, file: PhotoFile, side: int) -> bytes:
+        """A photo as a JPEG of so many pixels on its shorter side at most.
+
+        Raises:
+            Refusal: 404, it is gone; 422, it cannot be decoded within the limits; 503, too many wait.
+        """
+        key = hashlib.blake2b(f"{file.stamp} {side}".encode() + _FORMAT, digest_size=16).hexdigest()
+        if self._cache is not None and (kept := await asyncio.to_thread(self._cache.get, key)) is not None:
+            return kept
+        async with self._files:
+            data = await self._read(file)
+            made = await _refused(self._decoders.jpeg(data, side, self._limits.max_pixels))
+        if self._cache is not None:
+            await asyncio.to_thread(self._cache.put, key, made)
+        return made
+
+    async def pixels(self, file: PhotoFile):
+        """The photo as the model's transform takes it, all of it.
+
+        Raises:
+            Refusal: as `jpeg`.
+        """
+        async with self._files:
+            data = await self._read(file)
+            return await _refused(self._decoders.image(data, 0, self._limits.max_pixels))
+
+    async def _read(self, file: PhotoFile) -> bytes:
+        try:
+            return await asyncio.to_thread(read_photo, file.path, file.id, self._limits.max_file)
+        except MissingImage as error:
+            raise Refusal(404, "no_photo", "this document has no photo here any more") from error
+        except BrokenImage as error:
+            raise Refusal(422, "broken_picture", "the photo's file is too large, or cannot be read") from error
+
+
+async def _refused(work):
+    try:
+        return await work
+    except BrokenImage as error:
+        raise Refusal(422, "broken_picture", f"the photo: {without_python(str(error))}") from error
+    except DecodersBusy as error:
+        raise Refusal(
+            503, "busy", "too many images are being decoded; try again", headers={"Retry-After": "1"}
+        ) from error

@@ -1,0 +1,62 @@
+"""The model's words and how common they are among the documents: suggestions for a search box."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from lexlip.index import Index
+from lexlip.index.documents import document_frequencies, document_terms
+
+
+class WordCount(NamedTuple):
+    """A word, and in how many documents it has a weight."""
+
+    word: str
+    documents: int
+
+
+class Vocabulary:
+    """Words by term and back; counts are those of the newest index that was asked for.
+
+    Args:
+        terms: of each word.
+    """
+
+    def __init__(self, terms: Mapping[str, int]):
+        self.terms = terms
+        self.words = {term: word for word, term in terms.items()}
+        # Whole words only: pieces inside of words (##s) and signs are nothing that a person would begin to write.
+        self._written = sorted(word for word in terms if word[:1].isalnum())
+        self._counts: tuple[Index | None, dict[int, int]] = (None, {})
+
+    def suggest(self, index: Index, prefix: str, limit: int) -> list[WordCount]:
+        """The commonest words that begin so, and have a document at all; of a whole word, that first."""
+        prefix = prefix.lower()
+        counts = self._of(index)
+        first = bisect_left(self._written, prefix)
+        last = bisect_left(self._written, prefix + "\U0010ffff")
+        found = [WordCount(word, counts.get(self.terms[word], 0)) for word in self._written[first:last]]
+        found = [each for each in found if each.documents]
+        return sorted(found, key=lambda each: (each.word != prefix, -each.documents, each.word))[:limit]
+
+    def of_documents(self, index: Index, ids: list, limit: int) -> list[list[tuple[str, float]]]:
+        """The heaviest words of each document, and their weights as stored."""
+        bags = document_terms(index, ids, limit)
+        return [self.named(bag) for bag in bags]
+
+    def named(self, bag: tuple[np.ndarray, np.ndarray]) -> list[tuple[str, float]]:
+        """Words and weights of terms that the vocabulary has, in their order."""
+        pairs = zip(bag[0].tolist(), bag[1].tolist())
+        return [(self.words[term], weight) for term, weight in pairs if term in self.words]
+
+    def _of(self, index: Index) -> dict[int, int]:
+        known, counts = self._counts
+        if known is not index:
+            terms, numbers = document_frequencies(index)
+            counts = dict(zip(terms.tolist(), numbers.tolist()))
+            self._counts = index, counts
+        return counts

@@ -1,0 +1,98 @@
+"""The model of a sync: the one that made the index; loaded when something has to be encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lexlip import pretrained
+from lexlip.errors import IndexingError
+from lexlip.index.lookup import TableModel, has_table
+from lexlip.index.origin import ModelStamp
+from lexlip.index.remembered import remembered
+from lexlip.index.store import MANIFEST, read_manifest
+from lexlip.models.source import check_source
+from lexlip.sparse import SparseRows
+from lexlip_data.sources.skipped import Skipped
+
+if TYPE_CHECKING:
+    from lexlip.encode.vectors import CorpusEncoder
+
+
+def model_of(folder: Path, index: Path, model: str | None, trust_sources: bool, rebuild: bool) -> str:
+    """Name or folder of the model that an index is to be encoded with; another than made it is refused.
+
+    Raises:
+        IndexingError: another model, by what can be told without loading one; or documents of nobody knows which.
+        CheckpointError: no such model.
+    """
+    there = (index / MANIFEST).exists() and not rebuild
+    if not there:
+        name = model or pretrained.DEFAULT
+        check_source("--model ", name)
+        return name
+    manifest = read_manifest(index)
+    if manifest.model is None and manifest.segments and model is None:
+        raise IndexingError(f"{index} does not say which model made it; name it with --model")
+    name = model or remembered(index, trust_sources)
+    found = check_source("--model ", name)
+    if model is not None and found is not None and has_table(found):
+        _require_same(folder, index, model, manifest.model, TableModel(found).fingerprint)
+    return name
+
+
+def _require_same(folder: Path, index: Path, name: str, stamp: ModelStamp | None, fingerprint: str) -> None:
+    if stamp is not None and stamp.fingerprint != fingerprint:
+        raise IndexingError(
+            f"{index} was made by {stamp}, not by {name} ({fingerprint[:8]}); leave --model out, or build it anew: "
+            f"lexlip sync {folder} --index {index} --model {name} --rebuild"
+        )
+
+
+class ModelEncoder:
+    """A model with its settings; see `lexlip.sync.run.Encoder`.
+
+    Args:
+        folder, index: for messages, and the model that made the index.
+        name: of `model_of`.
+        rebuild: the index may be of another model.
+        options: batch_size, workers, device, trust_sources.
+    """
+
+    def __init__(self, folder: Path, index: Path, name: str, rebuild: bool, **options: Any):
+        self._folder, self._index, self._name, self._rebuild = folder, index, name, rebuild
+        self._options, self._top_k = options, 0
+
+    def __call__(self, top_k: int) -> ModelEncoder:
+        """The same with so many of the heaviest terms of each vector; 0: all."""
+        self._top_k = top_k
+        return self
+
+    def windows(self, corpus: Any, windows: Iterable[tuple[int, int]]) -> Iterator[tuple[SparseRows, list[Skipped]]]:
+        """See `CorpusEncoder`."""
+        return self._loaded[1].windows(corpus, windows)
+
+    @property
+    def stamp(self) -> ModelStamp:
+        """Of the model."""
+        return self._loaded[0]
+
+    @cached_property
+    def _loaded(self) -> tuple[ModelStamp, CorpusEncoder]:
+        import os
+
+        from lexlip.encode.vectors import CorpusEncoder
+        from lexlip.models.fingerprint import fingerprint
+        from lexlip.models.lexlip import LexLIP
+        from lexlip.utils.devices import usable_device
+
+        options, name = self._options, self._name
+        model = LexLIP.from_pretrained(name, trust_sources=options["trust_sources"])
+        folder = os.path.abspath(name) if os.path.isdir(name) else ""
+        stamp = ModelStamp(name, folder, fingerprint(model))
+        if (self._index / MANIFEST).exists() and not self._rebuild:
+            _require_same(self._folder, self._index, name, read_manifest(self._index).model, stamp.fingerprint)
+        model = model.to(usable_device(options["device"])).eval()
+        return stamp, CorpusEncoder(model, self._top_k or None, options["batch_size"], options["workers"])
