@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lexlip.errors import CheckpointError, ConfigError
-from lexlip.evaluate import recall
+from lexlip.evaluate import eccv, recall
 from lexlip.models.encoders import ImageEncoder, TextEncoder
 from lexlip.models.frozen.config import FrozenConfig
 from lexlip.models.hub import check_head
@@ -32,6 +32,7 @@ from lexlip.models.weights import check_text, fit, fit_phase, fit_words, known_c
 from lexlip.train.agreement import Agreement
 from lexlip.train.batch_norm import average_statistics, restore_statistics, statistics_kept, statistics_of
 from lexlip.train.build import build_model, decided_by
+from lexlip.train.callbacks.terms import TermCounts
 from lexlip.train.checkpoint import tokenizer_files
 from lexlip.train.config import Config, base
 from lexlip.train.evaluation import Collected
@@ -78,6 +79,8 @@ class RetrievalModule(pl.LightningModule):
         self.noted: Tensors = {}  # further numbers of a step to log, of this process's part of the batch
         self.test_metrics: dict[str, dict] = {}
         self.collected = Collected()
+        self._coco_ids: dict[str, eccv.CocoIds] = {}  # of the test split, where the config asks for them
+        self.term_counts: TermCounts | None = None  # where a callback wants the vectors of every step
 
     # --- a phase's own ---
 
@@ -260,7 +263,7 @@ class RetrievalModule(pl.LightningModule):
         batch, context = self.prepare({**batch, "rows_of_ranks": rows})
         losses = cached_backward(
             lambda part, vectors_only: self._encode(part, context, vectors_only),
-            lambda vectors: self._batch_losses(vectors, batch, context),
+            lambda vectors: self._counted_losses(vectors, batch, context),
             list(split_batch(batch, self.config.rows_at_once)),
             self._backward,
         )
@@ -305,6 +308,11 @@ class RetrievalModule(pl.LightningModule):
         with statistics_kept(self) if vectors_only else nullcontext():
             vectors, losses = self.encode(batch, context, vectors_only)
         return vectors, self._weighed(losses)
+
+    def _counted_losses(self, vectors: Tensors, batch: Batch, context: Any) -> Tensors:
+        if self.term_counts is not None:
+            self.term_counts.add(vectors)
+        return self._batch_losses(vectors, batch, context)
 
     def _batch_losses(self, vectors: Tensors, batch: Batch, context: Any) -> Tensors:
         with torch.autocast(self.device.type, enabled=False):  # scores are divided by 0.05: 16 bits are too coarse
@@ -449,7 +457,11 @@ class RetrievalModule(pl.LightningModule):
             self.collected = Collected()
         cuts = (self.config.eval_top_k, self.config.eval_folds) if self.trainer.testing else ([], 0)
         again = getattr(self.model, "cut_to_length_one", False)  # a dense model's vectors are not cut
-        return self.collected.metrics(self.vocabulary, *cuts, again)
+        return self.collected.metrics(self.vocabulary, *cuts, again, self._coco_ids)
+
+    def on_test_start(self) -> None:
+        if self.config.eccv:  # before anything is encoded, which takes minutes
+            self._coco_ids = {name: eccv.CocoIds(sources) for name, sources in self._data.sources("test").items()}
 
     def on_validation_epoch_end(self) -> None:
         self.validated_step = self.step_now
@@ -470,6 +482,8 @@ class RetrievalModule(pl.LightningModule):
         self.test_metrics = self._evaluation_metrics()
         if self.trainer.is_global_zero:
             print(recall.table(self.test_metrics))
+            if self.config.eccv:
+                print(eccv.table(self.test_metrics))
             if self.config.metrics_file:
                 write_json(self.test_metrics, self.config.metrics_file)
 
