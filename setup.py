@@ -48,7 +48,10 @@ EXTRAS = {
         "python-multipart>=0.0.27",  # older ones can be kept busy by one crafted form
     ],
 }
-# All that the tests can use, so that none skips for want of a package; but Seismic, which few machines can install.
+NOT_DEV = {"seismic", "browser"}
+EXTRAS["browser"] = ["playwright>=1.49"]  # drives a Chromium that is there, for the tests of the page
+# All that the tests can use, so that none skips for want of a package; but Seismic, which few machines can install, and
+# what needs a browser besides.
 EXTRAS["dev"] = [
     "pytest>=8",
     "pytest-xdist>=3.5",
@@ -59,7 +62,7 @@ EXTRAS["dev"] = [
     "httpx>=0.27",
     "schemathesis>=4",
     "pandas>=2.2.2",
-    *(requirement for name, extra in EXTRAS.items() if name != "seismic" for requirement in extra),
+    *(requirement for name, extra in EXTRAS.items() if name not in NOT_DEV for requirement in extra),
 ]
 
 # Model cards, scripts that go with exports, the licence note of the demo's data.
@@ -95,6 +98,7 @@ setup(
         "lexlip.configs": ["*.yaml", "**/*.yaml"],
         "": ["py.typed"],
         "lexlip.pretrained": MODELS,
+        "lexlip.serve": ["page/*"],
         **TEMPLATES,
     },
     install_requires=requirements(),

@@ -197,7 +197,7 @@ def _image(options: argparse.Namespace):
 def _bag(options: argparse.Namespace) -> dict:
     try:
         bag = json.loads(options.bag)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IndexingError(f"--bag is no JSON: {error}") from error
     numbers = isinstance(bag, dict) and all(isinstance(weight, (int, float)) for weight in bag.values())
     if not numbers:

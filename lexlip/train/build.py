@@ -22,7 +22,7 @@ HEAD_WIDTH = 64  # of an attention head, where no key says how many there are
 DERIVED = ("patch_size", "input_image_embed_size", "input_text_embed_size", "hidden_size", "num_heads")
 SHAPE_KEYS = (  # the same in `Config` and `ModelConfig`
     "vit", "vit_kwargs", "image_size", "image_norm_eps", "max_text_len", "corner_tokens", "sentence_sep",
-    "inactive_terms", "own_weights",
+    "inactive_terms", "own_weights", "joint_dim",
 )  # fmt: skip
 DENSE_KEYS = ("embed_dim", "text_pooler", "image_projection")
 Model = TypeVar("Model", bound=TwoTowers)
@@ -65,8 +65,10 @@ def build_model(
     if known is not None:  # what the weights were trained with, unless a key says otherwise
         shape.inactive_terms = shape.inactive_terms or known.inactive_terms
         shape.own_weights = shape.own_weights or known.own_weights
+        shape.joint_dim = shape.joint_dim or known.joint_dim
         shape.text_side = known.text_side if shape.text_side == "contextual" else shape.text_side
     model = kind(shape, tokenizer, config.vit_pretrained if known is None else False)
+    model.image_encoder.rel_pos = config.rel_pos
     if bert is not None:
         state = bert.bert.state_dict()
         fresh = model.text_encoder.bert.state_dict()

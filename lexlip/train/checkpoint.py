@@ -105,6 +105,20 @@ def read_resumable(path: str | Path) -> dict:
     return content
 
 
+def ways_of(path: str | Path) -> dict[str, object]:
+    """Keys that a checkpoint was written without, and what it did then; its optimiser's state fits no other way.
+
+    Raises:
+        CheckpointError: as `read_resumable`.
+    """
+    kept = read_resumable(path).get("hyper_parameters")
+    saved = kept.get("config") if isinstance(kept, dict) else None
+    if not isinstance(saved, dict) or "block_decay" in saved:
+        return {}
+    log.info("%s was written without block_decay: norms inside the image tower's blocks stay without decay", path)
+    return {"block_decay": False}
+
+
 def check_resumable(module: nn.Module, path: str | Path) -> None:
     """Refuse to resume from a file of another phase or shape, or whose optimiser had other groups.
 

@@ -64,6 +64,8 @@ class RetrievalModule(pl.LightningModule):
         self.config, self.model = config, model
         if config.lock_image:
             model.image_encoder.requires_grad_(False)
+        if config.drop_path_rate and isinstance(model, TwoTowers):  # with 0 a tower keeps what its own `vit_kwargs` say
+            model.image_encoder.set_drop_path(config.drop_path_rate)
         if config.gradient_checkpointing:
             model.image_encoder.enable_gradient_checkpointing()
             model.text_encoder.enable_gradient_checkpointing()
@@ -461,6 +463,8 @@ class RetrievalModule(pl.LightningModule):
             if "grounding" in row:
                 self.log(f"val/{name}/grounded_images", row["grounding"]["images"])
         self.log("val/rsum", sum(row["rsum"] for row in metrics.values()) / len(metrics), prog_bar=True)
+        first = metrics[self._data.eval_names("val")[0][0]]
+        self.log("val/first_r1", first["t2i"]["R@1"] + first["i2t"]["R@1"])
 
     def on_test_epoch_end(self) -> None:
         self.test_metrics = self._evaluation_metrics()

@@ -1,5 +1,6 @@
 """lexlip encode: what the shards hold, that a run goes on where it was stopped, and what is refused."""
 
+import gzip
 import io
 import json
 import os
@@ -562,3 +563,29 @@ def test_arrow_files_that_grew_are_encoded_on(model, tmp_path):
     encode(model, read_arrow(files[:1]), tmp_path / "out")
     assert encode(model, read_arrow(files), tmp_path / "out").encoded == 1
     assert list(stored(tmp_path / "out")) == ["id0", "id1"]
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"documents": 1, "run": 5}', "\0"])
+def test_facts_that_cannot_be_read(model, lines, tmp_path, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "encoding.json").write_text(content)
+    with pytest.raises(EncodingError, match=r"out/encoding\.json cannot be read .*name a new folder with --out"):
+        encode(model, LineTexts(lines[0]), tmp_path / "out")
+
+
+def test_marks_and_names_that_cannot_be_read(model, lines, tmp_path):
+    """Also a list of names that would unpack out of proportion."""
+    path, texts = lines
+    path.write_text("\n".join(texts[:10]) + "\n")
+    encode(model, LineTexts(path), tmp_path / "out")
+    np.save(tmp_path / "out" / "encoding-rows.npy", np.zeros((3, 2), np.uint32))
+    path.write_text("\n".join(texts[:12]) + "\n")
+    with pytest.raises(EncodingError, match=r"encoding-rows\.npy cannot be read \(uint32 of shape"):
+        encode(model, LineTexts(path), tmp_path / "out")
+    folder = folder_of(tmp_path / "in", ["a.png", "b.png"])
+    encode(model, FolderImages(folder), tmp_path / "images", shard_documents=1)
+    (tmp_path / "images" / "shard-00001.arrow").unlink()
+    (tmp_path / "images" / "encoding-names.gz").write_bytes(gzip.compress(bytes(100 << 20)))
+    folder_of(folder, ["c.png"])
+    with pytest.raises(EncodingError, match="cut short, or out of proportion"):
+        encode(model, FolderImages(folder), tmp_path / "images", shard_documents=1)

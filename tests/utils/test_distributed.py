@@ -18,6 +18,10 @@ from lexlip.utils.distributed import gather_objects, gather_rows, gather_with_gr
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
 
+WORDS = {
+    "push_floor": 1.0, "own_weights": True, "expansion_control": "terms", "expansion_start": 0.5, "penalty_text": "l1",
+    "flops_threshold": 3, "target_terms_image": 9.0, "joint_dim": 6, "bottleneck_norm": True,
+}  # fmt: skip
 pytestmark = pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods() or not dist.is_available() or not dist.is_gloo_available(),
     reason="needs fork and gloo",
@@ -110,13 +114,13 @@ def test_flops_takes_the_mean_over_both(in_two_processes):
 @pytest.mark.parametrize("micro_rows", [6, 1])
 @pytest.mark.parametrize("first", [3, 4], ids=["equal", "a_sample_was_skipped"])
 @pytest.mark.parametrize("phase", [Phase1Module, Phase2Module])
-@pytest.mark.parametrize("cuts", [[], [4]])
+@pytest.mark.parametrize("keys", [{}, {"train_top_k": [4]}, WORDS], ids=["plain", "cuts", "words"])
 def test_loss_gradient_and_queues_are_those_of_one_process(
-    phase, cuts, first, micro_rows, make_config, make_batch, livelier, in_two_processes, every_loss_weighed
+    phase, keys, first, micro_rows, make_config, make_batch, livelier, in_two_processes, every_loss_weighed
 ):
     mode = "both" if phase is Phase1Module else "con"
     config = make_config(
-        training_mode=mode, per_gpu_batchsize=micro_rows, queue_size=12, train_top_k=cuts, loss_names=every_loss_weighed
+        training_mode=mode, per_gpu_batchsize=micro_rows, queue_size=12, loss_names=every_loss_weighed, **keys
     )
     batch = make_batch(ids=[1, 1, 2, 3, 2, 1])
 
@@ -124,6 +128,7 @@ def test_loss_gradient_and_queues_are_those_of_one_process(
         torch.manual_seed(0)
         module = phase(config, livelier(build_model(LexLIP, config))).train()
         module.trainer = SimpleNamespace(global_step=0)
+        module.sparsity.begin(10)
         if phase is Phase2Module:
             livelier(module.twin.module, seed=1)
             module.after_step(*first_step(module))
@@ -146,6 +151,7 @@ def test_loss_gradient_and_queues_are_those_of_one_process(
         for gradient in gradients.values():  # as DistributedDataParallel does
             gradient.copy_(sum_over_ranks(gradient) / world_size())
         losses = {name: float(sum_over_ranks(value.detach().clone()) / world_size()) for name, value in losses.items()}
+        losses |= {f"terms_{side}": float(terms) for side, terms in module.sparsity.observed.items()}
         queues = {}
         if phase is Phase2Module:
             module.after_step(part, context)

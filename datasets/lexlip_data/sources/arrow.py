@@ -80,6 +80,8 @@ class ArrowSource(Source):
     """The images of some Arrow files, in order. See `lexlip_data.sources.source.Source` for the methods."""
 
     def __init__(self, name: str, split: str, paths: Sequence[str | Path], max_images: int | None = None):
+        if isinstance(paths, (str, bytes, Path)):
+            raise DataError(f"paths of Arrow files come in a list: [{str(paths)!r}], not {str(paths)!r}")
         if not paths:
             raise DataError(f"data set {name}, split {split}: no Arrow files given")
         self.name, self.split, self.max_images = name, split, max_images

@@ -134,7 +134,7 @@ class _Files:
         path = self.path(name)
         try:
             return json.loads(path.read_text(encoding="utf-8")) if path else None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is no JSON: {error}") from error
 
 
