@@ -19,6 +19,7 @@ from lexlip.models.weights import known_config, model_weights
 from lexlip.train.config import Config
 from lexlip_data.errors import one_line
 
+OWN = "own"  # teacher: the cosines of the frozen towers' own vectors, where they have a common space (D2S)
 STATISTICS_ROWS = 20_000  # images whose features give mean and deviation
 
 
@@ -41,7 +42,9 @@ def new_heads(config: Config, store: FeatureStore) -> FrozenLexLIP:
     dense = config.head == "dense"
     teacher: dict[str, torch.Tensor] = {}
     embed_dim = config.embed_dim if dense else 0
-    if config.teacher and not dense:
+    if config.teacher == OWN and not dense:
+        _check_common_space(store)
+    elif config.teacher and not dense:
         teacher, embed_dim = _teacher(config.teacher, store)
     choices: dict[str, Any] = {"text_head": config.head_text, "head": config.head}
     shape = FrozenConfig(
@@ -105,6 +108,16 @@ def _start(
     model.lexicon_heads.start(ids, embeddings, idf)
     if isinstance(model.lexicon_heads.text_side, LookupText):
         model.lexicon_heads.text_side.words.copy_(vocabulary.words[ids])
+
+
+def _check_common_space(store: FeatureStore) -> None:
+    """Refuse towers whose vectors cannot be compared with each other."""
+    if store.image_tokens > 1 or store.image_width != store.pooled_width:
+        raise ConfigError(
+            f"teacher={OWN}: the towers' own scores are cosines of one vector of each image, {store.image_tokens} x "
+            f"{store.image_width} numbers in {store.folder}, and of each text, {store.pooled_width}; cache both sides "
+            "of one model, such as CLIP, with #pooled, or train a dense reference with head=dense"
+        )
 
 
 def _teacher(path: str, store: FeatureStore) -> tuple[dict[str, torch.Tensor], int]:

@@ -253,6 +253,28 @@ def test_a_teacher_of_other_towers_or_without_a_reference_is_refused(frozen, tmp
         frozen.train("lookup", teacher=str(frozen.folder("lookup")))
 
 
+def test_the_towers_own_scores_teach(build, frozen):
+    """Of towers with one common space, whose cosines are taken at a temperature of their own."""
+    with pytest.raises(ConfigError, match="teacher=own: .* numbers in .*, and of each text, 16; cache both sides"):
+        build("contextual", teacher="own")
+    losses = {**base()["loss_names"], "distill": 1.0}
+    module, data = build("contextual", teacher_temperature=0.01, loss_names=losses, train_top_k=[])
+    module.config = module.config.changed(teacher="own")
+    batch = next(iter(data.train_dataloader()))
+    batch["image"] = torch.randn(8, 1, WIDTH)
+    vectors = {k: F.normalize(torch.rand(8, 12), dim=1) for k in ("text", "image")}
+    module.model.lexicon_heads.encode_image = lambda image: vectors["image"]
+    module.model.lexicon_heads.encode_text = lambda texts, keep: vectors["text"]
+    module.eval()
+    scores = vectors["text"] @ vectors["image"].T
+    taught = F.normalize(batch["text_pooled"].float(), dim=1) @ F.normalize(batch["image"][:, 0], dim=1).T
+    wanted = 0.0
+    for own, given in ((scores, taught), (scores.T, taught.T)):
+        p = (given / 0.01).softmax(1)
+        wanted += (p * (p.clamp(min=1e-30).log() - (own / 0.05).log_softmax(1))).sum(1).mean() / 2
+    assert float(module.compute_losses(batch)["distill_loss"]) == pytest.approx(float(wanted), rel=1e-4)
+
+
 def test_the_teacher_sees_whole_features(frozen):
     """From the first step on: nobody calls train() in a fit."""
     keys = {
