@@ -70,7 +70,8 @@ def main() -> None:
         )  # fmt: skip
     for kind, query in queries.items():
         words = [sys.executable, "-c", STAGES, options.index, kind, query]
-        runs = [subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout for _ in range(options.runs)]
+        run = lambda words=words: subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
+        runs = [run() for _ in range(options.runs)]
         best = min(runs, key=lambda run: sum(float(line.split()[0]) for line in run.splitlines()))
         print(f"\n{kind}, ms: " + "; ".join(f"{line.split(' ', 1)[1]} {line.split()[0]}" for line in best.splitlines()))
 
