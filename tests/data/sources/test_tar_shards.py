@@ -308,7 +308,7 @@ def test_a_thousand_photos_are_the_same_as_tsv_tar_and_parquet(shared, tmp_path)
 
     from lexlip_data.sources.table import TsvSource
 
-    source = TsvSource("f8k", "val", shared("flickr8k", "flickr8k_val.tsv"))
+    source = TsvSource("f8k", "val", shared("data", "flickr8k", "flickr8k_val.tsv"))
     assert len(source) == 1000
     rows = [
         {"image": source.image_bytes(i), "image_id": source.image_id(i), "caption": source.captions(i)}
