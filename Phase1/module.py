@@ -8,11 +8,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lexlip.errors import ConfigError
 from lexlip.models.lexicon_head import lexicon_bottleneck
 from lexlip.models.lexlip import LexLIP
 from lexlip.train.config import Config
 from lexlip.train.lexicon import LexiconModule
-from lexlip.train.losses import global_count, masked_lm
+from lexlip.train.losses import global_count, masked_lm, with_gradient
 from lexlip.train.step import Tensors
 from lexlip_data.loading.batch import Batch
 from Phase1.decoder import WeakenedDecoder
@@ -69,8 +70,28 @@ class Phase1Module(LexiconModule):
         batch = self.with_choices(batch)
         if not self.masks_needed(self.config):
             return batch, None
+        if self.config.loss_rows == "micro_batch":
+            return batch, {}
         labels = {"encoder": batch["encoder_labels"], "decoder": batch["decoder_labels"]}
         return batch, {part: global_count(of_part) for part, of_part in labels.items()}
+
+    def _counts(self, batch: Batch, context: Tensors) -> Tensors:
+        """What divides the masked-language losses of these rows, () each."""
+        if context:
+            return context
+        # Each micro-batch is encoded alone, and its mean is one of so many of this process.
+        parts = self.config.batch_size // self.config.processes // self.config.per_gpu_batchsize if self.training else 1
+        labels = {"encoder": batch["encoder_labels"], "decoder": batch["decoder_labels"]}
+        return {part: parts * (of_part != -100).sum().clamp(min=1) for part, of_part in labels.items()}
+
+    @classmethod
+    def check_config(cls, config: Config) -> None:
+        if config.loss_rows == "micro_batch" and config.grad_cache_chunk is not None:
+            raise ConfigError(
+                f"grad_cache_chunk={config.grad_cache_chunk} with loss_rows=micro_batch: means are of whole "
+                "micro-batches; leave it out, or set per_gpu_batchsize to it"
+            )
+        super().check_config(config)
 
     def encode(self, batch: Batch, context: Tensors | None, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
         vectors: Tensors = {}
@@ -85,7 +106,7 @@ class Phase1Module(LexiconModule):
             pooled["i2t"] = self.model.image_head.max_logits(self.model.image_encoder(batch["image"]))
         if vectors_only or context is None:
             return vectors, losses
-        return vectors, {**losses, **self._masked_losses(batch, context, pooled)}
+        return vectors, {**losses, **self._masked_losses(batch, self._counts(batch, context), pooled)}
 
     def _masked_losses(self, batch: Batch, counts: Tensors, pooled: Tensors) -> Tensors:
         losses: Tensors = {}
@@ -132,7 +153,7 @@ class Phase1Module(LexiconModule):
         texts = [vectors["text"], *(vectors["long"].unbind(1) if "long" in vectors else ())]
         whole = self.contrastive(vectors, batch, self.config.temperature)
         return {
-            "contrastive_loss": self.with_cuts(whole, vectors, batch),
+            "contrastive_loss": with_gradient(self.with_cuts(whole, vectors, batch), self.config.contrastive_gradient),
             "flops_loss": self.sparsity.loss({"text": texts, "image": [vectors["image"]]}, self.step_in_training),
             **self.taught_losses(vectors, batch),
         }

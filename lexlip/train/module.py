@@ -23,15 +23,12 @@ from torch.nn.parallel import DistributedDataParallel
 from lexlip.errors import CheckpointError, ConfigError
 from lexlip.evaluate import eccv, recall
 from lexlip.models.encoders import ImageEncoder, TextEncoder
-from lexlip.models.frozen.config import FrozenConfig
-from lexlip.models.hub import check_head
 from lexlip.models.lexlip import LexLIP
-from lexlip.models.long_texts import fit_text_tables
 from lexlip.models.two_tower import TwoTowers
-from lexlip.models.weights import check_text, fit, fit_phase, fit_words, known_config, model_weights, phase_state
+from lexlip.models.weights import fit_phase, phase_state
 from lexlip.train.agreement import Agreement
 from lexlip.train.batch_norm import average_statistics, restore_statistics, statistics_kept, statistics_of
-from lexlip.train.build import build_model, decided_by
+from lexlip.train.build import decided_by, started_model
 from lexlip.train.callbacks.terms import TermCounts
 from lexlip.train.checkpoint import tokenizer_files
 from lexlip.train.config import Config, base
@@ -65,6 +62,8 @@ class RetrievalModule(pl.LightningModule):
         self.config, self.model = config, model
         if config.lock_image:
             model.image_encoder.requires_grad_(False)
+        if config.drop_path_rate and isinstance(model, TwoTowers):  # with 0 a tower keeps what its own `vit_kwargs` say
+            model.image_encoder.set_drop_path(config.drop_path_rate)
         if config.gradient_checkpointing:
             model.image_encoder.enable_gradient_checkpointing()
             model.text_encoder.enable_gradient_checkpointing()
@@ -193,24 +192,7 @@ class RetrievalModule(pl.LightningModule):
     @classmethod
     def from_config(cls, config: Config, tokenizer=None) -> RetrievalModule:
         """Build model and phase; `load_path` is loaded before the phase copies anything from the model."""
-        weights, known = {}, None
-        if source := config.load_path or config.resume_from:
-            # Read before the towers are built: a wrong file is refused before anything is fetched.
-            # Only its text tower is taken over; the image tower is the one that this run's config names.
-            weights, known = model_weights(source), known_config(source, trust_sources=True)
-            if known is not None:
-                check_head(cls.model_class, known, source)
-                check_text(known, weights, source)
-        assert not isinstance(known, FrozenConfig)  # which `check_text` refuses
-        model = build_model(cls.model_class, config, tokenizer, known)
-        if config.load_path:
-            # What was trained on such lengths already must not be cut back to `trained_positions`.
-            long_enough = known is not None and known.max_text_len >= config.max_text_len
-            trained = None if long_enough else config.trained_positions
-            fit_text_tables(weights, model.state_dict(), config.max_text_len, trained)
-            fit_words(weights, model.state_dict(), config.inactive_terms)
-            fit(model, weights, config.load_path)
-        del weights
+        model = started_model(cls.model_class, config, tokenizer)
         module = cls(config, model)
         if config.load_path and not config.test_only and (state := phase_state(config.load_path, cls.name)):
             fit_phase(module, state, config.load_path, strict=False)
@@ -473,6 +455,8 @@ class RetrievalModule(pl.LightningModule):
             if "grounding" in row:
                 self.log(f"val/{name}/grounded_images", row["grounding"]["images"])
         self.log("val/rsum", sum(row["rsum"] for row in metrics.values()) / len(metrics), prog_bar=True)
+        first = metrics[self._data.eval_names("val")[0][0]]
+        self.log("val/first_r1", first["t2i"]["R@1"] + first["i2t"]["R@1"])
 
     def on_test_epoch_end(self) -> None:
         self.test_metrics = self._evaluation_metrics()

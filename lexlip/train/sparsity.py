@@ -107,8 +107,11 @@ class Sparsity:
         return total(losses)
 
     def _penalty(self, side: str, vectors: Tensor) -> Tensor:
-        kind = getattr(self.config, f"penalty_{side}")
-        return (mean_l1 if kind == "l1" else flops)(vectors, self.config.flops_threshold)
+        threshold = self.config.flops_threshold
+        if getattr(self.config, f"penalty_{side}") == "l1":
+            return mean_l1(vectors, threshold)
+        rows = self.config.per_gpu_batchsize if self.config.loss_rows == "micro_batch" else None
+        return flops(vectors, threshold, rows)
 
     def after_step(self, step: int) -> None:
         """Once the weights have moved in the step of that number."""

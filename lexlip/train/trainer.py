@@ -94,7 +94,7 @@ def make_trainer(
         precision=config.trainer_precision,
         max_steps=steps,
         max_epochs=-1,
-        val_check_interval=config.val_check_interval,
+        val_check_interval=config.validated_every,
         check_val_every_n_epoch=1 if isinstance(config.val_check_interval, float) else None,
         logger=loggers,
         callbacks=[*callbacks, watch],
