@@ -22,6 +22,7 @@ from fastapi.testclient import TestClient  # noqa: E402
 
 from lexlip.encode.files import FolderImages  # noqa: E402
 from lexlip.encode.run import encode  # noqa: E402
+from lexlip.errors import EncodingError  # noqa: E402
 from lexlip.index import Index, SparseRows, build  # noqa: E402
 from lexlip.index.shards import read_shards  # noqa: E402
 from lexlip.serve.app import create_app  # noqa: E402
@@ -125,6 +126,11 @@ def test_the_cache_keeps_the_newest_within_its_bytes(tmp_path, caplog):
     assert cache.get("f" * 32) is None  # larger than all of it
     cache._path(keys[-1]).write_bytes(jpeg[:50])
     assert cache.get(keys[-1]) is None  # cut short
+    left = tmp_path / "cache" / "00" / "0123456789abcdef.tmp"
+    left.write_bytes(jpeg)
+    os.utime(left, (0, 0))
+    ThumbnailCache(tmp_path / "cache", 1000).put(keys[0], jpeg)
+    assert not left.exists()  # what a process left behind that was killed
     (tmp_path / "file").write_text("")
     unwritable = ThumbnailCache(tmp_path / "file" / "cache", 1000)
     for key in keys:
@@ -345,6 +351,28 @@ def test_a_model_without_patches(index_of_photos, photos, model, monkeypatch):
         assert client.get("/about").json()["patches"] is None
         refused = client.post("/explain", json={"words": {"red": 1.0}, "id": "one.png", "patches": ["red"]})
         assert refused.json()["error"]["code"] == "no_patches"
+
+
+def test_a_photo_that_waits_too_long(index_of_photos, photos, model, monkeypatch):
+    from lexlip.serve import photos as module
+
+    monkeypatch.setattr(module, "_PATIENCE", 0.05)
+    monkeypatch.setattr(module, "read_photo", lambda *_: time.sleep(0.3) or (photos / "one.png").read_bytes())
+    with TestClient(create_app(index_of_photos, model, photos=photos)) as client:
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: client.get("/image/one.png"), range(4)))
+    assert sorted({answer.status_code for answer in answers}) == [200, 503]
+    assert all(answer.headers["retry-after"] for answer in answers if answer.status_code == 503)
+
+
+def test_a_model_whose_tokens_make_no_grid(index_of_photos, photos, model, monkeypatch):
+    def refuse(pixels):
+        raise EncodingError("50 tokens make no grid")
+
+    monkeypatch.setattr(model, "patch_states", refuse)
+    with TestClient(create_app(index_of_photos, model, photos=photos)) as client:
+        refused = client.post("/explain", json={"words": {"red": 1.0}, "id": "one.png", "patches": ["red"]})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "no_patches")
 
 
 def test_numbers_by_route_and_no_place_of_a_text_is_taken(client):

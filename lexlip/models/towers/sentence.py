@@ -77,7 +77,7 @@ def pool(name: str, states: Tensor, counted: Tensor) -> Tensor:
         return states.masked_fill(~counted[..., None], -torch.inf).amax(1)
     if name in ("cls", "lasttoken"):
         place = counted.int().argmax(1) if name == "cls" else (places * counted).amax(1)
-        return states[torch.arange(len(states), device=states.device), place]
+        return states[torch.arange(states.shape[0], device=states.device), place]
     count = weight.sum(1).clamp(min=1e-9)
     return (states * weight).sum(1) / (count if name == "mean" else count.sqrt())
 

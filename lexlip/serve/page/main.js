@@ -13,6 +13,7 @@ const PAGE = 60;
 const LIVE = 180; // milliseconds after a key before it is searched for
 const FACETS = 14;
 const EXAMPLES = 18;
+const LONGEST = 30_000; // letters of an address
 
 let about = { documents: 0, photos: false, patches: null, max_k: PAGE };
 let state = queries.nothing();
@@ -114,6 +115,7 @@ function dropSample() {
 
 function remember(replace = false) {
   const address = location.pathname + queries.toHash(state);
+  if (address.length > LONGEST) return; // a vector of thousands of words is no address
   if (location.pathname + location.hash === address) return;
   history[replace ? "replaceState" : "pushState"](null, "", address);
 }
@@ -267,5 +269,6 @@ try {
 } catch (error) {
   status(error.message, true);
 }
-recall();
+if (!running) recall();
+else if (hits.length) draw(0, []); // of a photo that was dropped before it was known what there is
 if (queries.isEmpty(state) && matchMedia("(pointer: fine)").matches) text.focus();
