@@ -132,7 +132,7 @@ class Phase2Module(LexiconModule):
     def _keys(self, batch: Batch) -> StepKeys:
         moved = self.training and self.config.momentum_update == "micro_batch"
         # As many as the process with the most rows has, so that momentum encoders stay the same.
-        most = max(batch.get("rows_of_ranks", [len(batch["image_id"])]))
+        most = max(_rows_of_ranks(batch)) if moved else len(batch["image_id"])
         size, parts = self.config.per_gpu_batchsize if moved else most, []
         for group in (_rows(batch, start, size) for start in range(0, most, size)):
             for part in split_batch(group, self.config.rows_at_once):
@@ -145,7 +145,7 @@ class Phase2Module(LexiconModule):
     def _exchanged(self, keys: StepKeys, batch: Batch, size: int) -> list[Keys]:
         """The keys of all processes by micro-batches of so many rows of each, as the queues store them."""
         dtype, start, parts = self.text_ring.keys.dtype, 0, []
-        for rows in rows_by_micro_batch(batch.get("rows_of_ranks", [len(batch["image_id"])]), size):
+        for rows in rows_by_micro_batch(_rows_of_ranks(batch), size):
             own = slice(start, start := start + rows[rank()])
             text, image = gather_many([keys.text[own].to(dtype), keys.image[own].to(dtype)], rows)
             parts.append(Keys(text, image, gather_rows(batch["image_id"][own], rows)))
@@ -182,7 +182,7 @@ class Phase2Module(LexiconModule):
     def after_step(self, batch: Batch, context: StepKeys) -> None:
         if self.config.momentum_update == "step":
             self.twin.update(self.model)
-        whole = max(batch.get("rows_of_ranks", [len(batch["image_id"])]))
+        whole = max(_rows_of_ranks(batch))
         for keys in context.pushed or self._exchanged(context, batch, whole):
             for side, queue in self.queues.items():
                 queue.push(getattr(keys, side), keys.ids)
@@ -198,6 +198,12 @@ def _halved(batch: Batch) -> Batch:
     images = batch["image"]
     size = (images.shape[-2] // 2, images.shape[-1] // 2)
     return {**batch, "image": F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)}
+
+
+def _rows_of_ranks(batch: Batch) -> Sequence[int]:
+    """Rows of every process."""
+    known = batch.get("rows_of_ranks")
+    return known or gather_rows(torch.tensor([len(batch["image_id"])], device=batch["image_id"].device)).tolist()
 
 
 def _rows(batch: Batch, start: int, size: int) -> Batch:

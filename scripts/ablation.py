@@ -23,7 +23,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "datasets")]
 
+from lexlip.errors import UserError  # noqa: E402
 from lexlip.utils.files import write_json  # noqa: E402
+from lexlip_data.command import run_command  # noqa: E402
 
 
 class Stage(NamedTuple):
@@ -172,4 +174,4 @@ def _spread(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main, (UserError, subprocess.CalledProcessError)))

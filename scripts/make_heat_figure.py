@@ -10,6 +10,7 @@ with a photo of scikit-image (Daniel Scharstein, CC0): skimage.data.stereo_motor
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from PIL import Image
@@ -42,4 +43,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    root = Path(__file__).resolve().parent.parent
+    sys.path[:0] = [str(root), str(root / "datasets")]
+    from lexlip.errors import UserError
+    from lexlip_data.command import run_command
+
+    sys.exit(run_command(main, (UserError,)))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import sys
 from pathlib import Path
 
 FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
@@ -62,4 +63,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    root = Path(__file__).resolve().parent.parent
+    sys.path[:0] = [str(root), str(root / "datasets")]
+    from lexlip.errors import UserError
+    from lexlip_data.command import run_command
+
+    sys.exit(run_command(main, (UserError,)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -196,6 +196,16 @@ class LexiconModel(RetrievalModel):
     def vocab_size(self) -> int:
         """V, the terms."""
         return self.config.vocab_size
+
+    def for_other_libraries(self) -> dict[str, Any]:
+        """What makes the folder a SparseEncoder of sentence-transformers, see `lexlip.integrations`."""
+        if self.config.head != "lexicon":
+            return {}
+        module = "lexlip.integrations.sentence_transformers.LexLIPModule"
+        return {
+            "modules.json": [{"idx": 0, "name": "0", "path": "", "type": module}],
+            "config_sentence_transformers.json": {"model_type": "SparseEncoder", "similarity_fn_name": "dot"},
+        }
 
     # --- a model's own ---
 

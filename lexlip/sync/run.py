@@ -58,7 +58,7 @@ class Synced:
     """What a sync did.
 
     Attributes:
-        added, changed, renamed, deleted, unchanged: files; one that was copied counts as renamed.
+        added, changed, renamed, deleted, unchanged: files with documents; one that was copied counts as renamed.
         encoded: documents that went through the model.
         seconds: that took.
         documents: of the index now.
@@ -171,6 +171,7 @@ class _Sync:
         self.new_index = rebuild or not (index / MANIFEST).exists()
         self.is_new_root = known is None or self.new_index
         self.alive: set[str] = set() if self.new_index else _alive(index)
+        self.known: dict[str, Entry] = {}  # files whose entries hold
         self.foreign: set[str] = set()  # ids that are not this folder's
 
     def run(self, may_be_empty: bool) -> Synced:
@@ -195,7 +196,8 @@ class _Sync:
         listed = set(names)
         gone = [name for name in root.files if name not in listed and self.media.is_gone(name)]
         todo = [name for name in names if not self._is_as_it_was(name, files)]
-        self.done.unchanged = len(names) - len(todo)
+        self.done.unchanged = len(names) - len(todo) - len(self.done.broken)
+        self.known = files
         self.digests = {entry.digest: name for name, entry in files.items() if entry.names(name)}
         self.gone = set(gone)
         for first in range(0, len(todo), self.batch):
@@ -292,6 +294,9 @@ class _Sync:
                 entries[name] = entry = self.media.read(name)
             except MissingImage:  # a moment later it is gone
                 continue
+            before = self.known.get(name)
+            if before is not None and before.why and before.digest == entry.digest:  # broken, and as it was
+                entries[name] = entry = entry._replace(why=before.why)
             source = self.digests.get(entry.digest)
             same = files.get(source) if source is not None else None
             if source is not None and same is not None and not entry.why and same.digest == entry.digest:

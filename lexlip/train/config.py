@@ -27,6 +27,7 @@ from lexlip_data.loading.transforms import refusal_of
 from lexlip_data.sources.images import TRANSPARENCY, TRUNCATED
 
 FRESH_WIDTH = 768  # of a fresh BERT, where no key says it
+LOGGERS = ("tensorboard", "csv", "wandb")
 PENALTIES = ("flops", "l1")
 FRACTIONS = (
     "warmup_steps", "flops_warmup", "flops_warmup_text", "flops_warmup_image", "target_steps", "top_k_steps",
@@ -62,6 +63,7 @@ class Config:
     test_only: bool = key("evaluate on the test split and stop")
     metrics_file: str = key("test_only: also write the metrics to this JSON file")
     log_every: int = key("steps between two lines of the logs", least=1)
+    loggers: list[str] = key("where the numbers go: tensorboard, csv, wandb", choices=LOGGERS)
 
     # --- machine ---
     num_gpus: int = key("per node; 0: run on the CPU", least=0)
@@ -236,6 +238,7 @@ class Config:
     select_by: str = key("rsum: mean of all data sets; first_r1: both R@1 of the first one", choices=SELECTIONS)
     eval_batch_size: int | None = key("null: per_gpu_batchsize", least=1)
     eval_top_k: list[int] = key("also report recall with every vector cut to its k heaviest terms, e.g. [32]", least=1)
+    eccv: bool = key("test_only: also ECCV Caption and CxC of COCO's test split, by the package eccv-caption")
     eval_folds: int = key("5: also the five-fold 1K protocol of COCO", least=0)
 
     @classmethod
@@ -366,7 +369,8 @@ def _number(value: object) -> bool:
 def _check_range(field: dataclasses.Field, value: object, default: object) -> None:
     """Refuse numbers outside their key's range, also inside of lists, and names that are no choice."""
     rule, name = field.metadata, field.name
-    if rule["choices"] and value not in rule["choices"]:
+    given = value if isinstance(value, list) else [value]
+    if rule["choices"] and any(item not in rule["choices"] for item in given):
         raise ConfigError(f"{name}={value!r}; it must be one of {', '.join(map(str, rule['choices']))}")
     if isinstance(value, list):
         kind = get_args(_HINTS[name])[0]

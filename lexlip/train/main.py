@@ -261,7 +261,7 @@ def _run(config: Config, phase: type[RetrievalModule], watch: Watch) -> dict:
     trainer, saver = make_trainer(config, folder, steps, validated, watch, phase.all_used(config))
     module = phase.from_config(config, tokenizer)
     if resume:
-        check_resumable(module, resume)
+        check_resumable(module, resume, config.block_decay)
     run_dir.begin()
     with _explained(config, folder):
         if config.test_only:

@@ -92,6 +92,10 @@ class Sparsity:
             return weight * math.exp(self.targets[side].change)
         return weight if step is None else weight * ramp(step, self.warmup[side])
 
+    def whole_from(self, side: str) -> int:
+        """The step from which a side's penalty has its whole weight, or its target."""
+        return self.targets[side].by if side in self.targets else self.warmup[side]
+
     def loss(self, sides: Mapping[str, Sequence[Tensor]], step: int | None) -> Tensor:
         """Weighted penalties of (B, V) normalised vectors, the mean over those of one side, added up."""
         losses = []

@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -133,6 +135,37 @@ def repeating(table, tmp_path):
     with pa.ipc.new_file(tmp_path / "mine.arrow", batch.schema) as writer:
         writer.write_batch(batch)
     return tmp_path / "mine.arrow", data
+
+
+def test_tar_shards_and_parquet_give_the_vectors_of_the_table(model, table, tmp_path):
+    source = TsvSource("corpus", "encode", table)
+    model.save_pretrained(tmp_path / "model")
+    with tarfile.open(tmp_path / "s-0.tar", "w") as tar:
+        for i in range(len(source)):
+            caption = json.dumps({"caption": source.captions(i)}).encode()
+            for ending, data in (("png", source.image_bytes(i)), ("json", caption)):
+                member = tarfile.TarInfo(f"{source.image_id(i)}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    rows = [{"image": source.image_bytes(i), "key": source.image_id(i), "text": source.captions(i)} for i in range(8)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet", row_group_size=3)
+    inputs = {
+        "tsv": ["--tsv", str(table)], "tar": ["--tar", str(tmp_path / "s-{0..0}.tar")],
+        "parquet": ["--parquet", str(tmp_path / "p*.parquet"), "--caption", "text", "--id", "key"],
+    }  # fmt: skip
+    for what in ("images", "texts"):
+        found = {}
+        for name, options in inputs.items():
+            out = tmp_path / f"{name}-{what}"
+            assert (
+                main(["encode", "--model", str(tmp_path / "model"), *options, "--what", what, "--out", str(out)]) == 0
+            )
+            found[name] = stored(out)
+        assert len(found["tsv"]) == (8 if what == "images" else 16)
+        for other in ("tar", "parquet"):
+            assert list(found[other]) == list(found["tsv"])
+            for (terms, weights), (terms_too, weights_too) in zip(found[other].values(), found["tsv"].values()):
+                assert (terms == terms_too).all() and (weights == weights_too).all()
 
 
 def test_rows_that_repeat_an_image(model, repeating, tmp_path):

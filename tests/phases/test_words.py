@@ -8,6 +8,7 @@ from transformers import AutoTokenizer
 
 from lexlip.errors import ConfigError
 from lexlip.index.lookup import TableModel, has_table
+from lexlip.models.fingerprint import fingerprint
 from lexlip.models.lexlip import LexLIP
 from lexlip.train.build import build_model
 from lexlip.train.config import base
@@ -139,7 +140,9 @@ def test_texts_by_their_own_terms_and_by_a_table(make_worded, tmp_path):
     table.save_pretrained(tmp_path)
     torch.testing.assert_close(LexLIP.from_pretrained(tmp_path).encode_text(texts), vectors)
     assert has_table(tmp_path)
-    torch.testing.assert_close(torch.from_numpy(TableModel(tmp_path).encode_text(texts)), vectors)
+    read = TableModel(tmp_path)
+    torch.testing.assert_close(torch.from_numpy(read.encode_text(texts)), vectors)
+    assert read.fingerprint == fingerprint(LexLIP.from_pretrained(tmp_path))
 
 
 def test_a_checkpoint_decides_what_no_key_says(make_config, make_worded, tmp_path, tiny_data):

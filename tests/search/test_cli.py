@@ -33,7 +33,7 @@ def index(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
     for number, name in enumerate(list(bags())[:-1]):
         (folder / name).parent.mkdir(exist_ok=True)
-        Image.new("RGB", (80, 40 + 30 * number), (40 * number, 90, 160)).save(folder / name)
+        Image.new("RGB", (80, 40 + 30 * number), (40 * number, 90, 160)).save(folder / name, "PNG")
     rows = SparseRows.from_bags(bags().values(), list(bags()))
     stamp = ModelStamp("photos-small", str(MODEL), TableModel(MODEL).fingerprint)
     origin = Origin(stamp, Source(str(folder), "images"))

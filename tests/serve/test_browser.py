@@ -252,7 +252,7 @@ def test_by_keyboard_alone(browser, service):
         assert page.is_visible("dialog[open]") and page.is_hidden("#menu")
         page.keyboard.press("Escape")
         page.wait_for_selector("dialog[open]", state="detached")
-        assert page.evaluate("document.activeElement.closest('.tile').dataset.id") == found[2]
+        page.wait_for_function("(id) => document.activeElement.closest('.tile')?.dataset.id === id", arg=found[2])
 
 
 def test_a_telephone_in_the_dark(browser, service):

@@ -157,6 +157,15 @@ class ArrowSource(Source):
         cells = (cell.values or []) if is_list(cell.type) else [cell] * cell.is_valid
         return [read_text(text, "long_caption", MAX_CAPTION) for text in cells]
 
+    def coco_ids(self, i: int) -> tuple[str, list[str]]:
+        k, row = self._locate(i)
+        columns = self._columns(k)
+        if not {"cocoid", "caption_id"} <= columns.keys() or not is_list(columns["caption_id"].type):
+            return "", []
+        ids = columns["caption_id"][row].values or []
+        texts = [read_text(cell, "caption_id", MAX_NAME) for cell in ids]
+        return read_text(columns["cocoid"][row], "cocoid", MAX_NAME), texts
+
     def where(self, i: int) -> str:
         k, row = self._locate(i)
         shard, number = self._batches[k]

@@ -303,5 +303,6 @@ def rows_checksum(rows: Iterable[dict]) -> int:
     crc = 0
     for row in rows:
         texts = [row.get(name) for name in ("caption", "image_id", "split")] + [row.get("long_caption") or []]
+        texts += [row[name] for name in ("caption_id", "cocoid") if row.get(name)]
         crc = zlib.crc32(json.dumps(texts).encode(), zlib.crc32(row["image"] or b"", crc))
     return crc

@@ -269,5 +269,6 @@ try {
 } catch (error) {
   status(error.message, true);
 }
-recall();
+if (!running) recall();
+else if (hits.length) draw(0, []); // of a photo that was dropped before it was known what there is
 if (queries.isEmpty(state) && matchMedia("(pointer: fine)").matches) text.focus();

@@ -30,8 +30,9 @@ export function wordButton(className, hit, word, holder, square, context, ...chi
   if (holder && context.patches) {
     const show = after(PATIENCE, () => showHeat(holder, hit, word, square));
     const hide = () => {
+      if (button.getAttribute("aria-expanded") === "true") return; // its menu is open: what was tapped stays to be seen
       show.cancel();
-      if (button.getAttribute("aria-expanded") !== "true") clearHeat(holder); // its menu is open: a finger points no more
+      clearHeat(holder);
     };
     button.addEventListener("pointerenter", show);
     button.addEventListener("focus", show);
