@@ -192,7 +192,7 @@ class Config:
     bottleneck_norm: bool = key("Phase 1: bring the bag of words to the length of the decoder's other inputs")
     mask_same_image: bool = key("captions of one image are not negatives of each other")
     contrastive_gradient: float = key(
-        "Phase 1: multiplies the gradient of the contrastive loss, not its value", least=0
+        "multiplies the gradient of the contrastive loss within a batch, not its value", least=0
     )
     loss_rows: str = key("rows that FLOPS and the masked words of a mean are of: batch, micro_batch", choices=PER)
     queue_size: int = key("Phase 2: past keys kept per modality", least=0)
