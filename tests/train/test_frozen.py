@@ -121,9 +121,9 @@ def test_a_checkpoint_whose_optimiser_had_other_groups_is_not_resumed(build, fro
     state["param_groups"][0]["params"] += fast["params"]
     torch.save(content, tmp_path / "old.ckpt")
     module, _ = build("contextual")
-    check_resumable(module, frozen.checkpoint("contextual"))
+    check_resumable(module, frozen.checkpoint("contextual"), module.config.block_decay)
     with pytest.raises(CheckpointError, match="old.ckpt cannot be resumed.*load_path"):
-        check_resumable(module, tmp_path / "old.ckpt")
+        check_resumable(module, tmp_path / "old.ckpt", module.config.block_decay)
 
 
 def test_losses_are_their_formulas(build):
