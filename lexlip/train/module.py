@@ -462,7 +462,7 @@ class RetrievalModule(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         self.test_metrics = self._evaluation_metrics()
         if self.trainer.is_global_zero:
-            print(recall.table(self.test_metrics))
+            print(recall.table(self.test_metrics), recall.words(self.test_metrics), sep="\n")
             if self.config.eccv:
                 print(eccv.table(self.test_metrics))
             if self.config.metrics_file:
