@@ -175,7 +175,8 @@ _EXPORT = "save it as CSV or TAB-separated text in UTF-8"
 _TODO = {
     **dict.fromkeys("zip gzip bzip2 xz Zstandard 7-Zip RAR LZ4".split(), _UNPACK),
     **dict.fromkeys("Excel|old Excel|OpenDocument|SQLite|ORC|Avro|pickle|HDF5|NumPy".split("|"), _EXPORT),
-    "Parquet": "save it as text, as with pandas.read_parquet(FILE).to_csv(NEW, sep='\\t', index=False)",
+    "Parquet": "give it with --parquet (convert.py hf, lexlip encode), or save it as text, as with "
+    "pandas.read_parquet(FILE).to_csv(NEW, sep='\\t', index=False)",
     "Arrow": "give it as an Arrow file (--arrow, or under data_root), or save it as text",
     "Arrow stream": "give it as an Arrow file (--arrow, or under data_root), or save it as text",
     "JSON": "convert.py's layouts karpathy, coco-captions, gcc and sbu read JSON; else save it as CSV or TAB-separated",
