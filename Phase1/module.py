@@ -13,7 +13,7 @@ from lexlip.models.lexicon_head import lexicon_bottleneck
 from lexlip.models.lexlip import LexLIP
 from lexlip.train.config import Config
 from lexlip.train.lexicon import LexiconModule
-from lexlip.train.losses import global_count, masked_lm, with_gradient
+from lexlip.train.losses import global_count, masked_lm
 from lexlip.train.step import Tensors
 from lexlip_data.loading.batch import Batch
 from Phase1.decoder import WeakenedDecoder
@@ -153,7 +153,7 @@ class Phase1Module(LexiconModule):
         texts = [vectors["text"], *(vectors["long"].unbind(1) if "long" in vectors else ())]
         whole = self.contrastive(vectors, batch, self.config.temperature)
         return {
-            "contrastive_loss": with_gradient(self.with_cuts(whole, vectors, batch), self.config.contrastive_gradient),
+            "contrastive_loss": self.with_cuts(whole, vectors, batch),
             "flops_loss": self.sparsity.loss({"text": texts, "image": [vectors["image"]]}, self.step_in_training),
             **self.taught_losses(vectors, batch),
         }

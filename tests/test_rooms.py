@@ -12,6 +12,7 @@ ALLOWED = {  # room -> the rooms of lexlip that it may import where a module is 
     "errors": set(), "utils": {"errors"}, "ops": {"errors"}, "launch": {"errors"}, "sparse": {"errors", "utils"},
     "models": MODELS, "convert": MODELS | {"features"}, "index": {"errors", "utils", "sparse"},
     "sync": MODELS | {"sparse", "index", "encode"}, "search": MODELS | {"sparse", "index", "sync"},
+    "classify": MODELS | {"sparse", "encode"},
     "serve": MODELS | {"index", "sparse", "sync"},
     "explain": MODELS, "evaluate": MODELS | {"sparse", "index"}, "encode": MODELS | {"sparse", "index", "launch"},
     "features": MODELS | {"encode", "index"}, "train": MODELS | {"sparse", "evaluate", "launch", "features"},

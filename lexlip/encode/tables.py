@@ -20,7 +20,7 @@ from lexlip_data.sources.arrow import ArrowSource
 from lexlip_data.sources.contained import ContainedTable
 from lexlip_data.sources.skipped import USUAL_RULES, Rules, Skipped
 from lexlip_data.sources.source import Source, hash_id
-from lexlip_data.sources.table import TsvSource
+from lexlip_data.sources.table import CaptionTable, TsvSource
 
 
 def read_arrow(paths: Sequence[str | Path], what: str = "images") -> Images | Texts:
@@ -103,7 +103,7 @@ class SourceImages(_OfSource):
         return np.array(marks, np.uint32).reshape(-1, 2)
 
     def _content(self, row: int) -> str:
-        if isinstance(self.source, TsvSource):
+        if isinstance(self.source, CaptionTable):  # in tar shards and Parquet, with the place
             return str(self.source.path(row))
         try:
             return str(len(self.source.image_bytes(row)))  # which reads none of them

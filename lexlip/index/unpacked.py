@@ -50,7 +50,8 @@ def unpack(
     begin, end, count, low = (int(entry[column]) for column in (BEGIN, END, COUNT, LOW))
     unary = begin + ((count * (low + bits) + 7) >> 3)
     numbers = np.arange(count)
-    ones = np.flatnonzero(np.unpackbits(data[unary:end], bitorder="little"))[:count]
+    whole = unary + ((end - unary + 7) & ~7)  # words of 8 bytes, the last of which may reach beyond
+    ones = np.flatnonzero(np.unpackbits(data[unary:whole], bitorder="little"))[:count]
     if len(ones) < count:
         return None
     at = numbers * (low + bits)

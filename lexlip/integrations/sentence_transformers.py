@@ -67,7 +67,7 @@ class LexLIPModule(nn.Module):
         """
         values = [_plain(value) for value in inputs]
         images = [isinstance(value, (Image.Image, Path)) for value in values]
-        if any(images) != all(images):
+        if any(images) and not all(images):
             raise EncodingError("a batch holds either texts or images; encode them in two calls")
         if images and images[0]:
             return {"images": values}

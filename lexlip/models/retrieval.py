@@ -212,7 +212,7 @@ class LexiconModel(RetrievalModel):
     @property
     def patch_pooling(self) -> Pooling | None:
         """How an image's logits come from those of its patches; None: from no patches."""
-        raise NotImplementedError
+        return None
 
     def patch_states(self, pixels: Tensor) -> Tensor:
         """(B, 3, H', W') as `vectors_of_pixels` takes them to (B, H, W, D), what `term_logits` takes of each patch.

@@ -17,6 +17,7 @@ from lexlip.errors import EncodingError
 from lexlip.index import Hit, Index, IndexingError, Share
 from lexlip.index.queries import Bag, bag_of, bag_of_encoded
 from lexlip.index.query_words import parse_query, resolve
+from lexlip.index.unpacked import prefer_compiled
 from lexlip.models.attribution import Box, patch_weights, saturated_weights
 from lexlip.models.retrieval import LexiconModel
 from lexlip.serve.decode import Decoders
@@ -88,6 +89,7 @@ class Searcher:
 
     def warm_up(self, index: Index) -> None:
         """Load what is compiled or loaded on first use."""
+        prefer_compiled()
         hits = index.search(bag_of("a", self._model), 1, threads=1)
         self.vocabulary.of_documents(index, [hit.id for hit in hits], 1)
 

@@ -166,7 +166,7 @@ class _Sync:
             self.state.forget()
         known = self.state.roots.get(self.root)
         self.settings = self._settled(settings, known)
-        self.media = MediaFiles(folder, self.settings["video_seconds"])
+        self.media = MediaFiles(folder, self.settings["video_seconds"] or 0.0)
         self.done = Synced(notes=list(self.media.notes))
         self.new_index = rebuild or not (index / MANIFEST).exists()
         self.is_new_root = known is None or self.new_index
@@ -210,21 +210,18 @@ class _Sync:
     # --- what there is ---
 
     def _settled(self, given: Settings, known: RootState | None) -> dict[str, Any]:
-        usual = {
-            "id_prefix": None,
-            "top_k": 0,
-            "video_seconds": EVERY if _reads_videos() else 0.0,
-            "video_whole": False,
-        }
+        usual = {"id_prefix": None, "top_k": 0, "video_seconds": None, "video_whole": False}
         begun = known.settings if known else {}
         settled = {**usual, **begun, "readers": sorted(READ)}
         for name, value in vars(given).items():
-            if value is not None and name in begun and begun[name] != value:
+            if value is not None and begun.get(name) is not None and begun[name] != value:
                 raise IndexingError(
                     f"{self.folder} is in {self.index} with {name}={begun[name]!r}, not {value!r}; leave it out, or "
                     f"begin anew: lexlip sync {self.folder} --index {self.index} --rebuild"
                 )
             settled[name] = settled[name] if value is None else value
+        if settled["video_seconds"] is None and _reads_videos():  # also where PyAV came later
+            settled["video_seconds"] = EVERY
         if settled["id_prefix"] is None:
             settled["id_prefix"] = f"{Path(self.root).name}/" if self._others() else ""
         return settled

@@ -119,7 +119,7 @@ def ways_of(path: str | Path) -> dict[str, object]:
     return {"block_decay": False}
 
 
-def check_resumable(module: nn.Module, path: str | Path, block_decay: bool) -> None:
+def check_resumable(module: nn.Module, path: str | Path, block_decay: bool = False) -> None:
     """Refuse to resume from a file of another phase or shape, or whose optimiser had other groups.
 
     Args:

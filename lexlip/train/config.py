@@ -34,9 +34,7 @@ FRACTIONS = (
     "val_check_interval",
 )  # fmt: skip
 CONTROLS = (None, "captions", "terms")
-LEXICON_KEYS = (  # of trained towers with lexicon heads alone
-    "inactive_terms", "own_weights", "start_terms_text", "start_terms_image", "joint_dim",
-)  # fmt: skip
+WORD_KEYS = ("own_weights", "start_terms_text", "start_terms_image", "joint_dim")  # of trained towers alone
 MODES = ("bottle", "con", "both")
 PER, UPDATES = ("batch", "micro_batch"), ("step", "micro_batch")
 MASKING, STARTS, SELECTIONS = ("words", "positions"), ("empty", "noise"), ("rsum", "first_r1")
@@ -160,7 +158,6 @@ class Config:
         "of the space of images, texts and terms; as wide as the text tower, it starts from it", least=1
     )
     term_min_count: int = key("captions that must have a word piece, for it to be a term", least=1)
-    allowed_terms: str = key("words: no pieces inside of words, no signs; all; or a file with one word piece per line")
     row_terms: int = key("lookup: terms that a word piece adds to its own", least=0)
     image_dropout: float = key("of the image features", least=0, most=1)
     text_dropout: float = key("of the sentence vectors", least=0, most=1)
@@ -192,7 +189,7 @@ class Config:
     bottleneck_norm: bool = key("Phase 1: bring the bag of words to the length of the decoder's other inputs")
     mask_same_image: bool = key("captions of one image are not negatives of each other")
     contrastive_gradient: float = key(
-        "Phase 1: multiplies the gradient of the contrastive loss, not its value", least=0
+        "multiplies the gradient of the contrastive loss within a batch, not its value", least=0
     )
     loss_rows: str = key("rows that FLOPS and the masked words of a mean are of: batch, micro_batch", choices=PER)
     queue_size: int = key("Phase 2: past keys kept per modality", least=0)

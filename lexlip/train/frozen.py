@@ -20,7 +20,7 @@ from lexlip.features.store import FeatureStore
 from lexlip.models.dense import MAX_SCALE
 from lexlip.models.frozen.model import FrozenLexLIP
 from lexlip.models.weights import load_model
-from lexlip.train.config import LEXICON_KEYS, Config
+from lexlip.train.config import WORD_KEYS, Config
 from lexlip.train.frozen_start import OWN, new_heads
 from lexlip.train.grounding import drawn_expansion
 from lexlip.train.losses import cut_scores, score_distillation, symmetric_contrastive
@@ -44,7 +44,7 @@ class _FrozenModule(RetrievalModule):
                 f"training_mode={config.training_mode}: heads on frozen towers are contrastive; add "
                 "task_frozen_lexicon_train, or set training_mode=con"
             )
-        for key in ("long_captions", "DR", "lock_image", "gradient_checkpointing", "compile", *LEXICON_KEYS):
+        for key in ("long_captions", "DR", "lock_image", "gradient_checkpointing", "compile", *WORD_KEYS):
             if getattr(config, key):
                 raise ConfigError(f"{key}={getattr(config, key)} belongs to training with images; leave it out here")
         for key, value in (("head_text", "in_context"), ("expansion_control", "terms")):

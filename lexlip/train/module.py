@@ -34,7 +34,7 @@ from lexlip.train.checkpoint import tokenizer_files
 from lexlip.train.config import Config, base
 from lexlip.train.evaluation import Collected
 from lexlip.train.guard import StepGuard
-from lexlip.train.losses import in_batch_contrastive
+from lexlip.train.losses import in_batch_contrastive, with_gradient
 from lexlip.train.optim import make_optimizer, make_schedule
 from lexlip.train.skipped import SkippedSamples
 from lexlip.train.sparsity import Sparsity
@@ -217,7 +217,8 @@ class RetrievalModule(pl.LightningModule):
         long = vectors["long"].unbind(1) if "long" in vectors else ()
         image, *texts = gather_many([vectors["image"], vectors["text"], *long], rows)
         ids = gather_rows(batch["image_id"], rows) if self.config.mask_same_image else None
-        return total(in_batch_contrastive(text, image, temperature, ids) for text in texts) / len(texts)
+        loss = total(in_batch_contrastive(text, image, temperature, ids) for text in texts) / len(texts)
+        return with_gradient(loss, self.config.contrastive_gradient)
 
     # --- the step ---
 
@@ -461,7 +462,7 @@ class RetrievalModule(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         self.test_metrics = self._evaluation_metrics()
         if self.trainer.is_global_zero:
-            print(recall.table(self.test_metrics))
+            print(recall.table(self.test_metrics), recall.words(self.test_metrics), sep="\n")
             if self.config.eccv:
                 print(eccv.table(self.test_metrics))
             if self.config.metrics_file:

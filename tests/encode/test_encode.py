@@ -137,16 +137,38 @@ def repeating(table, tmp_path):
     return tmp_path / "mine.arrow", data
 
 
-def test_tar_shards_and_parquet_give_the_vectors_of_the_table(model, table, tmp_path):
-    source = TsvSource("corpus", "encode", table)
-    model.save_pretrained(tmp_path / "model")
-    with tarfile.open(tmp_path / "s-0.tar", "w") as tar:
-        for i in range(len(source)):
+def write_shard(path, source, images):
+    """A tar shard of some images of a source, with their captions in .json."""
+    with tarfile.open(path, "w") as tar:
+        for i in images:
             caption = json.dumps({"caption": source.captions(i)}).encode()
             for ending, data in (("png", source.image_bytes(i)), ("json", caption)):
                 member = tarfile.TarInfo(f"{source.image_id(i)}.{ending}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
+
+
+def test_a_further_tar_shard_is_encoded_on_and_images_are_read_once(model, table, tmp_path, monkeypatch, capsys):
+    from lexlip_data.sources import tar_members
+
+    source = TsvSource("corpus", "encode", table)
+    model.save_pretrained(tmp_path / "model")
+    read = []
+    of_locator = tar_members.read_member
+    monkeypatch.setattr("lexlip_data.sources.tar_shards.read_member", lambda at: read.append(at) or of_locator(at))
+    words = ["encode", "--model", str(tmp_path / "model"), "--out", str(tmp_path / "v"), "--tar"]
+    write_shard(tmp_path / "s-0.tar", source, range(5))
+    assert main([*words, str(tmp_path / "s-*.tar")]) == 0 and len(read) == 5
+    write_shard(tmp_path / "s-1.tar", source, range(5, 8))
+    assert main([*words, str(tmp_path / "s-*.tar")]) == 0 and len(read) == 8
+    assert "3 encoded now" in capsys.readouterr().out
+    assert list(stored(tmp_path / "v")) == [source.image_id(i) for i in range(8)]
+
+
+def test_tar_shards_and_parquet_give_the_vectors_of_the_table(model, table, tmp_path):
+    source = TsvSource("corpus", "encode", table)
+    model.save_pretrained(tmp_path / "model")
+    write_shard(tmp_path / "s-0.tar", source, range(len(source)))
     rows = [{"image": source.image_bytes(i), "key": source.image_id(i), "text": source.captions(i)} for i in range(8)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet", row_group_size=3)
     inputs = {

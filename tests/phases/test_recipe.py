@@ -10,6 +10,7 @@ from pathlib import Path
 import official_tiny
 import pytest
 import torch
+from runs import PHASE1, PHASE2, checkpoint_of
 from torch import nn
 
 from lexlip.convert.official import NAMES
@@ -224,6 +225,17 @@ def test_the_best_checkpoint_is_picked_by_the_metric_that_the_keys_name(monkeypa
     monkeypatch.setattr(Phase2Module, "_data", names)
     module.on_validation_epoch_end()
     assert logged == {"val/rsum": 1.5, "val/first_r1": 23.0}
+
+
+@pytest.mark.parametrize(("phase", "configs"), [(Phase1Module, PHASE1), (Phase2Module, PHASE2)])
+def test_a_run_by_the_authors_recipe(start, phase, configs):
+    """Two steps of two micro-batches, a validation, and the best checkpoint by its loss."""
+    how = {"queue_size": 8, "drop_rate": 0.1, "drop_path_rate": 0.2, "log_every": 1}
+    done = start(phase, [*configs, "vit_randaug", "authors_recipe"], max_steps=2, **how)
+    assert done.keys["masking"] == "positions" and done.keys["train_transform_keys"] == ["vit_randaug"]
+    assert "val/loss" in done.result and "val/rsum" not in done.result
+    assert (done.folder / "checkpoints" / "best.ckpt").exists()
+    assert checkpoint_of(done.folder)["global_step"] == 2
 
 
 SHOWN_BY = {  # key of the recipe -> test that it does what it says

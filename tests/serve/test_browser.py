@@ -193,6 +193,10 @@ def test_a_search_its_words_and_their_places(browser, service, photos, model, in
         asked = words_of(page)
         assert asked["words"][moved] > before
         assert settled(page) == [hit.id for hit in index.search(asked["words"], 60, required=asked["required"])]
+        page.click(f"#query .term[data-word={moved}] .word")
+        page.keyboard.press("Backspace")
+        page.wait_for_selector(f"#query .term[data-word={moved}]", state="detached")
+        assert moved not in words_of(page)["words"]
 
 
 DROP = """(data) => {
@@ -283,7 +287,7 @@ def test_nothing_found_and_what_is_wrong_is_said(browser, photos, model, tmp_pat
         assert page.inner_text("#empty h1") == "Nothing to look for"
         page.reload()
         page.wait_for_selector("#query .term.never")
-        page.click("#query .term.never button")
+        page.click("#query .term.never .x")
         page.wait_for_selector("#empty .try")
 
 

@@ -97,3 +97,13 @@ def test_a_file_that_is_no_video(clip, tmp_path, encoder, held):
     with pytest.raises(BrokenImage):
         frame_at(clip.parent / "cut.mp4", 1.0)
     assert sync(clip.parent, tmp_path / "none", ColourEncoder(encoder), Settings(video_seconds=4.0)).documents == 2
+
+
+def test_videos_are_taken_once_they_can_be(clip, tmp_path, encoder, held, monkeypatch):
+    Image.new("RGB", (30, 30), COLOURS[1]).save(clip.parent / "photo.png")
+    monkeypatch.setattr("lexlip.sync.run._reads_videos", lambda: False)
+    done = sync(clip.parent, tmp_path / "i", ColourEncoder(encoder))
+    assert done.documents == 1 and any("1 .mp4" in note for note in done.notes)
+    monkeypatch.setattr("lexlip.sync.run._reads_videos", lambda: True)
+    assert sync(clip.parent, tmp_path / "i", ColourEncoder(encoder)).added == 1
+    assert sorted(held(tmp_path / "i")) == ["clip.mp4#t=0.0", "photo.png"]

@@ -101,25 +101,17 @@ def test_what_terms_have_alone_learns_faster_and_without_decay(build, head):
     assert {names[id(p)] for p in groups[2]["params"]} == fast
 
 
-def test_terms_are_the_word_pieces_that_are_allowed(build, tmp_path):
+def test_terms_are_the_word_pieces_that_may_be_active(build):
     """The captions say "boxs", which is "box" and "##s"."""
 
-    def terms(which):
-        model = build("contextual", allowed_terms=str(which))[0].model
+    def terms(kinds, **others):
+        model = build("contextual", inactive_terms=kinds, **others)[0].model
         return set(model.tokenizer.convert_ids_to_tokens(model.lexicon_heads.term_ids.tolist()))
 
-    file = tmp_path / "terms.txt"
-    file.write_text("red\nbox\nlarge\n")
-    assert "##s" in terms("all") and terms("words") == terms("all") - {"##s"}
-    assert terms(file) == {"red", "box"}  # no caption has "large"
-    file.write_text("red\nzebra\n")
-    with pytest.raises(ConfigError, match="terms.txt: 'zebra' is no word piece"):
-        terms(file)
-    with pytest.raises(ConfigError, match="allowed_terms=word: neither words nor all"):
-        terms("word")
-    file.write_text("large\n")
-    with pytest.raises(ConfigError, match="in so many of them and in allowed_terms="):
-        terms(file)
+    every = terms([])
+    assert "##s" in every and terms(["suffix", "sign"]) == {piece for piece in every if piece.isalnum()}
+    with pytest.raises(ConfigError, match="in so many of them and active with inactive_terms="):
+        terms(["suffix"], term_min_count=99)
 
 
 def test_a_checkpoint_whose_optimiser_had_other_groups_is_not_resumed(build, frozen, tmp_path):

@@ -1,16 +1,19 @@
-"""What the converter's commands have in common: options, and the types of their values."""
+"""What the converter's commands have in common: options, and the types of their values. Loads nothing heavy."""
+
+from __future__ import annotations
 
 import argparse
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lexlip_data.sources.contained import ContainedTable
 from lexlip_data.sources.files import is_name
-from lexlip_data.sources.parquet import read_parquet
 from lexlip_data.sources.skipped import MAX_BAD_SHARE, SMALL, Rules
-from lexlip_data.sources.tar_shards import read_tars
+
+if TYPE_CHECKING:
+    from lexlip_data.sources.contained import ContainedTable
 
 
 def _value(parse: Callable[[str], object], good: Callable, wanted: str) -> Callable[[str], object]:
@@ -88,6 +91,8 @@ def of_tars(add: Callable) -> None:
 
 def tars_of(options: argparse.Namespace, patterns: list[str], name: str, split: str, rules: Rules) -> ContainedTable:
     """What `of_tars` was given, read. Raises DataError as `read_tars`."""
+    from lexlip_data.sources.tar_shards import read_tars
+
     keys = options.caption_key, options.image_key, options.caption_lines, options.shard_in_id
     return read_tars(patterns, name, split, rules, *keys)
 
@@ -102,5 +107,7 @@ def of_parquet(add: Callable) -> None:
 
 def parquet_of(options: argparse.Namespace, patterns: list[str], name: str, split: str, rules: Rules) -> ContainedTable:
     """What `of_parquet` and --images were given, read. Raises DataError as `read_parquet`."""
+    from lexlip_data.sources.parquet import read_parquet
+
     columns = options.image, options.caption, options.id, options.images
     return read_parquet(patterns, name, split, rules, *columns)

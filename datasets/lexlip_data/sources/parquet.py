@@ -3,17 +3,19 @@
 Opening reads the columns of captions and ids; an image's cell is read when it is wanted, best in ascending order, for
 a row group can only be read from its begin. A cell holds an encoded image, a struct of `bytes` and `path`, or a path.
 
-What a file may unpack to is bounded: a column is read so few rows at a time that even rows that each repeat all of the
-row group stay within `_AT_ONCE`.
+What a file may unpack to is bounded: so few rows are read at a time that even rows that each repeat all of their row
+group stay within `_AT_ONCE`. What files say of themselves is looked at in a process of its own first.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +31,23 @@ from lexlip_data.sources.skipped import USUAL_RULES, Rules
 
 _AT_ONCE = 1 << 28  # bytes
 _ROWS = 1024
-_MOST_VALUES = 1000  # texts a row, on average over a row group; a few bytes can stand for billions of nulls
+_MOST_VALUES = 1000  # values a row, on average over a row group
+_LOOK = """
+import json, sys
+import pyarrow.parquet
+for path in sys.stdin.read().split("\\n"):
+    try:
+        metadata = pyarrow.parquet.ParquetFile(path).metadata
+        worst = {"values": 0, "rows": 0}
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            values = max([0, *(group.column(column).num_values for column in range(group.num_columns))])
+            one = {"values": values, "rows": group.num_rows}
+            worst = max(worst, one, key=lambda one: one["values"] - 1000 * one["rows"])
+        print(json.dumps(worst), flush=True)
+    except Exception as error:
+        print(json.dumps({"error": " ".join(str(error).split())[:300]}), flush=True)
+"""
 _IDS = ("image_id", "id")
 _END = ".parquet"
 
@@ -50,6 +68,7 @@ def read_parquet(
         DataError: a file is missing or cannot be read, a column is missing or of another kind, too much is bad.
     """
     files = find_files(patterns)
+    check_metadata(files)
     collected = RowsOfFiles(files)
     top, *fields = caption.split(".")
     for file in files:
@@ -86,17 +105,45 @@ def _value(cell: pa.Scalar) -> object:
     return value
 
 
-def _open(file: str | Path) -> pq.ParquetFile:
+def check_metadata(files: Sequence[Path]) -> None:
+    """Let another process look at what the files say of themselves: over a hostile one, pyarrow ends its process.
+
+    Raises:
+        DataError: one is no Parquet file, or has many more values than rows: few bytes can stand for billions of nulls.
+    """
+    for file in files:
+        require_parquet(file)
+    done = subprocess.run(
+        [sys.executable, "-c", _LOOK], input="\n".join(map(str, files)), text=True, capture_output=True
+    )
+    lines = done.stdout.splitlines()
+    for file, line in zip(files, lines):
+        answer = json.loads(line)
+        if "error" in answer:
+            raise _unreadable(file, answer["error"])
+        if answer["values"] > _MOST_VALUES * (answer["rows"] + _ROWS):
+            raise DataError(f"{file}: {answer['values']:,} values in a column of {answer['rows']:,} rows: no captions")
+    if len(lines) < len(files):
+        told = done.stderr.strip().splitlines() or [f"reading it ended a process with {done.returncode}"]
+        raise _unreadable(files[len(lines)], told[-1])
+
+
+def require_parquet(file: str | Path) -> None:
+    """Refuse another kind of file by its first bytes. Raises DataError."""
     kind = kind_of_file(file)
     if kind != "Parquet":
         raise DataError(f"{file}: {f'of kind {kind}' if kind else 'begins otherwise'}, not a Parquet file")
+
+
+def _open(file: str | Path) -> pq.ParquetFile:
+    require_parquet(file)
     try:
         return pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _unreadable(file, error) from error
 
 
-def _unreadable(file: object, error: Exception) -> DataError:
+def _unreadable(file: object, error: object) -> DataError:
     return DataError(f"{file}: not a whole Parquet file ({one_line(error)}); it may be a broken copy: copy it again")
 
 
@@ -140,31 +187,15 @@ def _batches(
     for group in range(opened.num_row_groups):
         metadata = opened.metadata.row_group(group)
         if groups is None or group in groups:
-            most = _largest(metadata, columns, file)
             start = first
             try:
-                size = max(1, min(_ROWS, _AT_ONCE // max(1, most)))
+                size = max(1, min(_ROWS, _AT_ONCE // max(1, metadata.total_byte_size)))
                 for batch in opened.iter_batches(size, [group], columns, use_threads=False):
                     yield start, batch.select(columns)
                     start += batch.num_rows
             except (pa.ArrowException, OSError, ValueError) as error:
                 raise _unreadable(file, error) from error
         first += metadata.num_rows
-
-
-def _largest(metadata: Any, columns: list[str], file: object) -> int:
-    """Bytes that one row may unpack to at most; of a dictionary's value, which many rows may repeat, likewise."""
-    most = 0
-    for number in range(metadata.num_columns):
-        chunk = metadata.column(number)
-        if chunk.path_in_schema.split(".")[0] in columns:
-            most = max(most, chunk.total_uncompressed_size)
-            if chunk.num_values > _MOST_VALUES * (metadata.num_rows + _ROWS):
-                raise DataError(
-                    f"{file}: {chunk.num_values:,} values for {metadata.num_rows:,} rows in the column "
-                    f"{one_line(chunk.path_in_schema)}: more than captions can be"
-                )
-    return most
 
 
 def _texts(value: object, fields: list[str]) -> list[str]:

@@ -39,7 +39,7 @@ class TermCounts:
     """How often each term was above 0, per side, since the last `taken`."""
 
     def __init__(self) -> None:
-        self.counts: dict[str, Tensor] = {}  # (V,) float64 of each side
+        self.counts: dict[str, Tensor] = {}  # (V,) int64 of each side
         self.rows = 0
 
     @torch.no_grad()
@@ -47,7 +47,7 @@ class TermCounts:
         """Take (B, V) vectors "text" and "image" along; others are passed over."""
         for side in SIDES:
             if side in vectors:
-                active = (vectors[side] > 0).sum(0, dtype=torch.float64)
+                active = (vectors[side] > 0).sum(0)
                 self.counts[side] = self.counts[side] + active if side in self.counts else active
                 self.rows += len(vectors[side]) if side == SIDES[0] else 0
 
@@ -61,8 +61,8 @@ class TermCounts:
         self.counts, self.rows = {}, 0
         if not counts:
             return {}
-        total = sum_over_ranks(next(iter(counts.values())).new_tensor(float(rows)))
-        return {side: sum_over_ranks(counts[side]) / total for side in SIDES}
+        total = sum_over_ranks(torch.tensor(float(rows), device=counts[SIDES[0]].device))
+        return {side: sum_over_ranks(counts[side].float()) / total for side in SIDES}
 
 
 def summary(fractions: dict[str, Tensor]) -> dict[str, float]:

@@ -16,7 +16,8 @@ from convert import main
 from lexlip_data.errors import DataError
 from lexlip_data.sources.patterns import find_files
 from lexlip_data.sources.skipped import Rules
-from lexlip_data.sources.tar_shards import members, read_tars
+from lexlip_data.sources.tar_members import members
+from lexlip_data.sources.tar_shards import read_tars
 
 ALL = Rules(1.0)
 
@@ -289,3 +290,49 @@ def test_patterns(tmp_path):
             names(pattern)
     with pytest.raises(DataError, match="not a local file"):
         find_files("pipe:curl -s http://x/a.tar")
+
+
+def test_shards_that_webdataset_wrote(tmp_path):
+    webdataset = pytest.importorskip("webdataset", reason="pip install webdataset")
+    with webdataset.ShardWriter(str(tmp_path / "w-%03d.tar"), maxcount=4, verbose=0) as writer:
+        for k in range(10):
+            writer.write({"__key__": f"k{k}", "png": photo(k), "json": {"caption": [f"one {k}", f"two {k}"]}})
+    table = read_tars(str(tmp_path / "w-{000..002}.tar"), "d", "s", caption_key="caption")
+    assert pairs(table) == {(f"k{k}", text, photo(k)) for k in range(10) for text in (f"one {k}", f"two {k}")}
+    assert table.left_out == []
+
+
+@pytest.mark.slow  # three conversions
+def test_a_thousand_photos_are_the_same_as_tsv_tar_and_parquet(shared, tmp_path):
+    import pyarrow.parquet as pq
+
+    from lexlip_data.sources.table import TsvSource
+
+    source = TsvSource("f8k", "val", shared("data", "flickr8k", "flickr8k_val.tsv"))
+    assert len(source) == 1000
+    rows = [
+        {"image": source.image_bytes(i), "image_id": source.image_id(i), "caption": source.captions(i)}
+        for i in range(len(source))
+    ]
+    for shard in range(4):
+        entries = [
+            entry
+            for row in rows[shard::4]
+            for entry in (
+                (row["image_id"] + ".jpg", row["image"]),
+                (row["image_id"] + ".json", json.dumps({"caption": row["caption"]}).encode()),
+            )
+        ]
+        write_tar(tmp_path / f"{shard}.tar", [(name.replace(".jpg.", "."), data) for name, data in entries])
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet", row_group_size=128)
+    inputs = {
+        "a": ["folder", "--table", str(source.table_path)], "b": ["wds", "--root", str(tmp_path / "{0..3}.tar")],
+        "c": ["hf", "--parquet", str(tmp_path / "p.parquet")],
+    }  # fmt: skip
+    found = []
+    for out, words in inputs.items():
+        common = ["--name", "m", "--split", "val", "--out", str(tmp_path / out), "--workers", "0", "--quiet"]
+        assert main([*words, *common]) == 0
+        table = pa.ipc.open_file(tmp_path / out / "m_val.arrow").read_all().to_pylist()
+        found.append({(r["image_id"].removesuffix(".jpg"), text, r["image"]) for r in table for text in r["caption"]})
+    assert found[0] == found[1] == found[2] and len(found[0]) == 5000
