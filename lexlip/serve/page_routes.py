@@ -33,7 +33,7 @@ def add_page(app: FastAPI, current: CurrentIndex, searcher: Searcher, photos: Ph
     async def photo(request: Request, text: str, side: int) -> Response:
         index = current.index
         id = id_of(index, text)
-        if not index.holds(id):
+        if not await searcher.holds(index, id):
             raise Refusal(404, "no_document", "no document has this id", ("id",))
         file = photos.file(id)
         tag = f'"{file.stamp}-{side}"'
