@@ -26,6 +26,7 @@ from lexlip.index.remote.collection import Document
 from lexlip.index.remote.server import Credentials, Server
 
 _PACKED = "packed"
+_CONNECTIONS = 64  # kept open: more than there are workers, or threads that search
 _SCROLL = "5m"  # that a page of ids is waited for
 _JSON, _LINES = "application/json", "application/x-ndjson"
 
@@ -189,7 +190,7 @@ class OpenSearchCollection(LuceneCollection):
         if who.ca_certs:
             options["ca_certs"] = who.ca_certs
         client = needed("opensearchpy", "opensearch").OpenSearch
-        return client(hosts=[address], timeout=seconds, max_retries=0, **options)
+        return client(hosts=[address], timeout=seconds, max_retries=0, pool_maxsize=_CONNECTIONS, **options)
 
     def _request(self, method: str, path: str, params: dict | None, body: Any, kind: str) -> Any:
         headers = {"content-type": kind}
@@ -208,6 +209,7 @@ class ElasticsearchCollection(LuceneCollection):
         if who.ca_certs:
             options["ca_certs"] = who.ca_certs
         client = needed("elasticsearch", "elasticsearch").Elasticsearch
+        options["connections_per_node"] = _CONNECTIONS
         return client(hosts=[address], request_timeout=seconds, max_retries=0, **options)
 
     def _request(self, method: str, path: str, params: dict | None, body: Any, kind: str) -> Any:

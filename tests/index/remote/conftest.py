@@ -55,7 +55,7 @@ def server(tmp_path, stub):
 
     def make(engine, name="photos"):
         require(engine)
-        uri = {"milvus": str(tmp_path / "vectors.db"), "qdrant": str(tmp_path / "qdrant")}.get(engine)
+        uri = {"milvus": str(tmp_path / "vectors.db"), "qdrant": ":memory:"}.get(engine)
         return Server(engine, uri or stub(engine).uri, name)
 
     return make

@@ -1,15 +1,20 @@
 """What was pushed to an engine is found, explained and counted there as in the index that it came from."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from lexlip.errors import EngineError
 from lexlip.index import Index, IndexingError, SparseRows, add, build, delete
-from lexlip.index.origin import ModelStamp
+from lexlip.index.lookup import TableModel
+from lexlip.index.origin import ModelStamp, Origin
 from lexlip.index.queries import bag_of
 from lexlip.index.remote.calls import PUSHING
 from lexlip.index.remote.index import EnginePlace
 from lexlip.index.remote.push import push
+from lexlip.index.remote.server import ENGINES as KNOWN
+from lexlip.index.remote.server import Server
 from lexlip.utils.options import ENGINES
 
 DOCUMENTS, VOCABULARY = 600, 200
@@ -114,10 +119,6 @@ def test_a_new_state_costs_its_new_segments(engine, server, rows, tmp_path):
 
 
 def stamped(folder, fingerprint, ids=None):
-    from dataclasses import replace
-
-    from lexlip.index.origin import Origin
-
     rows = SparseRows.from_bags([{1: 1.0}, {2: 1.0}], ids=ids or [0, 1])
     build(folder, [replace(rows, origin=Origin(ModelStamp("a model", "", fingerprint)))])
     return Index.open(folder)
@@ -131,11 +132,6 @@ def test_the_models_stamp_travels_along(server, tmp_path):
         push(stamped(tmp_path / "two", "22" * 16), place._collection)
     with pytest.raises(IndexingError, match="ids of the kind int, .* of the kind string: --overwrite"):
         push(stamped(tmp_path / "three", "11" * 16, ["a", "b"]), place._collection)
-
-    class Other:
-        tokenizer, fingerprint = None, "33" * 16
-
-    from lexlip.index.lookup import TableModel
 
     other = object.__new__(TableModel)
     other.fingerprint, other.tokenizer = "33" * 16, None
@@ -163,10 +159,21 @@ def test_nothing_there_yet(server, engine):
     place.close()
 
 
-def test_options_name_the_engines_that_there_are():
-    from lexlip.index.remote.server import ENGINES as known
+def test_a_folder_of_qdrant_and_a_file_of_milvus_keep_what_was_pushed(tmp_path):
+    index = stamped(tmp_path / "index", "11", ["süß 'a\"", "b"])
+    for engine, file in (("qdrant", "folder"), ("milvus", "file.db")):
+        pytest.importorskip({"qdrant": "qdrant_client", "milvus": "milvus_lite"}[engine])
+        server = Server(engine, str(tmp_path / file))
+        collection = server.collection(PUSHING)
+        push(index, collection)
+        collection.close()
+        place = EnginePlace(server)
+        assert place.open().search({1: 1.0}) == index.search({1: 1.0})
+        place.close()
 
-    assert tuple(known) == ENGINES
+
+def test_options_name_the_engines_that_there_are():
+    assert tuple(KNOWN) == ENGINES
 
 
 def test_conditions_that_need_more_than_an_engine_gives(server, rows, tmp_path):
