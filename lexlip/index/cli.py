@@ -73,7 +73,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     engine_options(push, required=True)
     push.add_argument("--shards", type=int, help="parts of a new collection there (default: the engine's)")
     push.add_argument("--workers", type=int, default=4, help="requests at once (default: 4)")
-    push.add_argument("--overwrite", action="store_true", help="remove what was pushed there before")
+    push.add_argument("--overwrite", action="store_true", help="remove what was pushed there before, and start anew")
 
 
 def _add_taking(parser: argparse.ArgumentParser) -> None:

@@ -28,12 +28,12 @@ class Trouble(Enum):
 
 
 _ADVICE = {
-    Trouble.DOWN: "is it running, and is --uri right? A push goes on where it stopped if it is run again",
-    Trouble.BUSY: "try again later; a push goes on where it stopped",
+    Trouble.DOWN: "is it running, and is --uri right?",
+    Trouble.BUSY: "try again later",
     Trouble.DENIED: (
         "set LEXLIP_ENGINE_USER and LEXLIP_ENGINE_PASSWORD, or LEXLIP_ENGINE_API_KEY, or give --credentials FILE"
     ),
-    Trouble.FULL: "make room there and run the same push again: it goes on where it stopped",
+    Trouble.FULL: "make room there",
     Trouble.REFUSED: "",
 }
 _PASSING = (Trouble.DOWN, Trouble.BUSY)

@@ -81,8 +81,8 @@ def push(
     work = _Push(index, collection)
     try:
         work.send(workers if collection.parallel else 1, progress)
-    except EngineError:  # a note would wait for the engine as long again
-        raise
+    except EngineError as error:  # a note would wait for the engine as long again
+        raise EngineError(f"{error}; pushed again, without --overwrite, it goes on where it stopped") from error
     except BaseException:
         with suppress(EngineError):
             work.note()

@@ -100,14 +100,15 @@ class Server:
             )
         try:
             parts = urlsplit(self.uri)
-            secret = parts.username is not None or parts.password is not None
+            query = "://" in self.uri and parts.query
+            secret = parts.username is not None or parts.password is not None or query
             _ = parts.port
         except ValueError as error:
             raise IndexingError(f"--uri is no address: {error}") from error
         if secret:  # not repeated: messages end in logs
             raise IndexingError(
-                "--uri has a user or a password in it, which others can read: set LEXLIP_ENGINE_USER and "
-                "LEXLIP_ENGINE_PASSWORD, or give --credentials FILE"
+                "--uri has a user, a password or a ? in it, where others can read what is secret: set "
+                "LEXLIP_ENGINE_USER and LEXLIP_ENGINE_PASSWORD, or give --credentials FILE"
             )
 
     def __str__(self) -> str:

@@ -53,7 +53,7 @@ def test_what_passes_is_tried_again(engine, stub, index, no_pauses):
 @pytest.mark.parametrize(
     ("pattern", "answer", "message"),
     [
-        ("POST /photos/_bulk", refused(FULL), "has no space left.*run the same push again.*flood-stage"),
+        ("POST /photos/_bulk", refused(FULL), "has no space left.*flood-stage.*goes on where it stopped"),
         ("POST /photos/_bulk", (507, {}), "has no space left"),
         ("POST /photos/_bulk", refused({"type": "mapper_parsing_exception", "reason": "bad"}, 400),
          "refuses the request \\(400 document 1: mapper_parsing_exception: bad"),
@@ -126,7 +126,7 @@ def test_a_node_goes_away_in_the_middle_of_a_push(stub, index, no_pauses):
     collection = Server("opensearch", there.uri, "photos").collection(PUSHING)
     collection.rows = 20
     there.failures = [["POST /photos/_bulk", 503, {}]] * PUSHING.tries
-    with pytest.raises(EngineError, match="does not answer after 8 tries: is it running.* goes on where it stopped"):
+    with pytest.raises(EngineError, match="does not answer after 8 tries: is it running.*it goes on where it stopped"):
         push(index, collection, workers=1)
     assert push(index, collection).documents == 60
 
@@ -214,7 +214,8 @@ def test_pauses_grow_and_end(no_pauses):
     [
         ("vespa", "http://h", "a", "--engine vespa: one of milvus, qdrant"),
         ("qdrant", "http://h", "Photos", "--collection Photos: a letter, then"),
-        ("qdrant", "http://u:secret@h", "a", "--uri has a user or a password in it"),
+        ("qdrant", "http://u:secret@h", "a", "--uri has a user, a password or a \\? in it"),
+        ("qdrant", "http://h?key=secret", "a", "--uri has a user, a password or a \\? in it"),
         ("qdrant", "http://h:port", "a", "--uri is no address"),
         ("opensearch", "folder", "a", "--uri folder: an address such as"),
         ("milvus", "folder", "a", "--uri folder: an address, or a file of Milvus Lite"),
