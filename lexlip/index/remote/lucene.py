@@ -143,10 +143,16 @@ class LuceneCollection:
         return int(text) if self._ids == "int" else text
 
     def _lines(self, documents: Sequence[Document]) -> Iterator[str]:
-        for id, terms, weights in documents:
-            both = np.stack(lucene.split(np.array(weights, np.float32)), axis=1)
-            yield json.dumps({"index": {"_id": str(id)}})
-            yield json.dumps({lucene.FIELD: lucene.features(terms, both.tolist()), _PACKED: _packed(terms, weights)})
+        terms = np.array([term for document in documents for term in document.terms], "<u4")
+        weights = np.array([weight for document in documents for weight in document.weights], np.float32)
+        values, halves = np.stack(lucene.split(weights), axis=1).tolist(), weights.astype("<f2")
+        first = 0
+        for document in documents:
+            mine = slice(first, first + len(document.terms))
+            first = mine.stop
+            packed = b64encode(terms[mine].tobytes() + halves[mine].tobytes()).decode()
+            yield json.dumps({"index": {"_id": str(document.id)}})
+            yield json.dumps({lucene.FIELD: lucene.features(document.terms, values[mine]), _PACKED: packed})
 
     def _bulk(self, lines: Iterable[str]) -> None:
         body = "".join(f"{line}\n" for line in lines)
@@ -225,11 +231,8 @@ class _Refused(Exception):
         self.status_code = status
 
 
-def _packed(terms: list[int], weights: list[float]) -> str:
-    return b64encode(np.array(terms, "<u4").tobytes() + np.array(weights, "<f2").tobytes()).decode()
-
-
 def _unpacked(text: str) -> Bag:
+    """Of (T,) uint32 terms, then (T,) float16 weights."""
     data = b64decode(text)
     count = len(data) // 6
     return np.frombuffer(data, "<u4", count), np.frombuffer(data, "<f2", count, 4 * count).astype(np.float64)
