@@ -35,6 +35,12 @@ EXTRAS = {
     "open_clip": ["open_clip_torch>=2.29"],  # the first that says which weights want QuickGELU
     "bench": ["faiss-cpu>=1.9", "bm25s>=0.2", "matplotlib>=3.9"],
     "onnx": ["onnx>=1.22", "onnxscript>=0.6", "onnxruntime>=1.19"],
+    "eval": ["ir-measures>=0.4", "ranx>=0.3.20"],
+    "eccv": ["eccv-caption>=0.1", "ujson>=5"],
+    "sentence-transformers": ["sentence-transformers>=5.1"],
+    "mteb": ["mteb>=2.2"],
+    "pyterrier": ["python-terrier>=1"],
+    "wandb": ["wandb>=0.18"],
     "milvus": ["pymilvus>=2.5", "milvus-lite>=2.5,<3; platform_system != 'Windows'"],  # 3 is pure Python, and slow
     "qdrant": ["qdrant-edge-py>=0.9", "qdrant-client>=1.12"],
     "opensearch": ["opensearch-py>=2.6"],
@@ -50,7 +56,10 @@ EXTRAS = {
         "python-multipart>=0.0.27",  # older ones can be kept busy by one crafted form
     ],
 }
-# All that the tests can use, so that none skips for want of a package; but Seismic, which few machines can install.
+NOT_DEV = {"seismic", "browser", "mteb", "pyterrier", "wandb"}
+EXTRAS["browser"] = ["playwright>=1.49"]  # drives a Chromium that is there, for the tests of the page
+# All that the tests can use, so that none skips for want of a package; but Seismic, which few machines can install, and
+# what needs a browser besides, or brings much for a test or two: those tests skip with the line that installs it.
 EXTRAS["dev"] = [
     "pytest>=8",
     "pytest-xdist>=3.5",
@@ -61,7 +70,7 @@ EXTRAS["dev"] = [
     "httpx>=0.27",
     "schemathesis>=4",
     "pandas>=2.2.2",
-    *(requirement for name, extra in EXTRAS.items() if name != "seismic" for requirement in extra),
+    *(requirement for name, extra in EXTRAS.items() if name not in NOT_DEV for requirement in extra),
 ]
 
 # Model cards, scripts that go with exports, the licence note of the demo's data.
@@ -97,6 +106,7 @@ setup(
         "lexlip.configs": ["*.yaml", "**/*.yaml"],
         "": ["py.typed"],
         "lexlip.pretrained": MODELS,
+        "lexlip.serve": ["page/*"],
         **TEMPLATES,
     },
     install_requires=requirements(),

@@ -6,12 +6,11 @@ B pairs, L tokens, V terms, D width.
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from lexlip.errors import ConfigError
 from lexlip.models.lexicon_head import lexicon_bottleneck
 from lexlip.models.lexlip import LexLIP
-from lexlip.ops.max_logits import saturate
 from lexlip.train.config import Config
 from lexlip.train.lexicon import LexiconModule
 from lexlip.train.losses import global_count, masked_lm
@@ -51,7 +50,7 @@ class Phase1Module(LexiconModule):
     @classmethod
     def all_used(cls, config: Config) -> bool:
         parts = cls.trained_groups(config)
-        if "contrastive" in parts and config.head_text != "lookup":
+        if parts & {"contrastive", "dense", "distill"} and (config.head_text != "lookup" or "dense" in parts):
             return True
         return bool(parts & {"contrastive", "i2t", "push"}) and bool(
             parts & {"self_t", "t2t"}
@@ -71,29 +70,43 @@ class Phase1Module(LexiconModule):
         batch = self.with_choices(batch)
         if not self.masks_needed(self.config):
             return batch, None
+        if self.config.loss_rows == "micro_batch":
+            return batch, {}
         labels = {"encoder": batch["encoder_labels"], "decoder": batch["decoder_labels"]}
         return batch, {part: global_count(of_part) for part, of_part in labels.items()}
+
+    def _counts(self, batch: Batch, context: Tensors) -> Tensors:
+        """What divides the masked-language losses of these rows, () each."""
+        if context:
+            return context
+        # Each micro-batch is encoded alone, and its mean is one of so many of this process.
+        parts = self.config.batch_size // self.config.processes // self.config.per_gpu_batchsize if self.training else 1
+        labels = {"encoder": batch["encoder_labels"], "decoder": batch["decoder_labels"]}
+        return {part: parts * (of_part != -100).sum().clamp(min=1) for part, of_part in labels.items()}
+
+    @classmethod
+    def check_config(cls, config: Config) -> None:
+        if config.loss_rows == "micro_batch" and config.grad_cache_chunk is not None:
+            raise ConfigError(
+                f"grad_cache_chunk={config.grad_cache_chunk} with loss_rows=micro_batch: means are of whole "
+                "micro-batches; leave it out, or set per_gpu_batchsize to it"
+            )
+        super().check_config(config)
 
     def encode(self, batch: Batch, context: Tensors | None, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
         vectors: Tensors = {}
         losses: Tensors = {}
         pooled: Tensors = {}  # (B, V) largest logits by the bottleneck that they become
-        of_pairs = bool(self.parts - MASKED_LANGUAGE)
-        if of_pairs or ("i2t" in self.parts and not vectors_only):
+        if self.parts - MASKED_LANGUAGE:
+            vectors, losses, logits = self.encode_pairs(self.model, batch, with_logits=True)
+            vectors |= self.long_vectors(batch)
+            assert logits is not None  # as they were asked for
+            pooled["i2t"] = logits
+        elif "i2t" in self.parts and not vectors_only:
             pooled["i2t"] = self.model.image_head.max_logits(self.model.image_encoder(batch["image"]))
-        if of_pairs:
-            text = self.controlled(self.model.lexicon_text(batch["text_ids"], batch["text_mask"]), batch)
-            image = saturate(pooled["i2t"])
-            vectors = {
-                "text": F.normalize(text, dim=-1),
-                "image": F.normalize(image, dim=-1),
-                **self.long_vectors(batch),
-            }
-            if "push" in self.parts:
-                losses["push_loss"] = self.push_loss(pooled["i2t"], image, text, batch)
         if vectors_only or context is None:
             return vectors, losses
-        return vectors, {**losses, **self._masked_losses(batch, context, pooled)}
+        return vectors, {**losses, **self._masked_losses(batch, self._counts(batch, context), pooled)}
 
     def _masked_losses(self, batch: Batch, counts: Tensors, pooled: Tensors) -> Tensors:
         losses: Tensors = {}
@@ -142,4 +155,5 @@ class Phase1Module(LexiconModule):
         return {
             "contrastive_loss": self.with_cuts(whole, vectors, batch),
             "flops_loss": self.sparsity.loss({"text": texts, "image": [vectors["image"]]}, self.step_in_training),
+            **self.taught_losses(vectors, batch),
         }

@@ -4,6 +4,7 @@ K keys of V numbers: at K = 11,520 and V = 30,522 each queue takes 0.7 GB in 16 
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -37,6 +38,16 @@ class KeyQueue(nn.Module):
         self.ids[slots] = ids
         self.position.copy_((self.position + len(keys)) % self.size)
         self.filled.copy_((self.filled + len(keys)).clamp(max=self.size))
+
+    @torch.no_grad()
+    def fill_with_noise(self, generator: torch.Generator) -> None:
+        """Random normalised keys of no image in every slot, as in the official code."""
+        for slots in torch.arange(self.size).split(1024):  # a slice at a time: Gaussian numbers come in 32 bits
+            self.keys[slots] = F.normalize(torch.randn(len(slots), self.keys.shape[1], generator=generator), dim=1).to(
+                self.keys.dtype
+            )
+        self.ids.fill_(-1)
+        self.filled.fill_(self.size)
 
     def negatives(self) -> tuple[Tensor, Tensor]:
         """The keys that are there, (n, V), and their image ids, (n,); views, n grows up to K."""

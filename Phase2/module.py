@@ -1,13 +1,14 @@
 """Phase 2, momentum lexicon-contrastive pre-training, and fine-tuning: a query against past keys.
 
 B pairs, K past keys, V terms. Keys are the momentum encoder's normalised vectors (MoCo, He et al., CVPR 2020).
-Momentum encoder and queues move once per optimiser step, in training only.
+Momentum encoder and queues move once per optimiser step, in training only; keys of the config take back the official
+code's ways, once per micro-batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,15 +18,15 @@ from torch import Tensor
 
 from lexlip.errors import ConfigError
 from lexlip.models.lexlip import LexLIP
-from lexlip.ops.max_logits import saturate
 from lexlip.train.config import Config, check_patch
 from lexlip.train.lexicon import LexiconModule
 from lexlip.train.losses import queue_contrastive
 from lexlip.train.sparsity import SIDES
 from lexlip.train.step import Tensors, split_batch
-from lexlip.utils.distributed import gather_many, gather_rows, sum_over_ranks, world_size
+from lexlip.utils.distributed import gather_many, gather_rows, rank, sum_over_ranks, world_size
 from lexlip_data.loading.batch import Batch
 from Phase2.key_queue import KeyQueue
+from Phase2.own_keys import Keys, rows_by_micro_batch, with_own
 
 
 class StepKeys(NamedTuple):
@@ -33,6 +34,7 @@ class StepKeys(NamedTuple):
 
     text: Tensor
     image: Tensor
+    pushed: Sequence[Keys] = ()  # the same of all processes by micro-batch, where these are negatives too
 
 
 class Phase2Module(LexiconModule):
@@ -51,6 +53,9 @@ class Phase2Module(LexiconModule):
         dtype = torch.float16 if half else torch.float32
         self.text_ring = KeyQueue(config.queue_size, model.config.vocab_size, dtype)
         self.image_ring = KeyQueue(config.queue_size, model.config.vocab_size, dtype)
+        if config.queue_start == "noise":
+            for number, queue in enumerate(self.queues.values()):
+                queue.fill_with_noise(torch.Generator().manual_seed(2 * config.seed + number))
 
     @property
     def momentum_encoder(self) -> LexLIP:
@@ -84,6 +89,11 @@ class Phase2Module(LexiconModule):
                 f"long_captions={config.long_captions}: Phase 2 has no long texts; train them in Phase1/ with "
                 "task_long_caption_train, or set long_captions=0"
             )
+        if config.DR_coin == "micro_batch" and config.per_gpu_batchsize % config.rows_at_once:
+            raise ConfigError(
+                f"grad_cache_chunk={config.grad_cache_chunk} must divide per_gpu_batchsize={config.per_gpu_batchsize} "
+                "with DR_coin=micro_batch: what is encoded at once has one resolution"
+            )
         check_patch(config.image_size, config.patch_size, dynamic=config.DR)
         super().check_config(config)
 
@@ -93,62 +103,113 @@ class Phase2Module(LexiconModule):
 
     def train(self, mode: bool = True) -> Phase2Module:
         super().train(mode)
-        self.twin.eval()  # keys without dropout
+        self.twin.train(mode and self.config.momentum_dropout)
         return self
 
     def prepare(self, batch: Batch) -> tuple[Batch, StepKeys]:
         """Choose the step's resolution and make its keys."""
-        if self.training and self.config.DR and self._coin():
-            side = self.config.image_size // 2
-            image = F.interpolate(batch["image"], (side, side), mode="bicubic", antialias=True, align_corners=False)
-            batch = {**batch, "image": image}
         batch = self.with_choices(batch)
-        return batch, self._keys(batch)
+        if self.training and self.config.DR:
+            batch = self._at_a_resolution(batch)
+        keys = self._keys(batch)
+        if self.training and self.config.queue_update == "micro_batch":
+            keys = keys._replace(pushed=self._exchanged(keys, batch, self.config.per_gpu_batchsize))
+        return batch, keys
+
+    def _at_a_resolution(self, batch: Batch) -> Batch:
+        """Half of the steps, or micro-batches, at half the size: the same on every process and after resuming."""
+        rows, size = len(batch["image_id"]), self.config.per_gpu_batchsize
+        if self.config.DR_coin == "micro_batch":
+            coins = np.random.default_rng([self.config.seed, self.global_step]).integers(2, size=-(-rows // size))
+            small = torch.from_numpy(coins.repeat(size)[:rows] > 0)
+            return {**batch, "small": small}  # on the CPU: nothing waits for the GPU to say which size it is
+        return _halved(batch) if self._coin() else batch
 
     def _coin(self) -> bool:
-        """Half of the steps, the same on every process and after resuming."""
         return bool(np.random.default_rng([self.config.seed, self.global_step]).integers(2))
 
     @torch.no_grad()
     def _keys(self, batch: Batch) -> StepKeys:
-        parts = [self._vectors(self.momentum_encoder, part)[0] for part in split_batch(batch, self.config.rows_at_once)]
-        return StepKeys(*(torch.cat([part[side] for part in parts]) for side in ("text", "image")))
+        moved = self.training and self.config.momentum_update == "micro_batch"
+        # As many as the process with the most rows has, so that momentum encoders stay the same.
+        most = max(_rows_of_ranks(batch)) if moved else len(batch["image_id"])
+        size, parts = self.config.per_gpu_batchsize if moved else most, []
+        for group in (_rows(batch, start, size) for start in range(0, most, size)):
+            for part in split_batch(group, self.config.rows_at_once):
+                parts.append(self.encode_pairs(self.momentum_encoder, _at_its_size(part), trained=False)[0])
+            if moved:
+                self.twin.update(self.model)
+        text, image = (torch.cat([part[side] for part in parts]) for side in ("text", "image"))
+        return StepKeys(text, image)
+
+    def _exchanged(self, keys: StepKeys, batch: Batch, size: int) -> list[Keys]:
+        """The keys of all processes by micro-batches of so many rows of each, as the queues store them."""
+        dtype, start, parts = self.text_ring.keys.dtype, 0, []
+        for rows in rows_by_micro_batch(_rows_of_ranks(batch), size):
+            own = slice(start, start := start + rows[rank()])
+            text, image = gather_many([keys.text[own].to(dtype), keys.image[own].to(dtype)], rows)
+            parts.append(Keys(text, image, gather_rows(batch["image_id"][own], rows)))
+        return parts
 
     def encode(self, batch: Batch, context: StepKeys, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
-        return self._vectors(self.model, batch, pushed="pairs" in batch and not vectors_only)
-
-    def _vectors(self, model: LexLIP, batch: Batch, pushed: bool = False) -> tuple[Tensors, Tensors]:
-        """(B, V) normalised vectors of both sides, and the push if it is asked for."""
-        logits, losses = None, {}
-        if pushed:
-            logits = model.image_head.max_logits(model.image_encoder(batch["image"]))
-        image = model.lexicon_image(batch["image"]) if logits is None else saturate(logits)
-        text = self.controlled(model.lexicon_text(batch["text_ids"], batch["text_mask"]), batch)
-        if logits is not None:
-            losses["push_loss"] = self.push_loss(logits, image, text, batch)
-        return {"text": F.normalize(text, dim=-1), "image": F.normalize(image, dim=-1)}, losses
+        vectors, losses, _ = self.encode_pairs(self.model, _at_its_size(batch))
+        return vectors, losses
 
     def batch_losses(self, vectors: Tensors, batch: Batch, context: StepKeys) -> Tensors:
         rows = sum_over_ranks(vectors["text"].new_tensor(float(len(batch["image_id"])))) / world_size()
         losses = []
         for side, other in (("text", "image"), ("image", "text")):
-            negatives, ids = self.queues[other].negatives()
-            same = batch["image_id"][:, None] == ids[None, :] if self.config.mask_same_image else None
-            key = getattr(context, other)
-            losses.append(queue_contrastive(vectors[side], key, negatives, self.config.temperature, same).sum() / rows)
+            negatives, ids, excluded = *self.queues[other].negatives(), None
+            if context.pushed:
+                own = (context.pushed, len(batch["image_id"]), self.config.per_gpu_batchsize)
+                negatives, ids, excluded = with_own(self.queues[other], other, *own)
+            if self.config.mask_same_image:
+                same = batch["image_id"][:, None] == ids[None, :]
+                excluded = same if excluded is None else same | excluded
+            scored = vectors[side], getattr(context, other), negatives
+            losses.append(queue_contrastive(*scored, self.config.temperature, excluded).sum() / rows)
         return {
             "contrastive_loss": self.with_cuts((losses[0] + losses[1]) / 2, vectors, batch),
             "flops_loss": self.sparsity.loss({side: [vectors[side]] for side in SIDES}, self.step_in_training),
+            **self.taught_losses(vectors, batch),
         }
 
     def before_first_step(self, batch: Batch) -> None:
         super().before_first_step(batch)
-        self.twin.set(self.model)  # which differ only where biases were shifted
+        if self.config.start_terms_text or self.config.start_terms_image:
+            self.twin.set(self.model)
 
     def after_step(self, batch: Batch, context: StepKeys) -> None:
-        self.twin.update(self.model)
-        rows, dtype = batch.get("rows_of_ranks"), self.text_ring.keys.dtype  # exchanged as they are stored
-        keys = gather_many([context.text.to(dtype), context.image.to(dtype)], rows)
-        ids = gather_rows(batch["image_id"], rows)
-        for queue, key in zip(self.queues.values(), keys, strict=True):
-            queue.push(key, ids)
+        if self.config.momentum_update == "step":
+            self.twin.update(self.model)
+        whole = max(_rows_of_ranks(batch))
+        for keys in context.pushed or self._exchanged(context, batch, whole):
+            for side, queue in self.queues.items():
+                queue.push(getattr(keys, side), keys.ids)
+
+
+def _at_its_size(batch: Batch) -> Batch:
+    """A micro-batch at the resolution that its coin has chosen."""
+    return _halved(batch) if "small" in batch and bool(batch["small"][0]) else batch
+
+
+def _halved(batch: Batch) -> Batch:
+    """A batch with images of half the height and width."""
+    images = batch["image"]
+    size = (images.shape[-2] // 2, images.shape[-1] // 2)
+    return {**batch, "image": F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)}
+
+
+def _rows_of_ranks(batch: Batch) -> Sequence[int]:
+    """Rows of every process."""
+    known = batch.get("rows_of_ranks")
+    return known or gather_rows(torch.tensor([len(batch["image_id"])], device=batch["image_id"].device)).tolist()
+
+
+def _rows(batch: Batch, start: int, size: int) -> Batch:
+    """So many rows of a batch; what has no rows goes along whole."""
+    rows = {
+        name: value[start : start + size] if isinstance(value, Tensor) and value.ndim else value
+        for name, value in batch.items()
+    }
+    return cast(Batch, rows)

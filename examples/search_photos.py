@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lexlip import LexLIP
+from lexlip.encode.files import FolderImages
 from lexlip.index import Hit, Index, SparseRows, build
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 def encoded(model: LexLIP, photos: Path, batch_size: int = 256) -> Iterator[SparseRows]:
     """Sparse vectors of all photos, a batch at a time, so that memory does not grow with the folder."""
-    files = sorted(file for file in photos.rglob("*") if file.suffix.lower() in SUFFIXES)
+    files = FolderImages(photos)  # by their content, whatever their names end in
+    print(*files.notes, sep="\n", end="\n" * bool(files.notes), file=sys.stderr)  # what is no photo, or not read
     for start in range(0, len(files), batch_size):
-        batch = files[start : start + batch_size]
-        yield SparseRows.from_dense(model.encode_image(batch), ids=[str(file.relative_to(photos)) for file in batch])
+        names = [files.name(i) for i in range(start, min(start + batch_size, len(files)))]
+        yield SparseRows.from_dense(model.encode_image([photos / name for name in names]), ids=names)
 
 
 def search(model_name: str, photos: Path, query: str, k: int = 5) -> list[tuple[Hit, list[str]]]:

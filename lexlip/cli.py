@@ -17,11 +17,11 @@ def main(arguments: list[str] | None = None) -> int:
 _ROOMS = {
     "fit": ("fit",), "cache": ("features",), "encode": ("encode",), "index": ("index",), "search": ("search",),
     "sync": ("sync",), "serve": ("serve",), "classify": ("classify",),
-    "explain": ("explain",),
+    "explain": ("explain",), "qrels": ("evaluate",), "evaluate": ("evaluate",), "eval-mteb": ("evaluate",),
 }  # fmt: skip
 _EVERY = (
     "fit", "features", "encode", "index", "search", "sync", "serve", "explain", "classify", "convert",
-    "evaluate.long_text",
+    "evaluate", "evaluate.long_text",
 )  # fmt: skip
 
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lexlip.errors import IndexingError
+from lexlip.utils.later import Later
 
 if TYPE_CHECKING:
     from lexlip.index.origin import Origin
 
+pc = Later("pyarrow.compute")
 MAX_TERM = 2**22 - 1  # arrays with an entry for every term are held while an index is built
 _UNPACKED = 1 << 31  # bytes that texts of a dictionary or of views may grow to
 _HEAVIEST = float(np.finfo(np.float16).max)

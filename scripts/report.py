@@ -78,11 +78,13 @@ def read_json(file: Path) -> dict:
 
 def print_table(metrics: dict) -> None:
     """The stages' recall beside chance."""
-    from lexlip.evaluate.recall import table
+    from lexlip.evaluate.recall import table, words
 
-    print(table({title: metrics[stage] for stage, title in STAGES.items()}))
+    stages = {title: metrics[stage] for stage, title in STAGES.items()}
+    print(table(stages))
     chance = "".join(f"{metrics['chance'][f'R@{k}']:8.2f}" for k in (1, 5, 10))
     print(f"{'chance':24}{chance}{chance}")
+    print(words(stages))
 
 
 def curves(runs: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:

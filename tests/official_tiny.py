@@ -36,19 +36,21 @@ def _beit_layer(at: str, width: int, grid: int) -> dict[str, tuple[int, ...]]:
     return shapes | _norm(f"{at}.layernorm_before", width) | _norm(f"{at}.layernorm_after", width)
 
 
-def shapes(width: int = 16, words: int = 40, positions: int = 64, grid: int = 4) -> dict[str, tuple[int, ...]]:
+def shapes(
+    width: int = 16, words: int = 40, positions: int = 64, grid: int = 4, layers: int = LAYERS
+) -> dict[str, tuple[int, ...]]:
     """Official names of the parameters of both towers, the image head and the decoder, with their shapes."""
     image, text = "image_transformer.beit", "text_transformer.bert"
     found: dict[str, tuple[int, ...]] = {f"{image}.embeddings.cls_token": (1, 1, width)}
     patches = f"{image}.embeddings.patch_embeddings.projection"
     found |= {f"{patches}.weight": (width, 3, PATCH, PATCH), f"{patches}.bias": (width,)}
-    for layer in range(LAYERS):
+    for layer in range(layers):
         found |= _beit_layer(f"{image}.encoder.layer.{layer}", width, grid)
     found |= _norm("image_transformer.layernorm", width)
     for part, rows in (("word", words), ("position", positions), ("token_type", 2)):
         found[f"{text}.embeddings.{part}_embeddings.weight"] = (rows, width)
     found |= _norm(f"{text}.embeddings.LayerNorm", width)
-    for layer in range(LAYERS):
+    for layer in range(layers):
         found |= _bert_layer(f"{text}.encoder.layer.{layer}", width)
     for head in ("text_transformer.cls", "mlm_head_for_image"):
         at = f"{head}.predictions"

@@ -10,8 +10,8 @@ import torch
 from lexlip.cli import main
 
 COMMANDS = {
-    "cache", "classify", "encode", "eval-long-text", "explain", "export", "export-onnx", "fit", "import-lotlip",
-    "import-official", "index", "search", "serve", "sync",
+    "cache", "classify", "encode", "eval-long-text", "eval-mteb", "evaluate", "explain", "export", "export-onnx", "fit",
+    "import-lotlip", "import-official", "import-sparse-encoder", "index", "qrels", "search", "serve", "sync",
 }  # fmt: skip
 
 

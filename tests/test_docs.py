@@ -13,6 +13,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (RO
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE_PATH = re.compile(rf"(?<![\w/.-])(?:{'|'.join(FOLDERS)})/[\w./-]*\w\.(?:py|sh|yaml|sbatch|md|svg|png)\b")
 TEST_NAME = re.compile(r"`(test_[a-z0-9]+_\w+)`")
+BRIDGED = ("mteb", "pyterrier", "sentence_transformers")
 PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -75,7 +76,14 @@ def test_imports_that_are_shown_work():
                     shown |= {(node.module, alias.name) for alias in node.names}
     ours = {(module, name) for module, name in shown if re.match(r"lexlip|Phase\d", module)}
     assert ("lexlip", "LexLIP") in ours and ("Phase1.module", "Phase1Module") in ours
-    assert [(module, name) for module, name in ours if not hasattr(importlib.import_module(module), name)] == []
+    assert [(module, name) for module, name in ours if not shown_name_is_there(module, name)] == []
+
+
+def shown_name_is_there(module: str, name: str) -> bool:
+    try:
+        return hasattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:  # of a bridge to a package that is not installed here
+        return error.name in BRIDGED
 
 
 def test_readme_is_short():

@@ -64,6 +64,7 @@ def test_wheel_holds_every_package_and_nothing_else(wheel):
             assert f"{package}/{file.relative_to(ROOT / folder).as_posix()}" in wheel
     templates = {f"lexlip/models/card_{head}.md" for head in ("lexicon", "dense")}
     templates |= {f"lexlip/index/export/load_{engine}.sh" for engine in ("anserini", "lucene")}
+    templates |= {f"lexlip/serve/page/{file.name}" for file in (ROOT / "lexlip" / "serve" / "page").iterdir()}
     assert templates | {"lexlip_data/convert/demo_note.txt"} <= wheel.keys()
 
 

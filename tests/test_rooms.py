@@ -12,13 +12,15 @@ ALLOWED = {  # room -> the rooms of lexlip that it may import where a module is 
     "errors": set(), "utils": {"errors"}, "ops": {"errors"}, "launch": {"errors"}, "sparse": {"errors", "utils"},
     "models": MODELS, "convert": MODELS | {"features"}, "index": {"errors", "utils", "sparse"},
     "sync": MODELS | {"sparse", "index", "encode"}, "search": MODELS | {"sparse", "index", "sync"},
+    "classify": MODELS | {"sparse", "encode"},
     "serve": MODELS | {"index", "sparse", "sync"},
-    "explain": MODELS, "evaluate": MODELS | {"sparse"}, "encode": MODELS | {"sparse", "index", "launch"},
+    "explain": MODELS, "evaluate": MODELS | {"sparse", "index"}, "encode": MODELS | {"sparse", "index", "launch"},
     "features": MODELS | {"encode", "index"}, "train": MODELS | {"sparse", "evaluate", "launch", "features"},
     "fit": MODELS | {"sparse", "evaluate", "convert", "features", "train"},
+    "integrations": MODELS | {"sparse", "index"},
 }  # fmt: skip
 LATER = {  # and what may be imported inside a function, when it is called
-    "index": {"models", "launch"}, "evaluate": {"launch"}, "features": {"launch"},
+    "index": {"models", "launch"}, "evaluate": {"launch", "encode"}, "features": {"launch"},
 }  # fmt: skip
 DATA = {
     "errors": set(),

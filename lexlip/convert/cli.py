@@ -1,9 +1,10 @@
-"""The commands around checkpoints: lexlip import-official, import-lotlip, export, export-onnx."""
+"""The commands around checkpoints: lexlip import-official, -lotlip, -sparse-encoder, export, export-onnx."""
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from lexlip.models.source import check_source
 from lexlip.utils.options import trust_option
 from lexlip.utils.paths import check_input, check_output
 
@@ -38,6 +39,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     lotlip = add("import-lotlip", "checkpoint", _import_lotlip, "turn a checkpoint of LoTLIP into a model folder")
     lotlip.add_argument("--corner-tokens", type=int, default=2, help="how many of its last words are corners")
     lotlip.add_argument("--tokenizer", help="hub name or folder of the tokenizer, saved along: bert-base-uncased")
+
+    sparse = commands.add_parser("import-sparse-encoder", help="a SPLADE of sentence-transformers as a model folder")
+    sparse.add_argument("name", help="folder, or name on the hub")
+    sparse.add_argument("out", type=Path)
+    tower = "timm name of the image tower, which is to be trained (default: %(default)s)"
+    sparse.add_argument("--vit", default="vit_base_patch16_224", help=tower)
+    sparse.add_argument("--vit-pretrained", action="store_true", help="fetch the image tower's weights")
+    sparse.add_argument("--image-size", type=int, default=224, help="pixels a side (default: 224)")
+    sparse.set_defaults(run=_import_sparse_encoder)
 
     export = add("export", "checkpoint", _export, "turn a checkpoint of either phase into a model folder")
     export.add_argument("--tokenizer", help="hub name or folder, for checkpoints that hold none")
@@ -78,6 +88,20 @@ def _import_lotlip(options: argparse.Namespace) -> None:
     print(
         f"dense model: {_size(model)}, {config.image_size} px, {config.vocab_size} words and "
         f"{config.corner_tokens} corner tokens, {config.embed_dim} numbers per vector -> {options.out}"
+    )
+
+
+def _import_sparse_encoder(options: argparse.Namespace) -> None:
+    check_source("", options.name)
+    check_output("out", options.out, folder=True)
+    from lexlip.convert.sparse_encoder import import_sparse_encoder
+
+    model = import_sparse_encoder(options.name, options.vit, options.image_size, options.vit_pretrained)
+    model.save_pretrained(options.out)
+    tower = "pretrained" if options.vit_pretrained else "random"
+    print(
+        f"text tower and head of {options.name}, image tower {options.vit} ({tower}, its head to be trained): "
+        f"{_size(model)}, {model.config.vocab_size} words -> {options.out}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Both towers, up to the pooled vector, as ONNX files for serving.
+"""Both sides of a model, up to the pooled vector, as ONNX files for serving.
 
 Needs the extra packages onnx, onnxscript and onnxruntime: `pip install -e '.[onnx]'`.
 """
@@ -6,11 +6,15 @@ Needs the extra packages onnx, onnxscript and onnxruntime: `pip install -e '.[on
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from lexlip.convert.onnx_frozen import FrozenImageSide, text_side
 from lexlip.errors import CheckpointError
+from lexlip.models.frozen.model import FrozenLexLIP
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.two_tower import TwoTowers
 from lexlip_data.sources.files import writing
@@ -48,22 +52,9 @@ def export_onnx(folder: str | Path, out: str | Path, trust_sources: bool = False
     import onnxruntime
 
     model = LexLIP.from_pretrained(folder, trust_sources=trust_sources)
-    if not isinstance(model, TwoTowers):
-        raise CheckpointError(f"{folder} holds heads on frozen towers, which are not exported to ONNX")
-    # Written out, because the exporter can follow neither the fused head nor the fused attention's memory layout.
-    model.set_lexicon_head("textbook")
-    for module in model.image_encoder.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = False  # type: ignore[assignment]  # a plain attribute of timm's attention
+    sides = _of_two_towers(model) if isinstance(model, TwoTowers) else _of_frozen(model)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    positions = model.text_encoder.config.max_position_embeddings
-    batch, length = torch.export.Dim("batch", min=1, max=4096), torch.export.Dim("length", min=2, max=positions)
-    text, image = _Side(model), _Side(model)
-    sides = {  # with inputs to trace, others to compare, and the dimensions that may change
-        "text.onnx": (text, _texts(model, 3, min(7, positions)), _texts(model, 2, min(5, positions)), (batch, length)),
-        "image.onnx": (image, _images(model, 3), _images(model, 2), (batch,)),
-    }
     differences = {}
     for file, (side, inputs, others, dims) in sides.items():
         side.eval()
@@ -89,14 +80,53 @@ def export_onnx(folder: str | Path, out: str | Path, trust_sources: bool = False
     return differences
 
 
-def _texts(model: LexLIP, rows: int, length: int) -> dict[str, Tensor]:
+# A module, inputs to trace, others to compare, and the dimensions that may change.
+Exported = tuple[nn.Module, dict[str, Tensor], dict[str, Tensor], tuple]
+
+
+def _dims(longest: int, shortest: int = 2) -> tuple:
+    return torch.export.Dim("batch", min=1, max=4096), torch.export.Dim("length", min=shortest, max=longest)
+
+
+def _of_two_towers(model: Any) -> dict[str, Exported]:
+    # Written out, because the exporter can follow neither the fused head nor the fused attention's memory layout.
+    model.set_lexicon_head("textbook")
+    _no_fused_attention(model.image_encoder)
+    positions, vocabulary = model.text_encoder.config.max_position_embeddings, model.config.vocab_size
+    batch, length = _dims(positions)
+    text, image, shape = _Side(model), _Side(model), (3, model.config.image_size, model.config.image_size)
+    some, others = (_texts(vocabulary, rows, min(tokens, positions)) for rows, tokens in ((3, 7), (2, 5)))
+    return {
+        "text.onnx": (text, some, others, (batch, length)),
+        "image.onnx": (image, _images(shape, 3), _images(shape, 2), (batch,)),
+    }
+
+
+def _of_frozen(model: FrozenLexLIP) -> dict[str, Exported]:
+    image, text = FrozenImageSide(model), text_side(model)
+    _no_fused_attention(image)
+    batch, length = _dims(model.context)
+    shape = tuple(model.image_transform()(Image.new("RGB", (8, 8))).shape)
+    sides: dict[str, Exported] = {"image.onnx": (image, _images(shape, 3), _images(shape, 2), (batch,))}
+    if text is not None:
+        some, others = (_texts(model.config.vocab_size, rows, tokens) for rows, tokens in ((3, 7), (2, 5)))
+        sides["text.onnx"] = (text, some, others, (batch, length))
+    return sides
+
+
+def _no_fused_attention(module: nn.Module) -> None:
+    for part in module.modules():
+        if hasattr(part, "fused_attn"):
+            part.fused_attn = False  # type: ignore[assignment]  # a plain attribute of timm's attention
+
+
+def _texts(vocabulary: int, rows: int, length: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(length)
-    ids = torch.randint(0, model.config.vocab_size, (rows, length), generator=generator)
+    ids = torch.randint(0, vocabulary, (rows, length), generator=generator)
     mask = torch.ones_like(ids)
     mask[0, length // 2 + 1 :] = 0
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def _images(model: LexLIP, rows: int) -> dict[str, Tensor]:
-    size = model.config.image_size
-    return {"pixel_values": torch.randn(rows, 3, size, size, generator=torch.Generator().manual_seed(rows))}
+def _images(shape: tuple[int, ...], rows: int) -> dict[str, Tensor]:
+    return {"pixel_values": torch.randn(rows, *shape, generator=torch.Generator().manual_seed(rows))}

@@ -11,6 +11,7 @@ from lexlip.models.source import check_source
 from lexlip.pretrained import DEFAULT
 from lexlip.utils.options import trust_option
 from lexlip.utils.paths import check_input, check_output
+from lexlip_data.convert import arguments
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -20,22 +21,26 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--model", default=DEFAULT, help=f"model folder, or a name on the hub (default: {DEFAULT}, which comes along)"
     )
     trust_option(command)
-    corpus = command.add_argument_group("the corpus, one of these (--images goes with --tsv too)")
+    corpus = command.add_argument_group("the corpus, one of these (--images goes with --tsv and --parquet too)")
     corpus.add_argument("--arrow", type=Path, nargs="+", metavar="FILE", help="Arrow files of captioned images")
     corpus.add_argument("--tsv", type=Path, metavar="FILE", help="a table: title, filepath, and optionally image_id")
     corpus.add_argument(
         "--images", type=Path, metavar="DIR",
-        help="all images under a folder, ids are their paths; with --tsv: what its file paths are relative to "
+        help="all images under a folder, ids are their paths; with --tsv or --parquet: what file paths are relative to "
         "(default: the table's folder)",
     )  # fmt: skip
+    corpus.add_argument("--tar", nargs="+", metavar="PATTERN", help="tar shards, such as 'x/{00000..00331}.tar'")
+    corpus.add_argument("--parquet", nargs="+", metavar="PATTERN", help="Parquet files, such as 'x/train-*.parquet'")
     corpus.add_argument(
         "--texts", type=Path, metavar="FILE", help="a text file, one document per line; ids count from 1"
     )
     command.add_argument("--out", type=Path, required=True, help="folder of the shards; the same command goes on there")
     command.add_argument(
         "--what", choices=("images", "texts"), default="images",
-        help="of --arrow or --tsv: the images, or the captions with ids such as 17#0 (default: images)",
+        help="but of --images and --texts: the images, or the captions with ids such as 17#0 (default: images)",
     )  # fmt: skip
+    arguments.of_tars(command.add_argument_group("of --tar").add_argument)
+    arguments.of_parquet(command.add_argument_group("of --parquet").add_argument)
     command.add_argument(
         "--picture-roots", type=Path, nargs="+", default=(), metavar="DIR",
         help="folders besides the corpus's own that paths and links of images may lead into",
@@ -88,15 +93,15 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _check_corpus(options: argparse.Namespace) -> None:
-    given = [name for name in ("arrow", "tsv", "texts") if getattr(options, name)]
-    if options.images and given != ["tsv"]:
+    given = [name for name in ("arrow", "tsv", "texts", "tar", "parquet") if getattr(options, name)]
+    if options.images and given not in (["tsv"], ["parquet"]):
         given.append("images")
     if len(given) != 1:
         raise UserError(
-            f"{' and '.join(f'--{name}' for name in given) or 'no corpus'}: give one of --arrow, --tsv, --images and "
-            "--texts (--images goes with --tsv too)"
+            f"{' and '.join(f'--{name}' for name in given) or 'no corpus'}: give one of --arrow, --tsv, --tar, "
+            "--parquet, --images and --texts (--images goes with --tsv and --parquet too)"
         )
-    if options.picture_roots and given[0] in ("arrow", "texts"):
+    if options.picture_roots and given[0] in ("arrow", "texts", "tar"):
         raise UserError(f"--picture-roots: --{given[0]} reads no image from a file of its own")
 
 
@@ -113,10 +118,14 @@ def _check_paths(options: argparse.Namespace) -> None:
 
 def _corpus(options: argparse.Namespace, rules):
     from lexlip.encode.files import FolderImages, LineTexts
-    from lexlip.encode.tables import read_arrow, read_tsv
+    from lexlip.encode.tables import of_table, read_arrow, read_tsv
 
     if options.arrow:
         return read_arrow(options.arrow, options.what)
     if options.tsv:
         return read_tsv(options.tsv, options.what, rules, options.images)
+    if options.tar:
+        return of_table(arguments.tars_of(options, options.tar, "corpus", "encode", rules), options.what)
+    if options.parquet:
+        return of_table(arguments.parquet_of(options, options.parquet, "corpus", "encode", rules), options.what)
     return FolderImages(options.images, options.picture_roots) if options.images else LineTexts(options.texts)

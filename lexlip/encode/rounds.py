@@ -219,7 +219,7 @@ class _Opener:
                 content = json.loads(file.read_text(encoding="utf-8"))
                 if not isinstance(content["documents"], int) or not isinstance(content["run"], str):
                     raise ValueError("no number of documents, or no run")
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 raise EncodingError(
                     f"{file} cannot be read ({one_line(error)}); name a new folder with --out"
                 ) from error

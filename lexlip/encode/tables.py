@@ -1,4 +1,4 @@
-"""The images or the captions of caption files: Arrow files, and tables that are read without conversion.
+"""The images or the captions of caption files: Arrow files, and tables, tar shards and Parquet without conversion.
 
 Rows that repeat an image_id are one image, the first of them, as in evaluation. A caption's id is
 `{image_id}#{number}`, numbered from 0 among the captions of its image in the order of the file.
@@ -17,9 +17,10 @@ import numpy as np
 from lexlip.encode.corpus import Images, Texts, mark
 from lexlip_data.errors import BrokenSample, DataError, one_line
 from lexlip_data.sources.arrow import ArrowSource
+from lexlip_data.sources.contained import ContainedTable
 from lexlip_data.sources.skipped import USUAL_RULES, Rules, Skipped
 from lexlip_data.sources.source import Source, hash_id
-from lexlip_data.sources.table import TsvSource
+from lexlip_data.sources.table import CaptionTable, TsvSource
 
 
 def read_arrow(paths: Sequence[str | Path], what: str = "images") -> Images | Texts:
@@ -49,6 +50,11 @@ def read_tsv(
     """
     source = TsvSource("corpus", "encode", path, rules=rules, images=images)
     return _corpus(source, what, [str(path)], source.left_out)
+
+
+def of_table(table: ContainedTable, what: str = "images") -> Images | Texts:
+    """The images or the captions of tar shards or Parquet files, as `read_tars` and `read_parquet` give them."""
+    return _corpus(table, what, [table.origin], table.left_out)
 
 
 def _corpus(source: Source, what: str, paths: Sequence[str], left_out: Iterable[Skipped] = ()) -> Images | Texts:
@@ -97,7 +103,7 @@ class SourceImages(_OfSource):
         return np.array(marks, np.uint32).reshape(-1, 2)
 
     def _content(self, row: int) -> str:
-        if isinstance(self.source, TsvSource):
+        if isinstance(self.source, CaptionTable):  # in tar shards and Parquet, with the place
             return str(self.source.path(row))
         try:
             return str(len(self.source.image_bytes(row)))  # which reads none of them

@@ -297,11 +297,17 @@ def table(metrics: dict[str, dict]) -> str:
         numbers = "".join(f"{row[side][f'R@{k}']:8.2f}" for side in ("t2i", "i2t") for k in CUTOFFS)
         terms = row["active_terms"]
         lines.append(f"{name:24}{numbers}{row['rsum']:8.1f}{terms['text']:8.1f}{terms['image']:8.1f}")
+    return "\n".join(lines)
+
+
+def words(metrics: dict[str, dict]) -> str:
+    """A printed line per name with a grounding, of what `evaluate` gives."""
+    lines = []
     for name, row in metrics.items():
-        if words := row.get("grounding"):
+        if found := row.get("grounding"):
             lines.append(
-                f"{name}: {words['images']:.1f}% of the images have a word of their captions among their {HEAVIEST} "
-                f"heaviest terms ({words['terms']:.2f} words), by chance {words['chance_images']:.1f}% "
-                f"({words['chance_terms']:.2f})"
+                f"{name}: {found['images']:.1f}% of the images have a word of their captions among their {HEAVIEST} "
+                f"heaviest terms ({found['terms']:.2f} words), by chance {found['chance_images']:.1f}% "
+                f"({found['chance_terms']:.2f})"
             )
     return "\n".join(lines)

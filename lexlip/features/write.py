@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
 import time
@@ -45,7 +46,10 @@ from lexlip.features.layout import (
 from lexlip.models.towers import ImageTower, TextTower
 from lexlip.utils.files import write_json
 from lexlip_data.errors import one_line
+from lexlip_data.loading.unknown_words import sample_captions, unknown_warning
 from lexlip_data.sources.skipped import USUAL_RULES, Rules, Skipped
+
+log = logging.getLogger(__name__)
 
 BATCH_SIZE = 64
 SHARD_ROWS = 4096  # photos or captions: what a killed process loses at most
@@ -130,6 +134,9 @@ def write_features(
         "shard_rows": rows,
     }
     run = claim(Path(folder), facts, text)
+    for name, pairs in data.items():
+        if warning := unknown_warning(sample_captions(pairs.sources), text.lexicon, f"split {name}"):
+            log.warning("%s", warning)
     parts = [
         Part(Path(folder), split, kind, data[split], rows[kind], run, rules, process)
         for split in data
@@ -200,7 +207,7 @@ def _claim(folder: Path, facts: dict, text: TextTower) -> str:
         if path.exists():
             try:
                 there = _flat(json.loads(path.read_text(encoding="utf-8")))
-            except (OSError, ValueError, AttributeError) as error:
+            except (OSError, ValueError, AttributeError, RecursionError) as error:
                 why = f"{path} cannot be read ({one_line(error)}); name a new folder with --out"
                 raise FeaturesError(why) from error
             refuse_other(folder, there, _flat(facts))

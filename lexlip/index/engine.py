@@ -8,6 +8,7 @@ from typing import Protocol
 
 from lexlip.index.index import Hit, Index
 from lexlip.index.queries import Bag
+from lexlip.index.unpacked import prefer_compiled
 from lexlip.index.writer import build
 from lexlip.sparse import SparseRows
 
@@ -69,6 +70,7 @@ class LexLIPEngine(Engine):
     @property
     def index(self) -> Index:
         """The state that is searched."""
+        prefer_compiled()  # many searches come
         self._index = self._index or Index.open(self.folder)
         return self._index
 

@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lexlip.errors import DamagedIndex
+from lexlip.index import unpacked
 from lexlip.index.check import require
 from lexlip.index.container import ContainerReader, ContainerWriter
 from lexlip.sparse import Ids, concatenate_ids, kind_of, take_ids
+from lexlip.utils.later import Later
 
+pc = Later("pyarrow.compute")
 GROUP = 16
 
 
@@ -154,17 +156,31 @@ class Strings(_Column):
         self._groups = groups.astype(np.int64)
 
     def __getitem__(self, document: int) -> str:
-        from lexlip.index.front_coding import decode
-
         group, member = divmod(document, GROUP)
-        offsets, strings, good = decode(self._data, self._groups[group : group + 2], GROUP, member + 1)
-        self._require(good)
         try:
-            return strings[offsets[member] :].tobytes().decode()
+            return self._member(self._groups[group : group + 2], member).decode()
         except UnicodeDecodeError as error:
             raise DamagedIndex(f"{self._path}: its ids are damaged") from error
 
+    def _member(self, groups: np.ndarray, member: int) -> bytes:
+        if unpacked.affordable(unpacked.ID * GROUP, call=0):
+            found = unpacked.strings(self._data, groups, GROUP, member + 1)
+            self._require(found)
+            return found[member] if found else b""
+        from lexlip.index.front_coding import decode
+
+        offsets, strings, good = decode(self._data, groups, GROUP, member + 1)
+        self._require(good)
+        return strings[offsets[member] :].tobytes()
+
     def all(self) -> pa.Array:
+        if unpacked.affordable(unpacked.ID * self._documents):
+            found = unpacked.strings(self._data, self._groups, GROUP, self._documents)
+            self._require(found is not None)
+            try:
+                return pa.array([id.decode() for id in found or ()], pa.large_string())
+            except UnicodeDecodeError as error:
+                raise DamagedIndex(f"{self._path}: its ids are damaged") from error
         from lexlip.index.front_coding import decode
 
         offsets, data, good = decode(self._data, self._groups, GROUP, self._documents)

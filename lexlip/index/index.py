@@ -6,7 +6,6 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
@@ -284,6 +283,8 @@ class Index:
             groups = [[number] for number in groups[0]] or groups
         if rows == len(groups) == 1:
             return self._search_segments(groups[0], queries, *options)
+        from concurrent.futures import ThreadPoolExecutor
+
         bounds = np.linspace(0, len(queries), rows + 1).astype(int).tolist()
         with ThreadPoolExecutor(min(threads, rows * len(groups))) as pool:
             parts = [

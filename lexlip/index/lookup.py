@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from tokenizers import Tokenizer
 
 from lexlip.errors import CheckpointError, IndexingError
 
@@ -54,16 +52,34 @@ def _own_numbers(file: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 class Words:
-    """A tokenizer by the names that `lexlip.index` calls it by."""
+    """A vocabulary by the names that `lexlip.index` calls a tokenizer by."""
 
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
+    def __init__(self, vocabulary: dict[str, int]):
+        self._vocabulary = vocabulary
 
     def get_vocab(self) -> dict[str, int]:
-        return self._tokenizer.get_vocab()
+        return self._vocabulary
 
     def convert_ids_to_tokens(self, term: int) -> str:
-        return self._tokenizer.id_to_token(int(term)) or ""
+        return self._words.get(int(term), "")
+
+    @cached_property
+    def _words(self) -> dict[int, str]:
+        return {term: word for word, term in self._vocabulary.items()}
+
+
+def read_vocabulary(path: Path) -> dict[str, int]:
+    """The words of a tokenizer.json and their numbers; without building the tokenizer where that can be.
+
+    Raises:
+        Exception: of any kind, where the file holds none.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(content["model"].get("vocab"), dict):
+        return {**content["model"]["vocab"], **{token["content"]: token["id"] for token in content["added_tokens"]}}
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(path)).get_vocab()
 
 
 class VocabularyModel:
@@ -76,7 +92,7 @@ class VocabularyModel:
     def __init__(self, folder: str | Path):
         path = Path(folder) / "tokenizer.json"
         try:
-            self.tokenizer = Words(Tokenizer.from_file(str(path)))
+            self.tokenizer = Words(read_vocabulary(path))
         except Exception as error:  # tokenizers raises its own kind
             raise CheckpointError(f"{path} cannot be read: {error}") from error
 
@@ -92,6 +108,9 @@ class TableModel:
         self.folder = Path(folder)
         if not has_table(folder):
             raise CheckpointError(f"{folder} holds no model whose text side is a table")
+        from safetensors import safe_open
+        from tokenizers import Tokenizer
+
         try:
             self._tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
             config = json.loads((self.folder / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -102,7 +121,7 @@ class TableModel:
                 self.terms, self.row_terms, self.row_weights = (_rows_of_heads if frozen else _own_numbers)(file)
         except Exception as error:  # safetensors and tokenizers raise their own kinds
             raise CheckpointError(f"{folder}: its table or tokenizer cannot be read: {error}") from error
-        self.tokenizer = Words(self._tokenizer)
+        self.tokenizer = Words(self._tokenizer.get_vocab())
         self._check()
 
     def _check(self) -> None:
@@ -140,6 +159,8 @@ class TableModel:
         Raises:
             CheckpointError: the weights cannot be read.
         """
+        from safetensors import SafetensorError, safe_open
+
         digest = hashlib.blake2b(digest_size=16)
         try:
             with safe_open(self.folder / WEIGHTS_FILE, "numpy") as file:

@@ -38,6 +38,9 @@ class Searchable(Protocol):
         without: Words | None = None, required: Words | None = None, ids: Callable[[Any], bool] | None = None,
         penalties: Words | None = None,
     ) -> list[Hit]: ...  # fmt: skip
+    def search_batch(
+        self, queries: Sequence[Query], k: int = 10, *, drop: float = 0.0, threads: int | None = None
+    ) -> list[list[Hit]]: ...  # fmt: skip
     def explain(self, query: Query, id: int | str) -> list[Share]: ...
     def holds(self, id: int | str) -> bool: ...
     def document_terms(self, ids: Sequence[int | str], top_k: int | None = None) -> list[Bag]: ...

@@ -12,6 +12,7 @@ grow out of proportion.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,7 +28,10 @@ from lexlip.index.origin import Origin, origin_of
 from lexlip.sparse import SparseRows, kind_of, plain_array
 from lexlip.utils.files import write_whole
 from lexlip_data.errors import DataError
+from lexlip_data.sources.files import is_hidden
 from lexlip_data.sources.ipc_bounds import require_proportion
+
+log = logging.getLogger(__name__)
 
 _RUN_KEY = b"lexlip.run"  # of the schema
 _STREAM = b"\xff\xff\xff\xff"
@@ -75,7 +79,7 @@ def read_shards(paths: Iterable[str | Path], id_prefix: str = "") -> Iterator[Sp
     """The record batches of shards, one after another; memory is that of one batch.
 
     Args:
-        paths: files, and folders whose *.arrow files are read in the order of their names.
+        paths: files, and folders whose *.arrow files are read in the order of their names, without hidden ones.
         id_prefix: to put before each id, which makes it a string.
 
     Raises:
@@ -111,7 +115,10 @@ def _files(paths: Iterable[str | Path]) -> list[Path]:
     files = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(path.glob("*.arrow"))
+            found = sorted(path.glob("*.arrow"))
+            inside = [file for file in found if not is_hidden(file.name)]  # as macOS puts beside others
+            if len(inside) < len(found):
+                log.warning("%s: %s hidden files were passed over", path, f"{len(found) - len(inside):,}")
             if not inside:
                 raise IndexingError(f"{path} holds no *.arrow files")
             _require_whole_runs(path, inside)
@@ -158,7 +165,7 @@ def _require_whole_runs(folder: Path, paths: list[Path]) -> None:
         try:
             run = json.loads(text)
             there.setdefault((str(run["id"]), int(run["shards"])), set()).add(int(run["shard"]))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise IndexingError(f"{path}: its schema says nothing usable of its run ({error})") from error
     for (_, shards), numbers in there.items():
         if len(numbers) < shards:

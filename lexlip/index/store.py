@@ -19,8 +19,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from lexlip.errors import DamagedIndex, IndexBusy, IndexingError
 from lexlip.index.check import MAX_DOCUMENTS, MAX_JSON, Facts, require
 from lexlip.index.container import FileEntry
@@ -216,6 +214,8 @@ def transaction(folder: Path, create: bool = False) -> Iterator[Transaction]:
         others = [name for name in names if name not in (LOCK, *SYNC_FILES) and not _WRITERS_OWN.fullmatch(name)]
         if others:
             raise IndexingError(f"{folder} is no index and holds {min(others)}: name a new or an empty folder")
+    from filelock import FileLock, Timeout  # which takes longer to load than a search
+
     try:
         lock = FileLock(folder / LOCK).acquire(timeout=0)
     except Timeout as error:

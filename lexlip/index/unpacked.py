@@ -1,4 +1,4 @@
-"""Packed lists and small searches in numpy alone: numba takes a second to load, which is longer than a person waits.
+"""Packed lists, ids and small searches in numpy and Python alone: a second, which numba takes to load, is long to wait.
 
 The same documents, codes and scores as `lexlip.index.codec` and `lexlip.index.scoring`, to the last bit, at some twenty
 times their cost per posting. A process begins here, and goes over to the compiled functions once it has spent what
@@ -13,20 +13,21 @@ import numpy as np
 
 from lexlip.index.layout import BEGIN, COUNT, END, LOW, SKIP_EVERY, SKIPS, TOP
 
+ID = 20  # what an id costs, in postings
 BUDGET = 1 << 22  # postings that a process unpacks here: some tenths of a second
 _CALL = 1 << 14  # what a call costs besides, in postings
 _spent = 0
 _lock = threading.Lock()
 
 
-def affordable(postings: int) -> bool:
-    """Whether so many postings are to be unpacked here; counts them if so."""
+def affordable(postings: int, call: int = _CALL) -> bool:
+    """Whether so many postings are to be unpacked here; counts them, and the call, if so."""
     global _spent
     with _lock:
-        if _spent + postings + _CALL > BUDGET:
+        if _spent + postings + call > BUDGET:
             _spent = BUDGET  # from here on compiled
             return False
-        _spent += postings + _CALL
+        _spent += postings + call
         return True
 
 
@@ -49,7 +50,8 @@ def unpack(
     begin, end, count, low = (int(entry[column]) for column in (BEGIN, END, COUNT, LOW))
     unary = begin + ((count * (low + bits) + 7) >> 3)
     numbers = np.arange(count)
-    ones = np.flatnonzero(np.unpackbits(data[unary:end], bitorder="little"))[:count]
+    whole = unary + ((end - unary + 7) & ~7)  # words of 8 bytes, the last of which may reach beyond
+    ones = np.flatnonzero(np.unpackbits(data[unary:whole], bitorder="little"))[:count]
     if len(ones) < count:
         return None
     at = numbers * (low + bits)
@@ -88,3 +90,38 @@ def best(
         some = some[scores[some] >= np.partition(scores[some], -k)[-k]]
     some = some[np.argsort(-scores[some], kind="stable")][:k]
     return some, scores[some]
+
+
+def strings(data: np.ndarray, groups: np.ndarray, group: int, count: int) -> list[bytes] | None:
+    """Ids as `lexlip.index.front_coding.decode` reads them: the first `count` of some groups; None if damaged."""
+    content, begin = data[groups[0] : groups[-1]].tobytes(), int(groups[0])
+    ends = (groups - begin).tolist()
+    found: list[bytes] = []
+    position = end = 0
+    for number in range(count):
+        before, shared = found[-1] if found else b"", 0
+        if number % group == 0:
+            if number and position != end:
+                return None
+            position, end = ends[number // group], ends[number // group + 1]
+        else:
+            shared, position = _number(content, position, end)
+        rest, position = _number(content, position, end)
+        if shared > len(before) or rest > end - position:
+            return None
+        found.append(before[:shared] + content[position : position + rest])
+        if number and found[-1] <= before:
+            return None
+        position += rest
+    return found if count % group or position == end else None
+
+
+def _number(content: bytes, position: int, end: int) -> tuple[int, int]:
+    value = shift = 0
+    while position < end:
+        byte = content[position]
+        value |= (byte & 127) << shift if shift < 35 else 0
+        shift, position = shift + 7, position + 1
+        if byte < 128:
+            break
+    return value, position

@@ -39,6 +39,7 @@ class ModelConfig:
     inactive_terms: list[str] = field(default_factory=list)  # kinds of `models.terms` that no lexicon vector has
     text_side: str = "contextual"  # what weighs a text's terms, see `LexLIP.lexicon_text`
     own_weights: bool = False  # whether a text's own terms also weigh by a number per term, learned
+    joint_dim: int = 0  # width of a dense head beside the lexicon's, on the same towers; 0: none
     image_projection: bool = True  # whether the dense head projects images too; else their tower is embed_dim wide
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 import timm
 import torch
 from einops import rearrange
+from timm.layers import DropPath
 from timm.models import load_state_dict
 from timm.models.beit import Beit
 from torch import Tensor, nn
@@ -41,6 +42,9 @@ class ImageEncoder(nn.Module):
     """
 
     backbone: Any
+    rel_pos: str = (
+        "2d"  # one of `REL_POS`: how position tables are read at another size, here and as weights are loaded
+    )
 
     def __init__(
         self, name: str, image_size: int, kwargs: dict | None = None, pretrained: bool | str = False,
@@ -78,6 +82,7 @@ class ImageEncoder(nn.Module):
         bias = getattr(self.backbone, "rel_pos_bias", None)
         if isinstance(bias, GridBias) and self.patch is not None:
             bias.grid = (pixels.shape[-2] // self.patch, pixels.shape[-1] // self.patch)
+            bias.rel_pos = self.rel_pos
         states = self.backbone.forward_features(pixels)
         if states.ndim == 4:
             last = states.shape[-1] == self.width and states.shape[1] != self.width
@@ -87,6 +92,22 @@ class ImageEncoder(nn.Module):
     def enable_gradient_checkpointing(self) -> None:
         """Trade a second forward pass for activation memory."""
         self.backbone.set_grad_checkpointing(True)
+
+    def set_drop_path(self, rate: float) -> None:
+        """Stochastic depth in training: from 0 at the first block to `rate` at the last, linearly (Huang et al., 2016).
+
+        Raises:
+            ConfigError: a positive rate, and the tower is no BEiT or ViT.
+        """
+        blocks = getattr(self.backbone, "blocks", ())
+        if not blocks or not all(hasattr(block, "drop_path1") for block in blocks):
+            if rate:
+                raise ConfigError(f"drop_path_rate={rate}: {type(self.backbone).__name__} has no blocks to leave out")
+            return
+        for number, block in enumerate(blocks):
+            own = rate * number / max(1, len(blocks) - 1)
+            block.drop_path1 = DropPath(own) if own else nn.Identity()
+            block.drop_path2 = DropPath(own) if own else nn.Identity()
 
 
 def _create(name: str, image_size: int, kwargs: dict, pretrained: bool | str) -> Any:

@@ -28,7 +28,10 @@ from lexlip.models.weights import check_shape, folder_config, load_model
 from lexlip.utils.files import give_usual_rights, write_json
 from lexlip_data.sources.files import replacing
 
-_OF_A_MODEL = ("phase*.safetensors", "tokenizer*.json", "special_tokens_map.json", "vocab.txt", CONFIG_FILE)
+_OF_A_MODEL = (
+    "phase*.safetensors", "tokenizer*.json", "special_tokens_map.json", "vocab.txt", "modules.json",
+    "config_sentence_transformers.json", CONFIG_FILE,
+)  # fmt: skip
 Model = TypeVar("Model", bound="FolderModel")
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # what is fetched of a name on the hub
 
@@ -63,11 +66,17 @@ class FolderModel(nn.Module, PyTorchModelHubMixin, library_name="lexlip", tags=[
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(save_directory)
         write_json(self.preprocessing(), save_directory / "preprocessor_config.json")
+        for name, content in self.for_other_libraries().items():
+            write_json(content, save_directory / name)
         write_json(dataclasses.asdict(self.config), save_directory / CONFIG_FILE)
 
     def preprocessing(self) -> dict:
         """What `encode_image` does to an image, as preprocessor_config.json holds it."""
         return _preprocessing(self.config.image_size)
+
+    def for_other_libraries(self) -> dict[str, Any]:
+        """Further JSON files of the folder, by name."""
+        return {}
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin's takes any further arguments

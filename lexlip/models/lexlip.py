@@ -3,6 +3,7 @@
 B batch, L tokens, V terms.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from lexlip.models.long_texts import corner_weights
 from lexlip.models.retrieval import LexiconModel
 from lexlip.models.terms import own_terms, terms_of_kinds
 from lexlip.models.two_tower import TwoTowers
+from lexlip.ops.fused import PADDING_LOGIT
 from lexlip.ops.max_logits import saturate
 
 OWN_START = 0.54  # of the numbers of own terms: softplus makes it 1
@@ -40,6 +42,10 @@ class LexLIP(TwoTowers, LexiconModel, tags=["sparse-retrieval"], model_card_temp
 
         self.own_weights = nn.Parameter(torch.full((vocab_size,), OWN_START)) if self.config.own_weights else None
 
+        self.joint_text = self.joint_image = None
+        if (joint := self.config.joint_dim) > 0:
+            self.joint_text, self.joint_image = nn.Linear(width, joint), nn.Linear(self.image_encoder.width, joint)
+
     def start_head(self, bert: BertForMaskedLM | None) -> None:
         """The image head starts as a copy of the text head; its first layer only where the towers are equally wide."""
         if bert is not None:
@@ -57,17 +63,19 @@ class LexLIP(TwoTowers, LexiconModel, tags=["sparse-retrieval"], model_card_temp
 
     # --- token states to lexicon vectors ---
 
-    def lexicon_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def lexicon_text(self, input_ids: Tensor, attention_mask: Tensor, states: Tensor | None = None) -> Tensor:
         """(B, L) token ids and their mask, 0 at padding, to (B, V) float32 term weights log(1 + max over L of relu(z)).
 
         They are not normalised. By `text_side` they are those of all terms ("contextual"), of the text's own terms
-        ("in_context"), or none ("lookup"); `with_own` adds to each.
+        ("in_context"), or none ("lookup"); `with_own` adds to each. `states` are those of the text tower, if they are
+        there already.
         """
         side = self.config.text_side
         if side == "lookup":
             weights = torch.zeros(len(input_ids), self.vocab_size, device=input_ids.device)
         else:
-            weights = self.text_head.term_weights(self.text_encoder(input_ids, attention_mask), attention_mask)
+            states = self.text_encoder(input_ids, attention_mask) if states is None else states
+            weights = self.text_head.term_weights(states, attention_mask)
         if side == "in_context":
             weights = weights * own_terms(input_ids, attention_mask, self.vocab_size)
         return self.with_own(weights, input_ids, attention_mask)
@@ -109,6 +117,32 @@ class LexLIP(TwoTowers, LexiconModel, tags=["sparse-retrieval"], model_card_temp
         """(B, 3, H, W) normalised pixels, H and W multiples of the patch, to (B, V) float32 term weights."""
         return self.image_head.term_weights(self.image_encoder(pixel_values))
 
+    # --- the dense head beside it, with `joint_dim` ---
+
+    def dense_text(self, states: Tensor) -> Tensor:
+        """(B, L, width) states of the text tower to (B, joint_dim) float32, not normalised, of [CLS]."""
+        assert self.joint_text is not None
+        return self.joint_text(states[:, 0]).float()
+
+    def dense_image(self, states: Tensor) -> Tensor:
+        """(B, L, width) states of the image tower to (B, joint_dim) float32, not normalised: of their mean."""
+        assert self.joint_image is not None
+        return self.joint_image(states.mean(1)).float()
+
+    @property
+    def widths(self) -> dict[str, int]:
+        dense = {"dense": self.config.joint_dim} if self.config.joint_dim else {}
+        return {"lexicon": self.vocab_size, **dense}
+
+    def vectors_of_texts(self, texts: Sequence[str], head: str) -> Tensor:
+        return self.vectors_of_ids(*self._tokenized(texts), head)
+
+    def vectors_of_ids(self, ids: Tensor, mask: Tensor, head: str) -> Tensor:
+        return self.dense_text(self.text_encoder(ids, mask)) if head == "dense" else self.lexicon_text(ids, mask)
+
+    def vectors_of_pixels(self, pixels: Tensor, head: str) -> Tensor:
+        return self.dense_image(self.image_encoder(pixels)) if head == "dense" else self.lexicon_image(pixels)
+
     # --- where a term's weight comes from ---
 
     @property
@@ -124,13 +158,20 @@ class LexLIP(TwoTowers, LexiconModel, tags=["sparse-retrieval"], model_card_temp
         return self.image_head.transform(states[:, -rows * columns :]).unflatten(1, (rows, columns))
 
     def term_logits(self, states: Tensor, ids: Tensor) -> Tensor:
-        decoder = self.image_head.decoder
-        return F.linear(states, decoder.weight[ids], decoder.bias[ids])
+        decoder, inactive = self.image_head.decoder, self.image_head.inactive
+        logits = F.linear(states, decoder.weight[ids], decoder.bias[ids])
+        return logits if inactive is None else logits.masked_fill(inactive[ids], PADDING_LOGIT)
 
     def piece_weights(self, text: str, ids: Tensor) -> TextAttribution:
         input_ids, mask = self._tokenized([text])
         decoder, states = self.text_head.decoder, self.text_head.transform(self.text_encoder(input_ids, mask))[0]
         weights = saturate(F.linear(states, decoder.weight[ids], decoder.bias[ids]).float())
+        if self.text_head.inactive is not None:
+            weights = weights.masked_fill(self.text_head.inactive[ids], 0.0)
+        if self.config.text_side != "contextual":
+            inner = own_terms(input_ids, mask, self.vocab_size)[:, ids]
+            weights = weights * (inner if self.config.text_side == "in_context" else 0.0)
+        weights = weights + self.with_own(weights.new_zeros(1, self.vocab_size), input_ids, mask)[:, ids]
         return TextAttribution(self.tokenizer.convert_ids_to_tokens(input_ids[0].tolist()), weights.T, "max")
 
     # The names that every head has.

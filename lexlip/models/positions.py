@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lexlip.ops.attention import biased_attention
 
+REL_POS = ("2d", "official")  # ways to read a table at another grid
 CLS_ROWS = 3  # of a BEiT table: CLS to patch, patch to CLS, CLS to CLS
 Grid = tuple[int, int]  # height and width in patches
 
@@ -61,8 +62,9 @@ class GridBias(nn.Module):
         self.layers = layers  # a plain list: the weights stay the layers' own
         height, width = layers[0].window_size
         self.trained: Grid = (height, width)
-        self.grid = self.trained  # set before each forward pass
-        self._constants: dict[tuple[Grid, str], tuple[Tensor, ...]] = {}
+        self.grid = self.trained  # set before each forward pass, and so is
+        self.rel_pos = "2d"  # one of `REL_POS`
+        self._constants: dict[tuple[Grid, str, str], tuple[Tensor, ...]] = {}
         for number, layer in enumerate(layers):
             layer.__class__ = GridAttention
             layer.number = number  # type: ignore[assignment]  # of a GridAttention now
@@ -72,8 +74,10 @@ class GridBias(nn.Module):
         # The layers as further heads of one table.
         table = torch.cat([layer.relative_position_bias_table for layer in self.layers], dim=1)
         rows, columns, index = self._constants_of_grid(table.device)
-        if self.grid != self.trained:
+        if self.grid != self.trained and self.rel_pos == "2d":
             table = _resample(table, rows.to(table.dtype), columns.to(table.dtype))
+        elif self.grid != self.trained and not self._cropped:
+            table = stretch_as_official(table, self.grid)
         biases = F.embedding(index, table).T  # (layers * heads, L * L)
         device = table.device.type
         if torch.is_autocast_enabled(device):  # once, not in every layer's attention; after the gather, so that the
@@ -81,13 +85,20 @@ class GridBias(nn.Module):
         length = self.grid[0] * self.grid[1] + 1
         return biases.reshape(len(self.layers), 1, -1, length, length).unbind(0)
 
+    @property
+    def _cropped(self) -> bool:
+        """Whether the official code's way is to cut the trained grid's bias to the first rows and columns."""
+        return self.rel_pos == "official" and self.grid[0] * self.grid[1] < self.trained[0] * self.trained[1]
+
     def _constants_of_grid(self, device: torch.device) -> tuple[Tensor, ...]:
         """Interpolation weights of rows and columns, and the (L * L,) rows of the table, on the device."""
-        key = (self.grid, str(device))
+        key = (self.grid, self.rel_pos, str(device))
         if key not in self._constants:
             with torch.inference_mode(False):  # kept for training, even if an evaluation asks first
                 weights = [_offset_weights(n, o) for n, o in zip(self.grid, self.trained, strict=True)]
-                parts = (*weights, gen_relative_position_index(self.grid).flatten())
+                length = self.grid[0] * self.grid[1] + 1
+                index = gen_relative_position_index(self.trained if self._cropped else self.grid)[:length, :length]
+                parts = (*weights, index.flatten())
                 self._constants[key] = tuple(part.to(device) for part in parts)
         return self._constants[key]
 

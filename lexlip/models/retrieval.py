@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -197,12 +197,22 @@ class LexiconModel(RetrievalModel):
         """V, the terms."""
         return self.config.vocab_size
 
+    def for_other_libraries(self) -> dict[str, Any]:
+        """What makes the folder a SparseEncoder of sentence-transformers, see `lexlip.integrations`."""
+        if self.config.head != "lexicon":
+            return {}
+        module = "lexlip.integrations.sentence_transformers.LexLIPModule"
+        return {
+            "modules.json": [{"idx": 0, "name": "0", "path": "", "type": module}],
+            "config_sentence_transformers.json": {"model_type": "SparseEncoder", "similarity_fn_name": "dot"},
+        }
+
     # --- a model's own ---
 
     @property
     def patch_pooling(self) -> Pooling | None:
         """How an image's logits come from those of its patches; None: from no patches."""
-        raise NotImplementedError
+        return None
 
     def patch_states(self, pixels: Tensor) -> Tensor:
         """(B, 3, H', W') as `vectors_of_pixels` takes them to (B, H, W, D), what `term_logits` takes of each patch.

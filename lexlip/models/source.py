@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import re
 import threading
-import urllib.error
-import urllib.request
 from functools import cache
 from pathlib import Path
 
@@ -97,6 +95,9 @@ def load_reason(error: Exception, name: str | Path) -> str:
 @cache
 def hub_trouble() -> str:
     """Why the hub cannot be reached, "" if it can."""
+    import urllib.error
+    import urllib.request
+
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

@@ -128,7 +128,7 @@ FIELDS: dict[str, Kind] = {
         lambda value: isinstance(value, list) and len(value) <= len(KINDS) and all(one in KINDS for one in value),
     ),
     "text_side": Kind(f"one of {', '.join(TEXT_SIDES)}", lambda value: value in TEXT_SIDES),
-    "own_weights": FLAG, "text_pooler": FLAG, "image_projection": FLAG,
+    "own_weights": FLAG, "joint_dim": _whole(0, WIDTH), "text_pooler": FLAG, "image_projection": FLAG,
 }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
 from lexlip.models.encoders import TextEncoder
 from lexlip.models.frozen.config import FROZEN, FrozenConfig
 from lexlip.models.lightning_names import readable_names
-from lexlip.models.positions import CLS_ROWS, resample_relative_table
+from lexlip.models.positions import CLS_ROWS, resample_relative_table, stretch_as_official
 from lexlip.models.sizes import header, on_meta, read_json, refuse_deep, refuse_hollow, refuse_large
 from lexlip.models.trust import check_config, shown
 from lexlip.utils.files import give_usual_rights
@@ -277,7 +277,7 @@ def load_model(model: FolderModel, path: str | Path) -> None:
 
 
 def fit_words(weights: dict[str, Tensor], wanted: Mapping[str, Tensor], kinds: Sequence[str]) -> None:
-    """Let weights have what a model has beyond the towers and heads of others: inactive terms, weights of own terms.
+    """Let weights have what a model has beyond others' towers and heads: inactive terms, own weights, a joint head.
 
     Args:
         wanted: the model's own state.
@@ -285,7 +285,7 @@ def fit_words(weights: dict[str, Tensor], wanted: Mapping[str, Tensor], kinds: S
     """
     for name, value in wanted.items():
         inactive = name.endswith("_head.inactive")
-        if (inactive or name == "own_weights") and (name not in weights or (inactive and kinds)):
+        if (inactive or name.startswith(("own_weights", "joint_"))) and (name not in weights or (inactive and kinds)):
             weights[name] = value
 
 
@@ -341,6 +341,8 @@ def _resample(model: FolderModel, name: str, value: Tensor, wanted: Tensor) -> T
         if side % 2 == 0 or side**2 != value.shape[0] - CLS_ROWS:
             return None
         old = (side + 1) // 2
+        if getattr(tower, "rel_pos", "") == "official" and old < grid[0]:
+            return stretch_as_official(value.float(), tuple(grid)).to(value.dtype)
         return resample_relative_table(value.float(), (old, old), tuple(grid)).to(value.dtype)
     if name.endswith("pos_embed") and value.ndim == 3 and value.shape[2] == wanted.shape[2]:
         prefix = wanted.shape[1] - grid[0] * grid[1]

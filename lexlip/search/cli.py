@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lexlip.errors import IndexingError
+from lexlip.search import many
 from lexlip.utils.options import engine_options, trust_option
 from lexlip.utils.paths import check_input, check_output
 
@@ -57,10 +58,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--thumbnails", choices=("auto", "never"), default="auto",
         help="in terminals that can show them: kitty, iTerm2, sixel (default: auto)",
     )  # fmt: skip
+    many.add_options(search)
     search.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> None:
+    if many.is_wanted(options):
+        many.write(options)
+        return
     given = [name for name in ("text", "image", "bag") if getattr(options, name) is not None]
     if len(given) != 1:
         raise IndexingError(f"a search takes one of a text, --image and --bag, not {' and '.join(given) or 'none'}")
@@ -205,7 +210,7 @@ def _image(options: argparse.Namespace):
 def _bag(options: argparse.Namespace) -> dict:
     try:
         bag = json.loads(options.bag)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IndexingError(f"--bag is no JSON: {error}") from error
     numbers = isinstance(bag, dict) and all(isinstance(weight, (int, float)) for weight in bag.values())
     if not numbers:

@@ -124,7 +124,7 @@ class DenseVectors:
         """
         try:
             name = json.loads((self.folder / "dense.json").read_text(encoding="utf-8"))["model"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise IndexingError(f"{self.folder}/dense.json names no model; give --dense-query FILE.npy") from error
         from lexlip.models.auto import load_folder_of_any_head
 

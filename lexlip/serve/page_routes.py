@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request, Response
 
+from lexlip.index.places import Searchable
 from lexlip.serve import schemas
 from lexlip.serve.current import CurrentIndex, id_of
 from lexlip.serve.errors import Refusal, described
 from lexlip.serve.headers import PAGE_POLICY
 from lexlip.serve.limits import Limits
-from lexlip.serve.photos import IMAGE_SIDE, Photos
+from lexlip.serve.photos import IMAGE_SIDE, PhotoFile, Photos
 from lexlip.serve.searcher import Searcher
 
 _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -30,12 +32,14 @@ def add_page(app: FastAPI, current: CurrentIndex, searcher: Searcher, photos: Ph
     """Add the routes; gives their paths, those that go on ending in a slash."""
     contents = _page_files()
 
+    def file_of(index: Searchable, id: int | str) -> PhotoFile:
+        if not index.holds(id):
+            raise Refusal(404, "no_document", "no document has this id", ("id",))
+        return photos.file(id)
+
     async def photo(request: Request, text: str, side: int) -> Response:
         index = current.index
-        id = id_of(index, text)
-        if not await searcher.holds(index, id):
-            raise Refusal(404, "no_document", "no document has this id", ("id",))
-        file = photos.file(id)
+        file = await asyncio.to_thread(file_of, index, id_of(index, text))
         tag = f'"{file.stamp}-{side}"'
         headers = {"ETag": tag, "Cache-Control": "private, max-age=60"}
         if request.headers.get("if-none-match") == tag:
@@ -45,13 +49,7 @@ def add_page(app: FastAPI, current: CurrentIndex, searcher: Searcher, photos: Ph
     answers = {**_FOUND, **described(404, 421, 422, 500, 503)}
 
     @app.get("/thumbnail/{id:path}", summary="A document's photo, small", response_class=Response, responses=answers)
-    async def thumbnail(
-        request: Request,
-        id: str,
-        side:
-        # Few sizes: any number would fill the cache with copies.
-        _Side = "320",
-    ) -> Response:
+    async def thumbnail(request: Request, id: str, side: _Side = "320") -> Response:
         return await photo(request, id, int(side))
 
     @app.get("/image/{id:path}", summary="A document's photo, large", response_class=Response, responses=answers)
@@ -75,11 +73,11 @@ def add_page(app: FastAPI, current: CurrentIndex, searcher: Searcher, photos: Ph
             photos=bool(photos.roots), patches=searcher.patch_pooling if photos.roots else None,
         )  # fmt: skip
 
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def start(request: Request) -> Response:
         return _answer(request, contents, "index.html")
 
-    @app.get("/page/{name}", include_in_schema=False)
+    @app.api_route("/page/{name}", methods=["GET", "HEAD"], include_in_schema=False)
     async def file(request: Request, name: str) -> Response:
         return _answer(request, contents, name)
 

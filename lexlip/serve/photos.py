@@ -10,10 +10,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+from PIL import Image
 
 from lexlip.index.origin import Source
+from lexlip.index.store import Manifest
 from lexlip.serve.current import CurrentIndex
 from lexlip.serve.decode import Decoders, DecodersBusy
 from lexlip.serve.errors import Refusal
@@ -24,6 +30,8 @@ from lexlip.sync.photos import PhotoRoots, read_photo
 from lexlip_data.errors import BrokenImage, MissingImage
 
 IMAGE_SIDE = 1440  # pixels of the shorter side of a photo that is shown alone
+_PATIENCE = 30.0  # seconds that a photo waits for its turn
+_Result = TypeVar("_Result")
 _FORMAT = b"1"  # of what is kept; another number makes all of it anew
 
 
@@ -36,19 +44,16 @@ class Roots:
     """
 
     def __init__(self, photos: str | Path | bool, current: CurrentIndex):
-        self._current = current
-        self._named = None if isinstance(photos, bool) else PhotoRoots([Source(os.path.abspath(photos), "images")])
-        self._remembered = photos is True
-        self._of: tuple[object, PhotoRoots] = (None, PhotoRoots([]))
+        named = [] if isinstance(photos, bool) else [Source(os.path.abspath(photos), "images")]
+        self._roots, self._current, self._follows = PhotoRoots(named), current, photos is True
+        self._manifest: Manifest | None = None  # whose roots they are
 
     def now(self) -> PhotoRoots:
         """Those of the newest state."""
-        if self._named is not None or not self._remembered:
-            return self._named or self._of[1]
         manifest = self._current.index.manifest
-        if self._of[0] is not manifest:
-            self._of = manifest, PhotoRoots(manifest.sources)
-        return self._of[1]
+        if self._follows and self._manifest is not manifest:
+            self._roots, self._manifest = PhotoRoots(manifest.sources), manifest
+        return self._roots
 
     def path(self, id: object) -> Path | None:
         """The real file of an id, if it lies under one of them."""
@@ -116,22 +121,33 @@ class Photos:
         key = hashlib.blake2b(f"{file.stamp} {side}".encode() + _FORMAT, digest_size=16).hexdigest()
         if self._cache is not None and (kept := await asyncio.to_thread(self._cache.get, key)) is not None:
             return kept
-        async with self._files:
+        async with self._turn():
             data = await self._read(file)
-            made = await _refused(self._decoders.jpeg(data, side, self._limits.max_pixels))
+            made = await refused(self._decoders.jpeg(data, side, self._limits.max_pixels), "the photo")
         if self._cache is not None:
             await asyncio.to_thread(self._cache.put, key, made)
         return made
 
-    async def pixels(self, file: PhotoFile):
+    async def pixels(self, file: PhotoFile) -> Image.Image:
         """The photo as the model's transform takes it, all of it.
 
         Raises:
             Refusal: as `jpeg`.
         """
-        async with self._files:
+        async with self._turn():
             data = await self._read(file)
-            return await _refused(self._decoders.image(data, 0, self._limits.max_pixels))
+            return await refused(self._decoders.image(data, 0, self._limits.max_pixels), "the photo")
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        try:
+            await asyncio.wait_for(self._files.acquire(), _PATIENCE)
+        except (TimeoutError, asyncio.TimeoutError) as error:  # two classes before Python 3.11
+            raise _busy() from error
+        try:
+            yield
+        finally:
+            self._files.release()
 
     async def _read(self, file: PhotoFile) -> bytes:
         try:
@@ -142,12 +158,19 @@ class Photos:
             raise Refusal(422, "broken_picture", "the photo's file is too large, or cannot be read") from error
 
 
-async def _refused(work):
+async def refused(work: Awaitable[_Result], what: str, where: tuple = ()) -> _Result:
+    """The result of a decoder's work.
+
+    Raises:
+        Refusal: 422, it cannot be decoded; 503, too many others are.
+    """
     try:
         return await work
     except BrokenImage as error:
-        raise Refusal(422, "broken_picture", f"the photo: {without_python(str(error))}") from error
+        raise Refusal(422, "broken_picture", f"{what}: {without_python(str(error))}", where) from error
     except DecodersBusy as error:
-        raise Refusal(
-            503, "busy", "too many images are being decoded; try again", headers={"Retry-After": "1"}
-        ) from error
+        raise _busy() from error
+
+
+def _busy() -> Refusal:
+    return Refusal(503, "busy", "too many images are being decoded; try again", headers={"Retry-After": "1"})

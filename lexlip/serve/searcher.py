@@ -13,20 +13,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lexlip.errors import EncodingError
 from lexlip.index import Hit, IndexingError, Share
 from lexlip.index.places import Searchable
 from lexlip.index.queries import Bag, bag_of, bag_of_encoded
 from lexlip.index.query_words import parse_query, resolve
+from lexlip.index.unpacked import prefer_compiled
 from lexlip.models.attribution import Box, patch_weights, saturated_weights
 from lexlip.models.retrieval import LexiconModel
-from lexlip.serve.decode import Decoders, DecodersBusy
+from lexlip.serve.decode import Decoders
 from lexlip.serve.errors import Refusal
 from lexlip.serve.limits import Limits
 from lexlip.serve.metrics import Metrics
-from lexlip.serve.photos import Photos
+from lexlip.serve.photos import Photos, refused
 from lexlip.serve.vocabulary import Vocabulary, WordCount
-from lexlip.serve.wording import without_python
-from lexlip_data.errors import BrokenImage
 
 _Result = TypeVar("_Result")
 _PATCHES_KEPT = 32  # photos whose patches are kept, less than a megabyte each
@@ -90,6 +90,7 @@ class Searcher:
 
     def warm_up(self, index: Searchable) -> None:
         """Load what is compiled or loaded on first use."""
+        prefer_compiled()
         hits = index.search(bag_of("a", self._model), 1, threads=1)
         self.vocabulary.of_documents(index, [hit.id for hit in hits], 1)
 
@@ -134,10 +135,6 @@ class Searcher:
         given: dict[str, Any] = {name: words for name, words in asked.conditions.items() if words}
         return await self._run("search", partial(index.search, asked.bag, k, drop=drop, threads=1, **given))
 
-    async def holds(self, index: Searchable, id: int | str) -> bool:
-        """Whether a document has this id."""
-        return await self._run("search", partial(index.holds, id))
-
     async def words_of(self, index: Searchable, hits: list[Hit], limit: int) -> list[list[tuple[str, float]]]:
         """The heaviest words of each hit."""
         return await self._run("search", lambda: self.vocabulary.of_documents(index, [hit.id for hit in hits], limit))
@@ -161,11 +158,14 @@ class Searcher:
         """
         if self.patch_pooling is None:
             raise Refusal(422, "no_patches", "this model's image side says nothing of patches", ("patches",))
-        file = photos.file(id)
+        file = await asyncio.to_thread(photos.file, id)
         async with self._one_photo:
             if file.stamp not in self._patches:
                 image = await photos.pixels(file)
-                self._patches[file.stamp] = await self._run("encode", partial(self._states, image))
+                try:
+                    self._patches[file.stamp] = await self._run("encode", partial(self._states, image))
+                except EncodingError as error:  # of a tower whose tokens make no grid
+                    raise Refusal(422, "no_patches", str(error), ("patches",)) from error
             self._patches.move_to_end(file.stamp)
             while len(self._patches) > _PATCHES_KEPT:
                 self._patches.popitem(last=False)
@@ -198,13 +198,7 @@ class Searcher:
 
     async def _pixels(self, data: bytes) -> Tensor:
         """(3, H, W), as the model takes it."""
-        try:
-            with self._metrics.stages.labels("decode").time():
-                image = await self.decoders.image(data, self._model.least_side, self._limits.max_pixels)
-        except BrokenImage as error:
-            raise Refusal(422, "broken_picture", f"the image: {without_python(str(error))}", ("image",)) from error
-        except DecodersBusy as error:
-            raise Refusal(
-                503, "busy", "too many images are being decoded; try again", headers={"Retry-After": "1"}
-            ) from error
+        with self._metrics.stages.labels("decode").time():
+            work = self.decoders.image(data, self._model.least_side, self._limits.max_pixels)
+            image = await refused(work, "the image", ("image",))
         return self._transform(image)

@@ -7,12 +7,14 @@ import os
 import re
 import secrets
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
 _log = logging.getLogger("uvicorn.error")
 _NAME = re.compile(r"[0-9a-f]{32}\.jpg")
 _KEPT = 0.8  # of the bytes, once there were too many
+_LEFT_BEHIND = 3600.0  # seconds after which nobody writes a file any more
 
 
 def default_folder() -> Path:
@@ -84,6 +86,10 @@ class ThumbnailCache:
         return found
 
     def _count(self) -> int:
+        for path in self._folder.glob("??/*.tmp"):  # of a process that was killed
+            with suppress(OSError):
+                if path.lstat().st_mtime < time.time() - _LEFT_BEHIND:
+                    path.unlink()
         return sum(size for _, size, _ in self._files())
 
     def _shrink(self) -> int:

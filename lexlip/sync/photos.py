@@ -13,8 +13,7 @@ from pathlib import Path
 
 from lexlip.index.origin import Source
 from lexlip.index.store import read_manifest
-from lexlip_data.sources.files import is_file, is_inside, read_image, real_roots
-from lexlip_data.sources.listing import is_hidden
+from lexlip_data.sources.files import is_file, is_hidden, is_inside, read_image, real_roots
 
 _MOMENT = re.compile(r"(.+)#t=(\d{1,7}(?:\.\d{1,3})?)", re.DOTALL)
 

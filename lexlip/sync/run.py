@@ -58,7 +58,7 @@ class Synced:
     """What a sync did.
 
     Attributes:
-        added, changed, renamed, deleted, unchanged: files; one that was copied counts as renamed.
+        added, changed, renamed, deleted, unchanged: files with documents; one that was copied counts as renamed.
         encoded: documents that went through the model.
         seconds: that took.
         documents: of the index now.
@@ -166,11 +166,12 @@ class _Sync:
             self.state.forget()
         known = self.state.roots.get(self.root)
         self.settings = self._settled(settings, known)
-        self.media = MediaFiles(folder, self.settings["video_seconds"])
+        self.media = MediaFiles(folder, self.settings["video_seconds"] or 0.0)
         self.done = Synced(notes=list(self.media.notes))
         self.new_index = rebuild or not (index / MANIFEST).exists()
         self.is_new_root = known is None or self.new_index
         self.alive: set[str] = set() if self.new_index else _alive(index)
+        self.known: dict[str, Entry] = {}  # files whose entries hold
         self.foreign: set[str] = set()  # ids that are not this folder's
 
     def run(self, may_be_empty: bool) -> Synced:
@@ -195,7 +196,8 @@ class _Sync:
         listed = set(names)
         gone = [name for name in root.files if name not in listed and self.media.is_gone(name)]
         todo = [name for name in names if not self._is_as_it_was(name, files)]
-        self.done.unchanged = len(names) - len(todo)
+        self.done.unchanged = len(names) - len(todo) - len(self.done.broken)
+        self.known = files
         self.digests = {entry.digest: name for name, entry in files.items() if entry.names(name)}
         self.gone = set(gone)
         for first in range(0, len(todo), self.batch):
@@ -208,21 +210,18 @@ class _Sync:
     # --- what there is ---
 
     def _settled(self, given: Settings, known: RootState | None) -> dict[str, Any]:
-        usual = {
-            "id_prefix": None,
-            "top_k": 0,
-            "video_seconds": EVERY if _reads_videos() else 0.0,
-            "video_whole": False,
-        }
+        usual = {"id_prefix": None, "top_k": 0, "video_seconds": None, "video_whole": False}
         begun = known.settings if known else {}
         settled = {**usual, **begun, "readers": sorted(READ)}
         for name, value in vars(given).items():
-            if value is not None and name in begun and begun[name] != value:
+            if value is not None and begun.get(name) is not None and begun[name] != value:
                 raise IndexingError(
                     f"{self.folder} is in {self.index} with {name}={begun[name]!r}, not {value!r}; leave it out, or "
                     f"begin anew: lexlip sync {self.folder} --index {self.index} --rebuild"
                 )
             settled[name] = settled[name] if value is None else value
+        if settled["video_seconds"] is None and _reads_videos():  # also where PyAV came later
+            settled["video_seconds"] = EVERY
         if settled["id_prefix"] is None:
             settled["id_prefix"] = f"{Path(self.root).name}/" if self._others() else ""
         return settled
@@ -292,6 +291,9 @@ class _Sync:
                 entries[name] = entry = self.media.read(name)
             except MissingImage:  # a moment later it is gone
                 continue
+            before = self.known.get(name)
+            if before is not None and before.why and before.digest == entry.digest:  # broken, and as it was
+                entries[name] = entry = entry._replace(why=before.why)
             source = self.digests.get(entry.digest)
             same = files.get(source) if source is not None else None
             if source is not None and same is not None and not entry.why and same.digest == entry.digest:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from lexlip.errors import IndexingError
 from lexlip.index.store import SYNC_FILES
 from lexlip.utils.files import write_whole
-from lexlip_data.sources.files import sync_folder
+from lexlip_data.sources.files import sync_folder, writing
 
 JOURNAL = SYNC_FILES[0]
 _FIRST = {"lexlip_sync": 1}
@@ -83,7 +83,7 @@ class SyncState:
         for number, line in enumerate(lines[:-1]):  # after the last line end: nothing, or what was cut off
             try:
                 self._replay(json.loads(line), number)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise IndexingError(
                     f"{self._path}, line {number + 1} is damaged; remove the file, and the next sync encodes all anew"
                 ) from error
@@ -149,7 +149,7 @@ class SyncState:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self.rewrite()
             sync_folder(self._path.parent)
-        with open(self._path, "ab") as file:
+        with writing(self._path), open(self._path, "ab") as file:
             file.write((json.dumps(line) + "\n").encode())
             file.flush()
             os.fsync(file.fileno())

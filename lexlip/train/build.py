@@ -11,18 +11,21 @@ from lexlip.errors import ConfigError
 from lexlip.models.config import ModelConfig, text_dropout
 from lexlip.models.dense import DenseLIP
 from lexlip.models.encoders import pretrained_bert
+from lexlip.models.frozen.config import FrozenConfig
+from lexlip.models.hub import check_head
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.long_texts import fit_text_tables
 from lexlip.models.tokenizer import check_tokenizer
 from lexlip.models.trust import TEXT
 from lexlip.models.two_tower import TwoTowers
+from lexlip.models.weights import check_text, fit, fit_words, known_config, model_weights
 from lexlip.train.config import Config, check_patch
 
 HEAD_WIDTH = 64  # of an attention head, where no key says how many there are
 DERIVED = ("patch_size", "input_image_embed_size", "input_text_embed_size", "hidden_size", "num_heads")
 SHAPE_KEYS = (  # the same in `Config` and `ModelConfig`
     "vit", "vit_kwargs", "image_size", "image_norm_eps", "max_text_len", "corner_tokens", "sentence_sep",
-    "inactive_terms", "own_weights",
+    "inactive_terms", "own_weights", "joint_dim",
 )  # fmt: skip
 DENSE_KEYS = ("embed_dim", "text_pooler", "image_projection")
 Model = TypeVar("Model", bound=TwoTowers)
@@ -65,8 +68,10 @@ def build_model(
     if known is not None:  # what the weights were trained with, unless a key says otherwise
         shape.inactive_terms = shape.inactive_terms or known.inactive_terms
         shape.own_weights = shape.own_weights or known.own_weights
+        shape.joint_dim = shape.joint_dim or known.joint_dim
         shape.text_side = known.text_side if shape.text_side == "contextual" else shape.text_side
     model = kind(shape, tokenizer, config.vit_pretrained if known is None else False)
+    model.image_encoder.rel_pos = config.rel_pos
     if bert is not None:
         state = bert.bert.state_dict()
         fresh = model.text_encoder.bert.state_dict()
@@ -76,6 +81,33 @@ def build_model(
     if isinstance(model, LexLIP):
         model.set_lexicon_head(config.lexicon_head)
     check_towers(model, config)
+    return model
+
+
+def started_model(kind: type[Model], config: Config, tokenizer: PreTrainedTokenizerBase | None = None) -> Model:
+    """`build_model`, with the weights of `load_path` where there is one.
+
+    Raises:
+        ConfigError: as `build_model`.
+        CheckpointError: the weights cannot be read, or are of another model.
+    """
+    weights, known = {}, None
+    if source := config.load_path or config.resume_from:
+        # Read before the towers are built: a wrong file is refused before anything is fetched.
+        # Only its text tower is taken over; the image tower is the one that this run's config names.
+        weights, known = model_weights(source), known_config(source, trust_sources=True)
+        if known is not None:
+            check_head(kind, known, source)
+            check_text(known, weights, source)
+    assert not isinstance(known, FrozenConfig)  # which `check_text` refuses
+    model = build_model(kind, config, tokenizer, known)
+    if config.load_path:
+        # What was trained on such lengths already must not be cut back to `trained_positions`.
+        long_enough = known is not None and known.max_text_len >= config.max_text_len
+        trained = None if long_enough else config.trained_positions
+        fit_text_tables(weights, model.state_dict(), config.max_text_len, trained)
+        fit_words(weights, model.state_dict(), config.inactive_terms)
+        fit(model, weights, config.load_path)
     return model
 
 

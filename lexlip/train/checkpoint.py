@@ -105,8 +105,25 @@ def read_resumable(path: str | Path) -> dict:
     return content
 
 
-def check_resumable(module: nn.Module, path: str | Path) -> None:
+def ways_of(path: str | Path) -> dict[str, object]:
+    """Keys that a checkpoint was written without, and what it did then; its optimiser's state fits no other way.
+
+    Raises:
+        CheckpointError: as `read_resumable`.
+    """
+    kept = read_resumable(path).get("hyper_parameters")
+    saved = kept.get("config") if isinstance(kept, dict) else None
+    if not isinstance(saved, dict) or "block_decay" in saved:
+        return {}
+    log.info("%s was written without block_decay: norms inside the image tower's blocks stay without decay", path)
+    return {"block_decay": False}
+
+
+def check_resumable(module: nn.Module, path: str | Path, block_decay: bool = False) -> None:
     """Refuse to resume from a file of another phase or shape, or whose optimiser had other groups.
+
+    Args:
+        block_decay: of the run, which decides its groups.
 
     Raises:
         CheckpointError: as `read_resumable`, or naming the file and the first names that differ.
@@ -119,7 +136,7 @@ def check_resumable(module: nn.Module, path: str | Path) -> None:
     if lines:
         listed = "\n  ".join(lines)
         raise CheckpointError(f"{path} is of another phase or model, load_path may start from it:\n  {listed}")
-    sizes = [len(group["params"]) for group in parameter_groups(module, 0.0)]
+    sizes = [len(group["params"]) for group in parameter_groups(module, 0.0, block_decay=block_decay)]
     for state in content["optimizer_states"]:
         if (there := [len(group["params"]) for group in state["param_groups"]]) != sizes:
             raise CheckpointError(

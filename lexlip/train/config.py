@@ -20,21 +20,24 @@ import yaml
 from lexlip.errors import ConfigError
 from lexlip.launch import environment
 from lexlip.models.config import HEADS, TEXT_SIDES
+from lexlip.models.positions import REL_POS
 from lexlip.models.terms import KINDS
 from lexlip.ops.max_logits import METHODS
-from lexlip_data.loading.transforms import TRANSFORM_KEYS
+from lexlip_data.loading.transforms import refusal_of
+from lexlip_data.sources.images import TRANSPARENCY, TRUNCATED
 
 FRESH_WIDTH = 768  # of a fresh BERT, where no key says it
+LOGGERS = ("tensorboard", "csv", "wandb")
 PENALTIES = ("flops", "l1")
 FRACTIONS = (
     "warmup_steps", "flops_warmup", "flops_warmup_text", "flops_warmup_image", "target_steps", "top_k_steps",
     "val_check_interval",
 )  # fmt: skip
 CONTROLS = (None, "captions", "terms")
-LEXICON_KEYS = (  # of trained towers with lexicon heads alone
-    "inactive_terms", "own_weights", "start_terms_text", "start_terms_image",
-)  # fmt: skip
+WORD_KEYS = ("own_weights", "start_terms_text", "start_terms_image", "joint_dim")  # of trained towers alone
 MODES = ("bottle", "con", "both")
+PER, UPDATES = ("batch", "micro_batch"), ("step", "micro_batch")
+MASKING, STARTS, SELECTIONS = ("words", "positions"), ("empty", "noise"), ("rsum", "first_r1")
 PRECISIONS = (16, 32, "16", "32", "bf16", "16-mixed", "bf16-mixed", "32-true")
 
 
@@ -58,6 +61,7 @@ class Config:
     test_only: bool = key("evaluate on the test split and stop")
     metrics_file: str = key("test_only: also write the metrics to this JSON file")
     log_every: int = key("steps between two lines of the logs", least=1)
+    loggers: list[str] = key("where the numbers go: tensorboard, csv, wandb", choices=LOGGERS)
 
     # --- machine ---
     num_gpus: int = key("per node; 0: run on the CPU", least=0)
@@ -76,8 +80,14 @@ class Config:
     data_sets: dict = key('own names: {"mine": {"train": ["mine_train"], "val": ["mine_val"], "test": ["mine_test"]}}')
     picture_roots: list[str] = key("folders besides data_root that the tables' paths and links may lead into")
     max_images: int | dict | None = key('cap on images per data set and split: a number, or {"gcc": 100000}')
-    train_transform_keys: list[str] = key("vit, vit_randaug")
-    val_transform_keys: list[str] = key("vit, vit_randaug")
+    train_transform_keys: list[str] = key("vit, vit_randaug, torchvision_randaug")
+    val_transform_keys: list[str] = key("vit")
+    truncated_images: str = key(
+        "refuse, or read: what is missing of a file that is cut short is grey", choices=TRUNCATED
+    )
+    turned_images: bool = key("turn images upright by their EXIF tag")
+    reduced_images: bool = key("decode large JPEGs at a half, a quarter or an eighth, where nothing is augmented")
+    transparency: str = key("white, or drop: show the colours that transparent pixels have", choices=TRANSPARENCY)
     image_size: int = key("side of the images in pixels", least=1)
     max_text_len: int = key("tokens, [CLS], corner tokens and [SEP] included", least=1)
     long_captions: int = key("long texts per pair: column long_caption, else an image's captions joined", least=0)
@@ -88,6 +98,9 @@ class Config:
     whole_word_masking: bool = key("mask all word pieces of a word together")
     mlm_prob: float = key("probability that a word of the text tower's input is masked", least=0, most=1)
     decoder_mlm_prob: float = key("probability that a word of the weakened decoder's input is masked", least=0, most=1)
+    masking: str = key(
+        "words: of a caption's words; positions: of max_text_len, drawn among words and padding", choices=MASKING
+    )
 
     # --- image tower ---
     vit: str = key('timm name, "hf-hub:owner/name" or "local-dir:PATH"')
@@ -97,6 +110,8 @@ class Config:
     input_image_embed_size: int | None = key("width of the image tower; null: the tower's own", least=1)
     image_norm_eps: float = key("of the image tower's LayerNorms", least=0)
     lock_image: bool = key("keep the image tower as it was loaded; its head is still trained")
+    drop_path_rate: float = key("stochastic depth of the last block, 0 at the first; BEiT and ViT", least=0, most=1)
+    rel_pos: str = key("BEiT's positions at other sizes: 2d, or official, as the official code does", choices=REL_POS)
 
     # --- text tower and weakened decoder ---
     text_model: str = key('hub name or folder; "": the same as tokenizer')
@@ -115,6 +130,9 @@ class Config:
     # --- head ---
     head: str = key("lexicon: weighted terms; dense: one vector of embed_dim numbers, the baseline", choices=HEADS)
     embed_dim: int = key("dense: width of the vectors", least=1)
+    joint_dim: int = key("lexicon: width of a dense head beside it, see loss_names.dense; 0: none", least=0)
+    joint_weights: list[float] = key("of dense and of lexicon scores in the sum that teaches both", least=0)
+    eval_head: str = key("evaluation of a model with both heads", choices=HEADS)
     text_pooler: bool = key("dense: project BERT's pooler (dense layer, tanh) of [CLS] rather than [CLS] itself")
     image_projection: bool = key("dense: false where the image tower is embed_dim wide and gives the vectors as it is")
 
@@ -134,12 +152,12 @@ class Config:
 
     # --- heads on frozen towers ---
     features: str = key("folder of `lexlip cache`; trains heads on its features, and no tower is loaded")
-    teacher: str = key("a dense reference on these features, whose scores teach: a checkpoint or a model folder")
+    teacher: str = key("whose scores teach: a checkpoint or folder of a dense model; own: frozen towers themselves")
+    teacher_temperature: float | None = key("divides the scores that teach; null: as temperature", above=0)
     head_width: int = key(
         "of the space of images, texts and terms; as wide as the text tower, it starts from it", least=1
     )
     term_min_count: int = key("captions that must have a word piece, for it to be a term", least=1)
-    allowed_terms: str = key("words: no pieces inside of words, no signs; all; or a file with one word piece per line")
     row_terms: int = key("lookup: terms that a word piece adds to its own", least=0)
     image_dropout: float = key("of the image features", least=0, most=1)
     text_dropout: float = key("of the sentence vectors", least=0, most=1)
@@ -170,15 +188,27 @@ class Config:
     bottleneck_temperature: float = key("Phase 1: divides the logits of the bottleneck's softmax", above=0)
     bottleneck_norm: bool = key("Phase 1: bring the bag of words to the length of the decoder's other inputs")
     mask_same_image: bool = key("captions of one image are not negatives of each other")
+    contrastive_gradient: float = key(
+        "multiplies the gradient of the contrastive loss within a batch, not its value", least=0
+    )
+    loss_rows: str = key("rows that FLOPS and the masked words of a mean are of: batch, micro_batch", choices=PER)
     queue_size: int = key("Phase 2: past keys kept per modality", least=0)
+    queue_start: str = key("Phase 2: empty, or noise: random keys until the first ones are overwritten", choices=STARTS)
+    queue_update: str = key(
+        "Phase 2: after each step, or micro_batch: keys of its earlier ones are negatives too", choices=UPDATES
+    )
     momentum: float = key("Phase 2: of the momentum encoder", least=0, most=1)
+    momentum_update: str = key("Phase 2: after each step, or before it for each micro_batch", choices=UPDATES)
+    momentum_dropout: bool = key("Phase 2: dropout and stochastic depth in the momentum encoder too")
     DR: bool = key("Phase 2, dynamic resolution: half of the training steps at half the image size")
+    DR_coin: str = key("Phase 2: one for each step, or for each micro_batch", choices=UPDATES)
     push_floor: float = key("loss_names.push: weight of terms that an image has lost, so that they return", least=0)
 
     # --- optimiser ---
     optim_type: str = key("adamw, adam, sgd", choices=("adamw", "adam", "sgd"))
     learning_rate: float = key("at its peak, after the warm-up", least=0)
-    weight_decay: float = key("none on biases and norms", least=0)
+    weight_decay: float = key("none on biases and norms, but see block_decay", least=0)
+    block_decay: bool = key("decay norms and layer scale inside the image tower's blocks too, as the authors do")
     adam_betas: list[float] = key("decay of Adam's two running means", least=0)
     adam_eps: float = key("added to the denominator of Adam's step", least=0)
     decay_power: int | float | str = key('of the polynomial decay; "cosine" for a cosine')
@@ -200,9 +230,12 @@ class Config:
 
     # --- validation and evaluation ---
     val_check_interval: int | float = key("a fraction of an epoch if a float, batches if an int", above=0)
+    val_check_unit: str = key("what an int counts: batch, a whole step, or micro_batch", choices=PER)
     get_recall_metric: bool = key("recall on val after each check picks the best checkpoint; false: the val loss does")
+    select_by: str = key("rsum: mean of all data sets; first_r1: both R@1 of the first one", choices=SELECTIONS)
     eval_batch_size: int | None = key("null: per_gpu_batchsize", least=1)
     eval_top_k: list[int] = key("also report recall with every vector cut to its k heaviest terms, e.g. [32]", least=1)
+    eccv: bool = key("test_only: also ECCV Caption and CxC of COCO's test split, by the package eccv-caption")
     eval_folds: int = key("5: also the five-fold 1K protocol of COCO", least=0)
 
     @classmethod
@@ -220,6 +253,11 @@ class Config:
             name = field.name
             if name not in values:
                 raise ConfigError(f"{name} is missing")
+            if name == "num_gpus" and isinstance(values[name], list):
+                raise ConfigError(
+                    f"num_gpus={values[name]}; give how many, num_gpus={len(values[name])}, and choose them with "
+                    f"CUDA_VISIBLE_DEVICES={','.join(map(str, values[name]))} before the command"
+                )
             typed[name] = _typed(name, values[name], defaults[name])
             _check_range(field, typed[name], defaults[name])
         config = cls(**typed)
@@ -250,6 +288,14 @@ class Config:
     def rows_at_once(self) -> int:
         """Rows of a micro-batch."""
         return self.grad_cache_chunk or self.per_gpu_batchsize
+
+    @property
+    def validated_every(self) -> int | float:
+        """`val_check_interval` in global batches, or as a fraction of an epoch."""
+        every = self.val_check_interval
+        if isinstance(every, float) or self.val_check_unit == "batch":
+            return every
+        return max(1, every * self.per_gpu_batchsize * self.processes // self.batch_size)
 
     @property
     def trainer_precision(self) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
@@ -320,7 +366,8 @@ def _number(value: object) -> bool:
 def _check_range(field: dataclasses.Field, value: object, default: object) -> None:
     """Refuse numbers outside their key's range, also inside of lists, and names that are no choice."""
     rule, name = field.metadata, field.name
-    if rule["choices"] and value not in rule["choices"]:
+    given = value if isinstance(value, list) else [value]
+    if rule["choices"] and any(item not in rule["choices"] for item in given):
         raise ConfigError(f"{name}={value!r}; it must be one of {', '.join(map(str, rule['choices']))}")
     if isinstance(value, list):
         kind = get_args(_HINTS[name])[0]
@@ -344,8 +391,8 @@ def _check_range(field: dataclasses.Field, value: object, default: object) -> No
 def _check_values(config: Config, defaults: dict) -> None:
     """What a type and a range cannot say."""
     for name in ("train_transform_keys", "val_transform_keys"):
-        if len(value := getattr(config, name)) != 1 or value[0] not in TRANSFORM_KEYS:
-            raise ConfigError(f"{name}={value}; it must hold one of {', '.join(TRANSFORM_KEYS)}")
+        if reason := refusal_of(getattr(config, name)):
+            raise ConfigError(f"{name}={getattr(config, name)}; {reason}")
     name = str(config.version)
     if name in ("", ".", "..") or {"/", "\\", "\0"} & set(name):
         raise ConfigError(f"version={name!r}; it must be a number or a plain name, which a folder will have")
@@ -369,6 +416,8 @@ def _check_values(config: Config, defaults: dict) -> None:
         if isinstance(value, float) and value > 1:
             whole = "an epoch" if name == "val_check_interval" else "all steps"
             raise ConfigError(f"{name}={value}: as a float it is a fraction of {whole}, at most 1.0")
+    if len(config.joint_weights) != 2:
+        raise ConfigError(f"joint_weights={config.joint_weights}; it must be two numbers, of dense and of lexicon")
     if len(config.adam_betas) != 2 or not all(beta < 1 for beta in config.adam_betas):
         raise ConfigError(f"adam_betas={config.adam_betas}; it must be two numbers from 0 up to, but not including, 1")
     if config.max_text_len < 3 + config.corner_tokens:

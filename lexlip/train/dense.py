@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lexlip.errors import ConfigError
 from lexlip.models.dense import MAX_SCALE, DenseLIP
-from lexlip.train.config import LEXICON_KEYS, Config
+from lexlip.train.config import WORD_KEYS, Config
 from lexlip.train.module import RetrievalModule
 from lexlip.train.step import Tensors
 from lexlip_data.loading.batch import Batch
@@ -33,7 +33,9 @@ class DenseModule(RetrievalModule):
         for key in ("train_top_k", "eval_top_k"):
             if getattr(config, key):
                 raise ConfigError(f"{key}={getattr(config, key)}: dense vectors have no terms to cut; set {key}=[]")
-        for key in (*LEXICON_KEYS, "expansion_control", "target_terms_text", "target_terms_image"):
+        for key in (
+            "inactive_terms", *WORD_KEYS, "expansion_control", "target_terms_text", "target_terms_image",
+        ):  # fmt: skip
             if getattr(config, key):
                 raise ConfigError(f"{key}={getattr(config, key)} belongs to the lexicon head; leave it out")
         if config.DR:

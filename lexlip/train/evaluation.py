@@ -5,10 +5,13 @@ B rows, V terms or dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from lexlip.evaluate import recall
+from lexlip.evaluate.eccv import CocoIds, eccv_metrics
 from lexlip.evaluate.grounding import content_terms, terms_of_images
 from lexlip.models.terms import own_terms
 from lexlip_data.loading.batch import Batch
@@ -31,9 +34,14 @@ class Collected:
         self.parts.setdefault((name, kind), []).append(rows)
 
     def metrics(
-        self, vocabulary: dict[str, int] | None, top_k: list[int], folds: int, cut_to_length_one: bool = False
-    ) -> dict[str, dict]:
-        """`recall.evaluate` of each data set, the same on every process; what was collected is forgotten."""
+        self, vocabulary: dict[str, int] | None, top_k: list[int], folds: int, cut_to_length_one: bool = False,
+        coco_ids: Mapping[str, CocoIds] | None = None,
+    ) -> dict[str, dict]:  # fmt: skip
+        """`recall.evaluate` of each data set, the same on every process; what was collected is forgotten.
+
+        Args:
+            coco_ids: of data sets of which ECCV Caption and CxC are wanted too.
+        """
         sets: dict[str, dict[str, recall.SparseVectors]] = {}
         for (name, kind), parts in sorted(self.parts.items()):
             sets.setdefault(name, {})[kind] = recall.SparseVectors.concatenate(parts).gathered()
@@ -44,4 +52,6 @@ class Collected:
             if vocabulary is not None and "words" in kinds:
                 words = terms_of_images(kinds["image"].ids, kinds["words"]), content_terms(vocabulary)
             metrics[name] = recall.evaluate(kinds["image"], kinds["text"], top_k, folds, words, cut_to_length_one)
+            if coco_ids and name in coco_ids:
+                metrics[name]["eccv"] = eccv_metrics(kinds["image"], kinds["text"], coco_ids[name])
         return metrics

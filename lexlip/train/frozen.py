@@ -20,8 +20,8 @@ from lexlip.features.store import FeatureStore
 from lexlip.models.dense import MAX_SCALE
 from lexlip.models.frozen.model import FrozenLexLIP
 from lexlip.models.weights import load_model
-from lexlip.train.config import LEXICON_KEYS, Config
-from lexlip.train.frozen_start import new_heads
+from lexlip.train.config import WORD_KEYS, Config
+from lexlip.train.frozen_start import OWN, new_heads
 from lexlip.train.grounding import drawn_expansion
 from lexlip.train.losses import cut_scores, score_distillation, symmetric_contrastive
 from lexlip.train.module import RetrievalModule
@@ -44,7 +44,7 @@ class _FrozenModule(RetrievalModule):
                 f"training_mode={config.training_mode}: heads on frozen towers are contrastive; add "
                 "task_frozen_lexicon_train, or set training_mode=con"
             )
-        for key in ("long_captions", "DR", "lock_image", "gradient_checkpointing", "compile", *LEXICON_KEYS):
+        for key in ("long_captions", "DR", "lock_image", "gradient_checkpointing", "compile", *WORD_KEYS):
             if getattr(config, key):
                 raise ConfigError(f"{key}={getattr(config, key)} belongs to training with images; leave it out here")
         for key, value in (("head_text", "in_context"), ("expansion_control", "terms")):
@@ -98,7 +98,7 @@ class FrozenDenseModule(_FrozenModule):
 
 
 class FrozenModule(_FrozenModule):
-    """The lexicon: InfoNCE and the dense reference's scores, of whole vectors and of cut ones, and FLOPS."""
+    """The lexicon: InfoNCE and the teacher's scores, of whole vectors and of cut ones, and FLOPS."""
 
     name = "Frozen"
     loss_groups = {"contrastive_loss": "contrastive", "distill_loss": "distill", "flops_loss": "contrastive"}
@@ -132,7 +132,9 @@ class FrozenModule(_FrozenModule):
         assert heads is not None
         text = heads.encode_text(self.model.text_batch(batch), batch.get("expanded"))
         vectors = {"text": text, "image": heads.encode_image(batch["image"])}
-        if self.model.dense_heads is not None:
+        if self.config.teacher == OWN:
+            vectors["teacher_text"], vectors["teacher_image"] = batch["text_pooled"], batch["image"][:, 0]
+        elif self.model.dense_heads is not None:
             with torch.no_grad():
                 for kind in ("text", "image"):
                     vectors[f"teacher_{kind}"] = self.model.vectors_of_features(kind, batch, "dense")
@@ -150,7 +152,9 @@ class FrozenModule(_FrozenModule):
             scores = text @ image.T if k is None else cut_scores(text, image, k)
             contrastive.append(symmetric_contrastive(scores, self.temperature(vectors), ids))
             if taught is not None:
-                distilled.append(score_distillation(scores, taught, self.config.temperature))
+                distilled.append(
+                    score_distillation(scores, taught, self.config.temperature, self.config.teacher_temperature)
+                )
         losses = {
             "contrastive_loss": total(contrastive) / len(contrastive),
             "flops_loss": self.sparsity.loss({side: [vectors[side]] for side in SIDES}, self.step_in_training),

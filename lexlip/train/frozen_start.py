@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from lexlip.errors import ConfigError
 from lexlip.features.store import FeatureSplit, FeatureStore
@@ -15,10 +13,11 @@ from lexlip.features.vocabulary import read_vocabulary
 from lexlip.models.frozen.config import FrozenConfig
 from lexlip.models.frozen.heads import LookupText
 from lexlip.models.frozen.model import FrozenLexLIP
+from lexlip.models.terms import terms_of_kinds
 from lexlip.models.weights import known_config, model_weights
 from lexlip.train.config import Config
-from lexlip_data.errors import one_line
 
+OWN = "own"  # teacher: the cosines of the frozen towers' own vectors, where they have a common space (D2S)
 STATISTICS_ROWS = 20_000  # images whose features give mean and deviation
 
 
@@ -30,10 +29,10 @@ def new_heads(config: Config, store: FeatureStore) -> FrozenLexLIP:
     """
     split = store.split("train")
     counts = split.term_counts()
-    frequent = counts >= config.term_min_count
-    terms = np.flatnonzero(frequent & allowed(config.allowed_terms, store.tokenizer))
+    inactive = terms_of_kinds(store.tokenizer.get_vocab(), config.inactive_terms, len(counts)).numpy()
+    terms = np.flatnonzero((counts >= config.term_min_count) & ~inactive)
     if not len(terms):
-        chosen = "" if config.allowed_terms == "all" else f" and in allowed_terms={config.allowed_terms}"
+        chosen = f" and active with inactive_terms={config.inactive_terms}" if config.inactive_terms else ""
         raise ConfigError(
             f"term_min_count={config.term_min_count}: no word piece of the {len(split.captions)} training captions is "
             f"in so many of them{chosen}; lower it, or add captions"
@@ -41,7 +40,9 @@ def new_heads(config: Config, store: FeatureStore) -> FrozenLexLIP:
     dense = config.head == "dense"
     teacher: dict[str, torch.Tensor] = {}
     embed_dim = config.embed_dim if dense else 0
-    if config.teacher and not dense:
+    if config.teacher == OWN and not dense:
+        _check_common_space(store)
+    elif config.teacher and not dense:
         teacher, embed_dim = _teacher(config.teacher, store)
     choices: dict[str, Any] = {"text_head": config.head_text, "head": config.head}
     shape = FrozenConfig(
@@ -58,32 +59,6 @@ def new_heads(config: Config, store: FeatureStore) -> FrozenLexLIP:
         model.dense_heads.load_state_dict(teacher)
         model.dense_heads.requires_grad_(False)
     return model
-
-
-def allowed(which: str, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """(V,) bool: the word pieces that may be terms, as `allowed_terms` says.
-
-    Raises:
-        ConfigError: the file cannot be read, or holds what is no word piece of the lexicon.
-    """
-    ids = tokenizer.get_vocab()
-    chosen = np.zeros(len(tokenizer), bool)
-    if which == "all":
-        return ~chosen
-    if which == "words":
-        chosen[[number for piece, number in ids.items() if piece.isalnum()]] = True  # "##s" and "." are not
-        return chosen
-    try:
-        pieces = Path(which).read_text(encoding="utf-8").split()
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"allowed_terms={which}: neither words nor all, and no file that can be read ({one_line(error)})"
-        ) from error
-    for piece in pieces:
-        if piece not in ids:
-            raise ConfigError(f"allowed_terms={which}: {piece[:60]!r} is no word piece of the lexicon's tokenizer")
-        chosen[ids[piece]] = True
-    return chosen
 
 
 def _start(
@@ -105,6 +80,16 @@ def _start(
     model.lexicon_heads.start(ids, embeddings, idf)
     if isinstance(model.lexicon_heads.text_side, LookupText):
         model.lexicon_heads.text_side.words.copy_(vocabulary.words[ids])
+
+
+def _check_common_space(store: FeatureStore) -> None:
+    """Refuse towers whose vectors cannot be compared with each other."""
+    if store.image_tokens > 1 or store.image_width != store.pooled_width:
+        raise ConfigError(
+            f"teacher={OWN}: the towers' own scores are cosines of one vector of each image, {store.image_tokens} x "
+            f"{store.image_width} numbers in {store.folder}, and of each text, {store.pooled_width}; cache both sides "
+            "of one model, such as CLIP, with #pooled, or train a dense reference with head=dense"
+        )
 
 
 def _teacher(path: str, store: FeatureStore) -> tuple[dict[str, torch.Tensor], int]:

@@ -9,19 +9,22 @@ from functools import cached_property
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lexlip.errors import ConfigError
 from lexlip.models.lexicon_head import keep_heaviest
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.terms import own_terms, terms_of_kinds
+from lexlip.ops.max_logits import saturate
 from lexlip.train.batch_norm import statistics_kept
 from lexlip.train.config import Config
 from lexlip.train.grounding import controlled, drawn_expansion, push
+from lexlip.train.joint import Teacher, joint_losses
 from lexlip.train.module import RetrievalModule
 from lexlip.train.sparsity import SIDES, bias_shift
 from lexlip.train.step import Tensors, split_batch, total
-from lexlip.utils.distributed import sum_over_ranks, world_size
+from lexlip.utils.distributed import gather_many, gather_rows, sum_over_ranks, world_size
 from lexlip_data.loading.batch import Batch
 
 
@@ -29,7 +32,26 @@ class LexiconModule(RetrievalModule):
     """Base of both phases."""
 
     model: LexLIP
-    loss_groups: ClassVar = {**RetrievalModule.loss_groups, "push_loss": "push"}
+    loss_groups: ClassVar = {
+        **RetrievalModule.loss_groups, "push_loss": "push", "dense_loss": "dense", "distill_loss": "distill",
+    }  # fmt: skip
+
+    def __init__(self, config: Config, model: LexLIP):
+        super().__init__(config, model)
+        self.teacher: Teacher | None = None
+        if config.teacher and not config.test_only:
+            self.teacher = Teacher(config.teacher, model.vocab_size, config.image_size)
+
+    @classmethod
+    def trained_groups(cls, config: Config) -> set[str]:
+        taught = config.joint_dim or config.teacher
+        return super().trained_groups(config) - (set() if taught else {"distill"})
+
+    @classmethod
+    def ignored_weights(cls, config: Config) -> dict[str, float]:
+        weight = config.loss_names.get("distill", 0)
+        untaught = {"distill": weight} if weight and not (config.joint_dim or config.teacher) else {}
+        return {**super().ignored_weights(config), **untaught}
 
     @classmethod
     def check_config(cls, config: Config) -> None:
@@ -46,6 +68,16 @@ class LexiconModule(RetrievalModule):
                 "head_text=lookup weighs a text's own words alone; set own_weights=True and "
                 "inactive_terms='[\"special\"]' with it"
             )
+        dense = config.loss_names.get("dense", 0)
+        if not config.test_only and bool(config.joint_dim) != bool(dense):
+            raise ConfigError(
+                f"joint_dim={config.joint_dim} with loss_names.dense={dense}: a dense head needs both, such as "
+                "joint_dim=256 loss_names.dense=1"
+            )
+        if config.eval_head == "dense" and not (config.joint_dim or config.load_path):
+            raise ConfigError(
+                "eval_head=dense: there is no dense head; set joint_dim, or load_path to a model with one"
+            )
         super().check_config(config)
 
     # --- words ---
@@ -55,6 +87,9 @@ class LexiconModule(RetrievalModule):
         if self.trained_groups(self.config) & {"push"}:
             rows = sum_over_ranks(torch.tensor(float(len(batch["image_id"])), device=self.device)) / world_size()
             batch = {**batch, "pairs": rows}
+        if self.teacher is not None:
+            parts = [self.teacher.vectors(part) for part in split_batch(batch, self.config.rows_at_once)]
+            batch = {**batch, **{name: torch.cat([part[name] for part in parts]) for name in parts[0]}}  # type: ignore[typeddict-item]
         if not (self.training and self.config.expansion_control):
             return batch
         terms = self.model.vocab_size if self.config.expansion_control == "terms" else 1
@@ -76,10 +111,63 @@ class LexiconModule(RetrievalModule):
         """(B, V) weights of captions, without the expansions that this step does not allow."""
         return controlled(weights, self.own_terms(batch), batch["expanded"]) if "expanded" in batch else weights
 
-    def push_loss(self, logits: Tensor, image: Tensor, text: Tensor, batch: Batch) -> Tensor:
-        """`push` of these rows, divided by the rows of the global batch per process."""
-        own = text.detach() * self.own_terms(batch)
-        return push(logits, image, own, self.config.push_floor).sum() / batch["pairs"]
+    def encode_pairs(
+        self, model: LexLIP, batch: Batch, with_logits: bool = False, trained: bool = True
+    ) -> tuple[Tensors, Tensors, Tensor | None]:
+        """Both sides of a batch.
+
+        Args:
+            with_logits: also give the images' largest logits.
+            trained: with the dense head's vectors and the losses of these rows; not for keys.
+
+        Returns:
+            Normalised vectors by name, (B, V), those of the dense head (B, joint_dim); the push, if it is trained; the
+            images' (B, V) largest logits or None.
+        """
+        pushed, joint = trained and "pairs" in batch, trained and model.config.joint_dim > 0
+        states = text_states = logits = None
+        if with_logits or pushed or joint:
+            states = model.image_encoder(batch["image"])
+            logits = model.image_head.max_logits(states)
+        image = model.lexicon_image(batch["image"]) if logits is None else saturate(logits)
+        ids, mask = batch["text_ids"], batch["text_mask"]
+        if joint:
+            text_states = model.text_encoder(ids, mask)
+        text = self.controlled(model.lexicon_text(ids, mask, text_states), batch)
+        vectors = {"text": text, "image": image}
+        if states is not None and text_states is not None:
+            vectors |= {"dense_text": model.dense_text(text_states), "dense_image": model.dense_image(states)}
+        losses = {}
+        if pushed and logits is not None:
+            own = text.detach() * self.own_terms(batch)
+            losses["push_loss"] = push(logits, image, own, self.config.push_floor).sum() / batch["pairs"]
+        return {name: F.normalize(vector, dim=-1) for name, vector in vectors.items()}, losses, logits
+
+    def taught_losses(self, vectors: Tensors, batch: Batch) -> Tensors:
+        """What a dense head and a teacher add, of the global batch; {} without either. See `joint_losses`."""
+        sides = dict(vectors)
+        if "teacher_text" in batch:
+            sides |= {"teacher_text": batch["teacher_text"], "teacher_image": batch["teacher_image"]}
+        if not sides.keys() & {"dense_text", "teacher_text"}:
+            return {}
+        rows, scores = batch.get("rows_of_ranks"), {}
+        for name in ("", "dense_", "teacher_"):
+            if f"{name}text" in sides:
+                text, image = gather_many([sides[f"{name}text"], sides[f"{name}image"]], rows)
+                scores[name] = text @ image.T
+        ids = gather_rows(batch["image_id"], rows) if self.config.mask_same_image else None
+        return joint_losses(scores[""], scores.get("dense_"), scores.get("teacher_"), self.config, ids)
+
+    def vectors_of(self, kind: str, batch: Batch) -> Tensor:
+        if self.config.eval_head == "lexicon":
+            return super().vectors_of(kind, batch)
+        if kind == "image":
+            return self.model.vectors_of_pixels(batch["image"], "dense")
+        return self.model.vectors_of_ids(batch["text_ids"], batch["text_mask"], "dense")
+
+    @property
+    def vocabulary(self) -> dict[str, int] | None:
+        return super().vocabulary if self.config.eval_head == "lexicon" else None
 
     # --- few of them ---
 
@@ -91,7 +179,7 @@ class LexiconModule(RetrievalModule):
         """
         losses = [whole]
         for k in self.sparsity.cuts(self.step_in_training):
-            cut = {name: keep_heaviest(vector, k) for name, vector in vectors.items()}
+            cut = {name: keep_heaviest(vector, k) for name, vector in vectors.items() if "dense" not in name}
             losses.append(self.contrastive(cut, batch, self.config.temperature))
         return total(losses) / len(losses)
 

@@ -10,6 +10,11 @@ from torch import Tensor
 from lexlip.utils.distributed import sum_over_ranks, world_size
 
 
+def with_gradient(loss: Tensor, factor: float) -> Tensor:
+    """A loss of the same value whose gradient is multiplied."""
+    return loss if factor == 1 else factor * loss + (1 - factor) * loss.detach()
+
+
 def masked_lm(logits: Tensor, labels: Tensor, total: Tensor | float) -> Tensor:
     """Cross-entropy of (N, V) logits at the masked positions alone with the (N,) true ids, summed and divided.
 
@@ -23,14 +28,19 @@ def global_count(labels: Tensor) -> Tensor:
     return (sum_over_ranks((labels != -100).sum().float()) / world_size()).clamp(min=1.0)
 
 
-def flops(vectors: Tensor, threshold: int = 0) -> Tensor:
+def flops(vectors: Tensor, threshold: int = 0, rows_of_a_mean: int | None = None) -> Tensor:
     """FLOPS regulariser of Paria et al. (ICLR 2020): sum over terms of (mean over the batch of |r_v|) squared.
 
     Takes the (B, V) normalised vectors of this process; the mean is over all processes. With a threshold only vectors
     with more active terms count, the others as 0: those that are short already are left alone (the l0 mask of
-    OpenSearch's inference-free models).
+    OpenSearch's inference-free models). With `rows_of_a_mean` the mean is over so many consecutive rows at a time, and
+    the result is the mean of all these, as in the official code.
     """
-    return _mean_of_long(vectors, threshold).square().sum()
+    if rows_of_a_mean is None:
+        return _mean_of_long(vectors, threshold).square().sum()
+    parts = _long_ones(vectors, threshold).split(rows_of_a_mean)
+    count = sum_over_ranks(vectors.new_tensor(float(len(parts)))).detach() / world_size()
+    return torch.stack([part.mean(0).square().sum() for part in parts]).sum() / count
 
 
 def mean_l1(vectors: Tensor, threshold: int = 0) -> Tensor:
@@ -41,10 +51,13 @@ def mean_l1(vectors: Tensor, threshold: int = 0) -> Tensor:
 def _mean_of_long(vectors: Tensor, threshold: int) -> Tensor:
     """(V,) mean over the batch of |r_v|."""
     rows = sum_over_ranks(vectors.new_tensor(float(len(vectors))).detach())
+    return sum_over_ranks(_long_ones(vectors, threshold).sum(0)) / rows
+
+
+def _long_ones(vectors: Tensor, threshold: int) -> Tensor:
+    """(B, V) |r_v|, 0 where a vector has no more active terms than the threshold."""
     sizes = vectors.abs()
-    if threshold:
-        sizes = sizes * ((vectors != 0).sum(1, keepdim=True) > threshold)
-    return sum_over_ranks(sizes.sum(0)) / rows
+    return sizes * ((vectors != 0).sum(1, keepdim=True) > threshold) if threshold else sizes
 
 
 def ramp(step: int, warmup: int) -> float:
@@ -76,17 +89,19 @@ def symmetric_contrastive(scores: Tensor, temperature: float | Tensor, ids: Tens
     return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
 
 
-def score_distillation(scores: Tensor, taught: Tensor, temperature: float) -> Tensor:
+def score_distillation(
+    scores: Tensor, taught: Tensor, temperature: float, taught_temperature: float | None = None
+) -> Tensor:
     """KL divergence of a batch's scores from another model's, over each row and each column, averaged.
 
     Args:
         scores: (B, B) cosines of the model that learns.
         taught: (B, B) cosines of the model that teaches, without gradient.
-        temperature: divides both.
+        temperature: divides both, or the former alone where the latter have a `taught_temperature`.
     """
     losses = []
     for own, given in ((scores, taught), (scores.T, taught.T)):
-        wanted = F.log_softmax(given / temperature, dim=1)
+        wanted = F.log_softmax(given / (taught_temperature or temperature), dim=1)
         losses.append(F.kl_div(F.log_softmax(own / temperature, dim=1), wanted, log_target=True, reduction="batchmean"))
     return (losses[0] + losses[1]) / 2
 

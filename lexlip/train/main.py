@@ -50,7 +50,7 @@ from lexlip.models.weights import read
 from lexlip.train import run_dir
 from lexlip.train.callbacks.interruption import Leave, Stopped, Watch
 from lexlip.train.callbacks.saver import Saver
-from lexlip.train.checkpoint import check_resumable
+from lexlip.train.checkpoint import check_resumable, ways_of
 from lexlip.train.config import Config, base, check_seed, named
 from lexlip.train.dense import DenseModule
 from lexlip.train.features import FeatureDataModule
@@ -245,6 +245,8 @@ def _run(config: Config, phase: type[RetrievalModule], watch: Watch) -> dict:
     if resume and config.load_path:
         log.info("going on from %s; load_path=%s was this run's beginning", resume, config.load_path)
     config = config.changed(resume_from=resume, load_path="" if resume else config.load_path)
+    if resume:
+        config = config.changed(**ways_of(resume))
     data: FeatureDataModule | CaptionDataModule
     if store is not None:
         data = FeatureDataModule(config, store)
@@ -259,7 +261,7 @@ def _run(config: Config, phase: type[RetrievalModule], watch: Watch) -> dict:
     trainer, saver = make_trainer(config, folder, steps, validated, watch, phase.all_used(config))
     module = phase.from_config(config, tokenizer)
     if resume:
-        check_resumable(module, resume)
+        check_resumable(module, resume, config.block_decay)
     run_dir.begin()
     with _explained(config, folder):
         if config.test_only:

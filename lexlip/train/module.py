@@ -21,22 +21,20 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lexlip.errors import CheckpointError, ConfigError
-from lexlip.evaluate import recall
+from lexlip.evaluate import eccv, recall
 from lexlip.models.encoders import ImageEncoder, TextEncoder
-from lexlip.models.frozen.config import FrozenConfig
-from lexlip.models.hub import check_head
 from lexlip.models.lexlip import LexLIP
-from lexlip.models.long_texts import fit_text_tables
 from lexlip.models.two_tower import TwoTowers
-from lexlip.models.weights import check_text, fit, fit_phase, fit_words, known_config, model_weights, phase_state
+from lexlip.models.weights import fit_phase, phase_state
 from lexlip.train.agreement import Agreement
 from lexlip.train.batch_norm import average_statistics, restore_statistics, statistics_kept, statistics_of
-from lexlip.train.build import build_model, decided_by
+from lexlip.train.build import decided_by, started_model
+from lexlip.train.callbacks.terms import TermCounts
 from lexlip.train.checkpoint import tokenizer_files
 from lexlip.train.config import Config, base
 from lexlip.train.evaluation import Collected
 from lexlip.train.guard import StepGuard
-from lexlip.train.losses import in_batch_contrastive
+from lexlip.train.losses import in_batch_contrastive, with_gradient
 from lexlip.train.optim import make_optimizer, make_schedule
 from lexlip.train.skipped import SkippedSamples
 from lexlip.train.sparsity import Sparsity
@@ -64,6 +62,8 @@ class RetrievalModule(pl.LightningModule):
         self.config, self.model = config, model
         if config.lock_image:
             model.image_encoder.requires_grad_(False)
+        if config.drop_path_rate and isinstance(model, TwoTowers):  # with 0 a tower keeps what its own `vit_kwargs` say
+            model.image_encoder.set_drop_path(config.drop_path_rate)
         if config.gradient_checkpointing:
             model.image_encoder.enable_gradient_checkpointing()
             model.text_encoder.enable_gradient_checkpointing()
@@ -76,6 +76,8 @@ class RetrievalModule(pl.LightningModule):
         self.noted: Tensors = {}  # further numbers of a step to log, of this process's part of the batch
         self.test_metrics: dict[str, dict] = {}
         self.collected = Collected()
+        self._coco_ids: dict[str, eccv.CocoIds] = {}  # of the test split, where the config asks for them
+        self.term_counts: TermCounts | None = None  # where a callback wants the vectors of every step
 
     # --- a phase's own ---
 
@@ -190,24 +192,7 @@ class RetrievalModule(pl.LightningModule):
     @classmethod
     def from_config(cls, config: Config, tokenizer=None) -> RetrievalModule:
         """Build model and phase; `load_path` is loaded before the phase copies anything from the model."""
-        weights, known = {}, None
-        if source := config.load_path or config.resume_from:
-            # Read before the towers are built: a wrong file is refused before anything is fetched.
-            # Only its text tower is taken over; the image tower is the one that this run's config names.
-            weights, known = model_weights(source), known_config(source, trust_sources=True)
-            if known is not None:
-                check_head(cls.model_class, known, source)
-                check_text(known, weights, source)
-        assert not isinstance(known, FrozenConfig)  # which `check_text` refuses
-        model = build_model(cls.model_class, config, tokenizer, known)
-        if config.load_path:
-            # What was trained on such lengths already must not be cut back to `trained_positions`.
-            long_enough = known is not None and known.max_text_len >= config.max_text_len
-            trained = None if long_enough else config.trained_positions
-            fit_text_tables(weights, model.state_dict(), config.max_text_len, trained)
-            fit_words(weights, model.state_dict(), config.inactive_terms)
-            fit(model, weights, config.load_path)
-        del weights
+        model = started_model(cls.model_class, config, tokenizer)
         module = cls(config, model)
         if config.load_path and not config.test_only and (state := phase_state(config.load_path, cls.name)):
             fit_phase(module, state, config.load_path, strict=False)
@@ -232,7 +217,8 @@ class RetrievalModule(pl.LightningModule):
         long = vectors["long"].unbind(1) if "long" in vectors else ()
         image, *texts = gather_many([vectors["image"], vectors["text"], *long], rows)
         ids = gather_rows(batch["image_id"], rows) if self.config.mask_same_image else None
-        return total(in_batch_contrastive(text, image, temperature, ids) for text in texts) / len(texts)
+        loss = total(in_batch_contrastive(text, image, temperature, ids) for text in texts) / len(texts)
+        return with_gradient(loss, self.config.contrastive_gradient)
 
     # --- the step ---
 
@@ -258,7 +244,7 @@ class RetrievalModule(pl.LightningModule):
         batch, context = self.prepare({**batch, "rows_of_ranks": rows})
         losses = cached_backward(
             lambda part, vectors_only: self._encode(part, context, vectors_only),
-            lambda vectors: self._batch_losses(vectors, batch, context),
+            lambda vectors: self._counted_losses(vectors, batch, context),
             list(split_batch(batch, self.config.rows_at_once)),
             self._backward,
         )
@@ -303,6 +289,11 @@ class RetrievalModule(pl.LightningModule):
         with statistics_kept(self) if vectors_only else nullcontext():
             vectors, losses = self.encode(batch, context, vectors_only)
         return vectors, self._weighed(losses)
+
+    def _counted_losses(self, vectors: Tensors, batch: Batch, context: Any) -> Tensors:
+        if self.term_counts is not None:
+            self.term_counts.add(vectors)
+        return self._batch_losses(vectors, batch, context)
 
     def _batch_losses(self, vectors: Tensors, batch: Batch, context: Any) -> Tensors:
         with torch.autocast(self.device.type, enabled=False):  # scores are divided by 0.05: 16 bits are too coarse
@@ -447,7 +438,11 @@ class RetrievalModule(pl.LightningModule):
             self.collected = Collected()
         cuts = (self.config.eval_top_k, self.config.eval_folds) if self.trainer.testing else ([], 0)
         again = getattr(self.model, "cut_to_length_one", False)  # a dense model's vectors are not cut
-        return self.collected.metrics(self.vocabulary, *cuts, again)
+        return self.collected.metrics(self.vocabulary, *cuts, again, self._coco_ids)
+
+    def on_test_start(self) -> None:
+        if self.config.eccv:  # before anything is encoded, which takes minutes
+            self._coco_ids = {name: eccv.CocoIds(sources) for name, sources in self._data.sources("test").items()}
 
     def on_validation_epoch_end(self) -> None:
         self.validated_step = self.step_now
@@ -461,11 +456,15 @@ class RetrievalModule(pl.LightningModule):
             if "grounding" in row:
                 self.log(f"val/{name}/grounded_images", row["grounding"]["images"])
         self.log("val/rsum", sum(row["rsum"] for row in metrics.values()) / len(metrics), prog_bar=True)
+        first = metrics[self._data.eval_names("val")[0][0]]
+        self.log("val/first_r1", first["t2i"]["R@1"] + first["i2t"]["R@1"])
 
     def on_test_epoch_end(self) -> None:
         self.test_metrics = self._evaluation_metrics()
         if self.trainer.is_global_zero:
-            print(recall.table(self.test_metrics))
+            print(recall.table(self.test_metrics), recall.words(self.test_metrics), sep="\n")
+            if self.config.eccv:
+                print(eccv.table(self.test_metrics))
             if self.config.metrics_file:
                 write_json(self.test_metrics, self.config.metrics_file)
 

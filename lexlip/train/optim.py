@@ -1,18 +1,26 @@
 """Optimiser and learning-rate schedule."""
 
 import math
+import re
 
 import torch
 from torch import nn
 
 from lexlip.train.config import Config
 
+# Norms and layer scale inside the blocks of BEiT or ViT. Their names in the official code slip through its list of what
+# has no decay, which all other norms are on.
+BLOCKS = re.compile(r"(.*\.)?image_encoder\.backbone\.blocks\.\d+\.(norm[12]\.weight|gamma_[12]|ls[12]\.gamma)")
 
-def parameter_groups(module: nn.Module, weight_decay: float, learning_rate: float | None = None) -> list[dict]:
+
+def parameter_groups(
+    module: nn.Module, weight_decay: float, learning_rate: float | None = None, block_decay: bool = False
+) -> list[dict]:
     """Trained parameters by their decay and rate: first matrices, with decay; then biases, norms and other vectors.
 
     A module may say otherwise of parameters of its own: `rate_factors`, name -> multiple of the learning rate, and
     `without_decay`, names. Those of another rate follow in groups of their own; `learning_rate` None leaves it out.
+    With `block_decay`, what `BLOCKS` names has decay too.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
     for path, parameter in module.named_parameters():
@@ -20,6 +28,7 @@ def parameter_groups(module: nn.Module, weight_decay: float, learning_rate: floa
             folder, _, name = path.rpartition(".")
             owner = module.get_submodule(folder)
             decays = parameter.ndim > 1 and "bias" not in path and name not in getattr(owner, "without_decay", ())
+            decays |= block_decay and BLOCKS.fullmatch(path) is not None
             groups.setdefault((getattr(owner, "rate_factors", {}).get(name, 1.0), decays), []).append(parameter)
     return [
         {"params": some, "weight_decay": weight_decay if decays else 0.0}
@@ -30,7 +39,7 @@ def parameter_groups(module: nn.Module, weight_decay: float, learning_rate: floa
 
 def make_optimizer(module: nn.Module, config: Config) -> torch.optim.Optimizer:
     """The optimiser that `optim_type` names, over the module's trained parameters."""
-    groups = parameter_groups(module, config.weight_decay, config.learning_rate)
+    groups = parameter_groups(module, config.weight_decay, config.learning_rate, config.block_decay)
     if config.optim_type == "sgd":
         return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9)
     kind = torch.optim.AdamW if config.optim_type == "adamw" else torch.optim.Adam

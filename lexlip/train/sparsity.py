@@ -39,8 +39,8 @@ class TermTarget:
         change: logarithm of the factor by which the weight is multiplied.
     """
 
-    def __init__(self, target: float, by: int):
-        self.target, self.by = target, max(1, by)
+    def __init__(self, target: float, by: int = 1):
+        self.target, self.by = target, by
         self.mean = self.start = self.change = self.error = 0.0
 
     def observe(self, terms: float, step: int) -> None:
@@ -71,7 +71,8 @@ class Sparsity:
         self.config = config
         self.steps = 0  # of the run, once a Trainer says it
         self.warmup = dict.fromkeys(SIDES, 0)  # steps
-        self.targets: dict[str, TermTarget] = {}
+        wanted = {side: getattr(config, f"target_terms_{side}") for side in SIDES}
+        self.targets = {side: TermTarget(terms) for side, terms in wanted.items() if terms is not None}
         self.observed: dict[str, Tensor] = {}  # active terms of the latest step in training
 
     def begin(self, steps: int) -> None:
@@ -80,8 +81,8 @@ class Sparsity:
         for side in SIDES:
             own = getattr(config, f"flops_warmup_{side}")
             self.warmup[side] = in_steps(config.flops_warmup if own is None else own, steps)
-            if (target := getattr(config, f"target_terms_{side}")) is not None and side not in self.targets:
-                self.targets[side] = TermTarget(target, in_steps(config.target_steps, steps))
+        for target in self.targets.values():
+            target.by = max(1, in_steps(config.target_steps, steps))
 
     def weight(self, side: str, step: int | None) -> float:
         """Of a side's penalty at a step; in validation, None, the whole, so that losses compare."""
@@ -90,6 +91,10 @@ class Sparsity:
         if side in self.targets:
             return weight * math.exp(self.targets[side].change)
         return weight if step is None else weight * ramp(step, self.warmup[side])
+
+    def whole_from(self, side: str) -> int:
+        """The step from which a side's penalty has its whole weight, or its target."""
+        return self.targets[side].by if side in self.targets else self.warmup[side]
 
     def loss(self, sides: Mapping[str, Sequence[Tensor]], step: int | None) -> Tensor:
         """Weighted penalties of (B, V) normalised vectors, the mean over those of one side, added up."""
@@ -102,8 +107,11 @@ class Sparsity:
         return total(losses)
 
     def _penalty(self, side: str, vectors: Tensor) -> Tensor:
-        kind = getattr(self.config, f"penalty_{side}")
-        return (mean_l1 if kind == "l1" else flops)(vectors, self.config.flops_threshold)
+        threshold = self.config.flops_threshold
+        if getattr(self.config, f"penalty_{side}") == "l1":
+            return mean_l1(vectors, threshold)
+        rows = self.config.per_gpu_batchsize if self.config.loss_rows == "micro_batch" else None
+        return flops(vectors, threshold, rows)
 
     def after_step(self, step: int) -> None:
         """Once the weights have moved in the step of that number."""

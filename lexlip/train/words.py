@@ -42,8 +42,8 @@ def read_words(words: list[str], named: Mapping[str, Mapping]) -> tuple[dict, li
         named: the named configs, by name.
 
     Raises:
-        ConfigError: an unknown name, a file that is no config, a value that is more than data, or a named config that
-            a `key=value` before it overrules.
+        ConfigError: an unknown name, a file that is no config, a value that is more than data, a space after a
+            `key=`, or a named config that a `key=value` before it overrules.
     """
     given: dict[str, tuple[int, object, str]] = {}  # key in dots -> where its last value stands, the value, the word
     configs, plain = [], []
@@ -53,6 +53,9 @@ def read_words(words: list[str], named: Mapping[str, Mapping]) -> tuple[dict, li
             value = _value(key.strip(), text.strip())
             plain.append(f"{key.strip()}={value!r}")
             given |= {name: (place, one, word) for name, one in _flat({key.strip(): value})}
+        elif place and words[place - 1].endswith("=") and word not in named:
+            before = one_line(words[place - 1])
+            raise ConfigError(f"there is a space after {before}; write {before}{one_line(word)} in one piece")
         else:
             plain.append(word)
             configs.append((place, word, _named(word, named)))

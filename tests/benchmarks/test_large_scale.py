@@ -36,6 +36,22 @@ def test_rows(benchmarks, tmp_path):
     assert not list(tmp_path.glob("large-scale-*"))
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--top-k", "4", "6", "8"], "--adapter-top-k 32 is none of --top-k 4 6 8"),
+        (["--distractors", "300000", "--top-k", "32"], "adapter-documents"),
+    ],
+)
+def test_adapters_that_would_get_no_row_are_refused_before_anything_is_encoded(benchmarks, capsys, words, message):
+    import large_scale
+
+    with pytest.raises(SystemExit) as ended:
+        large_scale.main(["--model", "nowhere", "--data", "nowhere", "--adapters", "seismic", *words])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and message in error.splitlines()[-1]
+
+
 @pytest.mark.parametrize("terms", [16, 32])
 def test_synthetic_set(sets, terms):
     """Vectors of that many terms and length 1, the same each time; queries touch what they should, in the mean."""

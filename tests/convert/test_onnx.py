@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lexlip import LexLIP
 from lexlip.cli import main
@@ -37,3 +38,25 @@ def test_a_missing_package_is_named(make_config, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnx", None)  # an import of it fails
     assert main(["export-onnx", str(tmp_path), str(tmp_path / "onnx")]) == 2
     assert "onnx is needed to export to ONNX: pip install onnx onnxscript onnxruntime" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("head", ["contextual", "lookup"])
+def test_heads_on_frozen_towers_with_their_towers(frozen, head, tmp_path):
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package, reason="needs the extra onnx")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    folder = frozen.folder(head)
+    assert main(["export-onnx", str(folder), str(tmp_path / "onnx")]) == 0
+    model, texts = LexLIP.from_pretrained(folder), ["a red box left", "the small boxs on a large photo", "the"]
+    tokens = model.tokenizer(texts, padding=True, add_special_tokens=head == "contextual", return_tensors="pt")
+    pixels = torch.stack([model.image_transform()(Image.new("RGB", (40, 30), colour)) for colour in ("red", "green")])
+    inputs = {
+        "text.onnx": {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]},
+        "image.onnx": {"pixel_values": pixels},
+    }
+    wanted = {"text.onnx": model.encode_text(texts), "image.onnx": model.encode_image(pixels)}
+    for file, values in inputs.items():
+        session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / file), providers=["CPUExecutionProvider"])
+        (found,) = session.run(["weights"], {name: value.numpy() for name, value in values.items()})
+        found = torch.nn.functional.normalize(torch.from_numpy(found), dim=-1)
+        torch.testing.assert_close(found, wanted[file], atol=1e-4, rtol=1e-3)

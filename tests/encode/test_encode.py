@@ -1,14 +1,17 @@
 """lexlip encode: what the shards hold, that a run goes on where it was stopped, and what is refused."""
 
+import gzip
 import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -132,6 +135,59 @@ def repeating(table, tmp_path):
     with pa.ipc.new_file(tmp_path / "mine.arrow", batch.schema) as writer:
         writer.write_batch(batch)
     return tmp_path / "mine.arrow", data
+
+
+def write_shard(path, source, images):
+    """A tar shard of some images of a source, with their captions in .json."""
+    with tarfile.open(path, "w") as tar:
+        for i in images:
+            caption = json.dumps({"caption": source.captions(i)}).encode()
+            for ending, data in (("png", source.image_bytes(i)), ("json", caption)):
+                member = tarfile.TarInfo(f"{source.image_id(i)}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+def test_a_further_tar_shard_is_encoded_on_and_images_are_read_once(model, table, tmp_path, monkeypatch, capsys):
+    from lexlip_data.sources import tar_members
+
+    source = TsvSource("corpus", "encode", table)
+    model.save_pretrained(tmp_path / "model")
+    read = []
+    of_locator = tar_members.read_member
+    monkeypatch.setattr("lexlip_data.sources.tar_shards.read_member", lambda at: read.append(at) or of_locator(at))
+    words = ["encode", "--model", str(tmp_path / "model"), "--out", str(tmp_path / "v"), "--tar"]
+    write_shard(tmp_path / "s-0.tar", source, range(5))
+    assert main([*words, str(tmp_path / "s-*.tar")]) == 0 and len(read) == 5
+    write_shard(tmp_path / "s-1.tar", source, range(5, 8))
+    assert main([*words, str(tmp_path / "s-*.tar")]) == 0 and len(read) == 8
+    assert "3 encoded now" in capsys.readouterr().out
+    assert list(stored(tmp_path / "v")) == [source.image_id(i) for i in range(8)]
+
+
+def test_tar_shards_and_parquet_give_the_vectors_of_the_table(model, table, tmp_path):
+    source = TsvSource("corpus", "encode", table)
+    model.save_pretrained(tmp_path / "model")
+    write_shard(tmp_path / "s-0.tar", source, range(len(source)))
+    rows = [{"image": source.image_bytes(i), "key": source.image_id(i), "text": source.captions(i)} for i in range(8)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet", row_group_size=3)
+    inputs = {
+        "tsv": ["--tsv", str(table)], "tar": ["--tar", str(tmp_path / "s-{0..0}.tar")],
+        "parquet": ["--parquet", str(tmp_path / "p*.parquet"), "--caption", "text", "--id", "key"],
+    }  # fmt: skip
+    for what in ("images", "texts"):
+        found = {}
+        for name, options in inputs.items():
+            out = tmp_path / f"{name}-{what}"
+            assert (
+                main(["encode", "--model", str(tmp_path / "model"), *options, "--what", what, "--out", str(out)]) == 0
+            )
+            found[name] = stored(out)
+        assert len(found["tsv"]) == (8 if what == "images" else 16)
+        for other in ("tar", "parquet"):
+            assert list(found[other]) == list(found["tsv"])
+            for (terms, weights), (terms_too, weights_too) in zip(found[other].values(), found["tsv"].values()):
+                assert (terms == terms_too).all() and (weights == weights_too).all()
 
 
 def test_rows_that_repeat_an_image(model, repeating, tmp_path):
@@ -562,3 +618,29 @@ def test_arrow_files_that_grew_are_encoded_on(model, tmp_path):
     encode(model, read_arrow(files[:1]), tmp_path / "out")
     assert encode(model, read_arrow(files), tmp_path / "out").encoded == 1
     assert list(stored(tmp_path / "out")) == ["id0", "id1"]
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"documents": 1, "run": 5}', "\0"])
+def test_facts_that_cannot_be_read(model, lines, tmp_path, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "encoding.json").write_text(content)
+    with pytest.raises(EncodingError, match=r"out/encoding\.json cannot be read .*name a new folder with --out"):
+        encode(model, LineTexts(lines[0]), tmp_path / "out")
+
+
+def test_marks_and_names_that_cannot_be_read(model, lines, tmp_path):
+    """Also a list of names that would unpack out of proportion."""
+    path, texts = lines
+    path.write_text("\n".join(texts[:10]) + "\n")
+    encode(model, LineTexts(path), tmp_path / "out")
+    np.save(tmp_path / "out" / "encoding-rows.npy", np.zeros((3, 2), np.uint32))
+    path.write_text("\n".join(texts[:12]) + "\n")
+    with pytest.raises(EncodingError, match=r"encoding-rows\.npy cannot be read \(uint32 of shape"):
+        encode(model, LineTexts(path), tmp_path / "out")
+    folder = folder_of(tmp_path / "in", ["a.png", "b.png"])
+    encode(model, FolderImages(folder), tmp_path / "images", shard_documents=1)
+    (tmp_path / "images" / "shard-00001.arrow").unlink()
+    (tmp_path / "images" / "encoding-names.gz").write_bytes(gzip.compress(bytes(100 << 20)))
+    folder_of(folder, ["c.png"])
+    with pytest.raises(EncodingError, match="cut short, or out of proportion"):
+        encode(model, FolderImages(folder), tmp_path / "images", shard_documents=1)

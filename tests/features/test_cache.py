@@ -370,3 +370,14 @@ def test_real_towers_through_the_command(tiny_data, table, tmp_path, capsys):
     found = split.texts(range(5))
     assert torch.equal(found.terms, texts.terms)
     torch.testing.assert_close(found.states.float(), texts.states, rtol=1e-2, atol=1e-3)
+
+
+def test_captions_that_the_lexicon_does_not_know(both, table, tmp_path, caplog):
+    rows = table.read_text(encoding="utf-8").splitlines()
+    unknown = [rows[0], *("\t".join(["\u732b\u3068\u72ac", *row.split("\t")[1:]]) for row in rows[1:])]
+    other = table.with_name("other.tsv")
+    other.write_text("\n".join(unknown) + "\n", encoding="utf-8")
+    write_features(tmp_path / "known", *both, read_data([table]))
+    assert "unknown to the tokenizer" not in caplog.text
+    write_features(tmp_path / "out", *both, read_data([other]))
+    assert "of the captions' tokens are unknown to the tokenizer" in caplog.text

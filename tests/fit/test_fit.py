@@ -8,7 +8,7 @@ import pytest
 from lexlip import LexLIP
 from lexlip.cli import main
 from lexlip.errors import ConfigError
-from lexlip.fit.settings import FEWEST, TABLE, settings_for
+from lexlip.fit.settings import FEWEST, TABLE, keys_of, settings_for
 
 
 def test_more_images_get_larger_batches_more_steps_and_less_dropout():
@@ -16,8 +16,10 @@ def test_more_images_get_larger_batches_more_steps_and_less_dropout():
         assert less.images < more.images and less.batch_size <= more.batch_size
         assert less.dense_steps <= more.dense_steps and less.lexicon_steps <= more.lexicon_steps
         assert less.image_dropout >= more.image_dropout and less.text_dropout >= more.text_dropout
-        assert less.term_min_count <= more.term_min_count
+        assert less.term_min_count <= more.term_min_count and less.flops_weight <= more.flops_weight
     assert all(settings_for(images).batch_size <= images for images in (FEWEST, 300, 1500, 10**7))
+    small = settings_for(1000)
+    assert keys_of(small, "lexicon") == {**keys_of(small, "dense"), "flops_weight": small.flops_weight}
     with pytest.raises(ConfigError, match="99 training images are too few"):
         settings_for(99)
 

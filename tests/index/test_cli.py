@@ -115,6 +115,7 @@ def test_search_by_text_image_and_words(tmp_path, make_config, livelier, tiny_da
         (["search", "--index", "index"], "not none"),
         (["search", "--index", "index", "dog", "--bag", "{}"], "not text and bag"),
         (["search", "--index", "index", "--bag", "{"], "--bag is no JSON"),
+        (["search", "--index", "index", "--bag", "[" * 100_000], "--bag is no JSON"),
         (["search", "--index", "index", "--bag", '{"a": "b"}'], "must map terms to weights"),
         (["search", "--index", "index", "--bag", '{"1": 1}', "-k", "0"], "k=0"),
         (["index", "delete", "index", "--from", "nowhere"], "nowhere cannot be read"),

@@ -214,3 +214,10 @@ def test_a_shard_out_of_proportion(tmp_path, monkeypatch, codec):
         writer.write_batch(batch)
     with pytest.raises(IndexingError, match=r"a\.arrow: its [\d,]+ bytes would unpack to 2,\d+,\d+"):
         next(read_shards([tmp_path / "a.arrow"]))
+
+
+def test_hidden_files_beside_shards_are_passed_over_and_counted(tmp_path, rows, caplog):
+    write_shard(tmp_path / "a.arrow", [rows(3, 40, 8, ids=["a", "b", "c"])])
+    (tmp_path / "._a.arrow").write_bytes(b"\0\x05\x16\x07")  # of macOS
+    assert sum(map(len, read_shards([tmp_path]))) == 3
+    assert "1 hidden files were passed over" in caplog.text

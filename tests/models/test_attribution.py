@@ -78,8 +78,11 @@ def test_names_need_a_tokenizer_and_pixels_a_shape(make_model):
         model.attribute(torch.randn(3, 33, 32), 1)
 
 
-def test_a_texts_pieces(make_worded):
-    model = make_worded()
+@pytest.mark.parametrize("changes", [{}, {"own_weights": True}, {"inactive_terms": ["special", "stop"]}])
+def test_a_texts_pieces_whatever_the_heads(make_worded, photo, changes):
+    model = make_worded(**changes)
+    maps, weights = model.attribute(photo, range(model.vocab_size)), model.encode_image(photo, normalize=False)[0]
+    assert (maps.amax((1, 2)) <= weights + 1e-5).all()  # a term that may not be active has no place
     found = model.attribute_text("red dot", range(model.vocab_size))
     assert found.pieces == ["[CLS]", "red", "dot", "[SEP]"] and found.pooling == "max"
     torch.testing.assert_close(found.weights.amax(1), model.encode_text("red dot", normalize=False)[0])

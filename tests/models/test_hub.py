@@ -13,7 +13,9 @@ def test_saving_over_another_model_leaves_nothing_of_it(make_config, tmp_path):
         (tmp_path / stale).write_text("old")
     model.save_pretrained(tmp_path)
     left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+    for_others = ["config_sentence_transformers.json", "modules.json"]
+    own = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+    assert left == sorted(own + for_others)
     assert LexLIP.from_pretrained(tmp_path).config == ModelConfig(**vars(model.config))
     with pytest.raises(TypeError, match="imagesize"):
         LexLIP.from_pretrained(tmp_path, imagesize=3)

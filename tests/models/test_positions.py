@@ -4,7 +4,7 @@ import pytest
 import torch
 from timm.models.beit import Attention
 
-from lexlip.models.positions import GridBias, resample_relative_table
+from lexlip.models.positions import GridBias, resample_relative_table, stretch_as_official
 
 
 def table(grid, heads=3, seed=0):
@@ -89,3 +89,31 @@ def test_attention_bias_of_a_small_grid_by_hand():
     assert torch.equal(bias[0, :, 0, 1:], values[-3][:, None].expand(2, 4))  # CLS to patch
     assert torch.equal(bias[0, :, 1:, 0], values[-2][:, None].expand(2, 4))  # patch to CLS
     assert torch.equal(bias[0, :, 0, 0], values[-1])
+
+
+def test_the_official_bias_of_a_smaller_grid_is_cut_out():
+    """The first rows and columns of the trained grid's bias, whatever pairs of patches they belong to."""
+    layer = Attention(16, num_heads=2, window_size=(4, 4))
+    torch.nn.init.normal_(layer.relative_position_bias_table)
+    bias = GridBias([layer])
+    (whole,) = bias()
+    bias.grid = (2, 2)
+    (fitting,) = bias()
+    bias.rel_pos = "official"
+    (cut,) = bias()
+    assert torch.equal(cut, whole[..., :5, :5]) and not torch.allclose(cut, fitting)
+    bias.rel_pos = "2d"
+    assert torch.equal(bias()[0], fitting)
+
+
+@pytest.mark.parametrize("side", [5, 6])
+def test_the_official_bias_of_a_larger_grid_is_that_of_the_stretched_table(side):
+    layer = Attention(16, num_heads=2, window_size=(4, 4))
+    torch.nn.init.normal_(layer.relative_position_bias_table)
+    bias = GridBias([layer])
+    bias.grid, bias.rel_pos = (side, side), "official"
+    other = Attention(16, num_heads=2, window_size=(side, side))
+    other.relative_position_bias_table.data = stretch_as_official(layer.relative_position_bias_table, (side, side))
+    torch.testing.assert_close(bias()[0], GridBias([other])()[0])
+    bias()[0].sum().backward()
+    assert layer.relative_position_bias_table.grad.abs().sum() > 0

@@ -8,7 +8,7 @@ import torch
 
 from lexlip.errors import CheckpointError
 from lexlip.models.lexlip import LexLIP
-from lexlip.models.positions import resample_relative_table
+from lexlip.models.positions import resample_relative_table, stretch_as_official
 from lexlip.models.weights import load_model, model_weights, read
 from lexlip.train.build import build_model
 
@@ -61,6 +61,17 @@ def test_another_image_size_resamples_the_positions(make_config, model, tmp_path
     # What the old model gives for images of the new size is what the new one gives.
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(other.encode_image(images), model.encode_image(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [16, 48])
+def test_positions_are_resampled_as_the_official_code_does_where_asked_for(make_config, model, tmp_path, size):
+    """A smaller grid is cut out of the larger one's bias there, which no table can say."""
+    other = build_model(LexLIP, make_config(image_size=size, rel_pos="official"))
+    load_model(other, save(model, tmp_path / "a.ckpt"))
+    name, grid = "image_encoder.backbone.blocks.1.attn.relative_position_bias_table", (size // 8, size // 8)
+    old = model.state_dict()[name]
+    wanted = stretch_as_official(old, grid) if size > 32 else resample_relative_table(old, (4, 4), grid)
+    torch.testing.assert_close(other.state_dict()[name], wanted)
 
 
 def test_another_image_size_of_a_vit(make_config, livelier, tmp_path):

@@ -307,3 +307,37 @@ def test_throughput_is_logged_and_a_slow_loader_is_named(start, monkeypatch, cap
     assert all(0 < float(row["train/data_wait_ratio"]) < 1 for row in rows[1:])
     assert all(0 < float(row["train/pairs_per_second"]) < 20 for row in rows[1:])  # 4 pairs take 0.2 s at least
     assert sum("the loader is the limit" in line for line in caplog.messages) == 1
+
+
+def test_which_terms_a_training_uses(start, caplog):
+    done = start(Phase1Module, PHASE1, version=0, max_steps=4, log_every=2, get_recall_metric=False)
+    rows = logged(done.folder, "train/flops_per_pair")
+    assert len(rows) == 2
+    for row in rows:
+        active = {side: float(row[f"train/active_terms_{side}"]) for side in ("text", "image")}
+        assert all(0 <= float(row[f"train/dead_terms_{side}"]) <= done.keys["vocab_size"] for side in active)
+        assert 0 <= float(row["train/flops_per_pair"]) <= min(active.values()) <= done.keys["vocab_size"]
+    with open(done.folder / "terms.csv", newline="") as file:
+        terms = list(csv.DictReader(file))
+    assert len(terms) == 2 * 2 * 10 and terms[0]["rank"] == "1"
+    assert float(terms[0]["fraction"]) == pytest.approx(float(rows[0]["train/top_term_text"]), abs=1e-4)
+    vocabulary = AutoTokenizer.from_pretrained(done.keys["tokenizer"]).get_vocab()
+    assert all(term["term"] in vocabulary for term in terms)
+
+
+def test_loggers_are_chosen(start, monkeypatch):
+    done = start(Phase1Module, PHASE1, version=0, max_steps=2, log_every=1, get_recall_metric=False, loggers=["csv"])
+    assert (done.folder / "metrics.csv").is_file() and not list(done.folder.glob("events*"))
+    with pytest.raises(Refused, match="loggers=.*one of tensorboard, csv, wandb"):
+        start(Phase1Module, PHASE1, version=1, max_steps=1, loggers=["mlflow"])
+    monkeypatch.setattr("lexlip.train.trainer.find_spec", lambda name: None)
+    with pytest.raises(Refused, match="wandb is not installed"):
+        start(Phase1Module, PHASE1, version=2, max_steps=1, loggers=["csv", "wandb"])
+
+
+def test_weights_and_biases_gets_the_numbers(start, monkeypatch):
+    pytest.importorskip("wandb", reason="pip install wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    done = start(Phase1Module, PHASE1, version=0, max_steps=2, log_every=1, get_recall_metric=False, loggers=["wandb"])
+    assert list(done.folder.glob("wandb/offline-run-*/run-*.wandb"))

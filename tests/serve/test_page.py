@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from fastapi.testclient import TestClient  # noqa: E402
 
 from lexlip.encode.files import FolderImages  # noqa: E402
 from lexlip.encode.run import encode  # noqa: E402
+from lexlip.errors import EncodingError  # noqa: E402
 from lexlip.index import Index, SparseRows, build  # noqa: E402
 from lexlip.index.shards import read_shards  # noqa: E402
 from lexlip.serve.app import create_app  # noqa: E402
@@ -123,11 +126,52 @@ def test_the_cache_keeps_the_newest_within_its_bytes(tmp_path, caplog):
     assert cache.get("f" * 32) is None  # larger than all of it
     cache._path(keys[-1]).write_bytes(jpeg[:50])
     assert cache.get(keys[-1]) is None  # cut short
+    left = tmp_path / "cache" / "00" / "0123456789abcdef.tmp"
+    left.write_bytes(jpeg)
+    os.utime(left, (0, 0))
+    ThumbnailCache(tmp_path / "cache", 1000).put(keys[0], jpeg)
+    assert not left.exists()  # what a process left behind that was killed
     (tmp_path / "file").write_text("")
     unwritable = ThumbnailCache(tmp_path / "file" / "cache", 1000)
     for key in keys:
         unwritable.put(key, jpeg)
     assert unwritable.get(keys[0]) is None and len([r for r in caplog.records if "not kept" in r.message]) == 1
+
+
+def test_files_are_read_one_by_one(index_of_photos, photos, model, monkeypatch):
+    """However many are asked for, no more files are in memory than there are decoders."""
+    from lexlip.serve import photos as module
+
+    now, most, read = [], [], module.read_photo
+
+    def slowly(*arguments):
+        now.append(1)
+        most.append(len(now))
+        time.sleep(0.02)
+        now.pop()
+        return read(*arguments)
+
+    monkeypatch.setattr(module, "read_photo", slowly)
+    with TestClient(create_app(index_of_photos, model, photos=photos)) as client:
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: client.get("/thumbnail/one.png").status_code, range(16)))
+    assert set(answers) == {200} and len(most) == 16 and max(most) == 1
+
+
+def test_a_moment_of_a_video_is_its_frame(tmp_path, photos, model, image, monkeypatch):
+    from lexlip.sync import video
+
+    (photos / "clip.mp4").write_bytes(b"a video")
+    asked = []
+    monkeypatch.setattr(video, "frame_at", lambda path, moment: asked.append((path.name, moment)) or image(5))
+    ids = ["clip.mp4#t=1.0", "clip.mp4#t=2.5"]
+    build(tmp_path / "moments", [SparseRows.from_bags([{3: 1.0}, {3: 2.0}], ids=ids)])
+    cache = ThumbnailCache(tmp_path / "cache", 1 << 20)
+    with TestClient(create_app(tmp_path / "moments", model, photos=photos, cache=cache)) as client:
+        for id in ids * 2:
+            assert client.get(f"/thumbnail/{path(id)}").status_code == 200
+        assert client.get("/thumbnail/clip.mp4%23t=9.0").status_code == 404
+    assert asked == [("clip.mp4", 1.0), ("clip.mp4", 2.5)]
 
 
 def raw(client, target, **headers):
@@ -307,6 +351,28 @@ def test_a_model_without_patches(index_of_photos, photos, model, monkeypatch):
         assert client.get("/about").json()["patches"] is None
         refused = client.post("/explain", json={"words": {"red": 1.0}, "id": "one.png", "patches": ["red"]})
         assert refused.json()["error"]["code"] == "no_patches"
+
+
+def test_a_photo_that_waits_too_long(index_of_photos, photos, model, monkeypatch):
+    from lexlip.serve import photos as module
+
+    monkeypatch.setattr(module, "_PATIENCE", 0.05)
+    monkeypatch.setattr(module, "read_photo", lambda *_: time.sleep(0.3) or (photos / "one.png").read_bytes())
+    with TestClient(create_app(index_of_photos, model, photos=photos)) as client:
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: client.get("/image/one.png"), range(4)))
+    assert sorted({answer.status_code for answer in answers}) == [200, 503]
+    assert all(answer.headers["retry-after"] for answer in answers if answer.status_code == 503)
+
+
+def test_a_model_whose_tokens_make_no_grid(index_of_photos, photos, model, monkeypatch):
+    def refuse(pixels):
+        raise EncodingError("50 tokens make no grid")
+
+    monkeypatch.setattr(model, "patch_states", refuse)
+    with TestClient(create_app(index_of_photos, model, photos=photos)) as client:
+        refused = client.post("/explain", json={"words": {"red": 1.0}, "id": "one.png", "patches": ["red"]})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "no_patches")
 
 
 def test_numbers_by_route_and_no_place_of_a_text_is_taken(client):

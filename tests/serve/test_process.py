@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -97,6 +98,32 @@ def test_hostile_requests_in_bounded_memory(index_folder, model_folder):
         # A body of 16 MiB, in the connection, in the form and as a file.
         assert peak(process) - before < 100 * MIB
         assert httpx.get(f"{address}/healthz").status_code == 200
+    assert not any("Traceback" in line for line in lines)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc")
+def test_photos_in_bounded_memory(index_folder, model_folder, tmp_path):
+    """Twenty-four at once, of 60 MB each, bombs, and large ones that are fine: one file is in memory at a time."""
+    (tmp_path / "photos").mkdir()
+    flat, fine = io.BytesIO(), io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(flat, "PNG")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (2000, 3000, 3), dtype=np.uint8)).save(fine, "JPEG")
+    for number in range(24):
+        with open(tmp_path / "photos" / f"photo {number}", "wb") as file:
+            file.write((flat.getvalue(), fine.getvalue(), b"\xff\xd8")[number % 3])
+            if number % 3 == 2:
+                file.truncate(60 * MIB)
+    options = ["--photos", tmp_path / "photos", "--cache", tmp_path / "cache"]
+    with serving(index_folder, model_folder, *options) as (process, address, lines):
+        with httpx.Client(base_url=address, timeout=120) as client:
+            assert client.get("/image/photo%201").status_code == 200  # starts the decoder
+            peak(process)
+            before = peak(process)
+            with ThreadPoolExecutor(24) as pool:
+                answers = list(pool.map(lambda number: client.get(f"/image/photo%20{number}"), range(24)))
+        assert peak(process) - before < (2 * 60 + 60) * MIB
+    assert [answer.status_code for answer in answers] == [422, 200, 422] * 8
+    assert not any(str(tmp_path) in answer.text for answer in answers if answer.status_code != 200)
     assert not any("Traceback" in line for line in lines)
 
 

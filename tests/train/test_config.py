@@ -137,6 +137,8 @@ def test_whole_numbers_and_tuples_are_taken_where_floats_and_lists_are_meant(mak
         ({"precision": 64}, "precision=64"),
         ({"precision": "fp8"}, "precision='fp8'"),
         ({"train_transform_keys": ["pixelbert"]}, "train_transform_keys=.*pixelbert.*vit_randaug"),
+        ({"num_gpus": [0, 2]}, "num_gpus=2, and choose them with CUDA_VISIBLE_DEVICES=0,2"),
+        ({"masking": "pieces"}, "masking='pieces'; it must be one of words, positions"),
         ({"val_transform_keys": ["nope"]}, "val_transform_keys=.*nope"),
         ({"decay_power": "linear"}, "decay_power='linear'.*cosine"),
         ({"decay_power": -1}, "decay_power=-1; it must be a number that is not negative"),

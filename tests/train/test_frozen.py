@@ -101,25 +101,17 @@ def test_what_terms_have_alone_learns_faster_and_without_decay(build, head):
     assert {names[id(p)] for p in groups[2]["params"]} == fast
 
 
-def test_terms_are_the_word_pieces_that_are_allowed(build, tmp_path):
+def test_terms_are_the_word_pieces_that_may_be_active(build):
     """The captions say "boxs", which is "box" and "##s"."""
 
-    def terms(which):
-        model = build("contextual", allowed_terms=str(which))[0].model
+    def terms(kinds, **others):
+        model = build("contextual", inactive_terms=kinds, **others)[0].model
         return set(model.tokenizer.convert_ids_to_tokens(model.lexicon_heads.term_ids.tolist()))
 
-    file = tmp_path / "terms.txt"
-    file.write_text("red\nbox\nlarge\n")
-    assert "##s" in terms("all") and terms("words") == terms("all") - {"##s"}
-    assert terms(file) == {"red", "box"}  # no caption has "large"
-    file.write_text("red\nzebra\n")
-    with pytest.raises(ConfigError, match="terms.txt: 'zebra' is no word piece"):
-        terms(file)
-    with pytest.raises(ConfigError, match="allowed_terms=word: neither words nor all"):
-        terms("word")
-    file.write_text("large\n")
-    with pytest.raises(ConfigError, match="in so many of them and in allowed_terms="):
-        terms(file)
+    every = terms([])
+    assert "##s" in every and terms(["suffix", "sign"]) == {piece for piece in every if piece.isalnum()}
+    with pytest.raises(ConfigError, match="in so many of them and active with inactive_terms="):
+        terms(["suffix"], term_min_count=99)
 
 
 def test_a_checkpoint_whose_optimiser_had_other_groups_is_not_resumed(build, frozen, tmp_path):
@@ -129,9 +121,9 @@ def test_a_checkpoint_whose_optimiser_had_other_groups_is_not_resumed(build, fro
     state["param_groups"][0]["params"] += fast["params"]
     torch.save(content, tmp_path / "old.ckpt")
     module, _ = build("contextual")
-    check_resumable(module, frozen.checkpoint("contextual"))
+    check_resumable(module, frozen.checkpoint("contextual"), module.config.block_decay)
     with pytest.raises(CheckpointError, match="old.ckpt cannot be resumed.*load_path"):
-        check_resumable(module, tmp_path / "old.ckpt")
+        check_resumable(module, tmp_path / "old.ckpt", module.config.block_decay)
 
 
 def test_losses_are_their_formulas(build):
@@ -251,6 +243,28 @@ def test_a_teacher_of_other_towers_or_without_a_reference_is_refused(frozen, tmp
         frozen.train("lookup", features=str(tmp_path / "features"))
     with pytest.raises(Refused, match="holds no dense reference on frozen towers"):
         frozen.train("lookup", teacher=str(frozen.folder("lookup")))
+
+
+def test_the_towers_own_scores_teach(build, frozen):
+    """Of towers with one common space, whose cosines are taken at a temperature of their own."""
+    with pytest.raises(ConfigError, match="teacher=own: .* numbers in .*, and of each text, 16; cache both sides"):
+        build("contextual", teacher="own")
+    losses = {**base()["loss_names"], "distill": 1.0}
+    module, data = build("contextual", teacher_temperature=0.01, loss_names=losses, train_top_k=[])
+    module.config = module.config.changed(teacher="own")
+    batch = next(iter(data.train_dataloader()))
+    batch["image"] = torch.randn(8, 1, WIDTH)
+    vectors = {k: F.normalize(torch.rand(8, 12), dim=1) for k in ("text", "image")}
+    module.model.lexicon_heads.encode_image = lambda image: vectors["image"]
+    module.model.lexicon_heads.encode_text = lambda texts, keep: vectors["text"]
+    module.eval()
+    scores = vectors["text"] @ vectors["image"].T
+    taught = F.normalize(batch["text_pooled"].float(), dim=1) @ F.normalize(batch["image"][:, 0], dim=1).T
+    wanted = 0.0
+    for own, given in ((scores, taught), (scores.T, taught.T)):
+        p = (given / 0.01).softmax(1)
+        wanted += (p * (p.clamp(min=1e-30).log() - (own / 0.05).log_softmax(1))).sum(1).mean() / 2
+    assert float(module.compute_losses(batch)["distill_loss"]) == pytest.approx(float(wanted), rel=1e-4)
 
 
 def test_the_teacher_sees_whole_features(frozen):

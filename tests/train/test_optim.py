@@ -56,6 +56,34 @@ def test_a_learning_rate_of_zero_stays_there(make_config):
     assert rates(make_config(learning_rate=0.0, warmup_steps=0), 3) == [0] * 5
 
 
+def test_one_step_of_adamw_is_the_official_one_but_for_its_epsilon(make_config):
+    """Transformers' AdamW moves first and decays what is left, and does not correct epsilon's share of the bias."""
+    config = make_config(learning_rate=1e-3, weight_decay=0.1, adam_betas=[0.9, 0.999], adam_eps=1e-8)
+    module = nn.Linear(3, 2, bias=False)
+    optimizer, official = make_optimizer(module, config), module.weight.detach().clone()
+    mean = square = torch.zeros(2, 3)
+    for step in range(1, 4):
+        gradient = torch.full((2, 3), 0.5 / step)
+        module.weight.grad = gradient.clone()
+        optimizer.step()
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        rate = 1e-3 * math.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+        official = (official - rate * mean / (square.sqrt() + 1e-8)) * (1 - 1e-3 * 0.1)
+        torch.testing.assert_close(module.weight.detach(), official, rtol=0, atol=1e-3 * 1e-3)
+
+
+def test_norms_and_layer_scale_in_blocks_have_decay_by_the_key(make_config):
+    model = build_model(LexLIP, make_config())
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    with_key, without = (
+        {names[id(p)] for p in parameter_groups(model, 0.01, block_decay=key)[0]["params"]} for key in (True, False)
+    )
+    blocks = "image_encoder.backbone.blocks"
+    assert with_key - without == {
+        f"{blocks}.{n}.{part}" for n in (0, 1) for part in ("norm1.weight", "norm2.weight", "gamma_1", "gamma_2")
+    }
+
+
 def test_decay_for_matrices_and_none_for_biases_norms_and_position_tables(make_config):
     model = build_model(LexLIP, make_config())
     model.text_head.dense.weight.requires_grad_(False)

@@ -100,6 +100,14 @@ def test_a_named_config_that_would_be_overruled_in_silence_is_refused():
         read_words(words, NAMED)
 
 
+def test_a_space_after_an_equals_sign_is_told():
+    """As in the authors' own README."""
+    with pytest.raises(ConfigError) as caught:
+        read_words(["queue_size=4", "load_path=", "/path/to/model.ckpt"], NAMED)
+    assert str(caught.value) == ("there is a space after load_path=; write load_path=/path/to/model.ckpt in one piece")
+    assert read_words(["load_path=", "other"], NAMED) == ({"load_path": ""}, ["other"])
+
+
 def test_wrong_words_are_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small").write_text("seed: 1")

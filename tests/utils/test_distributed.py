@@ -18,6 +18,11 @@ from lexlip.utils.distributed import gather_objects, gather_rows, gather_with_gr
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
 
+WORDS = {
+    "push_floor": 1.0, "own_weights": True, "expansion_control": "terms", "expansion_start": 0.5, "penalty_text": "l1",
+    "flops_threshold": 3, "target_terms_image": 9.0, "joint_dim": 6, "bottleneck_norm": True,
+}  # fmt: skip
+OFFICIAL = {"momentum_update": "micro_batch", "queue_update": "micro_batch", "queue_start": "noise"}
 pytestmark = pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods() or not dist.is_available() or not dist.is_gloo_available(),
     reason="needs fork and gloo",
@@ -110,13 +115,13 @@ def test_flops_takes_the_mean_over_both(in_two_processes):
 @pytest.mark.parametrize("micro_rows", [6, 1])
 @pytest.mark.parametrize("first", [3, 4], ids=["equal", "a_sample_was_skipped"])
 @pytest.mark.parametrize("phase", [Phase1Module, Phase2Module])
-@pytest.mark.parametrize("cuts", [[], [4]])
+@pytest.mark.parametrize("keys", [{}, {"train_top_k": [4]}, WORDS], ids=["plain", "cuts", "words"])
 def test_loss_gradient_and_queues_are_those_of_one_process(
-    phase, cuts, first, micro_rows, make_config, make_batch, livelier, in_two_processes, every_loss_weighed
+    phase, keys, first, micro_rows, make_config, make_batch, livelier, in_two_processes, every_loss_weighed
 ):
     mode = "both" if phase is Phase1Module else "con"
     config = make_config(
-        training_mode=mode, per_gpu_batchsize=micro_rows, queue_size=12, train_top_k=cuts, loss_names=every_loss_weighed
+        training_mode=mode, per_gpu_batchsize=micro_rows, queue_size=12, loss_names=every_loss_weighed, **keys
     )
     batch = make_batch(ids=[1, 1, 2, 3, 2, 1])
 
@@ -124,6 +129,7 @@ def test_loss_gradient_and_queues_are_those_of_one_process(
         torch.manual_seed(0)
         module = phase(config, livelier(build_model(LexLIP, config))).train()
         module.trainer = SimpleNamespace(global_step=0)
+        module.sparsity.begin(10)
         if phase is Phase2Module:
             livelier(module.twin.module, seed=1)
             module.after_step(*first_step(module))
@@ -146,6 +152,7 @@ def test_loss_gradient_and_queues_are_those_of_one_process(
         for gradient in gradients.values():  # as DistributedDataParallel does
             gradient.copy_(sum_over_ranks(gradient) / world_size())
         losses = {name: float(sum_over_ranks(value.detach().clone()) / world_size()) for name, value in losses.items()}
+        losses |= {f"terms_{side}": float(terms) for side, terms in module.sparsity.observed.items()}
         queues = {}
         if phase is Phase2Module:
             module.after_step(part, context)
@@ -169,6 +176,36 @@ def test_loss_gradient_and_queues_are_those_of_one_process(
         assert set(queues) == set(wanted[2])
         for name, value in wanted[2].items():
             torch.testing.assert_close(torch.from_numpy(queues[name]), value)
+
+
+def test_micro_batches_of_both_processes_are_negatives_of_later_ones(
+    make_config, make_batch, livelier, in_two_processes
+):
+    """As in the official code: 2 micro-batches of 2 rows on one process, or of 1 row on each of two."""
+    batch = make_batch(ids=[1, 8, 2, 9, 3, 7])
+    order = [0, 2, 1, 3]  # rows 0 and 2 belong to the first process, which has them as rows 0 and 1
+
+    def step(rows, size):
+        config = make_config(training_mode="con", queue_size=5, batch_size=4, per_gpu_batchsize=size, **OFFICIAL)
+        torch.manual_seed(0)
+        module = Phase2Module(config, livelier(build_model(LexLIP, config))).train()
+        module.trainer = SimpleNamespace(global_step=0)
+        part, context = module.prepare({k: v[rows] for k, v in batch.items() if isinstance(v, torch.Tensor)})
+        loss = module.batch_losses(module.encode(part, context)[0], part, context)["contrastive_loss"]
+        loss.backward()
+        gradient = module.model.text_head.decoder.bias.grad
+        gradient = sum_over_ranks(gradient) / world_size()
+        module.after_step(part, context)
+        value = float(sum_over_ranks(loss.detach()) / world_size())
+        rings = module.text_ring.keys.numpy(), module.text_ring.ids.numpy(), int(module.text_ring.position)
+        return value, gradient.numpy(), *rings
+
+    wanted = step(order, 2)
+    for value, gradient, keys, ids, position in in_two_processes(lambda number: step(order[number::2], 1)):
+        assert value == pytest.approx(wanted[0], rel=1e-4) and position == wanted[4] == 4
+        for found, other in ((gradient, wanted[1]), (keys, wanted[2])):
+            assert abs(found - other).max() < 1e-5
+        assert list(ids) == list(wanted[3]) == [*(int(i) for i in batch["image_id"][order]), -1]
 
 
 def test_recall_of_both_processes_rows_without_the_doubled(in_two_processes):

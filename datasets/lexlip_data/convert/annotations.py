@@ -9,7 +9,6 @@ import logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from lexlip_data.sources.files import is_file, is_name
 from lexlip_data.sources.kinds import require_text
 from lexlip_data.sources.listing import Listing
 from lexlip_data.sources.paths import normal_paths
-from lexlip_data.sources.rows import Rows
+from lexlip_data.sources.rows import COCO_IDS, Rows
 from lexlip_data.sources.skipped import USUAL_RULES, Rules, Skipped
 from lexlip_data.sources.table import CaptionTable
 
@@ -56,7 +55,7 @@ def read_karpathy(
         raise DataError(f"{path}: the JSON names no data set; give --name")
     if not entries:
         raise DataError(f"{path}: the list 'images' is empty, so there is nothing to convert")
-    rows: dict[str, list[tuple[str, str, str]]] = {}  # split -> (caption, file name, its path) of each caption
+    rows: dict[str, list[tuple[str, ...]]] = {}  # split -> (caption, file name, its path, COCO's numbers) of each
     bad: list[Skipped] = []
     bare: list[Skipped] = []
 
@@ -69,8 +68,10 @@ def read_karpathy(
             raise _Unusable(f"{where} lacks 'sentences'")
         if not entry["sentences"]:
             bare.append(Skipped(file_name, file_name, "empty", f"{where} has no sentence"))
-        for caption in _usable(entry["sentences"], where + ".sentences[{}]", partial(_text, key="raw"), bad):
-            rows.setdefault(split, []).append((caption, file_name, str(Path(folder, file_name))))
+        path, cocoid = str(Path(folder, file_name)), _id(entry.get("cocoid")) or ""
+        read = lambda sentence, where: (_text(sentence, where, "raw"), _id(sentence.get("sentid")) or "")
+        for caption, caption_id in _usable(entry["sentences"], where + ".sentences[{}]", read, bad):
+            rows.setdefault(split, []).append((caption, file_name, path, caption_id, cocoid))
 
     _usable(entries, "images[{}]", read_image, bad)
     rules.check_left_out(bad, sum(map(len, rows.values())), path, "; not Karpathy's layout")
@@ -87,11 +88,11 @@ def read_karpathy(
         bases = [home / sub for home in homes for sub in ("", "images", f"{name}-images", "flickr30k-images")]
     tables: list[CaptionTable] = []
     for split in wanted:
-        captions, names, paths = (list(column) for column in zip(*rows[split], strict=True))
+        captions, names, paths, *coco_ids = (list(column) for column in zip(*rows[split], strict=True))
         # COCO's folders train2014/ and val2014/ are in the JSON; other sets repeat a folder that people leave out.
         candidates = [(base, relative) for base in bases for relative in (paths, names)]
         base, paths = next((candidate for candidate in candidates if _any_exists(*candidate)), candidates[0])
-        tables.append(_table(name, split, captions, paths, bad if not tables else [], path, base, rules))
+        tables.append(_table(name, split, captions, paths, bad if not tables else [], path, base, rules, coco_ids))
     return tables
 
 
@@ -206,13 +207,13 @@ def read_coco(
         if names.setdefault(image_id, file_name) != file_name:
             raise _Unusable(f"{where}: the id {one_line(image_id, 80)} was {one_line(names[image_id], 80)} before")
 
-    def read_annotation(entry: Any, where: str) -> tuple[str, str]:
+    def read_annotation(entry: Any, where: str) -> tuple[str, str, str, str]:
         caption, image_id = _text(entry, where, "caption"), _id(entry.get("image_id"))
         if image_id not in names:
             shown = one_line(entry.get("image_id"), 80)
             raise _Unusable(f"{where} belongs to image {shown}, which images[] does not list")
         used.add(image_id)
-        return names[image_id], caption
+        return names[image_id], caption, _id(entry.get("id")) or "", image_id
 
     bad: list[Skipped] = []
     listed, annotated = _member(content, "images", path), _member(content, "annotations", path)
@@ -223,8 +224,8 @@ def read_coco(
     rules.check_left_out(bad, n_images + len(pairs), path, "; not COCO's caption layout")
     bare = (image_id for image_id in names if image_id not in used)
     bad += [Skipped(names[id], names[id], "empty", f"image {one_line(id, 80)} has no annotation") for id in bare]
-    paths, captions = [file_name for file_name, _ in pairs], [caption for _, caption in pairs]
-    return [_table(name, split, captions, paths, bad, path, Path(images), rules)]
+    paths, captions, *coco_ids = ([row[column] for row in pairs] for column in range(4))
+    return [_table(name, split, captions, paths, bad, path, Path(images), rules, coco_ids)]
 
 
 def _id(value: object) -> str | None:
@@ -299,13 +300,18 @@ def _text(entry: Any, where: str, key: str | int) -> str:
 
 
 def _table(
-    name: str, split: str, captions: list, paths: list, bad: list, origin: Path, folder: Path, rules: Rules
-) -> CaptionTable:
+    name: str, split: str, captions: list, paths: list, bad: list, origin: Path, folder: Path, rules: Rules,
+    coco_ids: list[list[str]] | None = None,
+) -> CaptionTable:  # fmt: skip
+    """`coco_ids`: COCO's numbers of each row's caption and image, kept where there are all."""
     # File names as ids, as ViLT has them, unless two images share one: then the paths.
     paths = normal_paths(pa.array(paths, pa.large_string()), folder).to_pylist()
     names = {path: Path(path).name for path in paths}
     ids = [names[path] for path in paths] if len(set(names.values())) == len(names) else paths
-    rows = Rows({"title": captions, "filepath": paths, "image_id": ids}, left_out=bad)
+    columns = {"title": captions, "filepath": paths, "image_id": ids}
+    if coco_ids and captions and all(map(all, coco_ids)):
+        columns |= dict(zip(COCO_IDS, coco_ids))
+    rows = Rows(columns, left_out=bad)
     return CaptionTable(name, split, rows, folder, origin, rules)
 
 

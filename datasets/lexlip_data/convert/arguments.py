@@ -1,13 +1,19 @@
-"""What the converter's commands have in common: options, and the types of their values."""
+"""What the converter's commands have in common: options, and the types of their values. Loads nothing heavy."""
+
+from __future__ import annotations
 
 import argparse
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lexlip_data.sources.files import is_name
-from lexlip_data.sources.skipped import MAX_BAD_SHARE, SMALL
+from lexlip_data.sources.skipped import MAX_BAD_SHARE, SMALL, Rules
+
+if TYPE_CHECKING:
+    from lexlip_data.sources.contained import ContainedTable
 
 
 def _value(parse: Callable[[str], object], good: Callable, wanted: str) -> Callable[[str], object]:
@@ -72,3 +78,36 @@ def common() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace files of the same names")
     add("--quiet", action="store_true", help="no progress bar")
     return parser
+
+
+def of_tars(add: Callable) -> None:
+    """How samples of tar shards are read."""
+    fields = "the caption: the ending of its member, or a field of .json (default: .txt, else caption or text in .json)"
+    add("--caption-key", metavar="KEY", help=fields)
+    add("--image-key", metavar="KEY", help="the ending of the image's member (default: the first that is an image's)")
+    add("--caption-lines", action="store_true", help="each line of a .txt is a caption")
+    add("--shard-in-id", action="store_true", help="ids are SHARD/KEY, for keys that are unique in their shard only")
+
+
+def tars_of(options: argparse.Namespace, patterns: list[str], name: str, split: str, rules: Rules) -> ContainedTable:
+    """What `of_tars` was given, read. Raises DataError as `read_tars`."""
+    from lexlip_data.sources.tar_shards import read_tars
+
+    keys = options.caption_key, options.image_key, options.caption_lines, options.shard_in_id
+    return read_tars(patterns, name, split, rules, *keys)
+
+
+def of_parquet(add: Callable) -> None:
+    """How rows of Parquet files are read."""
+    add("--image", default="image", metavar="COLUMN", help="encoded images, structs of bytes and path, or paths")
+    texts = "a text or a list of texts; sentences.raw: the field raw of each in sentences (default: %(default)s)"
+    add("--caption", default="caption", metavar="COLUMN", help=texts)
+    add("--id", metavar="COLUMN", help="rows of one id are one image (default: image_id or id, else file and row)")
+
+
+def parquet_of(options: argparse.Namespace, patterns: list[str], name: str, split: str, rules: Rules) -> ContainedTable:
+    """What `of_parquet` and --images were given, read. Raises DataError as `read_parquet`."""
+    from lexlip_data.sources.parquet import read_parquet
+
+    columns = options.image, options.caption, options.id, options.images
+    return read_parquet(patterns, name, split, rules, *columns)

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from lexlip_data.errors import DataError, one_line
 from lexlip_data.sources.arrow import captions_per_row
+from lexlip_data.sources.files import is_hidden
 from lexlip_data.sources.ipc import CHECKSUM, check_batch, open_arrow, read_metadata, rows_checksum
 from lexlip_data.sources.registry import SPLITS, arrow_prefix
 from lexlip_data.sources.skipped import ROW_KINDS, USUAL_RULES, Rules, read_lists
@@ -39,7 +40,7 @@ def check_folder(folder: str | Path, name: str | None = None, rules: Rules = USU
     """
     folder = Path(folder)
     groups: dict[str, dict[Path, dict]] = {}
-    for path in sorted(folder.glob("*.arrow")):
+    for path in sorted(path for path in folder.glob("*.arrow") if not is_hidden(path.name)):
         metadata = read_metadata(path)  # {} if it cannot be read: reading the file to its end tells why
         if metadata:
             prefix = arrow_prefix(metadata["name"], metadata["split"])

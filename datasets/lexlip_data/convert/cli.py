@@ -3,6 +3,8 @@
     python datasets/convert.py tsv --root DATA --name coco --out ARROW --workers 8
     python datasets/convert.py karpathy --root DATA --name f30k --out ARROW
     python datasets/convert.py folder --table my.tsv --name mine --split train --out ARROW
+    python datasets/convert.py wds --root 'x/{00000..00331}.tar' --name mine --split train --out ARROW
+    python datasets/convert.py hf --parquet 'x/train-*.parquet' --name mine --split train --out ARROW
     python datasets/convert.py demo --out ARROW --size 96 --vocab ARROW/vocab
     python datasets/convert.py tsv --root DATA --name gcc --out ARROW --shard 3/32     # one of 32 machines
     python datasets/convert.py check --out ARROW --name gcc
@@ -132,6 +134,16 @@ def _coco_captions(options: argparse.Namespace) -> int:
     return convert(tables, options)
 
 
+def _wds(options: argparse.Namespace) -> int:
+    table = arguments.tars_of(options, options.root, options.name, options.split, options.rules)
+    return convert([table], options, table.read)
+
+
+def _hf(options: argparse.Namespace) -> int:
+    table = arguments.parquet_of(options, options.parquet, options.name, options.split, options.rules)
+    return convert([table], options, table.read)
+
+
 def _demo(options: argparse.Namespace) -> int:
     if not 8 <= options.size <= 2048:
         raise DataError(f"--size {options.size}: give 8 to 2048 pixels")
@@ -192,6 +204,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=do)
         return sub.add_argument
 
+    def named(add: Callable) -> None:
+        add("--name", type=arguments.name, required=True, help="name of the data set")
+        add("--split", type=arguments.name, required=True, help="which split this is")
+
     add = command("tsv", _tsv, "the official TSV layout, or NAME/NAME_{split}.tsv")
     add("--root", type=Path, required=True, help="folder that holds COCO/, F30k/, CC4M/, sbu/ or NAME/")
     add("--name", type=arguments.name, required=True, help="coco, f30k, gcc, sbu or a name of your own")
@@ -222,6 +238,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--images", type=Path, help="its images")
     add("--split", type=arguments.name, nargs="+", help="of --annotations; with --root default: all")
     add("--name", type=arguments.name, default="coco2017", help="name of the data set (default: %(default)s)")
+
+    add = command("wds", _wds, "tar shards in webdataset's layout: KEY.jpg with KEY.txt or KEY.json")
+    add("--root", nargs="+", required=True, metavar="PATTERN", help="such as 'x/{00000..00331}.tar' or 'x/*.tar'")
+    arguments.of_tars(add)
+    named(add)
+
+    add = command("hf", _hf, "Parquet files, such as those of Hugging Face data sets")
+    add("--parquet", nargs="+", required=True, metavar="PATTERN", help="such as 'x/train-*.parquet'")
+    arguments.of_parquet(add)
+    add("--images", type=Path, help="what paths start from (default: the first file's folder)")
+    named(add)
 
     add = command("demo", _demo, "OpenMoji drawings with their names: a small real data set, no download")
     add("--size", type=arguments.whole(1), default=96, help="pixels per side (default: %(default)s)")

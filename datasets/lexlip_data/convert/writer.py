@@ -136,6 +136,8 @@ def _write_shard(report: Report, plan: ShardPlan, k: int, image_reader: ImageRea
     fields = {"image": pa.binary(), "caption": texts, "image_id": pa.string(), "split": pa.string()}
     if table.has_long_captions:
         fields["long_caption"] = texts
+    if table.has_coco_ids:
+        fields |= {"caption_id": texts, "cocoid": pa.string()}
     schema = pa.schema(fields, metadata={METADATA: json.dumps(plan.metadata(k)).encode()})
     try:
         with _room_for(partial), open(partial, "wb") as file:
@@ -149,7 +151,9 @@ def _write_shard(report: Report, plan: ShardPlan, k: int, image_reader: ImageRea
                         report.skipped.append(Skipped(image_id, str(table.path(i)), kind, reason))
                         continue
                     row = {"image": data, "caption": captions, "image_id": image_id, "split": table.split}
-                    rows.append({**row, "long_caption": table.long_captions(i)})
+                    cocoid, caption_ids = table.coco_ids(i)
+                    extra = {"caption_id": caption_ids, "cocoid": cocoid} if table.has_coco_ids else {}
+                    rows.append({**row, "long_caption": table.long_captions(i), **extra})
                     held += len(data)
                     report.images += 1
                     report.pairs += len(captions)

@@ -27,6 +27,9 @@ class Batch(TypedDict, total=False):
     text_states: Tensor  # (B, L, D) of a frozen text tower; batches of cached features, whose `image` is (B, L, D) too
     text_pooled: Tensor  # (B, D) its sentence vectors
     expanded: Tensor  # (B, 1 or V) 1 where a caption may be expanded, or have a term, in this step; of features (B,)
+    small: Tensor  # (B,) bool on the CPU: at half the size, where each micro-batch of a step has a resolution
+    teacher_text: Tensor  # (B, D) normalised vectors of a frozen dense model, and teacher_image
+    teacher_image: Tensor
     pairs: Tensor  # () rows of the global batch per process, where a loss needs them
     image_id: Tensor  # (B,) int64, the same number for the same image everywhere
     order: Tensor  # (B,) int64, position in the whole split; evaluation

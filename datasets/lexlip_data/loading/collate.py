@@ -14,7 +14,7 @@ from torch.utils.data import default_collate
 
 from lexlip_data.errors import DataError
 from lexlip_data.loading.batch import Batch
-from lexlip_data.loading.masking import mask_words, read_vocabulary, word_numbers
+from lexlip_data.loading.masking import mask_positions, mask_words, read_vocabulary, word_numbers
 from lexlip_data.loading.sentences import mark_sentences
 
 
@@ -34,6 +34,7 @@ class Collator:
     mlm_prob: float = 0.3  # probability that a word is masked for the encoder
     decoder_mlm_prob: float = 0.5  # and for the decoder
     whole_word_masking: bool = True  # mask all word pieces of a word together
+    masking: str = "words"  # `mask_words`, or "positions", `mask_positions`
     sentence_sep: bool = False  # read every ". " of a caption as [SEP]
     long_captions: int = 0  # K, long texts that each pair brings along
 
@@ -101,7 +102,11 @@ class Collator:
         out: Any = {}  # encoder_* and decoder_* of a Batch
         # One random stream per part, so that another probability of one leaves the other's masks as they were.
         for number, (part, probability) in enumerate(self.probabilities.items()):
-            masked, labels = mask_words(ids, words, probability, self.vocabulary, seeds, number)
+            how = (ids, words, probability, self.vocabulary, seeds)
+            if self.masking == "positions":
+                masked, labels = mask_positions(*how, self.max_text_len, number)
+            else:
+                masked, labels = mask_words(*how, number)
             out[f"{part}_ids"], out[f"{part}_labels"] = torch.from_numpy(masked), torch.from_numpy(labels)
         return out
 

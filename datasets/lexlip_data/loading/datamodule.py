@@ -21,6 +21,7 @@ from lexlip_data.loading.run_data import RunData
 from lexlip_data.loading.sampler import GlobalBatchSampler, shard
 from lexlip_data.loading.transforms import normalise
 from lexlip_data.loading.unknown_words import sample_captions, unknown_warning
+from lexlip_data.sources.images import Reading
 from lexlip_data.sources.registry import open_split, require_data_set
 from lexlip_data.sources.skipped import MAX_BAD_SHARE, Rules
 from lexlip_data.sources.source import Source
@@ -35,7 +36,8 @@ DEFAULTS = {
     "val_transform_keys": ["vit"], "max_text_len": 40, "whole_word_masking": True, "mlm_prob": 0.3,
     "decoder_mlm_prob": 0.5, "sentence_sep": False, "long_captions": 0, "sub_captions": False,
     "get_recall_metric": True, "eval_batch_size": None,
-    "max_bad_share": MAX_BAD_SHARE, "picture_roots": [],
+    "max_bad_share": MAX_BAD_SHARE, "picture_roots": [], "masking": "words", "truncated_images": "refuse",
+    "turned_images": True, "transparency": "white", "reduced_images": True,
 }  # fmt: skip
 
 
@@ -72,11 +74,20 @@ class CaptionDataModule(RunData):
             tokenizer, mlm=mlm,
             **{key: self.config[key] for key in (
                 "max_text_len", "image_size", "mlm_prob", "decoder_mlm_prob", "whole_word_masking", "sentence_sep",
-                "long_captions",
+                "long_captions", "masking",
             )},
         )  # fmt: skip
         self._opened: dict[str, dict[str, list[Source]]] = {}
         self._train: CaptionPairs | None = None
+
+    @property
+    def reading(self) -> Reading:
+        """How the config has images read."""
+        config = self.config
+        return Reading(
+            truncated=config["truncated_images"] == "read", turned=config["turned_images"],
+            on_white=config["transparency"] == "white", reduced=config["reduced_images"],
+        )  # fmt: skip
 
     # --- what there is ---
 
@@ -140,6 +151,7 @@ class CaptionDataModule(RunData):
             [source for group in self.sources(split).values() for source in group],
             config["train_transform_keys" if training else "val_transform_keys"], config["image_size"], config["seed"],
             strict=not training, long_captions=config["long_captions"], sub_captions=config["sub_captions"],
+            reading=self.reading,
         )  # fmt: skip
 
     @property
@@ -181,7 +193,7 @@ class CaptionDataModule(RunData):
     def _eval_loaders(self, split: str) -> list[DataLoader]:
         loaders = []
         for sources in self.sources(split).values():
-            images = EvalImages(sources, self.config["val_transform_keys"], self.config["image_size"])
+            images = EvalImages(sources, self.config["val_transform_keys"], self.config["image_size"], self.reading)
             texts = EvalTexts(sources)
             own_images = shard(len(images), self.rank, self.world_size)
             own_texts = texts.by_length(shard(len(texts), self.rank, self.world_size))

@@ -5,7 +5,7 @@ Letters: N images of the mixture, P pairs. Costs 8 bytes per image for the offse
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -14,7 +14,7 @@ from lexlip_data.errors import BrokenSample, DataError, one_line
 from lexlip_data.loading.long_captions import long_texts
 from lexlip_data.loading.rng import isolated, sample_seed
 from lexlip_data.loading.transforms import build_pixels, is_random
-from lexlip_data.sources.images import open_pixels
+from lexlip_data.sources.images import USUAL, Reading, open_pixels
 from lexlip_data.sources.source import Source, hash_id, locate
 
 
@@ -62,11 +62,14 @@ class CaptionPairs(Dataset):
     strict: bool = False  # a broken sample is an error (evaluation) instead of a skipped one (training)
     long_captions: int = 0  # how many long texts a pair gets
     sub_captions: bool = False  # whether parts of them, see `lexlip_data.loading.long_captions`
+    reading: Reading = USUAL
 
     def __post_init__(self) -> None:
         self.mixture = _Mixture(self.sources)
         self.transform = build_pixels(self.transform_keys, self.image_size)
         self.random = is_random(self.transform_keys)
+        if self.random:  # what is augmented has its own size: operations count in its pixels
+            self.reading = replace(self.reading, reduced=False)
 
     def __len__(self) -> int:
         return self.mixture.n_pairs
@@ -78,7 +81,7 @@ class CaptionPairs(Dataset):
         try:
             identity = _identity(source, i, number)
             caption = source.caption(i, number)
-            image = open_pixels(source.image_bytes(i), self.image_size)
+            image = open_pixels(source.image_bytes(i), self.image_size, self.reading)
             with isolated(seed) if self.random else nullcontext():
                 pixels = self.transform(image)
             sample = {"image": pixels, "caption": caption, **identity, "seed": seed}
@@ -99,11 +102,13 @@ class EvalImages(Dataset):
     and is the same for any number of processes. A broken image is an error that names it.
     """
 
-    def __init__(self, sources: Sequence[Source], transform_keys: str | list[str], image_size: int):
+    def __init__(
+        self, sources: Sequence[Source], transform_keys: str | list[str], image_size: int, reading: Reading = USUAL
+    ):
         if is_random(transform_keys):
             raise DataError(f"val_transform_keys {transform_keys}: evaluation must not be random, take vit")
         self.mixture = _Mixture(sources)
-        self.image_size = image_size
+        self.image_size, self.reading = image_size, reading
         self.transform = build_pixels(transform_keys, image_size)
         hashes = []
         for source in self.mixture.sources:
@@ -118,7 +123,7 @@ class EvalImages(Dataset):
     def __getitem__(self, order: int) -> dict:
         source, i = self.mixture.image(int(self.kept[order]))
         with _errors_named(source, i):
-            image = open_pixels(source.image_bytes(i), self.image_size)
+            image = open_pixels(source.image_bytes(i), self.image_size, self.reading)
             return {"image": self.transform(image), "order": order, **_identity(source, i, 0)}
 
 

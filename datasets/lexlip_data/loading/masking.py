@@ -72,8 +72,43 @@ def mask_words(
     keys = uniforms(seeds, 3 * part, most)
     keys[np.arange(most) >= n_words[:, None]] = 2.0  # sorted behind the caption's own words
     rank = np.argsort(np.argsort(keys, axis=1), axis=1)
-    at = (words >= 0) & np.take_along_axis(rank < wanted[:, None], np.maximum(words, 0), axis=1)
+    return _replaced(ids, words, rank < wanted[:, None], vocabulary.ordinary, vocabulary.mask_id, seeds, part)
+
+
+def mask_positions(
+    ids: np.ndarray, words: np.ndarray, fraction: float, vocabulary: Vocabulary, seeds: np.ndarray, length: int,
+    part: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Mask words as the official code does: a fraction of `length` positions, drawn among words and padding alike.
+
+    Words and padded positions come in a random order, and each is taken unless its word pieces would be too many. What
+    falls on padding masks nothing, so short captions lose few words, some none. Replacements are drawn from the whole
+    vocabulary. Arguments and result as `mask_words`; `length` is that of a padded caption.
+    """
+    if fraction <= 0:
+        return ids.copy(), np.full_like(ids, IGNORED)
+    rows, n_words = np.arange(len(ids)), words.max(axis=1, initial=-1) + 1
+    pieces = np.zeros((len(ids), length), dtype=np.int64)  # of each candidate: the words, then the rest
+    np.add.at(pieces, (rows[:, None].repeat(words.shape[1], 1)[words >= 0], words[words >= 0]), 1)
+    candidates = n_words + length - (words >= 0).sum(axis=1) - 2  # all but [CLS] and [SEP]
+    pieces[np.arange(length) >= n_words[:, None]] = 1
+    keys = uniforms(seeds, 3 * part, length)
+    keys[np.arange(length) >= candidates[:, None]] = 2.0
+    wanted, taken, chosen = max(1, round(length * fraction)), np.zeros(len(ids), np.int64), np.zeros(keys.shape, bool)
+    for at in np.argsort(keys, axis=1).T:
+        fits = (taken + pieces[rows, at] <= wanted) & (keys[rows, at] < 1)
+        chosen[rows, at] = fits
+        taken += np.where(fits, pieces[rows, at], 0)
+    return _replaced(ids, words, chosen, np.arange(len(vocabulary.special)), vocabulary.mask_id, seeds, part)
+
+
+def _replaced(
+    ids: np.ndarray, words: np.ndarray, chosen: np.ndarray, drawn: np.ndarray, mask_id: int, seeds: np.ndarray,
+    part: int,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Masked ids and labels, where `chosen` (B, words) says which words; random word pieces come from `drawn`."""
+    at = (words >= 0) & np.take_along_axis(chosen, np.maximum(words, 0), axis=1)
     draw = uniforms(seeds, 3 * part + 1, ids.shape[1])
-    which = (uniforms(seeds, 3 * part + 2, ids.shape[1]) * len(vocabulary.ordinary)).astype(np.int64)
-    replaced = np.where(draw < 0.8, vocabulary.mask_id, np.where(draw < 0.9, vocabulary.ordinary[which], ids))
+    which = (uniforms(seeds, 3 * part + 2, ids.shape[1]) * len(drawn)).astype(np.int64)
+    replaced = np.where(draw < 0.8, mask_id, np.where(draw < 0.9, drawn[which], ids))
     return np.where(at, replaced, ids), np.where(at, ids, IGNORED)

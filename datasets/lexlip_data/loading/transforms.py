@@ -4,8 +4,9 @@ Loaders hand on 8-bit pixels, a quarter of the bytes to copy between processes a
 makes the same floats of them as in a loader, bit for bit.
 
 `vit`: shorter side to `size` (bicubic), centre crop, mean and standard deviation 0.5.
-`vit_randaug`: RandAugment (two operations of magnitude 9) first; it draws from torch's global generator, so call it
-inside `lexlip_data.loading.rng.isolated`.
+`vit_randaug`: ViLT's RandAugment first (`lexlip_data.loading.randaug`), as the authors have it.
+`torchvision_randaug`: torchvision's instead, with other operations and ranges. Both draw from global generators, so
+call them inside `lexlip_data.loading.rng.isolated`.
 """
 
 from collections.abc import Callable
@@ -17,9 +18,20 @@ from PIL import Image
 from torchvision import transforms as tv
 
 from lexlip_data.errors import DataError
+from lexlip_data.loading.randaug import vilt_randaug
 from lexlip_data.sources.images import square_of
 
-TRANSFORM_KEYS = ("vit", "vit_randaug")
+_AUGMENT: dict[str, Callable[[Image.Image], Image.Image] | None] = {
+    "vit": None,
+    "vit_randaug": vilt_randaug,
+    "torchvision_randaug": tv.RandAugment(2, 9),
+}
+TRANSFORM_KEYS = tuple(_AUGMENT)
+_OTHERS = {  # of the official code, with or without _randaug behind them
+    "pixelbert": "gives images of different sizes, which no batch holds",
+    "imagenet": "normalises by other numbers, which no model here knows",
+    "beit": "gives three tensors for one image, which the official code does not take either",
+}
 
 
 def build_transform(keys: str | list[str], size: int) -> Callable[[Image.Image], torch.Tensor]:
@@ -41,17 +53,25 @@ def build_pixels(keys: str | list[str], size: int) -> Callable[[Image.Image | np
         DataError: unknown key, several keys, or a size that is not positive.
     """
     key_list = [keys] if isinstance(keys, str) else list(keys)
-    if len(key_list) != 1 or key_list[0] not in TRANSFORM_KEYS:
-        raise DataError(f"transform keys {key_list}: give exactly one of {list(TRANSFORM_KEYS)}")
+    if wrong := refusal_of(key_list):
+        raise DataError(f"transform keys {key_list}: {wrong}")
     if size < 1:
         raise DataError(f"image_size {size}: must be a positive number of pixels")
-    augment = tv.RandAugment(2, 9) if is_random(keys) else None
-    return partial(_pixels, augment=augment, size=size)  # a partial can be sent to spawned workers
+    return partial(_pixels, augment=_AUGMENT[key_list[0]], size=size)  # a partial can be sent to spawned workers
+
+
+def refusal_of(keys: list[str]) -> str:
+    """What is wrong with the transform keys of a config; "" where nothing is."""
+    if len(keys) == 1 and keys[0] in TRANSFORM_KEYS:
+        return ""
+    known = f"give exactly one of {', '.join(TRANSFORM_KEYS)}"
+    theirs = _OTHERS.get(keys[0].removesuffix("_randaug")) if len(keys) == 1 else None
+    return f"the official {keys[0]} {theirs}; {known}" if theirs else known
 
 
 def is_random(keys: str | list[str]) -> bool:
     """Whether the transform draws random numbers."""
-    return "vit_randaug" in ([keys] if isinstance(keys, str) else keys)
+    return any(_AUGMENT.get(key) for key in ([keys] if isinstance(keys, str) else keys))
 
 
 def _pixels(image: Image.Image | np.ndarray, augment: Callable | None, size: int) -> torch.Tensor:

@@ -80,6 +80,8 @@ class ArrowSource(Source):
     """The images of some Arrow files, in order. See `lexlip_data.sources.source.Source` for the methods."""
 
     def __init__(self, name: str, split: str, paths: Sequence[str | Path], max_images: int | None = None):
+        if isinstance(paths, (str, bytes, Path)):
+            raise DataError(f"paths of Arrow files come in a list: [{str(paths)!r}], not {str(paths)!r}")
         if not paths:
             raise DataError(f"data set {name}, split {split}: no Arrow files given")
         self.name, self.split, self.max_images = name, split, max_images
@@ -154,6 +156,15 @@ class ArrowSource(Source):
         cell = column[row]
         cells = (cell.values or []) if is_list(cell.type) else [cell] * cell.is_valid
         return [read_text(text, "long_caption", MAX_CAPTION) for text in cells]
+
+    def coco_ids(self, i: int) -> tuple[str, list[str]]:
+        k, row = self._locate(i)
+        columns = self._columns(k)
+        if not {"cocoid", "caption_id"} <= columns.keys() or not is_list(columns["caption_id"].type):
+            return "", []
+        ids = columns["caption_id"][row].values or []
+        texts = [read_text(cell, "caption_id", MAX_NAME) for cell in ids]
+        return read_text(columns["cocoid"][row], "cocoid", MAX_NAME), texts
 
     def where(self, i: int) -> str:
         k, row = self._locate(i)

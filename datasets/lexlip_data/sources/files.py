@@ -19,12 +19,22 @@ MAX_IMAGE_BYTES = 256 << 20
 
 _OF_RUST = re.compile(r"\(os error (\d+)\)$")  # safetensors and tokenizers have errors of their own
 
+_SYSTEM = frozenset(
+    "@eadir @recycle @recently-snapshot @syno @tmp @sharebin #recycle #snapshot $recycle.bin __macosx lost+found "
+    "thumbs.db ehthumbs.db ehthumbs_vista.db desktop.ini".split()
+) | {"system volume information", "icon\r"}
+
 is_file = os.path.isfile  # never an error, whatever the path
 NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # else opening a pipe waits until somebody writes to it
 _KINDS = {
     stat.S_IFIFO: "a pipe", stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }  # fmt: skip
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is no part of a collection."""
+    return name.startswith((".", "@eaDir", "@__thumb")) or name.lower() in _SYSTEM
 
 
 @contextmanager

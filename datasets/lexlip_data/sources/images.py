@@ -10,17 +10,19 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from lexlip_data.errors import BrokenImage
 from lexlip_data.sources.image_bounds import MAX_PIXELS, check_structure, check_tags
 from lexlip_data.sources.plugins import can_open
 
+TRUNCATED, TRANSPARENCY = ("refuse", "read"), ("white", "drop")
 MAX_RATIO = 100  # of the longer side to the shorter: resizing the shorter one makes the longer one that much longer
 # Chosen by content, whatever the name says. Pillow knows more; some start other programs (EPS) or are not images.
 _FORMATS = [name for name in "JPEG MPO PNG GIF WEBP TIFF BMP PPM JPEG2000 AVIF HEIF JXL".split() if can_open(name)]
@@ -32,6 +34,19 @@ _TURNS = {
 }  # fmt: skip
 _TAGGED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # where Pillow looks for the rotation
 _BAND_PIXELS = 1 << 20  # what needs more memory than the image itself is done in bands of so many pixels
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a run reads images; the defaults are right for most, the others are the official code's ways."""
+
+    truncated: bool = False  # read files that are cut short: what is missing is grey, or black
+    turned: bool = True  # turn images upright by their EXIF tag
+    on_white: bool = True  # transparency; else the colours that transparent pixels have
+    reduced: bool = True  # decode large JPEGs at a half, a quarter or an eighth of their size
+
+
+USUAL = Reading()
 
 
 def open_image(data: bytes | memoryview, min_side: int = 0, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -52,7 +67,7 @@ def open_image(data: bytes | memoryview, min_side: int = 0, max_pixels: int = MA
         return to_rgb(upright(_decode(data, _open(data, max_pixels), min_side, max_pixels)))
 
 
-def open_pixels(data: bytes | memoryview, size: int) -> Image.Image | np.ndarray:
+def open_pixels(data: bytes | memoryview, size: int, reading: Reading = USUAL) -> Image.Image | np.ndarray:
     """`open_image` for images of size x size: a JPEG that has this size already comes as a uint8 array (H, W, 3).
 
     The same pixels, in little more than half the time: simplejpeg and Pillow both drive libjpeg-turbo, but Pillow packs
@@ -63,12 +78,15 @@ def open_pixels(data: bytes | memoryview, size: int) -> Image.Image | np.ndarray
     with _refused_clearly(data):
         encoded = bytes(data)
         image = _open(encoded, MAX_PIXELS)
-        if image.size == (size, size) and image.format == "JPEG" and image.mode == "RGB" and not _is_tagged(image):
+        plain = image.format == "JPEG" and image.mode == "RGB" and not (reading.turned and _is_tagged(image))
+        if plain and image.size == (size, size):
             with suppress(ValueError):  # something is wrong: Pillow decides whether the file can be used all the same
                 pixels = simplejpeg.decode_jpeg(encoded, "RGB")
                 if pixels.shape == (size, size, 3):
                     return pixels
-        return to_rgb(upright(_decode(encoded, image, size, MAX_PIXELS)))
+        with _short_ones_read() if reading.truncated else nullcontext():
+            image = _decode(encoded, image, size if reading.reduced else 0, MAX_PIXELS, reading.on_white)
+        return to_rgb(upright(image) if reading.turned else image, reading.on_white)
 
 
 @contextmanager
@@ -96,7 +114,17 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     return image
 
 
-def _decode(data: bytes, image: Image.Image, min_side: int, max_pixels: int) -> Image.Image:
+@contextmanager
+def _short_ones_read() -> Iterator[None]:
+    """Pillow's switch for files that are cut short, on meanwhile. It is the process's: not for several threads."""
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def _decode(data: bytes, image: Image.Image, min_side: int, max_pixels: int, on_white: bool = True) -> Image.Image:
     if min_side > 0:
         image.draft(None, (2 * min_side, 2 * min_side))  # a no-op for everything but JPEG
     tiles = getattr(image, "tile", None)
@@ -106,7 +134,7 @@ def _decode(data: bytes, image: Image.Image, min_side: int, max_pixels: int) -> 
     key = image.info.get("transparency")  # a PNG's transparent colour, in its own bits; the pixels have 8 by now
     if stored in ("L;2", "L;4") and isinstance(key, int):
         image.info["transparency"] = key * {"L;2": 85, "L;4": 17}[stored]
-    elif stored == "RGB;16B" and key is not None:
+    elif stored == "RGB;16B" and key is not None and on_white:
         _key_on_white(image, data, np.array(key))
     return image
 
@@ -182,8 +210,8 @@ def square_of(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size)) if (wide, high) != (size, size) else image
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to 8-bit RGB: transparency on white; 16-bit and float images are scaled, not clipped."""
+def to_rgb(image: Image.Image, on_white: bool = True) -> Image.Image:
+    """Any mode to 8-bit RGB: transparency on white, or left out; 16-bit and float images are scaled, not clipped."""
     mode = image.mode
     if mode == "RGB" and "transparency" not in image.info:
         return image
@@ -192,8 +220,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return cast(Image.Image, ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB"))  # None only in place
-    if mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+    if on_white and (mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info):
         return _on_white(image)
+    if mode in ("RGBa", "La"):  # Pillow knows one way only
+        image = image.convert({"RGBa": "RGBA", "La": "LA"}[mode])
     return image.convert("RGB")
 
 

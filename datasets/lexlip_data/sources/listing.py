@@ -17,23 +17,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from lexlip_data.errors import one_line
-from lexlip_data.sources.files import is_inside, real_roots
+from lexlip_data.sources.files import is_hidden, is_inside, real_roots
 from lexlip_data.sources.kinds import READ, SUFFIXES, UNREAD, advice_for, kind_of_file
 from lexlip_data.sources.skipped import Skipped
 from lexlip_data.sources.source import hash_id
 
-_SYSTEM = frozenset(
-    "@eadir @recycle @recently-snapshot @syno @tmp @sharebin #recycle #snapshot $recycle.bin __macosx lost+found "
-    "thumbs.db ehthumbs.db ehthumbs_vista.db desktop.ini".split()
-) | {"system volume information", "icon\r"}
 _TWICE = "lead to files that are listed anyway"
 _TOLD = 8  # suffixes, or kinds, that are named in a line
 _LISTED = 1000  # links and unread images that are listed one by one
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is no part of a collection."""
-    return name.startswith((".", "@eaDir", "@__thumb")) or name.lower() in _SYSTEM
 
 
 class Listing:

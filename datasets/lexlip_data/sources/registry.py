@@ -29,6 +29,7 @@ _TABLES: dict[str, dict[str, str]] = {
     "gcc": {"train": "CC4M/Train_GCC-training_output.csv", "val": "CC4M/Validation_GCC-1.1.0-Validation_output.csv"},
     "sbu": {"train": "sbu/sbu_out.tsv"},
 }
+VG = "vg"  # Visual Genome's region descriptions, as ViLT writes them: one file without a split, all for training
 
 
 def arrow_prefix(name: str, split: str) -> str:
@@ -40,8 +41,10 @@ def arrow_prefix(name: str, split: str) -> str:
     return "sbu" if name == "sbu" and split == "train" else f"{name}_{split}"
 
 
-def _arrow_prefixes(name: str, split: str) -> list[str]:
+def _arrow_prefixes(root: Path, name: str, split: str) -> list[str]:
     """Where a split is looked for: the first prefix is required, the others are added where they exist."""
+    if (name, split) == (VG, "train") and find_arrow_files(root, VG):
+        return [VG]
     if split not in _TABLES.get(name, SPLITS):
         return []
     parts = ("train", "restval") if (name, split) == ("coco", "train") else (split,)
@@ -81,7 +84,7 @@ def open_split(
         raise DataError(f"max_images of {name} is {cap!r}: give a positive number of images, or leave it out")
     if data_sets and name in data_sets:
         return _open_own(root, name, split, data_sets[name], cap, rules)
-    prefixes = _arrow_prefixes(name, split)
+    prefixes = _arrow_prefixes(root, name, split)
     files = [find_arrow_files(root, prefix) for prefix in prefixes]
     if any(files):
         if not files[0]:
@@ -105,10 +108,11 @@ def require_data_set(data_root: str | Path, name: str, data_sets: DataSets | Non
         return  # opening a split names what is absent
     looked_for = []
     for split in SPLITS:
-        prefixes, tables = _arrow_prefixes(name, split), table_paths(name, split)
+        prefixes, tables = _arrow_prefixes(root, name, split), table_paths(name, split)
         if any(find_arrow_files(root, prefix) for prefix in prefixes) or any(is_file(root / path) for path in tables):
             return
         looked_for += [f"{prefix}[_0].arrow" for prefix in prefixes] + tables
+    looked_for = [*([f"{VG}.arrow"] if name == VG else []), *looked_for]
     problem = "holds none of its files" if root.is_dir() else "does not exist"
     raise DataError(
         f"data set {name}: the folder {root} {problem}; looked for {', '.join(looked_for)}. "

@@ -10,7 +10,8 @@ import pyarrow as pa
 from lexlip_data.errors import one_line
 from lexlip_data.sources.skipped import Skipped
 
-COLUMNS = ("title", "filepath", "image_id", "split", "long_caption")
+COCO_IDS = ("caption_id", "cocoid")
+COLUMNS = ("title", "filepath", "image_id", "split", "long_caption", *COCO_IDS)
 
 
 class Rows:

@@ -46,6 +46,10 @@ class Source(Protocol):
     def long_captions(self, i: int) -> list[str]:
         """Long captions of the image; empty where the source has none. Raises BrokenSample if one is no text."""
 
+    def coco_ids(self, i: int) -> tuple[str, list[str]]:
+        """COCO's numbers of the image and of its captions; ("", []) where the source has none."""
+        return "", []
+
     def where(self, i: int) -> str:
         """File and row, for messages."""
 

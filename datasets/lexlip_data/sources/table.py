@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 from lexlip_data.errors import BrokenImage, DataError, one_line
 from lexlip_data.sources.files import read_image, real_roots
 from lexlip_data.sources.paths import normal_paths
-from lexlip_data.sources.rows import Rows
+from lexlip_data.sources.rows import COCO_IDS, Rows
 from lexlip_data.sources.skipped import USUAL_RULES, Rules
 from lexlip_data.sources.source import MAX_CAPTION, MAX_NAME, Source
 from lexlip_data.sources.tsv import read_columns
 
 # Characters allowed in the columns that are kept.
 _MOST = {"title": MAX_CAPTION, "filepath": MAX_NAME, "image_id": MAX_NAME, "long_caption": MAX_CAPTION}
+_MOST |= dict.fromkeys(COCO_IDS, MAX_NAME)
 
 
 class CaptionTable(Source):
@@ -65,6 +66,7 @@ class CaptionTable(Source):
         columns = {**rows.columns, "image_id": rows.image_ids}
         self._columns = {column: columns[column] for column in _MOST if column in columns}
         self.has_long_captions = "long_caption" in self._columns
+        self.has_coco_ids = all(name in self._columns for name in COCO_IDS)
         self._rows = np.argsort(codes[kept], kind="stable")  # those of image i end at _ends[i]
         self.caption_counts = np.bincount(codes[kept])
         self._ends = np.cumsum(self.caption_counts)
@@ -142,6 +144,11 @@ class CaptionTable(Source):
         texts = self._columns["long_caption"].take(pa.array(self._rows_of(i))).to_pylist()
         return list(dict.fromkeys(text for text in texts if text))  # one text repeated on every row counts once
 
+    def coco_ids(self, i: int) -> tuple[str, list[str]]:
+        if not self.has_coco_ids:
+            return "", []
+        return self._cell("cocoid", i), self._columns["caption_id"].take(pa.array(self._rows_of(i))).to_pylist()
+
     def where(self, i: int) -> str:
         return f"{self.origin}, row {self._numbers[self._rows_of(i)[0]]}, file {self.path(i)}"
 
@@ -149,7 +156,7 @@ class CaptionTable(Source):
         """A hash of every id, path and caption that this table hands out."""
         rows = pa.array(self._rows[: self.caption_counts.sum()])
         digest = hashlib.blake2b(digest_size=16)
-        for name in ("image_id", "filepath", "title", "long_caption"):
+        for name in ("image_id", "filepath", "title", "long_caption", *COCO_IDS):
             if name in self._columns:
                 column = self._columns[name].take(rows)
                 digest.update(np.asarray(pc.binary_length(column)).tobytes())

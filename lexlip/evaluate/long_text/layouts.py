@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lexlip.errors import BenchmarkError
 from lexlip_data.loading.sentences import split_sentences
+from lexlip_data.sources.files import is_hidden
 
 IIW_PARTS = {"DOCCI_Test": "docci", "IIW-400": "docci_aar", "DCI_Test": "dci"}  # annotations -> images
 
@@ -114,11 +115,16 @@ def read_urban1k(root: Path) -> PairSet:
     for folder in ("image", "caption"):
         if not (root / folder).is_dir():
             raise BenchmarkError(f"{root / folder}: no such folder; Urban1k has image/*.jpg and caption/*.txt")
-    for file in sorted((root / "caption").glob("*.txt")):
+    for file in _visible(root / "caption", "*.txt"):
         pairs.add(root / "image" / f"{file.stem}.jpg", _text(file).split("\n")[0], str(file))
-    captions = ((image, root / "caption" / f"{image.stem}.txt") for image in sorted((root / "image").glob("*.jpg")))
+    captions = ((image, root / "caption" / f"{image.stem}.txt") for image in _visible(root / "image", "*.jpg"))
     pairs.missing += [f"{image}: no {caption}" for image, caption in captions if not caption.exists()]
     return pairs
+
+
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    """Files in the order of their names, without what macOS and others put beside them."""
+    return sorted(file for file in folder.glob(pattern) if not is_hidden(file.name))
 
 
 def _short(count: int) -> str:
@@ -151,7 +157,7 @@ def _json_lines(file: Path) -> Iterator[tuple[str, dict]]:
 def _parsed(text: str, where: str) -> object:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BenchmarkError(f"{where} is no JSON: {error}") from error
 
 

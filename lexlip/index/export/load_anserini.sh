@@ -10,5 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 index=${1:-lucene-index}
 java -cp "$ANSERINI" io.anserini.index.IndexCollection -collection JsonVectorCollection -input documents \
   -index "$index" -generator DefaultLuceneDocumentGenerator -threads 1 -impact -pretokenized -optimize
-java -cp "$ANSERINI" io.anserini.search.SearchCollection -index "$index" -topics query.tsv -topicReader TsvInt \
+# Its usage says how it spells this option: -topicreader until Anserini 0.2x.
+reader=$(java -cp "$ANSERINI" io.anserini.search.SearchCollection 2>&1 | grep -io -m 1 -e -topicreader || echo -topicReader)
+java -cp "$ANSERINI" io.anserini.search.SearchCollection -index "$index" -topics query.tsv "$reader" TsvInt \
   -output run.txt -impact -pretokenized -hits 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,7 +13,7 @@ from lexlip.errors import IndexingError
 from lexlip.index.conditions import Conditions
 from lexlip.index.index import Hit, Share, first_try, shares_of, whole_count
 from lexlip.index.origin import require_model
-from lexlip.index.queries import Bag, Query, Words, bag_of, terms_of_words
+from lexlip.index.queries import Bag, Query, Words, bag_of, each_query, terms_of_words
 from lexlip.index.remote.calls import SEARCHING
 from lexlip.index.remote.card import CARD, Card, read_frequencies, required_card
 from lexlip.index.remote.collection import Collection
@@ -22,6 +23,7 @@ from lexlip.index.store import Manifest
 if TYPE_CHECKING:
     from lexlip.index.index import Model
 
+_AT_ONCE = 8  # queries of a batch
 _READ = 1000  # documents whose vectors are asked for at once
 
 
@@ -73,6 +75,15 @@ class RemoteIndex:
         if conditions or conditions.penalties:
             return self._chosen(bag, k, conditions)
         return _ordered(self._collection.search(bag, k))
+
+    def search_batch(
+        self, queries: Sequence[Query], k: int = 10, *, drop: float = 0.0, threads: int | None = None
+    ) -> list[list[Hit]]:  # fmt: skip
+        """`search` for several queries, `threads` (8) at a time. Texts and images are encoded one by one."""
+        bags = [bag_of(query, self.model) for query in each_query(queries)]
+        at_once = whole_count("threads", threads or _AT_ONCE) if self._collection.parallel else 1
+        with ThreadPoolExecutor(at_once) as pool:
+            return list(pool.map(lambda bag: self.search(bag, k, drop=drop), bags))
 
     def _chosen(self, bag: Bag, k: int, conditions: Conditions) -> list[Hit]:
         """The best that fulfil conditions, after penalties."""

@@ -100,6 +100,7 @@ class LexiconHeads(nn.Module):
         rate_factors, without_decay: what the optimiser is told of parameters, see `lexlip.train.optim`.
     """
 
+    method = "auto"  # how the maximum over image tokens is taken, see `max_logits`
     rate_factors = {"table": TERM_RATE, "image_bias": TERM_RATE, "own": TERM_RATE}
     without_decay = ("table",)
 
@@ -144,7 +145,7 @@ class LexiconHeads(nn.Module):
     def encode_image(self, features: Tensor) -> Tensor:
         """(B, L, D) features to (B, A) weights, not normalised: each term's largest logit, saturated."""
         hidden = self.image_norm(self.image(self.standardise(features)))
-        return max_logits(hidden, self.table, self.image_bias, saturated=True)
+        return max_logits(hidden, self.table, self.image_bias, saturated=True, method=self.method)
 
     def patch_states(self, cells: Tensor, averaged: bool) -> Tensor:
         """(B, H, W, D) features of patches to (B, H, W, W') of which `term_logits` makes logits.
@@ -197,7 +198,7 @@ class ContextualText(nn.Module):
         assert texts.states is not None and texts.pooled is not None
         states = texts.states.to(heads.table.dtype)
         weights = F.softplus(self.weigh(states)[..., 0] + F.pad(heads.own, (0, 1))[where]) * texts.mask
-        rows = weights.new_zeros(len(weights), len(heads.term_ids) + 1)
+        rows = weights.new_zeros(weights.shape[0], len(heads.term_ids) + 1)
         own = rows.scatter_reduce(1, where, weights, "amax")[:, :-1]
         return own, self.expand(_dropped(texts.pooled.to(states.dtype), self.dropout, self.training), heads.table)
 
@@ -253,7 +254,7 @@ class TableText(nn.Module):
         """(B, A) sums of the rows of each text's different word pieces."""
         terms = _once(texts.terms, texts.mask)
         weights = self.row_weights[terms].float() * (terms >= 0)[..., None]  # (B, T, K)
-        sums = weights.new_zeros(len(terms), len(heads.term_ids))
+        sums = weights.new_zeros(terms.shape[0], len(heads.term_ids))
         return sums.scatter_add(1, self.row_terms[terms].long().flatten(1), weights.flatten(1)), None
 
 

@@ -120,8 +120,10 @@ def _guess(found: Reference, text: str) -> str:
     if (folder / "open_clip_config.json").is_file():
         return "open_clip"
     try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"tower {text}: {folder} holds no readable config.json or modules.json ({error})") from error
     return "timm" if "architecture" in config and "model_type" not in config else "hf"
 

@@ -77,7 +77,7 @@ def pool(name: str, states: Tensor, counted: Tensor) -> Tensor:
         return states.masked_fill(~counted[..., None], -torch.inf).amax(1)
     if name in ("cls", "lasttoken"):
         place = counted.int().argmax(1) if name == "cls" else (places * counted).amax(1)
-        return states[torch.arange(len(states), device=states.device), place]
+        return states[torch.arange(states.shape[0], device=states.device), place]
     count = weight.sum(1).clamp(min=1e-9)
     return (states * weight).sum(1) / (count if name == "mean" else count.sqrt())
 
@@ -134,7 +134,7 @@ class _Files:
         path = self.path(name)
         try:
             return json.loads(path.read_text(encoding="utf-8")) if path else None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is no JSON: {error}") from error
 
 

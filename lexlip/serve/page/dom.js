@@ -29,6 +29,9 @@ export const CROSS = "m5 5 10 10M15 5 5 15";
 // A piece from inside a word, "##ing", as people read it.
 export const shown = (word) => (word.startsWith("##") ? "…" + word.slice(2) : word);
 
+// Neither a piece nor a sign.
+export const isWhole = (word) => /^[\p{L}\p{N}]/u.test(word);
+
 export function after(milliseconds, work) {
   let timer;
   const later = (...values) => {

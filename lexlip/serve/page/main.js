@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { openDetail, redrawDetail } from "./detail.js";
-import { after, count, find, make, shown } from "./dom.js";
+import { after, count, find, isWhole, make, shown } from "./dom.js";
 import { openMenu } from "./menu.js";
 import * as queries from "./state.js";
 import { stopSuggesting } from "./suggest.js";
@@ -13,6 +13,7 @@ const PAGE = 60;
 const LIVE = 180; // milliseconds after a key before it is searched for
 const FACETS = 14;
 const EXAMPLES = 18;
+const LONGEST = 30_000; // letters of an address
 
 let about = { documents: 0, photos: false, patches: null, max_k: PAGE };
 let state = queries.nothing();
@@ -114,6 +115,7 @@ function dropSample() {
 
 function remember(replace = false) {
   const address = location.pathname + queries.toHash(state);
+  if (address.length > LONGEST) return; // a vector of thousands of words is no address
   if (location.pathname + location.hash === address) return;
   history[replace ? "replaceState" : "pushState"](null, "", address);
 }
@@ -148,7 +150,7 @@ function showFacets() {
   const counts = new Map();
   for (const hit of hits) for (const { word } of hit.words) counts.set(word, (counts.get(word) ?? 0) + 1);
   const known = new Set([...Object.keys(state.words ?? {}), ...Object.keys(state.without)]);
-  const common = [...counts].filter(([word]) => !known.has(word) && !word.startsWith("##"));
+  const common = [...counts].filter(([word, number]) => number > 1 && !known.has(word) && isWhole(word));
   common.sort((one, other) => other[1] - one[1] || (one[0] < other[0] ? -1 : 1));
   find("facets").replaceChildren(...common.slice(0, FACETS).map(([word, number]) => wordChip(word, number)));
 }
@@ -267,5 +269,6 @@ try {
 } catch (error) {
   status(error.message, true);
 }
-recall();
+if (!running) recall();
+else if (hits.length) draw(0, []); // of a photo that was dropped before it was known what there is
 if (queries.isEmpty(state) && matchMedia("(pointer: fine)").matches) text.focus();

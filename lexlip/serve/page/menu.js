@@ -53,6 +53,7 @@ export function closeMenu(refocus = false) {
   chip.setAttribute("aria-expanded", "false");
   menu.hidePopover();
   if (refocus) chip.focus();
+  chip.dispatchEvent(new Event("menuclosed"));
 }
 
 menu.addEventListener("keydown", (event) => {

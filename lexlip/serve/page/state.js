@@ -18,7 +18,7 @@ export function fields(state, k) {
 // From here on by its words: what the text's vector was, changed.
 export function inWords(state, found) {
   if (state.words || !found) return state;
-  const words = Object.fromEntries(found.words.map(({ word, weight }) => [word, weight]));
+  const words = Object.fromEntries(found.words.filter((each) => each.weight >= LIGHTEST).map(({ word, weight }) => [word, weight]));
   return { ...state, words, without: found.without, required: found.required, penalties: found.penalties };
 }
 

@@ -1,6 +1,7 @@
 // The search itself, word by word: a slider for each, and what is forbidden.
 
 import { CROSS, find, icon, make, shown } from "./dom.js";
+import { openMenu } from "./menu.js";
 import * as queries from "./state.js";
 
 const bar = find("query");
@@ -14,7 +15,7 @@ export function newQuery() {
 }
 
 function button(label, work) {
-  return make("button", { type: "button", "aria-label": label, title: label, onclick: work }, icon(CROSS));
+  return make("button", { type: "button", className: "x", "aria-label": label, title: label, onclick: work }, icon(CROSS));
 }
 
 function slider(state, word, change) {
@@ -29,7 +30,9 @@ function slider(state, word, change) {
   });
   input.addEventListener("change", () => change(queries.setWeight(state, word, Number(input.value))));
   const must = word in state.required;
-  const element = make("span", { className: must ? "term must" : "term" }, make("span", {}, shown(word)), input, output,
+  const name = make("button", { type: "button", className: "word", "aria-haspopup": "menu", "aria-expanded": "false" }, shown(word));
+  name.addEventListener("click", () => openMenu(name, word, state, change));
+  const element = make("span", { className: must ? "term must" : "term" }, name, input, output,
     button(`Leave out ${shown(word)}`, () => change(queries.forget(state, word))));
   element.dataset.word = word;
   return element;

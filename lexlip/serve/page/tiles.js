@@ -1,12 +1,13 @@
 // The grid of photos: a tile has the photo's middle square, and the photo's words as chips.
 
 import { thumbnail } from "./api.js";
-import { after, find, make, shown } from "./dom.js";
+import { after, find, isWhole, make, shown } from "./dom.js";
 import { clearHeat, showHeat } from "./heat.js";
 import { openMenu } from "./menu.js";
 import { heaviest } from "./state.js";
 
 const ON_TILE = 6; // chips; those that the line has no room for are cut off
+const AGAIN = 1500; // milliseconds until a photo that did not come is asked for once more
 const PATIENCE = 60; // milliseconds over a chip before its patches are asked for
 
 // The words that matter first: heavy ones, and more so if they weigh much in the search.
@@ -16,10 +17,8 @@ export function ordered(words, state) {
   return [...words].sort((one, other) => matters(other) - matters(one));
 }
 
-const isWhole = ({ word }) => /^[\p{L}\p{N}]/u.test(word);
-
 export function described(hit) {
-  const words = hit.words.filter(isWhole).slice(0, 5).map((each) => each.word);
+  const words = hit.words.filter((each) => isWhole(each.word)).slice(0, 5).map((each) => each.word);
   return words.length ? `Photo: ${words.join(", ")}` : `Photo ${hit.id}`;
 }
 
@@ -30,11 +29,16 @@ export function wordButton(className, hit, word, holder, square, context, ...chi
   if (word in (context.state.words ?? {})) button.classList.add("asked");
   if (holder && context.patches) {
     const show = after(PATIENCE, () => showHeat(holder, hit, word, square));
-    const hide = () => { show.cancel(); clearHeat(holder); };
+    const hide = () => {
+      if (button.getAttribute("aria-expanded") === "true") return; // its menu is open: what was tapped stays to be seen
+      show.cancel();
+      clearHeat(holder);
+    };
     button.addEventListener("pointerenter", show);
     button.addEventListener("focus", show);
     button.addEventListener("pointerleave", hide);
     button.addEventListener("blur", hide);
+    button.addEventListener("menuclosed", () => button.matches(":hover, :focus") || hide());
   }
   button.addEventListener("click", () => openMenu(button, word, context.state, context.change));
   return button;
@@ -44,7 +48,12 @@ export function photoOf(hit, url, context) {
   if (!context.photos) return make("span", { className: "name" }, String(hit.id));
   const photo = make("img", { src: url, alt: described(hit), decoding: "async", draggable: false });
   photo.addEventListener("load", () => photo.classList.add("there"));
-  photo.addEventListener("error", () => photo.replaceWith(make("span", { className: "name" }, `${hit.id} cannot be shown`)));
+  photo.addEventListener("error", () => {
+    if (!photo.dataset.again) { // the service may have been busy
+      photo.dataset.again = "yes";
+      setTimeout(() => { photo.src = url; }, AGAIN);
+    } else photo.replaceWith(make("span", { className: "name" }, `${hit.id} cannot be shown`));
+  });
   return photo;
 }
 
@@ -54,7 +63,7 @@ function tile(hit, context, open) {
   if (shownPhoto.tagName === "IMG") shownPhoto.loading = "lazy";
   photo.append(shownPhoto);
   const chips = make("div", { className: "chips" });
-  for (const { word, weight } of ordered(hit.words.filter(isWhole), context.state).slice(0, ON_TILE)) {
+  for (const { word, weight } of ordered(hit.words.filter((each) => isWhole(each.word)), context.state).slice(0, ON_TILE)) {
     const chip = wordButton("chip", hit, word, photo, true, context, shown(word), make("small", {}, weight.toFixed(2).replace(/^0/, "")));
     chip.tabIndex = -1; // reached with the arrows: a page of photos is no row of 300 stops
     chips.append(chip);

@@ -33,7 +33,7 @@ class Saver(pl.Callback):
 
     def __init__(self, config: Config, folder: Path, files: WholeFiles, validated: bool):
         self.config, self.folder, self.files = config, folder, files  # the Trainer writes with `files`
-        monitor, self.sign = ("val/rsum", 1) if config.get_recall_metric else ("val/loss", -1)
+        monitor, self.sign = (f"val/{config.select_by}", 1) if config.get_recall_metric else ("val/loss", -1)
         self.monitor = monitor if validated else ""  # what the best checkpoint is picked by, if anything
         self.written = time.monotonic()
         self.saved_step = -1  # the same on every process, since all of them enter the writing or none

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import resource
 
 import numpy as np
 import pyarrow as pa
@@ -66,6 +67,42 @@ def test_a_file_as_vilt_writes_it(tmp_path, save):
     save(tmp_path / "coco_caption_karpathy_train.arrow", written)
     (source,) = open_split(tmp_path, "coco", "train")
     assert everything(source) == [(row[0], row[1], row[2]) for row in rows]
+
+
+def test_the_official_sets_have_their_splits(tmp_path, save):
+    """GCC has no test split: the official code takes val's images for one."""
+    save(tmp_path / "conceptual_caption_val_0.arrow", table())
+    assert len(open_split(tmp_path, "gcc", "val")[0]) == 5
+    assert open_split(tmp_path, "gcc", "test") == open_split(tmp_path, "sbu", "val") == []
+
+
+def test_visual_genome_as_vilt_writes_it(tmp_path, save):
+    """Region descriptions with boxes, and no split: all of it is for training."""
+    boxes = {"split": None, "width": [[3]] * 5, "height": [[4]] * 5, "x": [[0]] * 5, "y": [[1]] * 5}
+    save(tmp_path / "vg.arrow", table(**boxes))
+    (source,) = open_split(tmp_path, "vg", "train")
+    assert everything(source) == everything(ArrowSource("x", "train", [save(tmp_path / "w.arrow", table())]))
+    assert open_split(tmp_path, "vg", "val") == []
+    require_data_set(tmp_path, "vg")
+    (tmp_path / "vg.arrow").rename(tmp_path / "vg_train.arrow")  # as the converter here would call it
+    assert len(open_split(tmp_path, "vg", "train")[0]) == 5
+    with pytest.raises(DataError, match=r"looked for vg.arrow, vg_train\[_0\].arrow"):
+        require_data_set(tmp_path / "none", "vg")
+
+
+def test_an_empty_last_shard_as_vilt_writes_it(tmp_path, save):
+    """A multiple of 100,000 images: the last file has no rows, and pandas gives its columns no type."""
+    pandas = pytest.importorskip("pandas")
+    save(tmp_path / "sbu_0.arrow", table())
+    empty = pa.Table.from_pandas(pandas.DataFrame([], columns=["image", "caption", "image_id", "split"]))
+    assert pa.types.is_null(empty.schema.field("image").type)
+    for written in (empty, pa.table({name: pa.array([], pa.null()) for name in ("image", "caption", "image_id")})):
+        save(tmp_path / "sbu_1.arrow", written)
+        (source,) = open_split(tmp_path, "sbu", "train")
+        assert len(source) == 5 and source.left_out == [] and len(everything(source)) == 5
+    save(tmp_path / "sbu_1.arrow", pa.table({name: pa.nulls(2) for name in ("image", "caption", "image_id")}))
+    with pytest.raises(DataError, match="sbu_1.arrow: column image is null, not binary"):
+        open_split(tmp_path, "sbu", "train")
 
 
 IMAGES, CAPTIONS, IDS = (table()[name].to_pylist() for name in ("image", "caption", "image_id"))
@@ -332,3 +369,20 @@ def test_memory_does_not_grow_over_an_epoch(opened):
     for _ in range(3):
         epoch()
     assert private_bytes() - before < 4_000_000  # the data are 40 MB
+
+
+def test_one_path_in_place_of_a_list():
+    with pytest.raises(DataError, match=r"come in a list: \['a.arrow'\], not 'a.arrow'"):
+        ArrowSource("x", "train", "a.arrow")
+
+
+def test_more_files_than_may_be_open(tmp_path, save):
+    """It is said; the files are not called broken."""
+    paths = [save(tmp_path / f"{n}.arrow", table(1)) for n in range(20)]
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 5, before[1]))
+    try:
+        with pytest.raises(DataError, match=r"arrow: more Arrow files than may be open; raise the limit \(ulimit -n\)"):
+            ArrowSource("x", "train", paths)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

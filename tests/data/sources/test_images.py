@@ -231,7 +231,9 @@ def test_randaug_leaves_the_process_generators_alone():
 @pytest.mark.parametrize(
     ("keys", "size", "message"),
     [
-        ("vitt", 8, r"^transform keys \['vitt'\]: give exactly one of \['vit', 'vit_randaug'\]$"),
+        ("vitt", 8, r"^transform keys \['vitt'\]: give exactly one of vit, vit_randaug, torchvision_randaug$"),
+        ("pixelbert", 8, "the official pixelbert gives images of different sizes.*; give exactly one of vit,"),
+        (["imagenet_randaug"], 8, "the official imagenet_randaug normalises by other numbers"),
         (["vit", "vit_randaug"], 8, r"^transform keys \['vit', 'vit_randaug'\]: give exactly one of"),
         ([], 8, r"^transform keys \[\]: give exactly one of"),
         ("vit", 0, "^image_size 0: must be a positive number of pixels$"),

@@ -7,11 +7,21 @@ import pytest
 from PIL import Image
 
 from lexlip_data.errors import BrokenImage
+from lexlip_data.sources import kinds
+from lexlip_data.sources import listing as listing_module
 from lexlip_data.sources.images import open_image
 from lexlip_data.sources.kinds import kind_of, unread_named
 from lexlip_data.sources.listing import Listing
 
 HEIC = b"\0\0\0\x18ftypheic" + b"\0" * 60
+
+
+@pytest.fixture
+def no_plugins(monkeypatch):
+    """As without the packages that read HEIC and JPEG XL."""
+    for module in (kinds, listing_module):
+        monkeypatch.setattr(module, "READ", kinds.READ - {"HEIC/HEIF", "JPEG XL"})
+        monkeypatch.setattr(module, "UNREAD", kinds.UNREAD | {"HEIC/HEIF", "JPEG XL"})
 
 
 @pytest.fixture
@@ -36,7 +46,7 @@ def encoded(form, size=(9, 7)):
     return buffer.getvalue()
 
 
-def test_content_decides(tmp_path, image):
+def test_content_decides(tmp_path, image, no_plugins):
     forms = {"a.jpe": "JPEG", "b.jfif": "JPEG", "c.pnm": "PPM", "d.j2k": "JPEG2000", "e.scan": "BMP", "f": "PNG",
              "g.txt": "GIF", "h.dat": "TIFF", "i.bin": "WEBP", "j.JPG": "JPEG"}  # fmt: skip
     for name, form in forms.items():
@@ -48,6 +58,7 @@ def test_content_decides(tmp_path, image):
     names, notes, listing = listed(tmp_path)
     assert names == [*forms, "k.jpg"]
     assert "1 .heic (HEIC/HEIF: an image" in notes and "1 .nef (camera raw: an image" in notes and "save it as" in notes
+    assert "HEIC/HEIF is read where pillow-heif is installed" in notes and "JPEG XL" not in notes
     assert "1 .svg (SVG: an image" in notes and "2 .txt" in notes and "1 without a suffix" in notes
     assert {item.path for item in listing.left_out} == {"x.heic", "y.nef", "z.svg"}
 
@@ -110,8 +121,10 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path, image, monkeypatch):
     assert names == [] and "1 folders that cannot be read, Permission denied (e.g. closed/)" in notes
 
 
-def test_an_image_of_another_kind_is_named_where_it_cannot_be_decoded():
-    with pytest.raises(BrokenImage, match="unknown format: it is HEIC/HEIF, which is not read; save it as JPEG"):
+def test_an_image_of_another_kind_is_named_where_it_cannot_be_decoded(no_plugins):
+    with pytest.raises(
+        BrokenImage, match="it is HEIC/HEIF, which is not read; save it as JPEG or PNG; HEIC/HEIF is read wh"
+    ):
         with unread_named(HEIC):
             open_image(HEIC)
     with pytest.raises(BrokenImage, match="unknown format: it is HTML, no image"):

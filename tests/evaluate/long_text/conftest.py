@@ -70,4 +70,6 @@ def urban1k(tmp_path):
     for name, colour in (("1", "red"), ("2", "green"), ("10", "blue")):
         paint(root / "image" / f"{name}.jpg", colour)
         write(root / "caption" / f"{name}.txt", f"A {colour} street. Cars.\nyellow\n")
+    for name in ("image/._1.jpg", "caption/._1.txt"):  # of macOS
+        (root / name).write_bytes(b"\0\x05\x16\x07\xff")
     return root

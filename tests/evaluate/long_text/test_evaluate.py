@@ -84,6 +84,29 @@ def test_the_command_evaluates_all_sets_and_writes_the_numbers(colours, dci, iiw
     assert "SV-4           50.00  100.00  100.00   75.00  100.00  100.00       4       0        0" in printed
 
 
+def test_lotlips_own_command_line_is_read(dci, iiw, share4v, monkeypatch, tmp_path, capsys):
+    """As in its README, with the folder of its code as the current one."""
+    asked = []
+    monkeypatch.setattr(encoders, "load_encoder", lambda *given: asked.append(given[:2]) or ColourEncoder())
+    notes = tmp_path / "code" / "dataloaders" / "imageinwords"
+    notes.mkdir(parents=True)
+    for file in sorted(iiw.glob("*/data.jsonl")):
+        file.parent.rename(notes / file.parent.name)
+    monkeypatch.chdir(tmp_path / "code")
+    words = ["--share4v-retrieval", str(share4v[0]), "--share4v-anno", str(share4v[1]), "--share4v_val_num", "2,4"]
+    words += ["--dci-retrieval", str(dci), "--iiw-retrieval", str(iiw)]
+    words += ["--metrics-file", str(tmp_path / "m.json")]
+    assert main(["eval-long-text", *words, "--model", "ViT-B-16", "--pretrained", "openai"]) == 0
+    assert asked == [("open_clip:ViT-B-16", "openai")]
+    assert list(json.loads((tmp_path / "m.json").read_text())["sets"]) == ["DCI", "IIW", "SV-2", "SV-4"]
+    assert "annotations of IIW from dataloaders/imageinwords" in capsys.readouterr().out
+    own = ["--cache-dir", "towers", "--model", "lotlip_bert-ViT-B-16", "--pretrained", "there/model.pt"]
+    assert main(["eval-long-text", *words, *own]) == 2
+    assert "lexlip import-lotlip there/model.pt FOLDER" in capsys.readouterr().err
+    assert main(["eval-long-text", *words, "--model", "FOLDER", "--cache-dir", "towers"]) == 2
+    assert "--cache-dir towers: no towers are read from there" in capsys.readouterr().err
+
+
 def test_missing_ones_are_an_error_that_lists_them_or_counted(colours, dci, urban1k, capsys, tmp_path):
     photo = dci / "densely_captioned_images" / "photos" / "a.png"
     photo.unlink()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lexlip.cli import main
-from lexlip.index import build
+from lexlip.index import SparseRows, build, write_shard
 from lexlip.search.dense import write_dense
 
 
@@ -22,7 +22,7 @@ def index(rows, tmp_path):
     return tmp_path / "index"
 
 
-def test_the_same_commands(stub, index, capsys):
+def test_the_same_commands(stub, index, capsys, tmp_path):
     there = ("--engine", "opensearch", "--uri", stub().uri, "--collection", "photos")
     assert json.loads(run(capsys, "index", "push", index, *there, "--shards", 3))["documents"] == 60
     assert json.loads(run(capsys, "index", "push", index, *there))["there_before"] == 60
@@ -31,6 +31,12 @@ def test_the_same_commands(stub, index, capsys):
     found = json.loads(run(capsys, "search", *there, *asked))
     assert [hit["terms"] for hit in found] == [hit["terms"] for hit in here] and len(here) == 7
     assert [hit["score"] for hit in found] == pytest.approx([hit["score"] for hit in here])
+    write_shard(tmp_path / "queries.arrow", [SparseRows.from_bags([{1: 1.0, 2: 0.5}, {3: 1.0}], ids=["a", "b"])])
+    for place, out in ((there, "there"), (("--index", index), "here")):
+        asked = ("--query-vectors", tmp_path / "queries.arrow", "-k", 5, "--out", tmp_path / out)
+        run(capsys, "search", *place, *asked)
+    runs = [[line.split() for line in (tmp_path / out).read_text().splitlines()] for out in ("here", "there")]
+    assert [line[:4] for line in runs[0]] == [line[:4] for line in runs[1]] and len(runs[0]) == 10
     lines = run(capsys, "search", *there, "--bag", '{"1": 1}', "-k", 2, "--thumbnails", "never")
     assert lines == run(capsys, "search", "--index", index, "--bag", '{"1": 1}', "-k", 2, "--thumbnails", "never")
 

@@ -60,6 +60,7 @@ def test_the_same_answers(pushed, queries):
         same_up_to_ties(remote.search(bag, 10), index.search(bag, 10), index.search(bag, DOCUMENTS))
     same_up_to_ties(remote.search({1: 900.0, 2: 1e-3}, 5), *[index.search({1: 900.0, 2: 1e-3}, k) for k in (5, 999)])
     assert remote.search({}, 3) == []
+    assert remote.search_batch(bags, 10) == [remote.search(bag, 10) for bag in bags]
     for options in (
         {"without": {1: 0.0, 3: 1.0}}, {"required": {2: 0.5}}, {"penalties": {1: 5.0, 4: 0.1}},
         {"ids": lambda id: str(id)[-1:] in "37g" and "7" in str(id)},

@@ -85,3 +85,10 @@ def test_paths_outside_are_refused_where_sources_are_not_trusted(tmp_path, bert_
     with pytest.raises(UserError, match="outside any folder"):
         check_reference(f"hf:{bert_folder}")
     check_reference("hf:bert", tmp_path)
+
+
+@pytest.mark.parametrize("content", ["5", "[" * 100_000, "\xe9"])
+def test_a_folder_whose_config_is_none(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match="holds no readable config.json"):
+        parse(str(tmp_path))
