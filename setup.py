@@ -43,6 +43,8 @@ EXTRAS = {
     "wandb": ["wandb>=0.18"],
     "milvus": ["pymilvus>=2.5", "milvus-lite>=2.5,<3; platform_system != 'Windows'"],  # 3 is pure Python, and slow
     "qdrant": ["qdrant-edge-py>=0.9", "qdrant-client>=1.12"],
+    "opensearch": ["opensearch-py>=2.6"],
+    "elasticsearch": ["elasticsearch>=8.15"],  # of the server's version: 9 talks to 9
     "seismic": ["pyseismic-lsr>=0.5.4"],  # the first with wheels: Linux on x86-64, glibc 2.34, Python 3.10 and 3.11
     "photos": ["pillow-heif>=0.18", "pillow-jxl-plugin>=1.3"],  # HEIC and JPEG XL
     "video": ["av>=12"],

@@ -39,6 +39,10 @@ class IndexBusy(IndexingError):
     """Another process is writing to the index."""
 
 
+class EngineError(UserError):
+    """An engine elsewhere that does not answer, refuses, or has no space; the message says which and what to do."""
+
+
 # --- what ends a run: not by what was given, or not by that alone ---
 
 

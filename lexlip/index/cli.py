@@ -1,4 +1,4 @@
-"""The commands around an index: lexlip index build | add | delete | merge | info | verify | export."""
+"""The commands around an index: lexlip index build | add | delete | merge | info | verify | export | push."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lexlip.index.impacts import SCALES
 from lexlip.index.index import Index, damage_of
 from lexlip.index.shards import read_shards
 from lexlip.index.store import read_manifest
+from lexlip.utils.options import engine_options
 from lexlip_data.command import prints_unicode
 
 
@@ -68,6 +69,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="opensearch, elasticsearch: weights to 9 bits, one feature a term instead of two",
     )  # fmt: skip
 
+    push = action("push", _push, "bring an engine elsewhere to its state; docs/SCALING.md")
+    engine_options(push, required=True)
+    push.add_argument("--shards", type=int, help="parts of a new collection there (default: the engine's)")
+    push.add_argument("--workers", type=int, default=4, help="requests at once (default: 4)")
+    push.add_argument("--overwrite", action="store_true", help="remove what was pushed there before, and start anew")
+
 
 def _add_taking(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id-prefix", default="", metavar="TEXT", help="put before every id")
@@ -119,6 +126,26 @@ def _export(options: argparse.Namespace) -> None:
 
     count = export(Index.open(options.index), options.format, options.out, options.scale, options.rounded)
     print(f"{options.index}: {count:,} documents -> {options.out}")
+
+
+def _push(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from lexlip.index.places import server_of
+    from lexlip.index.remote.calls import PUSHING
+    from lexlip.index.remote.push import push
+
+    index = Index.open(options.index)
+    collection = server_of(options).collection(PUSHING)
+    try:
+        with tqdm(total=len(index), unit=" documents", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
+            done = push(
+                index, collection, shards=options.shards, workers=options.workers, overwrite=options.overwrite,
+                progress=bar.update,
+            )  # fmt: skip
+    finally:
+        collection.close()
+    _print(asdict(done))
 
 
 def _rows(options: argparse.Namespace) -> Iterator:

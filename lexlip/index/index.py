@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
@@ -181,16 +181,16 @@ class Index:
         conditions: Conditions = ANY,
     ) -> Best:  # fmt: skip
         rows = pack([bag_of(query, self.model) for query in queries])
-        k = min(_count("k", k), max(len(self), 1))
+        k = min(whole_count("k", k), max(len(self), 1))
         if not 0 <= drop < 1:
             raise IndexingError(f"drop={drop}: a fraction from 0, which is exact, to below 1")
-        options = k, drop, _count("candidates", candidates), conditions
-        return self._search(rows, _count("threads", threads or os.cpu_count() or 1), options)
+        options = k, drop, whole_count("candidates", candidates), conditions
+        return self._search(rows, whole_count("threads", threads or os.cpu_count() or 1), options)
 
     def _penalised(self, bag: Bag, k: int, conditions: Conditions, options: dict[str, Any]) -> list[Hit]:
         """The best after penalties: of more and more of the best before them, until none of the others can be one."""
-        k = min(_count("k", k), max(len(self), 1))
-        for most in (_first_try(k) << step for step in range(0, 60, 2)):
+        k = min(whole_count("k", k), max(len(self), 1))
+        for most in (first_try(k) << step for step in range(0, 60, 2)):
             best = self._best([bag], most, conditions=conditions, **options)
             scores = best.scores[0].copy()
             for number in np.unique(best.segments[0]).tolist():
@@ -215,18 +215,24 @@ class Index:
         Raises:
             IndexingError: no document with this id, or no such query.
         """
-        terms, weights = bag_of(query, self.model)
+        bag = bag_of(query, self.model)
         number, document = self.place(id)
         segment = self.segments[number]
-        tokenizer = self.model.tokenizer if self.model is not None else None
-        shares = []
-        for term, weight in zip(terms.tolist(), weights.tolist()):
-            code = segment.code(term, document)
-            if code is not None:
-                stored = float(segment.impacts[code])
-                word: Any = tokenizer.convert_ids_to_tokens(term) if tokenizer is not None else None
-                shares.append(Share(term, word, weight, stored, weight * stored))
-        return sorted(shares, key=lambda share: (-share.score, share.term))
+        codes = {term: segment.code(term, document) for term in bag[0].tolist()}
+        stored = {term: float(segment.impacts[code]) for term, code in codes.items() if code is not None}
+        return shares_of(bag, stored, self.model)
+
+    def document_terms(self, ids: Sequence[int | str], top_k: int | None = None) -> list[Bag]:
+        """See `lexlip.index.documents.document_terms`."""
+        from lexlip.index.documents import document_terms
+
+        return document_terms(self, ids, top_k)
+
+    def document_frequencies(self) -> tuple[np.ndarray, np.ndarray]:
+        """See `lexlip.index.documents.document_frequencies`."""
+        from lexlip.index.documents import document_frequencies
+
+        return document_frequencies(self)
 
     def info(self) -> dict:
         """Numbers of this state: documents, postings, bytes on disk, settings, segments."""
@@ -368,12 +374,23 @@ class Index:
         return -best.scores[row, number], self.segments[segment].ids[int(best.documents[row, number])]
 
 
-def _first_try(k: int) -> int:
+def shares_of(bag: Bag, stored: Mapping[int, float], model: Model | None) -> list[Share]:
+    """What each term adds that a query and a document's stored weights share, most first."""
+    tokenizer = model.tokenizer if model is not None else None
+    shares = []
+    for term, weight in zip(bag[0].tolist(), bag[1].tolist()):
+        if term in stored:
+            word: Any = tokenizer.convert_ids_to_tokens(term) if tokenizer is not None else None
+            shares.append(Share(term, word, weight, stored[term], weight * stored[term]))
+    return sorted(shares, key=lambda share: (-share.score, share.term))
+
+
+def first_try(k: int) -> int:
     """How many of the best are looked at first for what penalties leave."""
     return max(4 * k, CANDIDATES)
 
 
-def _count(name: str, value: int) -> int:
+def whole_count(name: str, value: int) -> int:
     """A whole number of at least 1, numpy's too."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < 1:
         raise IndexingError(f"{name}={value}: a whole number of at least 1")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lexlip.errors import IndexingError
-from lexlip.index.index import Index
 from lexlip.index.layout import MAX_QUERY_TERMS
+from lexlip.index.places import Searchable
 from lexlip.index.queries import Bag, bag_of_encoded
 from lexlip.index.shards import read_shards
 from lexlip.utils.files import write_whole
@@ -30,7 +30,7 @@ _NOT_IN_IDS = re.compile(r"[\s%\x00-\x1f\x7f-\x9f]")
 
 
 def write_run(
-    index: Index, queries: Iterable[tuple[int | str, Bag]], out: Path, k: int, name: str, **search: Any
+    index: Searchable, queries: Iterable[tuple[int | str, Bag]], out: Path, k: int, name: str, **search: Any
 ) -> int:
     """Search an index for each query and write what it finds, `k` documents at most; returns the number of queries."""
     count = 0

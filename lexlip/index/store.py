@@ -95,7 +95,7 @@ def read_manifest(folder: Path) -> Manifest:
     first_line = _FIRST_LINE.match(content)
     if not first_line or int(first_line[1], 16) != zlib.crc32(content[first_line.end() :]):
         raise DamagedIndex(f"{path} is damaged, or of another format")
-    return _manifest(Facts.parse(content[first_line.end() :], path))
+    return manifest_of(Facts.parse(content[first_line.end() :], path))
 
 
 def open_segments(folder: Path, manifest: Manifest) -> Iterator[Segment]:
@@ -108,7 +108,7 @@ def open_segments(folder: Path, manifest: Manifest) -> Iterator[Segment]:
     return (Segment(folder, entry, manifest.settings.ids) for entry in manifest.segments)
 
 
-def _manifest(facts: Facts) -> Manifest:
+def manifest_of(facts: Facts) -> Manifest:
     """A manifest's JSON, every value checked."""
     stored = facts.part("settings")
     settings = IndexSettings(

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from lexlip.errors import IndexingError
 from lexlip.search import many
-from lexlip.utils.options import trust_option
+from lexlip.utils.options import engine_options, trust_option
 from lexlip.utils.paths import check_input, check_output
 
 if TYPE_CHECKING:
-    from lexlip.index import Hit, Index
+    from lexlip.index import Hit
+    from lexlip.index.places import Searchable
     from lexlip.index.query_words import WordQuery
 
 SYNTAX = """words in TEXT: -cat leaves out photos that have the word (-cat:0.05: above this weight), +beach wants it,
@@ -25,6 +26,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     search = commands.add_parser("search", help="search an index by a text, an image or a bag of words", epilog=SYNTAX)
     search.add_argument("text", nargs="?", help="what to look for")
     search.add_argument("--index", type=Path, help="its folder (default: the one of --photos)")
+    engine_options(search)
     search.add_argument("--photos", type=Path, metavar="DIR", help="first sync the index with this folder")
     search.add_argument("--model", help="model folder, or a name on the hub (default: the one that made the index)")
     trust_option(search)
@@ -69,8 +71,10 @@ def _run(options: argparse.Namespace) -> None:
         raise IndexingError(f"a search takes one of a text, --image and --bag, not {' and '.join(given) or 'none'}")
     if options.k < 1:
         raise IndexingError(f"k={options.k}; it must be at least 1")
-    if options.index is None and options.photos is None:
-        raise IndexingError("give --index, or --photos for a folder of photos")
+    if options.index is None and options.photos is None and options.engine is None:
+        raise IndexingError("give --index, --photos for a folder of photos, or --engine and --uri")
+    if options.photos is not None and options.engine is not None:
+        raise IndexingError("--photos syncs an index in a folder, --engine searches elsewhere: one of them")
     check_input("--image", options.image)
     check_output("--contact-sheet", options.contact_sheet)
     ids = _filter(options.filter)
@@ -97,9 +101,9 @@ def _words(options: argparse.Namespace) -> WordQuery | None:
     return parse_query(options.text)
 
 
-def _opened(options: argparse.Namespace, what: str, words: WordQuery | None) -> tuple[Index, Any, dict[str, Any]]:
+def _opened(options: argparse.Namespace, what: str, words: WordQuery | None) -> tuple[Searchable, Any, dict[str, Any]]:
     """The index, the query's bag, and what else is asked of results."""
-    from lexlip.index.index import Index
+    from lexlip.index.places import place_of
     from lexlip.index.queries import bag_of
     from lexlip.index.query_words import resolve
     from lexlip.search.models import model_for
@@ -108,8 +112,10 @@ def _opened(options: argparse.Namespace, what: str, words: WordQuery | None) -> 
     named = not (isinstance(query, dict) and all(isinstance(term, int) for term in query))
     no_text = what == "bag" or (words is not None and not words.text and bool(words.weights))
     model: Any
-    model, sure = model_for(options, what, no_text) if named or options.model else (None, False)
-    index = Index.open(options.index, model, options.trust_sources, force=options.force or sure)
+    place = place_of(options)
+    assert place is not None
+    model, sure = model_for(options, place, what, no_text) if named or options.model else (None, False)
+    index = place.open(model, options.trust_sources, force=options.force or sure)
     if words is None:
         return index, bag_of(query, index.model), {}  # once: encoding takes longer than all the rest
     assert index.model is not None
@@ -117,7 +123,9 @@ def _opened(options: argparse.Namespace, what: str, words: WordQuery | None) -> 
     return index, resolved.bag, resolved.conditions
 
 
-def _hits(options: argparse.Namespace, index: Index, query: Any, conditions: dict[str, Any], ids: Any) -> list[Hit]:
+def _hits(
+    options: argparse.Namespace, index: Searchable, query: Any, conditions: dict[str, Any], ids: Any
+) -> list[Hit]:
     if options.dense is None:
         hits = index.search(query, options.k, drop=options.drop, ids=ids, **conditions)
     else:
@@ -154,7 +162,7 @@ def _filter(patterns: list[str]):
     return fits
 
 
-def _tell(options: argparse.Namespace, index: Index, query: Any, hits: list[Hit]) -> None:
+def _tell(options: argparse.Namespace, index: Searchable, query: Any, hits: list[Hit]) -> None:
     results = []
     for hit in hits:
         result: dict[str, Any] = {"id": hit.id, "score": hit.score}

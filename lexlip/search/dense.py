@@ -20,6 +20,7 @@ import numpy as np
 from lexlip.errors import IndexingError
 from lexlip.index import Hit, Index
 from lexlip.index.conditions import Conditions
+from lexlip.index.places import Searchable
 from lexlip.search.fusion import fuse
 from lexlip.sparse import take_ids
 from lexlip.utils.files import write_json, write_whole
@@ -141,7 +142,7 @@ def rerank(hits: Sequence[Hit], dense: DenseVectors, query: np.ndarray) -> list[
 
 
 def hybrid(
-    index: Index, query: Any, dense: DenseVectors, vector: np.ndarray, k: int = 10, fusion: str = "rrf", *,
+    index: Searchable, query: Any, dense: DenseVectors, vector: np.ndarray, k: int = 10, fusion: str = "rrf", *,
     depth: int = DEPTH, ids: Callable[[Any], bool] | None = None, **conditions: Any,
 ) -> list[Hit]:  # fmt: skip
     """Search both ways, `depth` documents deep, and fuse; or search the index and rerank.
@@ -165,8 +166,10 @@ def hybrid(
     return fuse([hits, dense.search(vector, max(k, depth), allowed.__contains__)], method=fusion)[:k]
 
 
-def _allowed(index: Index, conditions: Conditions) -> set:
+def _allowed(index: Searchable, conditions: Conditions) -> set:
     """Ids of the documents that fulfil conditions."""
+    if not isinstance(index, Index):
+        raise IndexingError("--dense with --engine: --fusion rerank alone, because the others need every document's id")
     found: set = set()
     for segment in index.segments:
         out = conditions.left_out(segment)
@@ -175,7 +178,7 @@ def _allowed(index: Index, conditions: Conditions) -> set:
     return found
 
 
-def fused_hits(index: Index, query: Any, options: argparse.Namespace, ids: Any, conditions: dict) -> list[Hit]:
+def fused_hits(index: Searchable, query: Any, options: argparse.Namespace, ids: Any, conditions: dict) -> list[Hit]:
     """`hybrid` with the options of `lexlip search`."""
     dense = DenseVectors(options.dense, index.manifest.settings.ids)
     if options.dense_query is not None:

@@ -44,8 +44,8 @@ def is_wanted(options: argparse.Namespace) -> bool:
     if others or len(given) > 1:
         names = " and ".join("--" + name.replace("_", "-") for name in [*given, *others])
         raise IndexingError(f"{names} do not go together: a run file has --queries or --query-vectors alone")
-    if options.index is None:
-        raise IndexingError("give --index")
+    if options.index is None and options.engine is None:
+        raise IndexingError("give --index, or --engine and --uri")
     if options.out is None:
         raise IndexingError("name the run file with --out")
     if re.search(r"\s", options.run_name) or not options.run_name:
@@ -59,13 +59,15 @@ def is_wanted(options: argparse.Namespace) -> bool:
 
 def write(options: argparse.Namespace) -> None:
     """Search for each query and write the run file."""
-    from lexlip.index.index import Index
+    from lexlip.index.places import place_of
     from lexlip.index.run_files import queries_of, write_run
     from lexlip.search.models import model_for
 
+    place = place_of(options)
+    assert place is not None
     model: Any
-    model, sure = model_for(options, "text", False) if options.queries or options.model else (None, False)
-    index = Index.open(options.index, model, options.trust_sources, force=options.force or sure)
+    model, sure = model_for(options, place, "text", False) if options.queries or options.model else (None, False)
+    index = place.open(model, options.trust_sources, force=options.force or sure)
     queries = queries_of(options.queries, options.query_vectors, index.model)
     count = write_run(index, queries, options.out, options.k, options.run_name, drop=options.drop)
     print(f"{count:,} queries, {options.k:,} documents each at most -> {options.out}")

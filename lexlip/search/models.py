@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from lexlip.index.lookup import TableModel, VocabularyModel, has_table
+from lexlip.index.places import Place
 from lexlip.index.remembered import remembered
 from lexlip.pretrained import tell_of
 
@@ -13,19 +14,20 @@ TOKENIZER = "tokenizer.json"
 
 
 def model_for(
-    options: argparse.Namespace, what: str, words_only: bool
+    options: argparse.Namespace, place: Place, what: str, words_only: bool
 ) -> tuple[str | TableModel | VocabularyModel, bool]:
     """The model that is named, or else the one that made the index.
 
     Args:
         options: of `lexlip search`.
+        place: of the index.
         what: "text", "image" or "bag".
         words_only: words are looked up, and no text is encoded.
 
     Returns:
         The model, and whether it is the index's own: so it is known without reading its weights.
     """
-    name = options.model or remembered(options.index, options.trust_sources)  # reads the manifest: a quick refusal
+    name = options.model or remembered(place, options.trust_sources)  # reads the manifest: a quick refusal
     from lexlip.models.source import check_source
 
     folder = check_source("--model ", name)

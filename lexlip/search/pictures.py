@@ -10,7 +10,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from lexlip.errors import IndexingError, UserError
-from lexlip.index import Hit, Index
+from lexlip.index import Hit
+from lexlip.index.places import Searchable
 from lexlip.sync.photos import PhotoRoots, read_photo
 from lexlip.utils.files import write_whole
 from lexlip_data.errors import BrokenSample, one_line
@@ -25,7 +26,7 @@ _FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 class Thumbnails:
     """Of an index's photos."""
 
-    def __init__(self, index: Index):
+    def __init__(self, index: Searchable):
         self.roots = PhotoRoots(index.manifest.sources)
 
     def of(self, id: object, side: int = SIDE) -> Image.Image | None:
@@ -41,7 +42,7 @@ class Thumbnails:
         return image
 
 
-def contact_sheet(index: Index, hits: Sequence[Hit], path: Path) -> None:
+def contact_sheet(index: Searchable, hits: Sequence[Hit], path: Path) -> None:
     """Write the hits as one image, best first: five in a row, each with its score and name.
 
     Raises:
@@ -74,7 +75,7 @@ def contact_sheet(index: Index, hits: Sequence[Hit], path: Path) -> None:
     write_whole(path, lambda file: sheet.save(file, kind))
 
 
-def open_in_program(index: Index, hits: Sequence[Hit], sheet: Path | None) -> None:
+def open_in_program(index: Searchable, hits: Sequence[Hit], sheet: Path | None) -> None:
     """Show the contact sheet, or else the best photo, in the program that the system has for it.
 
     Raises:

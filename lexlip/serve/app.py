@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 import lexlip
 from lexlip.index import DamagedIndex, IndexingError
 from lexlip.index.origin import require_model
-from lexlip.index.store import read_manifest
+from lexlip.index.places import Where, place_at
 from lexlip.models.retrieval import LexiconModel
 from lexlip.serve import schemas
 from lexlip.serve.admission import Admission
@@ -31,13 +31,13 @@ from lexlip.serve.thumbnails import ThumbnailCache
 
 
 def create_app(
-    index: str | Path, model: LexiconModel, limits: Limits | None = None, hosts: frozenset[str] | None = None,
+    index: Where, model: LexiconModel, limits: Limits | None = None, hosts: frozenset[str] | None = None,
     force: bool = False, page: bool = True, photos: str | Path | bool = False, cache: ThumbnailCache | None = None,
 ) -> FastAPI:  # fmt: skip
     """The service as an ASGI application.
 
     Args:
-        index: folder of the index; states that are published later are picked up.
+        index: its folder, or its place in an engine; states that are published later are picked up.
         model: encodes texts and images; in evaluation mode, on the device where it is to run.
         limits: the defaults if not given.
         hosts: names that requests may give in Host, besides loopback names, from `hosts.checked_names`; None: any,
@@ -51,11 +51,12 @@ def create_app(
     Raises:
         IndexingError: no index there, a model without a tokenizer, or one that did not make the vectors.
     """
+    place = place_at(index)
     if not force:
-        require_model(index, read_manifest(Path(index)).model, model)
+        require_model(place, place.manifest().model, model)
     limits = limits or Limits()
     metrics = Metrics()
-    current = CurrentIndex(Path(index), metrics)
+    current = CurrentIndex(place, metrics)
     searcher = Searcher(model, limits, metrics)
     shown = Photos(Roots(photos, current), searcher.decoders, limits, cache)
 

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from lexlip.errors import UserError
+from lexlip.index.places import Place, place_of
 from lexlip.index.remembered import remembered
-from lexlip.index.store import read_manifest
 from lexlip.models.source import check_source
-from lexlip.utils.options import trust_option
+from lexlip.utils.options import engine_options, trust_option
 from lexlip.utils.paths import check_input
 
 
@@ -20,7 +20,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     serve = commands.add_parser(
         "serve", help="a page and answers to searches over HTTP; docs/SERVING.md", argument_default=argparse.SUPPRESS
     )
-    serve.add_argument("--index", type=Path, required=True, help="folder; new states are picked up while serving")
+    serve.add_argument("--index", type=Path, default=None, help="folder; new states are picked up while serving")
+    engine_options(serve)
     serve.add_argument(
         "--model", default=None, help="model folder, or a name on the hub (default: the one that made the index)"
     )
@@ -69,7 +70,10 @@ def _serve(options: argparse.Namespace) -> None:
     check_input("--photos", options.photos, folder=True)
     if options.cache_bytes < 0:
         raise UserError(f"--cache-bytes {options.cache_bytes}: 0 or more")
-    options.model = options.model or remembered(options.index, options.trust_sources)
+    place = place_of(options)
+    if place is None:
+        raise UserError("give --index, or --engine and --uri for documents that were pushed to an engine")
+    options.model = options.model or remembered(place, options.trust_sources)
     check_source("--model ", options.model)
     try:
         from lexlip.serve.app import create_app
@@ -93,18 +97,18 @@ def _serve(options: argparse.Namespace) -> None:
     device = usable_device(options.device)
     model = LexLIP.from_pretrained(options.model, trust_sources=options.trust_sources).to(device)
     cache = ThumbnailCache(options.cache or default_folder(), options.cache_bytes) if options.cache_bytes else None
-    photos = _photos(options, is_loopback(options.host))
-    app = create_app(options.index, model, limits, hosts, options.force, not options.no_page, photos, cache)
+    photos = _photos(options, place, is_loopback(options.host))
+    app = create_app(place, model, limits, hosts, options.force, not options.no_page, photos, cache)
     run(app, options.host, options.port, limits.head_seconds, access_log=options.access_log)
 
 
-def _photos(options: argparse.Namespace, private: bool) -> Path | bool:
+def _photos(options: argparse.Namespace, place: Place, private: bool) -> Path | bool:
     """The folder of the photos, or whether those that the index remembers are shown.
 
     An index may be somebody else's, and name any folder: what it remembers is shown on this machine alone.
     """
     if options.photos is not None or private or options.no_page:
         return options.photos or private
-    if any(source.what == "images" for source in read_manifest(options.index).sources):
+    if any(source.what == "images" for source in place.manifest().sources):
         print(f"--host {options.host}: others can see this page, so photos need --photos DIR", file=sys.stderr)
     return False

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from pathlib import Path
 
-from lexlip.index import Index
-from lexlip.index.store import MANIFEST
+from lexlip.index.places import Place, Searchable
 from lexlip.serve.metrics import Metrics
 
 _NUMBER_ID = re.compile(r"-?(0|[1-9][0-9]{0,18})")  # as JSON writes it
@@ -22,13 +20,13 @@ class CurrentIndex:
     files stay readable while they are mapped.
 
     Raises:
-        IndexingError: no index there.
+        IndexingError, EngineError: no index there.
     """
 
-    def __init__(self, folder: Path, metrics: Metrics):
-        self._folder, self._metrics = folder, metrics
-        self._seen = self._stamp()
-        self.index = Index.open(folder)
+    def __init__(self, place: Place, metrics: Metrics):
+        self._place, self._metrics = place, metrics
+        self._seen = place.stamp()
+        self.index: Searchable = place.open()
         metrics.generation.set_function(lambda: self.index.manifest.generation)
         metrics.documents.set_function(lambda: len(self.index))
 
@@ -37,11 +35,11 @@ class CurrentIndex:
         logged = None
         while True:
             await asyncio.sleep(seconds)
-            stamp = self._stamp()
-            if stamp == self._seen:
-                continue
             try:
-                index = await asyncio.to_thread(Index.open, self._folder)
+                stamp = await asyncio.to_thread(self._place.stamp)
+                if stamp == self._seen:
+                    continue
+                index = await asyncio.to_thread(self._place.open)
             except Exception as error:  # whatever it is, the old state is served on
                 self._metrics.reloads.labels("failed").inc()
                 if str(error) != logged:
@@ -52,15 +50,7 @@ class CurrentIndex:
             self._metrics.reloads.labels("done").inc()
             _log.info("serving generation %d, %d documents", index.manifest.generation, len(index))
 
-    def _stamp(self) -> tuple | None:
-        """Changes with every state that is published: the manifest is always a new file."""
-        try:
-            facts = (self._folder / MANIFEST).stat()
-        except OSError:
-            return None
-        return facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size
 
-
-def id_of(index: Index, text: str) -> int | str:
+def id_of(index: Searchable, text: str) -> int | str:
     """An id that came as text, of the kind that the index has."""
     return int(text) if index.manifest.settings.ids == "int" and _NUMBER_ID.fullmatch(text) else text

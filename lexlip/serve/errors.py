@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from lexlip.errors import DamagedIndex, IndexingError
+from lexlip.errors import DamagedIndex, EngineError, IndexingError
 from lexlip_data.errors import one_line
 
 _log = logging.getLogger("uvicorn.error")
@@ -28,7 +28,7 @@ _REASONS = {
     421: "Another host is meant",
     422: "Invalid fields, query or image",
     500: "A mistake of the service, or a damaged index",
-    503: "Too many requests at once",
+    503: "Too many requests at once, or the engine that holds the documents does not answer",
 }
 
 
@@ -64,7 +64,7 @@ class Refusal(Exception):
 
 def add_handlers(app: FastAPI) -> None:
     """Answer every error that leaves a route in this one form."""
-    for kind in (Refusal, IndexingError, HTTPException, RequestValidationError, Exception):
+    for kind in (Refusal, IndexingError, EngineError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer)
 
 
@@ -78,6 +78,12 @@ def _refusal_of(error: Exception) -> Refusal:
     if isinstance(error, DamagedIndex):  # an IndexingError, but not the client's mistake
         _log.error("%s", error)
         return Refusal(500, "damaged_index", "the index is damaged; the service's log says where")
+    if isinstance(error, EngineError):  # its address and its words are the log's business
+        _log.error("%s", error)
+        return Refusal(
+            503, "engine", "the engine that holds the documents does not answer as it should; the service's log says "
+            "more", headers={"Retry-After": "5"},
+        )  # fmt: skip
     if isinstance(error, IndexingError):
         return Refusal(422, "invalid_query", str(error))
     if isinstance(error, RequestValidationError):  # of an address's own parameters

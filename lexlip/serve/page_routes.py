@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request, Response
 
-from lexlip.index import Index
+from lexlip.index.places import Searchable
 from lexlip.serve import schemas
 from lexlip.serve.current import CurrentIndex, id_of
 from lexlip.serve.errors import Refusal, described
@@ -32,7 +32,7 @@ def add_page(app: FastAPI, current: CurrentIndex, searcher: Searcher, photos: Ph
     """Add the routes; gives their paths, those that go on ending in a slash."""
     contents = _page_files()
 
-    def file_of(index: Index, id: int | str) -> PhotoFile:
+    def file_of(index: Searchable, id: int | str) -> PhotoFile:
         if not index.holds(id):
             raise Refusal(404, "no_document", "no document has this id", ("id",))
         return photos.file(id)

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from lexlip.errors import EncodingError
-from lexlip.index import Hit, Index, IndexingError, Share
+from lexlip.index import Hit, IndexingError, Share
+from lexlip.index.places import Searchable
 from lexlip.index.queries import Bag, bag_of, bag_of_encoded
 from lexlip.index.query_words import parse_query, resolve
 from lexlip.index.unpacked import prefer_compiled
@@ -87,7 +88,7 @@ class Searcher:
         self._one_image = asyncio.Lock()
         self._one_photo = asyncio.Lock()
 
-    def warm_up(self, index: Index) -> None:
+    def warm_up(self, index: Searchable) -> None:
         """Load what is compiled or loaded on first use."""
         prefer_compiled()
         hits = index.search(bag_of("a", self._model), 1, threads=1)
@@ -129,20 +130,20 @@ class Searcher:
         unknown.update(dict.fromkeys(word for word in words if word not in self.vocabulary.terms))
         return {self.vocabulary.terms[word]: value for word, value in words.items() if word not in unknown}
 
-    async def search(self, index: Index, asked: Asked, k: int, drop: float) -> list[Hit]:
+    async def search(self, index: Searchable, asked: Asked, k: int, drop: float) -> list[Hit]:
         """See `Index.search`."""
         given: dict[str, Any] = {name: words for name, words in asked.conditions.items() if words}
         return await self._run("search", partial(index.search, asked.bag, k, drop=drop, threads=1, **given))
 
-    async def words_of(self, index: Index, hits: list[Hit], limit: int) -> list[list[tuple[str, float]]]:
+    async def words_of(self, index: Searchable, hits: list[Hit], limit: int) -> list[list[tuple[str, float]]]:
         """The heaviest words of each hit."""
         return await self._run("search", lambda: self.vocabulary.of_documents(index, [hit.id for hit in hits], limit))
 
-    async def suggest(self, index: Index, prefix: str, limit: int) -> list[WordCount]:
+    async def suggest(self, index: Searchable, prefix: str, limit: int) -> list[WordCount]:
         """See `Vocabulary.suggest`."""
         return await self._run("search", partial(self.vocabulary.suggest, index, prefix, limit))
 
-    async def explain(self, index: Index, bag: Bag, id: int | str) -> list[Share]:
+    async def explain(self, index: Searchable, bag: Bag, id: int | str) -> list[Share]:
         """See `Index.explain`; with the terms' words."""
         shares = await self._run("search", partial(index.explain, bag, id))
         return [share._replace(word=self.vocabulary.words.get(share.term)) for share in shares]

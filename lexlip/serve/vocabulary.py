@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lexlip.index import Index
-from lexlip.index.documents import document_frequencies, document_terms
+from lexlip.index.places import Searchable
 
 
 class WordCount(NamedTuple):
@@ -31,9 +30,9 @@ class Vocabulary:
         self.words = {term: word for word, term in terms.items()}
         # Whole words only: pieces inside of words (##s) and signs are nothing that a person would begin to write.
         self._written = sorted(word for word in terms if word[:1].isalnum())
-        self._counts: tuple[Index | None, dict[int, int]] = (None, {})
+        self._counts: tuple[Searchable | None, dict[int, int]] = (None, {})
 
-    def suggest(self, index: Index, prefix: str, limit: int) -> list[WordCount]:
+    def suggest(self, index: Searchable, prefix: str, limit: int) -> list[WordCount]:
         """The commonest words that begin so, and have a document at all; of a whole word, that first."""
         prefix = prefix.lower()
         counts = self._of(index)
@@ -43,9 +42,9 @@ class Vocabulary:
         found = [each for each in found if each.documents]
         return sorted(found, key=lambda each: (each.word != prefix, -each.documents, each.word))[:limit]
 
-    def of_documents(self, index: Index, ids: list, limit: int) -> list[list[tuple[str, float]]]:
+    def of_documents(self, index: Searchable, ids: list, limit: int) -> list[list[tuple[str, float]]]:
         """The heaviest words of each document, and their weights as stored."""
-        bags = document_terms(index, ids, limit)
+        bags = index.document_terms(ids, limit)
         return [self.named(bag) for bag in bags]
 
     def named(self, bag: tuple[np.ndarray, np.ndarray]) -> list[tuple[str, float]]:
@@ -53,10 +52,10 @@ class Vocabulary:
         pairs = zip(bag[0].tolist(), bag[1].tolist())
         return [(self.words[term], weight) for term, weight in pairs if term in self.words]
 
-    def _of(self, index: Index) -> dict[int, int]:
+    def _of(self, index: Searchable) -> dict[int, int]:
         known, counts = self._counts
         if known is not index:
-            terms, numbers = document_frequencies(index)
+            terms, numbers = index.document_frequencies()
             counts = dict(zip(terms.tolist(), numbers.tolist()))
             self._counts = index, counts
         return counts

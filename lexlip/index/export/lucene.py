@@ -22,8 +22,8 @@ FIELD = "vector"
 _REST = "+"
 _CUT = 15  # low bits of a float32 that Lucene does not keep
 _MAX_ID = 512  # bytes
-_MAX_WEIGHT = 64  # of a clause in Lucene
-_FIELDS = {
+MAX_WEIGHT = 64  # of a clause in Lucene
+FIELDS = {
     "opensearch": {"type": "rank_features"},
     # In a field that prunes, the engine would leave out common terms by itself.
     "elasticsearch": {"type": "sparse_vector", "index_options": {"prune": False}},
@@ -35,7 +35,7 @@ def write(engine: str, batches: Iterable[SparseRows], out: Path, rounded: bool) 
     index = {
         "settings": {"index": {"number_of_shards": 1, "refresh_interval": "-1"}},
         "mappings": {
-            "dynamic": "strict", "_source": {"excludes": [FIELD]}, "properties": {FIELD: _FIELDS[engine]},
+            "dynamic": "strict", "_source": {"excludes": [FIELD]}, "properties": {FIELD: FIELDS[engine]},
         },
     }  # fmt: skip
     (out / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
@@ -49,8 +49,8 @@ def query(engine: str, terms: list[int], weights: list[float], k: int, rounded: 
     Raises:
         IndexingError: a weight above 64, which Lucene refuses.
     """
-    if weights and max(weights) > _MAX_WEIGHT:
-        raise IndexingError(f"a query's weight of {max(weights)}: Lucene takes up to {_MAX_WEIGHT}; divide all of them")
+    if weights and max(weights) > MAX_WEIGHT:
+        raise IndexingError(f"a query's weight of {max(weights)}: Lucene takes up to {MAX_WEIGHT}; divide all of them")
     names = [str(term) for term in terms]
     tokens = dict(zip(names, weights))
     if not rounded:
@@ -66,21 +66,32 @@ def query(engine: str, terms: list[int], weights: list[float], k: int, rounded: 
 def _entries(batches: Iterable[SparseRows], rounded: bool) -> Iterator[str]:
     """Two lines a document: what to do, and the document."""
     for rows in batches:
-        values = rows.weights.astype(np.float32)
-        first = _cut(values + _half_step(values)) if rounded else _cut(values)
-        rest = np.zeros_like(values) if rounded else values - first
-        for id, terms, both in replace(rows, weights=np.stack([first, rest], axis=1)).documents():
+        both = np.stack(split(rows.weights.astype(np.float32), rounded), axis=1)
+        for id, terms, values in replace(rows, weights=both).documents():
             id = str(id)
             if not 0 < len(id.encode()) <= _MAX_ID:
                 raise IndexingError(f"{rows.source}: id {id[:40]!r}...: the engine takes ids of 1 to {_MAX_ID} bytes")
-            features = {}
-            for term, (value, more) in zip(terms.tolist(), both.tolist()):
-                if value > 0:
-                    features[str(term)] = value
-                if more > 0:
-                    features[f"{term}{_REST}"] = more
             action = {"index": {"_id": id}}
-            yield f"{json.dumps(action)}\n{json.dumps({FIELD: features})}\n"
+            yield f"{json.dumps(action)}\n{json.dumps({FIELD: features(terms.tolist(), values.tolist())})}\n"
+
+
+def split(values: np.ndarray, rounded: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """float32 weights as Lucene keeps two features of each: the first bits, and the rest; 0 where rounded."""
+    if rounded:
+        return _cut(values + _half_step(values)), np.zeros_like(values)
+    first = _cut(values)
+    return first, values - first
+
+
+def features(terms: list[int], values: list[list[float]]) -> dict[str, float]:
+    """A document's features of its terms and, for each, both values of `split`."""
+    named = {}
+    for term, (value, more) in zip(terms, values):
+        if value > 0:
+            named[str(term)] = value
+        if more > 0:
+            named[f"{term}{_REST}"] = more
+    return named
 
 
 def _cut(values: np.ndarray) -> np.ndarray:

@@ -1,0 +1,165 @@
+"""Qdrant: a server by its URL; a folder, or ":memory:", for tries: the client's own engine in Python."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from lexlip.index.adapters.common import is_address, needed
+from lexlip.index.index import Hit
+from lexlip.index.queries import Bag
+from lexlip.index.remote.calls import Patience, Trouble, call, of_status
+from lexlip.index.remote.collection import Document
+from lexlip.index.remote.server import Server
+
+_VECTOR = "lexicon"
+_KEYS = uuid.UUID("6c65786c-6970-4000-8000-000000000000")  # of the numbers that stand for strings
+
+
+class QdrantCollection:
+    """See `Collection`. Scores are sums in float32 over all terms.
+
+    Points have numbers of 64 bits without a sign, or UUIDs. Ids that are numbers are taken modulo 2^64; for a string
+    stands a UUID made of it, and the string itself is in the payload.
+    """
+
+    rows, max_k = 1000, 1_000_000
+
+    def __init__(self, server: Server, patience: Patience):
+        self._qdrant = needed("qdrant_client", "qdrant")
+        self.where, self._tries = str(server), patience.tries
+        self._name, self._notes = server.name, f"{server.name}_notes"
+        self.parallel = is_address(server.uri)
+        if self.parallel:
+            who = server.credentials
+            headers = {"authorization": _basic(who.user, who.password)} if who.user else None
+            trust = {"verify": who.ca_certs} if who.ca_certs else {}
+            self._client = self._try(
+                lambda: self._qdrant.QdrantClient(
+                    url=server.uri, api_key=who.api_key or None, timeout=max(1, round(patience.seconds)),
+                    check_compatibility=False, **({"headers": headers} if headers else {}), **trust,
+                )
+            )  # fmt: skip
+        else:
+            place = {"location": server.uri} if server.uri == ":memory:" else {"path": server.uri}
+            self._client = self._try(lambda: self._qdrant.QdrantClient(**place))
+
+    def exists(self) -> bool:
+        return self._try(lambda: self._client.collection_exists(self._name))
+
+    def create(self, ids: str, shards: int | None) -> None:
+        # The default keeps an index of the vectors in memory; their copies on the disk are for `vectors`.
+        vectors = {_VECTOR: self._qdrant.models.SparseVectorParams()}
+        self._try(
+            lambda: self._client.create_collection(
+                self._name, vectors_config={}, sparse_vectors_config=vectors, shard_number=shards
+            )
+        )
+
+    def drop(self) -> None:
+        for name in (self._name, self._notes):
+            self._try(lambda name=name: self._client.delete_collection(name))
+
+    def upsert(self, documents: Sequence[Document]) -> None:
+        self._put(self._name, [self._point(document) for document in documents])
+
+    def delete(self, ids: Sequence[int | str]) -> None:
+        chosen = self._qdrant.models.PointIdsList(points=list(map(_number, ids)))
+        self._try(lambda: self._client.delete(self._name, chosen, wait=True))
+
+    def finish(self) -> None:
+        """Requests are answered when they are durable, and points are found before they are indexed."""
+
+    def search(self, bag: Bag, k: int) -> list[Hit]:
+        vector = self._qdrant.models.SparseVector(indices=bag[0].tolist(), values=bag[1].tolist())
+        found = self._try(
+            lambda: self._client.query_points(self._name, vector, using=_VECTOR, limit=k, with_payload=True)
+        )
+        return [Hit(_id(point), float(point.score)) for point in found.points]
+
+    def vectors(self, ids: Sequence[int | str]) -> dict[int | str, Bag]:
+        numbers = list(map(_number, ids))
+        found = self._try(lambda: self._client.retrieve(self._name, numbers, with_payload=True, with_vectors=[_VECTOR]))
+        return {_id(point): _bag(point.vector[_VECTOR]) for point in found}
+
+    def ids(self) -> Iterator[list[int | str]]:
+        after = None
+        while True:
+            points, after = self._try(
+                lambda after=after: self._client.scroll(
+                    self._name, limit=self.rows * 10, offset=after, with_payload=True, with_vectors=False
+                )
+            )
+            yield [_id(point) for point in points]
+            if after is None:
+                return
+
+    def count(self) -> int:
+        return self._try(lambda: self._client.count(self._name, exact=True)).count
+
+    def note(self, key: str) -> str | None:
+        if not self._try(lambda: self._client.collection_exists(self._notes)):
+            return None
+        found = self._try(lambda: self._client.retrieve(self._notes, [_number(key)], with_payload=True))
+        return found[0].payload["text"] if found else None
+
+    def write_note(self, key: str, text: str) -> None:
+        if not self._try(lambda: self._client.collection_exists(self._notes)):
+            self._try(lambda: self._client.create_collection(self._notes, vectors_config={}))
+        point = self._qdrant.models.PointStruct(id=_number(key), vector={}, payload={"key": key, "text": text})
+        self._put(self._notes, [point])
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _put(self, name: str, points: list[Any]) -> None:
+        self._try(lambda: self._client.upsert(name, points, wait=True))
+
+    def _point(self, document: Document) -> Any:
+        models = self._qdrant.models
+        vector = models.SparseVector(indices=document.terms, values=document.weights)
+        payload = {"id": document.id} if isinstance(document.id, str) else {}
+        return models.PointStruct(id=_number(document.id), vector={_VECTOR: vector}, payload=payload)
+
+    def _try(self, work: Any) -> Any:
+        return call(work, _diagnose, self.where, self._tries)
+
+
+def _number(id: int | str) -> int | str:
+    return str(uuid.uuid5(_KEYS, id)) if isinstance(id, str) else int(id) % 2**64
+
+
+def _id(point: Any) -> int | str:
+    if point.payload:
+        return point.payload["id"]
+    return point.id - 2**64 if point.id >= 2**63 else point.id
+
+
+def _bag(vector: Any) -> Bag:
+    terms, weights = np.array(vector.indices, np.uint32), np.array(vector.values, np.float64)
+    order = terms.argsort()
+    return terms[order], weights[order]
+
+
+def _basic(user: str, password: str) -> str:
+    """For a proxy in front of the server, which itself knows API keys alone."""
+    from base64 import b64encode
+
+    return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
+
+
+def _diagnose(error: Exception) -> tuple[Trouble, str]:
+    from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+    from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+    if isinstance(error, UnexpectedResponse):
+        words = f"{error.status_code} {error.content.decode('utf-8', 'replace')}"
+        return of_status(error.status_code or 0, words), words
+    if isinstance(error, ResourceExhaustedResponse):
+        return Trouble.BUSY, str(error)
+    if isinstance(error, ResponseHandlingException):
+        return Trouble.DOWN, f"{type(error.source).__name__}: {error.source}"
+    return Trouble.REFUSED, str(error) or type(error).__name__
