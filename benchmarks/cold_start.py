@@ -15,6 +15,8 @@ import subprocess
 import sys
 import time
 
+import checkout
+
 STAGES = """
 import sys, time
 begin = time.perf_counter()
@@ -77,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    checkout.run(main)

@@ -15,9 +15,9 @@ import pytest
 import tiny
 import torch
 
-import convert
 from lexlip.cli import main
 from lexlip.train.config import Config, base
+from lexlip_data.convert import cli as convert
 
 PAGE = (Path(__file__).parents[1] / "docs" / "ECOSYSTEM.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"(?:<!-- needs: ([^>]*?) -->\n)?```(bash|python)\n(.*?)```", PAGE, re.DOTALL)

@@ -148,13 +148,18 @@ class _Opener:
     def _marks(self) -> np.ndarray:
         return cast(Ordered, self.corpus).marks()
 
+    @property
+    def _ordered(self) -> bool:
+        """Whether the corpus may grow at its end."""
+        return hasattr(self.corpus, "marks")
+
     def _rows_file(self, number: int) -> Path:
         return self.out / (f"encoding-{number}-rows.npy" if number else "encoding-rows.npy")
 
     def _rows(self, there: list[dict]) -> np.ndarray | None:
         """The marks of the rows of all rounds; None where they are not kept, as in earlier versions."""
         files = [self._rows_file(number) for number in range(len(there))]
-        if isinstance(self.corpus, FolderImages) or not all(file.exists() for file in files):
+        if not self._ordered or not all(file.exists() for file in files):
             return None
         found = []
         for file, facts in zip(files, there, strict=True):
@@ -254,7 +259,7 @@ class _Opener:
             content = gzip.compress("\0".join(corpus.names.to_pylist()).encode(), 1)
             write_whole(self._names_file(number), lambda file: file.write(content))
             give_usual_rights(self._names_file(number))
-        else:
+        elif self._ordered:
             marks = self._marks[-len(corpus) :]
             write_whole(self._rows_file(number), lambda file: np.save(file, marks))
         write_json(facts, self._facts_file(number))

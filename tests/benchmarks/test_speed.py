@@ -26,7 +26,7 @@ def rows_of(benchmarks, tmp_path):
     return run
 
 
-SCRIPTS = ("all", "data", "evaluate", "grad_cache", "head", "large_scale", "scaling", "serve", "step")
+SCRIPTS = ("all", "cold_start", "data", "evaluate", "grad_cache", "head", "large_scale", "scaling", "serve", "step")
 HELP = """
 import contextlib, io, runpy, sys
 folder, *names = sys.argv[1:]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from convert import main
+from lexlip_data.convert.cli import main
 from lexlip_data.errors import DataError
 from lexlip_data.sources.patterns import find_files
 from lexlip_data.sources.skipped import Rules
