@@ -9,6 +9,7 @@ import shlex
 import tarfile
 from pathlib import Path
 
+import converter as convert
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +18,6 @@ import torch
 
 from lexlip.cli import main
 from lexlip.train.config import Config, base
-from lexlip_data.convert import cli as convert
 
 PAGE = (Path(__file__).parents[1] / "docs" / "ECOSYSTEM.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"(?:<!-- needs: ([^>]*?) -->\n)?```(bash|python)\n(.*?)```", PAGE, re.DOTALL)

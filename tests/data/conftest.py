@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import converter
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -84,11 +84,8 @@ def config(tmp_path):
 
 @pytest.fixture(scope="session")
 def convert():
-    """The command's script as a module; run by path, it has no importable name."""
-    spec = importlib.util.spec_from_file_location("convert_command", REPOSITORY / "datasets" / "convert.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The command's script as a module."""
+    return converter
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import pyarrow as pa
 import pytest
 import runs
 import torch
+from converter import main
 from PIL import Image
 from runs import EVALUATE, Refused
 
 from lexlip.errors import ConfigError
 from lexlip.evaluate.eccv import CocoIds, eccv_metrics, table
 from lexlip.evaluate.recall import SparseVectors
-from lexlip_data.convert.cli import main
 from lexlip_data.sources.arrow import ArrowSource
 from lexlip_data.sources.source import hash_id
 from Phase2.module import Phase2Module

@@ -5,8 +5,8 @@ import pickle
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from converter import main
 
-from lexlip_data.convert.cli import main
 from lexlip_data.errors import DataError
 from lexlip_data.sources.parquet import read_cell, read_parquet
 from lexlip_data.sources.skipped import Rules

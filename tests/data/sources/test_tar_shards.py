@@ -10,9 +10,9 @@ import tracemalloc
 import numpy as np
 import pyarrow as pa
 import pytest
+from converter import main
 from PIL import Image
 
-from lexlip_data.convert.cli import main
 from lexlip_data.errors import DataError
 from lexlip_data.sources.patterns import find_files
 from lexlip_data.sources.skipped import Rules
