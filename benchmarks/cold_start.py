@@ -9,11 +9,13 @@ less. Stages are of the process that was quickest.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import checkout
 
@@ -50,10 +52,11 @@ def timed(words: list[str]) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("index")
-    parser.add_argument("--photos")
-    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--photos", help="also a search that first looks for changes in this folder")
+    parser.add_argument("--runs", type=int, default=20, help="of each command (default: 20)")
+    parser.add_argument("--json", help="write the rows to this file")
     options = parser.parse_args()
     command = [sys.executable, "-m", "lexlip.cli", "search", "--index", options.index]
     queries = {"words": "dog^1 beach^1 -cat", "text": "a dog runs on the beach -cat"}
@@ -64,18 +67,24 @@ def main() -> None:
     if options.photos:
         cases["text, after a sync that finds nothing new"] = [*command, "--photos", options.photos, queries["text"]]
     print("| query | wall, median | wall, best | processor, median |\n| --- | --- | --- | --- |")
+    rows = []
     for name, words in cases.items():
         walls, processors = zip(*(timed(words) for _ in range(options.runs)))
-        print(
-            f"| {name} | {statistics.median(walls):.2f} | {min(walls):.2f} | {statistics.median(processors):.2f} |",
-            flush=True,
-        )  # fmt: skip
+        row = {
+            "query": name, "wall_s": statistics.median(walls), "best_wall_s": min(walls),
+            "processor_s": statistics.median(processors),
+        }  # fmt: skip
+        print(f"| {name} | {row['wall_s']:.2f} | {row['best_wall_s']:.2f} | {row['processor_s']:.2f} |", flush=True)
+        rows.append(row)
     for kind, query in queries.items():
         words = [sys.executable, "-c", STAGES, options.index, kind, query]
         run = lambda words=words: subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
         runs = [run() for _ in range(options.runs)]
         best = min(runs, key=lambda run: sum(float(line.split()[0]) for line in run.splitlines()))
+        rows.append({"query": kind, "stages_ms": {s.split(" ", 1)[1]: float(s.split()[0]) for s in best.splitlines()}})
         print(f"\n{kind}, ms: " + "; ".join(f"{line.split(' ', 1)[1]} {line.split()[0]}" for line in best.splitlines()))
+    if options.json:
+        Path(options.json).write_text(json.dumps(rows, indent=2))
 
 
 if __name__ == "__main__":
