@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mteb._create_dataloaders import create_dataloader
 from mteb.models.model_meta import ModelMeta, ScoringFunction
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from lexlip.errors import EncodingError
 from lexlip.index import Index, SparseRows, build
+from lexlip.index.queries import bag_of_encoded
 from lexlip.models.fingerprint import fingerprint
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.retrieval import LexiconModel
@@ -36,24 +36,30 @@ class LexLIPEncoder:
 
     Args:
         model: a model, or its folder or name.
+        revision: of a name on the hub; a folder's scores are kept under it. None: the model's fingerprint.
         device: where to encode; None: where the model is.
     """
 
     def __init__(self, model: LexiconModel | str | Path, revision: str | None = None, *, device: str | None = None):
-        self.model = model if isinstance(model, LexiconModel) else LexLIP.from_pretrained(model)
+        self.model = model if isinstance(model, LexiconModel) else LexLIP.from_pretrained(model, revision=revision)
         assert isinstance(self.model, LexiconModel)
         if device is not None:
             self.model.to(device)
         name = "model" if isinstance(model, LexiconModel) else Path(model).name
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.mteb_model_meta = ModelMeta(
-            loader=None, name=f"lexlip/{name}", revision=revision or fingerprint(self.model)[:16], release_date=None,
-            languages=None, n_parameters=parameters, memory_usage_mb=parameters * 4 / 2**20,
+            loader=None, name=f"lexlip/{name}",
+            revision=f"{revision or fingerprint(self.model)[:16]}-{self._settings()}",  # under which mteb keeps scores
+            release_date=None, languages=None, n_parameters=parameters, memory_usage_mb=parameters * 4 / 2**20,
             max_tokens=self.model.context, embed_dim=self.model.vocab_size, license=None, open_weights=None,
             public_training_code=None, public_training_data=None, framework=["PyTorch"],
             similarity_fn_name=ScoringFunction.DOT_PRODUCT, use_instructions=False, training_datasets=None,
             modalities=["text", "image"], model_type=["sparse"],
         )  # fmt: skip
+
+    def _settings(self) -> str:
+        """What scores depend on besides the model."""
+        return "dense"
 
     def encode(self, inputs: Iterable[dict[str, Any]], **_: Any) -> Tensor:
         """Batches of texts or of images to (N, V) float32 on the CPU.
@@ -93,10 +99,13 @@ class LexLIPSearch(LexLIPEncoder):
         self, model: LexiconModel | str | Path, revision: str | None = None, *, device: str | None = None,
         top_k_terms: int | None = None, impact_bits: int = 9,
     ):  # fmt: skip
-        super().__init__(model, revision, device=device)
         self.top_k_terms, self.impact_bits = top_k_terms, impact_bits
+        super().__init__(model, revision, device=device)
         self._folder: tempfile.TemporaryDirectory | None = None
         self._index: Index | None = None
+
+    def _settings(self) -> str:
+        return f"{self.impact_bits}-bits" + (f"-{self.top_k_terms}-terms" if self.top_k_terms is not None else "")
 
     def index(
         self, corpus: Any, *, task_metadata: Any, encode_kwargs: dict, num_proc: int | None = None, **_: Any
@@ -124,11 +133,11 @@ class LexLIPSearch(LexLIPEncoder):
         if self._index is None:
             raise EncodingError("call index before search")
         batches = self._loader(queries, task_metadata, PromptType.query, encode_kwargs, num_proc)
-        vectors = [vector for batch in batches for vector in self._vectors(batch).cpu().numpy().astype(np.float64)]
+        bags = [bag_of_encoded(vector) for batch in batches for vector in self._vectors(batch).cpu()]
         ids, found = [str(id) for id in queries["id"]], {}
         k = len(self._index) if top_ranked is not None else top_k
         for begin in range(0, len(ids), QUERIES):
-            of_batch = self._index.search_batch(vectors[begin : begin + QUERIES], k)
+            of_batch = self._index.search_batch(bags[begin : begin + QUERIES], k)
             for id, hits in zip(ids[begin : begin + QUERIES], of_batch):
                 scores = {str(hit.id): hit.score for hit in hits}
                 if top_ranked is not None:  # a candidate that shares no term has 0

@@ -16,8 +16,6 @@ from lexlip.utils.files import write_whole
 from lexlip_data.errors import one_line
 from lexlip_data.sources.skipped import Skipped
 
-DIRECTIONS = ("t2i", "i2t")
-
 
 def write_qrels(captions: Iterable[tuple[str, str] | Skipped], out: Path, direction: str = "t2i") -> tuple[int, int]:
     """Write the right documents of each query.

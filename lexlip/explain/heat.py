@@ -12,7 +12,7 @@ from lexlip.models.attribution import Box
 SIDE = 300  # pixels of the longer side of a photo
 GAP, LINE = 12, 30
 DARKEST = 0.72
-PAPER, INK, SOFT = (255, 255, 255), (29, 33, 31), (104, 112, 108)
+PAPER, INK = (255, 255, 255), (29, 33, 31)
 
 
 def shaded(image: Image.Image, weights: np.ndarray, box: Box) -> Image.Image:

@@ -86,10 +86,14 @@ class LexLIPModule(nn.Module):
         return features
 
     @classmethod
-    def load(cls, model_name_or_path: str, subfolder: str = "", **_: Any) -> LexLIPModule:
-        """From a model folder, or a name on the hub."""
+    def load(cls, model_name_or_path: str, subfolder: str = "", **options: Any) -> LexLIPModule:
+        """From a model folder, or a name on the hub.
+
+        Args:
+            options: of SparseEncoder; revision, token, cache_folder and local_files_only say what is fetched, and how.
+        """
         name = str(Path(model_name_or_path, subfolder)) if subfolder else model_name_or_path
-        return cls(LexLIP.from_pretrained(name))
+        return cls(LexLIP.from_pretrained(name, **_of_fetching(options)))
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
         """As a model folder."""
@@ -100,13 +104,18 @@ def sparse_encoder(name: str | Path, **options: Any) -> Any:
     """A SparseEncoder of a model folder or name, an older one too, in version 5 or 6.
 
     Args:
-        options: of SparseEncoder, such as device or max_active_dims.
+        options: of SparseEncoder, such as device, max_active_dims or the revision of a name.
     """
     from sentence_transformers import SparseEncoder
 
-    return SparseEncoder(
-        modules=[LexLIPModule(LexLIP.from_pretrained(name))], **{"similarity_fn_name": "dot", **options}
-    )
+    module = LexLIPModule.load(str(name), **options)
+    return SparseEncoder(modules=[module], **{"similarity_fn_name": "dot", **options})
+
+
+def _of_fetching(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of SparseEncoder's options that `from_pretrained` has too, in its words."""
+    found = {name: options[name] for name in ("revision", "token", "local_files_only") if name in options}
+    return found | ({"cache_dir": options["cache_folder"]} if "cache_folder" in options else {})
 
 
 def _plain(value: Any) -> str | Path | Image.Image:

@@ -95,6 +95,29 @@ def test_dense_vectors_are_ours_and_the_index_scores_them(make_worded):
         encoder.encode([{"text": queries, "image": documents}])
 
 
+def test_queries_are_kept_by_their_terms_alone(make_worded, monkeypatch):
+    """A query of V numbers is some 250 KB, and a benchmark has hundreds of thousands of them."""
+    made, _, _ = task("t2t")
+    made.load_data()
+    data, search = made.dataset["default"]["test"], LexLIPSearch(make_worded().eval())
+    how = {"task_metadata": made.metadata, "encode_kwargs": {"batch_size": 5}, "num_proc": None}
+    search.index(data["corpus"], **how)
+    kept, batch = [], search._index.search_batch
+    monkeypatch.setattr(search._index, "search_batch", lambda queries, k: kept.extend(queries) or batch(queries, k))
+    assert len(search.search(data["queries"], top_k=3, **how)) == len(kept) == 12
+    assert all(len(terms) == len(weights) and (weights > 0).all() for terms, weights in kept)
+
+
+def test_scores_of_other_settings_are_not_taken_from_the_cache(make_worded, tmp_path, monkeypatch, capsys):
+    make_worded().eval().save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(mteb, "get_tasks", lambda **_: [task("t2t")[0]])
+    words = ["eval-mteb", "--model", str(tmp_path / "model"), "--results", str(tmp_path / "r"), "--tasks", "MadeT2T"]
+    for settings in ([], ["--top-k", "1"], ["--dense"], ["--dense"]):
+        assert main([*words, *settings]) == 0
+    kept = {file.parent.name.partition("-")[2] for file in (tmp_path / "r").rglob("MadeT2T.json")}
+    assert kept == {"9-bits", "9-bits-1-terms", "dense"}
+
+
 def test_the_command(make_worded, tmp_path, monkeypatch, capsys):
     make_worded().eval().save_pretrained(tmp_path / "model")
     monkeypatch.setattr(mteb, "get_tasks", lambda tasks, **_: [task("t2i")[0]] if tasks == ["MadeT2I"] else [])

@@ -136,3 +136,13 @@ def test_ids_without_spaces():
     assert trec_id("a b/ü%.jpg") == "a%20b/ü%25.jpg" and trec_id(7) == "7" and trec_id("a\u2003b") == "a%E2%80%83b"
     with pytest.raises(IndexingError):
         trec_id("")
+
+
+def test_one_measure_by_two_names(tmp_path):
+    pytest.importorskip("ir_measures", reason="pip install ir-measures")
+    from lexlip.evaluate.run_files import evaluate_run
+
+    (tmp_path / "a.qrels").write_text("q 0 d 1\n")
+    (tmp_path / "a.run").write_text("q Q0 d 1 0.5 mine\n")
+    found = evaluate_run(tmp_path / "a.run", tmp_path / "a.qrels", ["hit_rate@1", "Success@1"])
+    assert {name: values.tolist() for name, values in found.items()} == {"hit_rate@1": [1.0], "Success@1": [1.0]}

@@ -83,6 +83,18 @@ def test_without_a_word_of_the_folder_and_back_to_one(folder, tmp_path):
     torch.testing.assert_close(load(tmp_path / "saved").encode(TEXTS).to_dense(), ours, atol=1e-5, rtol=0)
 
 
+def test_what_is_fetched_is_what_was_asked_for(folder, monkeypatch):
+    from lexlip.integrations.sentence_transformers import LexLIPModule, sparse_encoder
+
+    asked = []
+    monkeypatch.setattr(LexLIP, "from_pretrained", lambda name, **options: asked.append((name, options)) or folder[0])
+    options = {"revision": "v2", "token": "secret", "cache_folder": "far", "local_files_only": True}
+    LexLIPModule.load("owner/name", trust_remote_code=True, **options)
+    sparse_encoder("owner/name", device="cpu", **options)
+    wanted = {"revision": "v2", "token": "secret", "cache_dir": "far", "local_files_only": True}
+    assert asked == [("owner/name", wanted)] * 2
+
+
 def test_nothing_else_than_texts_and_images(folder):
     from lexlip.integrations.sentence_transformers import LexLIPModule
 

@@ -157,6 +157,15 @@ def _kind(status: os.stat_result) -> str:
     return _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8: a file's name that was none cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_name(text: str) -> bool:
     """Whether a data set or split may have this name, which becomes part of a file's name."""
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text) is not None

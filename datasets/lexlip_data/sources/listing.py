@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lexlip_data.errors import one_line
-from lexlip_data.sources.files import is_hidden, is_inside, real_roots
+from lexlip_data.sources.files import is_hidden, is_inside, is_utf8, real_roots
 from lexlip_data.sources.kinds import READ, SUFFIXES, UNREAD, advice_for, kind_of_file
 from lexlip_data.sources.skipped import Skipped
 from lexlip_data.sources.source import hash_id
@@ -130,9 +130,7 @@ class Listing:
         if suffix not in SUFFIXES and kind not in self._wanted:
             self._leave_out_file(name, suffix, kind)
             return False
-        try:
-            name.encode()
-        except UnicodeEncodeError:
+        if not is_utf8(name):
             self.left_out.append(Skipped("", ascii(name), "broken", "the file's name is not UTF-8"))
             self._count(self._others, "names that are not UTF-8", ascii(name))
             return False
@@ -152,14 +150,12 @@ class Listing:
         self._list(Skipped(name, name, kind, reason))
 
     def _list(self, item: Skipped) -> None:
-        if len(self.left_out) < _LISTED:
-            with suppress(UnicodeEncodeError):
-                item.path.encode()
-                self.left_out.append(item)
+        if len(self.left_out) < _LISTED and is_utf8(item.path):
+            self.left_out.append(item)
 
     def _count(self, counter: Counter[str], what: str, example: str) -> None:
         counter[what] += 1
-        self._first.setdefault(what, one_line(ascii(example) if not _is_utf8(example) else example))
+        self._first.setdefault(what, one_line(ascii(example) if not is_utf8(example) else example))
 
     def notes(self) -> list[str]:
         """What was left out, a line for each kind of it."""
@@ -197,11 +193,3 @@ def _target(entry: os.DirEntry) -> str:
     with suppress(OSError):
         return one_line(os.readlink(entry.path))
     return "?"
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

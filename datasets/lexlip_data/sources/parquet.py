@@ -13,7 +13,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -224,18 +223,27 @@ def read_cell(locator: str, column: str, folder: str, roots: Sequence[str]) -> b
     cell = _cells(file, column).cell(int(row))
     path = None
     if isinstance(cell, pa.StructScalar):
-        with suppress(BrokenImage):  # it holds a path
-            if (data := read_bytes(cell)) is not None:
-                return _bounded(data)
-        path = dict(cell.items()).get("path") if cell.is_valid else None
-        path = path.as_py() if path is not None else None
+        fields = dict(cell.items()) if cell.is_valid else {}
+        if "bytes" in fields and (data := read_bytes(fields["bytes"])) is not None:
+            return _bounded(data)
+        path = _path(fields["path"]) if "path" in fields else None
     elif _is_text(cell.type):
-        path = cell.as_py()
+        path = _path(cell)
     elif (data := read_bytes(cell)) is not None:
         return _bounded(data)
     if path is None:
         raise BrokenImage("the image cell is null")
     return read_image(Path(folder, path), roots)
+
+
+def _path(cell: pa.Scalar) -> str | None:
+    try:
+        path = cell.as_py()
+    except UnicodeDecodeError as error:
+        raise BrokenImage(f"the image's path is not UTF-8 ({error.reason})") from error
+    if not isinstance(path, str | None):
+        raise BrokenImage(f"the image's path is no text but of type {one_line(cell.type)}")
+    return path
 
 
 def _bounded(data: pa.Buffer) -> bytes:

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from lexlip_data.errors import DataError, one_line
 from lexlip_data.sources.contained import ContainedTable, RowsOfFiles
+from lexlip_data.sources.files import is_utf8
 from lexlip_data.sources.kinds import SUFFIXES
 from lexlip_data.sources.patterns import find_files
 from lexlip_data.sources.skipped import USUAL_RULES, Rules, Skipped
@@ -86,7 +87,7 @@ def _samples(file: Path, collected: RowsOfFiles) -> dict[str, dict[str, Member]]
             continue  # no sample's: a dot file, or what has no ending
         key, ending = match[1], match[2].lower()
         parts = samples.setdefault(key, {})
-        if not _is_utf8(member.name):
+        if not is_utf8(member.name):
             collected.leave_out(ascii(key), file, "malformed", f"{one_line(ascii(member.name), 200)} is not UTF-8")
         elif ending in parts:
             reason = f"the key {one_line(key, 200)!r} has a second .{one_line(ending, 40)}, and the first is used"
@@ -124,7 +125,7 @@ def _captions(parts: dict[str, Member], file: BinaryIO, key: str | None, lines: 
     texts = found if isinstance(found, list) else [found]
     if found is None or not texts:
         return _none(f".json holds no {' or '.join(map(repr, fields))}")
-    if any(not isinstance(text, str) or not _is_utf8(text) for text in texts):
+    if any(not isinstance(text, str) or not is_utf8(text) for text in texts):
         raise _Unusable("malformed", f".json holds no text as {fields[0]!r}")
     return [text for text in texts if isinstance(text, str) and text.strip()] or _none("an empty caption")
 
@@ -145,11 +146,3 @@ def _text(member: Member, file: BinaryIO) -> str:
     except UnicodeDecodeError as error:
         raise _Unusable("malformed", f"{one_line(ascii(member.name), 100)} is not UTF-8 ({error.reason})") from None
     return text
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

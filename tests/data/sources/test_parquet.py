@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from converter import main
 
-from lexlip_data.errors import DataError
+from lexlip_data.errors import BrokenImage, DataError
 from lexlip_data.sources.parquet import read_cell, read_parquet
 from lexlip_data.sources.skipped import Rules
 from lexlip_data.sources.table import TsvSource
@@ -95,6 +95,20 @@ def test_paths_in_place_of_bytes_start_from_the_images_and_do_not_leave_them(tmp
                 table.image_bytes(row)
     allowed = read_parquet(one, "d", "s", Rules(picture_roots=(str(tmp_path),)), images=tmp_path / "photos")
     assert allowed.image_bytes(1) == jpeg(2)
+
+
+def test_a_path_that_is_no_text_is_a_broken_image(tmp_path):
+    """One bad cell is left out like any broken image; it does not end the run."""
+    bad = pa.array([b"\xff.jpg"]).view(pa.string())
+    images = {
+        "text": bad, "struct": pa.StructArray.from_arrays([pa.array([None], pa.binary()), bad], ["bytes", "path"]),
+        "number": pa.array([{"bytes": None, "path": 3}]),
+    }  # fmt: skip
+    images["number"] = images["number"].cast(pa.struct({"bytes": pa.binary(), "path": pa.int64()}))
+    for name, column in images.items():
+        table = read_parquet(write(tmp_path / f"{name}.parquet", {"image": column, "caption": ["t"]}), "d", "s")
+        with pytest.raises(BrokenImage, match="no text but of type int64" if name == "number" else "not UTF-8"):
+            table.image_bytes(0)
 
 
 def test_rows_of_one_id_are_captions_of_the_first_ones_image(tmp_path, jpeg):

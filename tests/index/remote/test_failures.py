@@ -214,8 +214,8 @@ def test_pauses_grow_and_end(no_pauses):
     [
         ("vespa", "http://h", "a", "--engine vespa: one of milvus, qdrant"),
         ("qdrant", "http://h", "Photos", "--collection Photos: a letter, then"),
-        ("qdrant", "http://u:secret@h", "a", "--uri has a user, a password or a \\? in it"),
-        ("qdrant", "http://h?key=secret", "a", "--uri has a user, a password or a \\? in it"),
+        ("qdrant", "http://u:hidden@h", "a", "--uri has a user, a password or a \\? in it"),
+        ("qdrant", "http://h?key=hidden", "a", "--uri has a user, a password or a \\? in it"),
         ("qdrant", "http://h:port", "a", "--uri is no address"),
         ("opensearch", "folder", "a", "--uri folder: an address such as"),
         ("milvus", "folder", "a", "--uri folder: an address, or a file of Milvus Lite"),
@@ -224,7 +224,7 @@ def test_pauses_grow_and_end(no_pauses):
 def test_addresses(engine, uri, name, message):
     with pytest.raises(IndexingError, match=message) as caught:
         Server(engine, uri, name).collection(SEARCHING)
-    assert "secret" not in str(caught.value)
+    assert "hidden" not in str(caught.value)
 
 
 def test_credentials(tmp_path, monkeypatch):
