@@ -1,6 +1,7 @@
 """Zero-shot classification: prompts, words, truth, and the command."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -73,6 +74,10 @@ def test_labels_and_templates_that_cannot_be_used(tmp_path, model):
     for name, message in (("twice.txt", "'dog' twice"), ("empty.txt", "no labels"), ("none.txt", "cannot be read")):
         with pytest.raises(UserError, match=message):
             read_lines(tmp_path / name, "labels")
+    (tmp_path / "many.txt").write_text("\n".join(map(str, range(30_000))))
+    begin = time.process_time()
+    assert len(read_lines(tmp_path / "many.txt", "labels")) == 30_000
+    assert time.process_time() - begin < 1
     for template in ("a photo", "{} and {}", "{} {name}"):
         with pytest.raises(UserError, match="must stand in it once"):
             label_vectors(model, ["dog"], [template])

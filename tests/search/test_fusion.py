@@ -32,6 +32,8 @@ def test_runs_of_many_queries_as_ranx_has_them():
     runs = [{"q1": {"a": 9.0, "b": 5.0, "c": 1.0}, "q2": {"a": 1.0}}, {"q1": {"d": 0.5, "c": 0.9}}]
     assert fuse(runs) == {"q1": fuse([A, B]), "q2": [Hit("a", 1 / 61)]}
     assert fuse([{"a": 9.0, "b": 5.0, "c": 1.0}, {"c": 0.9, "d": 0.5}]) == fuse([A, B])
+    assert fuse([{"a": np.float32(9), "b": np.int64(5)}, {}]) == fuse([A[:2], []])
+    assert fuse([{}, {}]) == []
 
 
 @pytest.mark.parametrize(
