@@ -235,7 +235,7 @@ class _Sync:
     def _refuse_loss(self) -> None:
         """An index that is built anew holds this folder alone."""
         roots = {*self.state.roots, *(source.root for source in _sources(self.index))}
-        if others := sorted(root for root in roots if root != self.root):
+        if others := sorted(root for root in roots if not _is_same(root, self.root)):
             raise IndexingError(
                 f"{self.index} holds {_named(others)} too, which --rebuild would lose; sync into a new --index, or "
                 "remove this one and sync each folder again"
@@ -470,13 +470,12 @@ def _alive(index: Path, sources: set[int] | None = None) -> set[str]:
 
 def _root(folder: Path, known: Iterable[str]) -> str:
     """What a folder is called in an index: the name that is known, whichever path led there then."""
-    path, real = os.path.abspath(folder), os.path.realpath(folder)
-    names = list(known)
-    return (
-        path
-        if path in names
-        else next((name for name in names if os.path.isdir(name) and os.path.realpath(name) == real), path)
-    )
+    path, names = os.path.abspath(folder), list(known)
+    return path if path in names else next((name for name in names if _is_same(name, path)), path)
+
+
+def _is_same(first: str, second: str) -> bool:
+    return first == second or (os.path.isdir(first) and os.path.realpath(first) == os.path.realpath(second))
 
 
 def _sources(index: Path) -> tuple[Source, ...]:

@@ -1,7 +1,9 @@
 """Zero-shot classification: prompts, words, truth, and the command."""
 
+import argparse
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from PIL import Image
 
 from lexlip import LexLIP
+from lexlip.classify.cli import _tell
 from lexlip.classify.run import (
     Classified,
     accuracy,
@@ -66,6 +69,13 @@ def test_the_truth_and_how_often_it_is_met(tmp_path):
     (tmp_path / "bad.tsv").write_text("a.jpg\tdog\nb.jpg\tbird\n")
     with pytest.raises(UserError, match="line 2: 'bird' is none of the labels"):
         truth_of_table(tmp_path / "bad.tsv", labels)
+
+
+def test_names_are_no_commands_to_the_terminal(capsys):
+    options = argparse.Namespace(images=Path("i"), json=False, k=1)
+    _tell(options, [Classified("a\x1b[2J\nb.jpg", ("dog",), (1.0,))], {"c\x1b.jpg": "no\nimage"}, None)
+    output = capsys.readouterr()
+    assert "\x1b" not in output.out + output.err and (output.out + output.err).count("\n") == 2
 
 
 def test_labels_and_templates_that_cannot_be_used(tmp_path, model):
