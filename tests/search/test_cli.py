@@ -85,7 +85,7 @@ def test_mistakes_are_told_in_one_line(index, capsys, words, message, monkeypatc
     assert main(["search", "--index", str(index), *words]) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
-    assert main(["search", "dog"]) == 2 and "--index, or --photos" in capsys.readouterr().err
+    assert main(["search", "dog"]) == 2 and "--index, --photos for" in capsys.readouterr().err
 
 
 def test_a_contact_sheet_shows_the_photos(index, tmp_path, capsys):
