@@ -13,6 +13,7 @@ from lexlip.models.source import check_source
 from lexlip.pretrained import DEFAULT
 from lexlip.utils.options import trust_option
 from lexlip.utils.paths import check_input
+from lexlip_data.errors import one_line
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -64,7 +65,7 @@ def _run(options: argparse.Namespace) -> None:
     model = model.to(usable_device(options.device)).eval()
     images = run.Images(model, options.images, options.batch_size)
     for note in images.corpus.notes:
-        print(note, file=sys.stderr)
+        print(one_line(note), file=sys.stderr)
     of_labels = (
         run.word_vectors(model, labels)
         if options.words
@@ -89,7 +90,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _tell(options: argparse.Namespace, results: list, broken: dict[str, str], numbers: dict | None) -> None:
     for name, why in broken.items():
-        print(f"{options.images / name}: {why}", file=sys.stderr)
+        print(f"{one_line(options.images / name)}: {one_line(why)}", file=sys.stderr)
     shown = [asdict(result) for result in results]
     for result in shown:
         result["labels"], result["scores"] = result["labels"][: options.k], result["scores"][: options.k]
@@ -98,6 +99,6 @@ def _tell(options: argparse.Namespace, results: list, broken: dict[str, str], nu
         return
     for result in shown:
         labels = "  ".join(f"{label} {score:.3f}" for label, score in zip(result["labels"], result["scores"]))
-        print(f"{result['name']}: {labels}")
+        print(f"{one_line(result['name'])}: {one_line(labels, 10_000)}")
     if numbers is not None:
         print(f"top-1 {numbers['top1']:.1%}, top-5 {numbers['top5']:.1%} of {numbers['images']:,} images")

@@ -48,8 +48,11 @@ def read_lines(path: Path, what: str) -> list[str]:
     lines = [line for line in lines if line]
     if not lines:
         raise UserError(f"{path} holds no {what}, one a line")
-    if twice := next((line for number, line in enumerate(lines) if line in lines[:number]), None):
-        raise UserError(f"{path} holds {one_line(twice, 40)!r} twice")
+    seen: set[str] = set()
+    for line in lines:
+        if line in seen:
+            raise UserError(f"{path} holds {one_line(line, 40)!r} twice")
+        seen.add(line)
     return lines
 
 

@@ -12,6 +12,7 @@ from lexlip.pretrained import DEFAULT
 from lexlip.utils.options import trust_option
 from lexlip.utils.paths import check_input, check_output
 from lexlip_data.convert import arguments
+from lexlip_data.errors import one_line
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -76,7 +77,7 @@ def _run(options: argparse.Namespace) -> None:
         rules = Rules(options.max_bad_share, tuple(map(str, options.picture_roots)))
         corpus = _corpus(options, rules)
         for note in corpus.notes if process[0] == 0 else ():
-            print(note, file=sys.stderr)
+            print(one_line(note), file=sys.stderr)
         model = LexLIP.from_pretrained(options.model, trust_sources=options.trust_sources).to(device)
         done = encode(
             model, corpus, options.out, top_k=options.top_k, batch_size=options.batch_size,

@@ -8,6 +8,7 @@ from pathlib import Path
 from lexlip.errors import EncodingError, UserError
 from lexlip.models.source import check_source
 from lexlip.pretrained import DEFAULT
+from lexlip.utils.images import image_of_file
 from lexlip.utils.options import trust_option
 from lexlip.utils.paths import check_input
 
@@ -70,13 +71,8 @@ def _explain_text(model, text: str, words: list[str] | None) -> None:
 
 def _explain_image(model, path: Path, words: list[str] | None, out: Path | None) -> None:
     from lexlip.explain.heat import figure
-    from lexlip_data.errors import BrokenImage
-    from lexlip_data.sources.images import open_image
 
-    try:
-        image = open_image(path.read_bytes())
-    except (OSError, BrokenImage) as error:
-        raise EncodingError(f"{path} is no image that can be read: {error}") from error
+    image = image_of_file(path)
     if model.patch_pooling is None:
         raise EncodingError("this model's image side says nothing of patches; docs/MODELS.md says which do")
     vector = model.encode_image(image, normalize=False)

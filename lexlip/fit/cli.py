@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from lexlip.errors import UserError
+from lexlip_data.errors import one_line
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -64,7 +65,7 @@ def _run(options: argparse.Namespace) -> None:
         sys.exit(stopped.code)
     report, photos = write_report(model, metrics, features, options, work)
     for photo in photos:
-        print(f"{photo.id}: {', '.join(f'{word} {weight:.2f}' for word, weight in photo.words)}")
+        print(f"{one_line(photo.id)}: {', '.join(f'{word} {weight:.2f}' for word, weight in photo.words)}")
     if metrics:
         print(table(metrics))
         words = metrics["lexicon"]["grounding"]

@@ -174,3 +174,18 @@ class TableModel:
             raise CheckpointError(f"{self.folder}: its weights cannot be read: {error}") from error
         digest.update(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode())
         return digest.hexdigest()
+
+
+def table_of(what: str, name: str) -> TableModel | None:
+    """The table of a model by its folder or name; None where its text side is none, or is not on this disk.
+
+    Args:
+        what, name: of `lexlip.models.source.check_source`.
+
+    Raises:
+        CheckpointError: no such model.
+    """
+    from lexlip.models.source import check_source
+
+    folder = check_source(what, name)
+    return TableModel(folder) if folder is not None and has_table(folder) else None

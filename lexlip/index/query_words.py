@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 MAX_WORDS = 1000  # with signs or weights
 _QUOTES = str.maketrans("\u201c\u201d\u201e\u2212", '"""-')  # what phones and text programs make of " and -
 _PART = re.compile(r'[+-]?"[^"]*"(?=\s|$)|[^\s"]\S*|\S+')
-_NUMBER = r"\d*\.?\d+(?:[eE][+-]?\d+)?"
+# One way to read each number, and bounded: else a long query of digits takes hours.
+_NUMBER = r"(?:\d{1,40}(?:\.\d{1,40})?|\.\d{1,40})(?:[eE][+-]?\d{1,6})?"
+_AFTER = ",.;!?"  # of a sentence, not of a word
 _SIGNED = re.compile(
     rf"(?P<sign>[+-])(?P<word>\"[^\"]+\"|\w[^\s:^]*)(?::(?P<level>{_NUMBER}))?(?:\^(?P<weight>-?{_NUMBER}))?"
 )
@@ -92,7 +94,8 @@ def parse_query(query: str) -> WordQuery:
         if part.startswith('"') or part[1:2] == '"' and part[0] in "+-":
             if part.count('"') < 2:
                 raise IndexingError(f"a quote that does not end: {one_line(part, 40)}")
-        if match := _SIGNED.fullmatch(part.rstrip(",.;!?")) or _WEIGHED.fullmatch(part):
+        bare = part.rstrip(_AFTER)
+        if match := _SIGNED.fullmatch(bare) or _WEIGHED.fullmatch(bare):
             texts += _note(parsed, {"sign": "", "level": None, **match.groupdict()}, part)
         elif _ALMOST.fullmatch(part):
             raise IndexingError(f"{one_line(part, 40)}: a number is due after ^ and :, as in dog^2 or -cat:0.05")

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from lexlip.errors import IndexingError
 from lexlip.search import many
+from lexlip.utils.images import image_of_file
 from lexlip.utils.options import engine_options, trust_option
 from lexlip.utils.paths import check_input, check_output
+from lexlip_data.errors import one_line
 
 if TYPE_CHECKING:
     from lexlip.index import Hit
     from lexlip.index.places import Searchable
     from lexlip.index.query_words import WordQuery
 
+_LONGEST = 5_000  # characters of an id that is printed: more than a path has
 SYNTAX = """words in TEXT: -cat leaves out photos that have the word (-cat:0.05: above this weight), +beach wants it,
 dog^2 and dog^0.5 weigh it, dog^-1 is a penalty, "-5 degrees" in quotes is plain text; docs/SEARCH.md"""
 
@@ -108,7 +111,9 @@ def _opened(options: argparse.Namespace, what: str, words: WordQuery | None) -> 
     from lexlip.index.query_words import resolve
     from lexlip.search.models import model_for
 
-    query = {"image": _image, "bag": _bag}[what](options) if options.text is None else options.text
+    query: Any = options.text
+    if what != "text":
+        query = image_of_file(options.image) if what == "image" else _bag(options)
     named = not (isinstance(query, dict) and all(isinstance(term, int) for term in query))
     no_text = what == "bag" or (words is not None and not words.text and bool(words.weights))
     model: Any
@@ -131,7 +136,7 @@ def _hits(
     else:
         from lexlip.search.dense import fused_hits
 
-        hits = fused_hits(index, query, options, ids, conditions)
+        hits = fused_hits(index, query, options, ids, {"drop": options.drop, **conditions})
     return [hit for hit in hits if options.min_score is None or hit.score >= options.min_score]
 
 
@@ -179,14 +184,14 @@ def _tell(options: argparse.Namespace, index: Searchable, query: Any, hits: list
 
         show = image_protocol()
     for result in results if not options.json else ():
-        print(f"{result['score']:.6f}  {result['id']}")
+        print(f"{result['score']:.6f}  {one_line(result['id'], _LONGEST)}")
         if show is not None:
             from lexlip.search.pictures import Thumbnails
 
             show(Thumbnails(index).of(result["id"]))
         for share in result.get("terms", ()):
             name = share["word"] if share["word"] is not None else share["term"]
-            print(f"    {share['score']:.6f} = {share['query']:.4f} x {share['document']:.4f}  {name}")
+            print(f"    {share['score']:.6f} = {share['query']:.4f} x {share['document']:.4f}  {one_line(name)}")
     if options.contact_sheet is not None:
         from lexlip.search.pictures import contact_sheet
 
@@ -195,16 +200,6 @@ def _tell(options: argparse.Namespace, index: Searchable, query: Any, hits: list
         from lexlip.search.pictures import open_in_program
 
         open_in_program(index, hits, options.contact_sheet)
-
-
-def _image(options: argparse.Namespace):
-    from lexlip_data.errors import BrokenImage
-    from lexlip_data.sources.images import open_image
-
-    try:
-        return open_image(options.image.read_bytes())
-    except (OSError, BrokenImage) as error:
-        raise IndexingError(f"{options.image} is no image that can be read: {error}") from error
 
 
 def _bag(options: argparse.Namespace) -> dict:

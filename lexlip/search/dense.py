@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,13 @@ from lexlip.errors import IndexingError
 from lexlip.index import Hit, Index
 from lexlip.index.conditions import Conditions
 from lexlip.index.places import Searchable
+from lexlip.index.queries import terms_of_words
 from lexlip.search.fusion import fuse
 from lexlip.sparse import take_ids
 from lexlip.utils.files import write_json, write_whole
 
 DEPTH = 200  # of each ranking
+NO_PENALTIES: Mapping[Any, float] = MappingProxyType({})
 
 
 def write_dense(folder: str | Path, ids: Sequence[int | str], vectors: np.ndarray, model: str = "") -> None:
@@ -96,12 +99,18 @@ class DenseVectors:
         values = iter((np.asarray(self._vectors[known], np.float32) @ self._checked(query)).tolist() if known else ())
         return [None if row is None else next(values) for row in rows]
 
-    def search(self, query: np.ndarray, k: int, allowed: Callable[[Any], bool] = lambda id: True) -> list[Hit]:
-        """The k best of those that are allowed, best first."""
+    def search(
+        self, query: np.ndarray, k: int, allowed: Callable[[Any], bool] = lambda id: True,
+        penalties: Mapping[Any, float] = NO_PENALTIES,
+    ) -> list[Hit]:  # fmt: skip
+        """The k best of those that are allowed, best first, after what is taken off the scores of some."""
         scores = np.concatenate(
             [np.zeros(0), *(np.asarray(self._vectors[first : first + 65536], np.float32) @ self._checked(query)
                             for first in range(0, len(self.ids), 65536))]
         )  # fmt: skip
+        for id, penalty in penalties.items():
+            if id in self._rows:
+                scores[self._rows[id]] -= penalty
         best: list[Hit] = []
         for row in np.argsort(-scores, kind="stable").tolist():
             if len(best) == k:
@@ -133,17 +142,20 @@ class DenseVectors:
         return vector[0].cpu().numpy()
 
 
-def rerank(hits: Sequence[Hit], dense: DenseVectors, query: np.ndarray) -> list[Hit]:
-    """Hits in the order of their dense scores; those without a vector after them, as they were."""
+def rerank(
+    hits: Sequence[Hit], dense: DenseVectors, query: np.ndarray, penalties: Mapping[Any, float] = NO_PENALTIES
+) -> list[Hit]:
+    """Hits in the order of their dense scores less penalties; those without a vector after them, as they were."""
     scores = dense.scores(query, [hit.id for hit in hits])
-    known = [Hit(hit.id, score) for hit, score in zip(hits, scores) if score is not None]
+    known = [Hit(hit.id, score - penalties.get(hit.id, 0.0)) for hit, score in zip(hits, scores) if score is not None]
     rest = [hit for hit, score in zip(hits, scores) if score is None]
     return sorted(known, key=lambda hit: -hit.score) + rest
 
 
 def hybrid(
     index: Searchable, query: Any, dense: DenseVectors, vector: np.ndarray, k: int = 10, fusion: str = "rrf", *,
-    depth: int = DEPTH, ids: Callable[[Any], bool] | None = None, **conditions: Any,
+    depth: int = DEPTH, params: Mapping[str, Any] | None = None, drop: float = 0.0,
+    ids: Callable[[Any], bool] | None = None, **conditions: Any,
 ) -> list[Hit]:  # fmt: skip
     """Search both ways, `depth` documents deep, and fuse; or search the index and rerank.
 
@@ -151,19 +163,38 @@ def hybrid(
         query: of the index.
         vector: (D,) of the dense vectors.
         fusion: "rrf", "wsum" or "rerank".
-        ids, conditions: of `Index.search`; the dense documents fulfil them too, and are in the index.
+        params: of `fuse`.
+        drop: of `Index.search`.
+        ids, conditions: of `Index.search`; the dense documents fulfil them too, and are in the index. Penalties are
+            taken off the scores of both.
 
     Raises:
-        IndexingError: no such fusion, or vectors of another width.
+        IndexingError: no such fusion, vectors of another width, or what an engine elsewhere cannot do.
     """
     if fusion not in ("rrf", "wsum", "rerank"):
         raise IndexingError(f"fusion={fusion!r}: rrf, wsum or rerank")
-    hits = index.search(query, max(k, depth), ids=ids, **conditions)
+    hits = index.search(query, max(k, depth), ids=ids, drop=drop, **conditions)
+    by_term = {name: terms_of_words(name, words, index.model) for name, words in conditions.items()}
+    fulfilled = Conditions(**by_term, ids=ids)
+    penalties = _penalties(index, fulfilled)
     if fusion == "rerank":
-        return rerank(hits, dense, vector)[:k]
-    left = {name: conditions[name] for name in ("without", "required") if conditions.get(name)}
-    allowed = _allowed(index, Conditions(**left, ids=ids))
-    return fuse([hits, dense.search(vector, max(k, depth), allowed.__contains__)], method=fusion)[:k]
+        return rerank(hits, dense, vector, penalties)[:k]
+    found = dense.search(vector, max(k, depth), _allowed(index, fulfilled).__contains__, penalties)
+    return fuse([hits, found], method=fusion, params=params)[:k]
+
+
+def _penalties(index: Searchable, conditions: Conditions) -> dict[Any, float]:
+    """What is taken off the scores of which documents."""
+    if not conditions.penalties:
+        return {}
+    if not isinstance(index, Index):
+        raise IndexingError("--dense with --engine takes no penalties (dog^-1), which need every document's weight")
+    found: dict[Any, float] = {}
+    for segment in index.segments:
+        penalties = conditions.penalty(segment, np.arange(segment.documents))
+        numbers = np.flatnonzero((penalties > 0) & segment.alive())
+        found.update(zip(take_ids(segment.all_ids(), numbers).tolist(), penalties[numbers].tolist()))
+    return found
 
 
 def _allowed(index: Searchable, conditions: Conditions) -> set:

@@ -10,6 +10,7 @@ Clarke and Buettcher, "Reciprocal Rank Fusion outperforms Condorcet and individu
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from lexlip.errors import IndexingError
@@ -43,7 +44,7 @@ def fuse(
         raise IndexingError(f"method={method!r}, norm={norm!r}: rrf or wsum, and min-max or None")
     if unknown := set(params) - {"k" if method == "rrf" else "weights"}:
         raise IndexingError(f"params: {method} has no {min(unknown)!r}")
-    if all(isinstance(run, Mapping) and all(map(_is_list, run.values())) for run in runs):
+    if all(isinstance(run, Mapping) and all(map(_is_list, run.values())) for run in runs) and any(runs):
         queries = dict.fromkeys(query for run in runs for query in run)
         return {query: fuse([run.get(query, ()) for run in runs], norm, method, params) for query in queries}
     lists = [_hits(run) for run in runs]
@@ -75,7 +76,7 @@ def _wsum(lists: list[list[Hit]], norm: str | None, weights: Sequence[float] | N
 
 
 def _is_list(value: Any) -> bool:
-    return not isinstance(value, (int, float))
+    return not isinstance(value, Real)
 
 
 def _hits(run: Mapping[Any, float] | Iterable[tuple[Any, float]]) -> list[Hit]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from lexlip.index.lookup import TableModel, VocabularyModel, has_table
 from lexlip.index.places import Place
 from lexlip.index.remembered import remembered
+from lexlip.index.store import MANIFEST
 from lexlip.pretrained import tell_of
 
 TOKENIZER = "tokenizer.json"
@@ -25,7 +26,8 @@ def model_for(
         words_only: words are looked up, and no text is encoded.
 
     Returns:
-        The model, and whether it is the index's own: so it is known without reading its weights.
+        The model, and whether it is the index's own: so it is known without reading its weights, unless the folder's
+        vocabulary was written after the index: of another one, words would be other terms.
     """
     name = options.model or remembered(place, options.trust_sources)  # reads the manifest: a quick refusal
     from lexlip.models.source import check_source
@@ -36,6 +38,13 @@ def model_for(
     table = has_table(folder)
     if table:
         tell_of(folder)
-    if words_only and options.model is None and (folder / TOKENIZER).is_file():
+    vocabulary = folder / TOKENIZER
+    if words_only and options.model is None and vocabulary.is_file() and not _newer(vocabulary, options.index):
         return VocabularyModel(Path(folder)), True
     return (TableModel(folder), False) if table else (name, False)
+
+
+def _newer(vocabulary: Path, index: Path | None) -> bool:
+    """Whether a model's vocabulary came to its folder after the state of an index, if that is in a folder too."""
+    # The time of the last change, which no copying sets back.
+    return index is not None and vocabulary.stat().st_ctime_ns >= (index / MANIFEST).stat().st_ctime_ns

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lexlip.index.index import Index
-from lexlip.index.lookup import TableModel, has_table
+from lexlip.index.lookup import table_of
 from lexlip.index.query_words import parse_query, resolve
 from lexlip.index.remembered import remembered
-from lexlip.models.source import check_source
 from lexlip.sync.photos import PhotoRoots
 
 WORDS = 8  # of the query, that a photo is described by
@@ -57,9 +56,7 @@ class PhotoSearch:
 
     def __init__(self, index: str | Path, model: str | None = None, trust_sources: bool = False):
         name = model or remembered(index, trust_sources)
-        folder = check_source("model ", name)
-        table = folder is not None and has_table(folder)
-        self.index = Index.open(index, TableModel(folder) if table and folder else name, trust_sources)
+        self.index = Index.open(index, table_of("model ", name) or name, trust_sources)
         self._roots = PhotoRoots(self.index.manifest.sources)
 
     def __call__(self, query: str, k: int = 10) -> list[Found]:

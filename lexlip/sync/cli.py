@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from lexlip.errors import IndexBusy, UserError
 from lexlip.utils.options import trust_option
 from lexlip.utils.paths import check_input, check_output
+from lexlip_data.errors import DataError, one_line
 
 if TYPE_CHECKING:
     from lexlip.sync.run import Synced
@@ -66,12 +67,19 @@ def _run(options: argparse.Namespace) -> None:
         raise UserError(f"--top-k {options.top_k}: at least 1")
     done = sync_folder(options)
     report(options.photos, done, options.json)
+    told = ""
     while options.watch:
         time.sleep(options.every)
         try:
             done = sync_folder(options, again=True)
         except IndexBusy:  # another writer; the next look finds what is left
             continue
+        except (UserError, DataError, OSError) as error:  # a disk may be away for a while: told once
+            if str(error) != told:
+                print(f"{one_line(error)}; looking again every {options.every:g} s", file=sys.stderr, flush=True)
+            told = str(error)
+            continue
+        told = ""
         if done.changes:
             report(options.photos, done, options.json)
 
@@ -82,12 +90,20 @@ def sync_photos(photos: Path, **given: object) -> argparse.Namespace:
     Returns:
         The options, of which `index` says where the index is.
     """
+    from lexlip.index.store import MANIFEST
+
     parser = argparse.ArgumentParser()
     add_commands(parser.add_subparsers())
     options = parser.parse_args(["sync", "--", str(photos)])
     vars(options).update(given)
     check_input("--photos", photos, folder=True)
-    done = sync_folder(options)
+    try:
+        done = sync_folder(options)
+    except IndexBusy as error:
+        if not (options.index / MANIFEST).exists():
+            raise
+        print(f"{one_line(error)}; searching it as it is", file=sys.stderr)
+        return options
     if done.changes:
         with redirect_stdout(sys.stderr):
             report(photos, done)
@@ -132,9 +148,9 @@ def report(photos: Path, done: Synced, as_json: bool = False) -> None:
         print(json.dumps(asdict(done), indent=2))
         return
     for note in done.notes:
-        print(note, file=sys.stderr)
+        print(one_line(note), file=sys.stderr)
     for name, why in list(done.broken.items())[:_LISTED]:
-        print(f"{photos / name}: {why}", file=sys.stderr)
+        print(f"{one_line(photos / name)}: {one_line(why)}", file=sys.stderr)
     if len(done.broken) > _LISTED:
         print(f"and {len(done.broken) - _LISTED:,} more that cannot be used; --json lists all", file=sys.stderr)
     counts = [
@@ -143,4 +159,4 @@ def report(photos: Path, done: Synced, as_json: bool = False) -> None:
     ]  # fmt: skip
     speed = f", {done.encoded / done.seconds:,.1f} photos/s" if done.encoded and done.seconds else ""
     broken = f", {len(done.broken):,} cannot be used" if done.broken else ""
-    print(f"{photos}: {', '.join(counts) or 'no photos'}{broken}; {done.documents:,} in the index{speed}")
+    print(f"{one_line(photos)}: {', '.join(counts) or 'no photos'}{broken}; {done.documents:,} in the index{speed}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lexlip import pretrained
 from lexlip.errors import IndexingError
-from lexlip.index.lookup import TableModel, has_table
+from lexlip.index.lookup import table_of
 from lexlip.index.origin import ModelStamp
 from lexlip.index.remembered import remembered
 from lexlip.index.store import MANIFEST, read_manifest
@@ -37,9 +37,10 @@ def model_of(folder: Path, index: Path, model: str | None, trust_sources: bool, 
     if manifest.model is None and manifest.segments and model is None:
         raise IndexingError(f"{index} does not say which model made it; name it with --model")
     name = model or remembered(index, trust_sources)
-    found = check_source("--model ", name)
-    if model is not None and found is not None and has_table(found):
-        _require_same(folder, index, model, manifest.model, TableModel(found).fingerprint)
+    if model is None:
+        check_source("--model ", name)
+    elif (table := table_of("--model ", model)) is not None:
+        _require_same(folder, index, model, manifest.model, table.fingerprint)
     return name
 
 

@@ -27,7 +27,7 @@ from lexlip.index.store import MANIFEST, SYNC_FILES, read_manifest
 from lexlip.sparse import SparseRows, as_ids, take_ids
 from lexlip.sync.media import MediaFiles
 from lexlip.sync.state import Entry, RootState, SyncState
-from lexlip_data.errors import MissingImage
+from lexlip_data.errors import MissingImage, one_line
 from lexlip_data.sources.kinds import READ
 from lexlip_data.sources.skipped import Skipped
 
@@ -157,13 +157,15 @@ class _Sync:
         self, folder: Path, index: Path, encoder: Callable[[int], Encoder], settings: Settings, batch: int,
         rebuild: bool, progress: Callable[[int, int], object],
     ):  # fmt: skip
-        self.root, self.folder, self.index = os.path.abspath(folder), folder, index
+        self.folder, self.index = folder, index
         self._make_encoder = encoder
         self._encoder: Encoder | None = None
         self.batch, self.rebuild, self.progress = batch, rebuild, progress
         self.state = SyncState(index)
+        self.root = _root(folder, [*self.state.roots, *(source.root for source in _sources(index))])
         if rebuild:
-            self.state.forget()
+            self._refuse_loss()
+            self.state.begin_anew()
         known = self.state.roots.get(self.root)
         self.settings = self._settled(settings, known)
         self.media = MediaFiles(folder, self.settings["video_seconds"] or 0.0)
@@ -212,7 +214,7 @@ class _Sync:
     def _settled(self, given: Settings, known: RootState | None) -> dict[str, Any]:
         usual = {"id_prefix": None, "top_k": 0, "video_seconds": None, "video_whole": False}
         begun = known.settings if known else {}
-        settled = {**usual, **begun, "readers": sorted(READ)}
+        settled = {**usual, **begun, "readers": _readers()}
         for name, value in vars(given).items():
             if value is not None and begun.get(name) is not None and begun[name] != value:
                 raise IndexingError(
@@ -228,9 +230,16 @@ class _Sync:
 
     def _others(self) -> list[Source]:
         """What else was encoded into the index."""
-        if self.rebuild or not (self.index / MANIFEST).exists():
-            return []
-        return [source for source in read_manifest(self.index).sources if source.root != self.root]
+        return [] if self.rebuild else [source for source in _sources(self.index) if source.root != self.root]
+
+    def _refuse_loss(self) -> None:
+        """An index that is built anew holds this folder alone."""
+        roots = {*self.state.roots, *(source.root for source in _sources(self.index))}
+        if others := sorted(root for root in roots if not _is_same(root, self.root)):
+            raise IndexingError(
+                f"{self.index} holds {_named(others)} too, which --rebuild would lose; sync into a new --index, or "
+                "remove this one and sync each folder again"
+            )
 
     def _refuse_mixture(self) -> None:
         """Two folders with one prefix would take each other's ids for their own."""
@@ -245,8 +254,7 @@ class _Sync:
         """Remember a folder that the journal does not have; all that was encoded of it otherwise is encoded anew."""
         self.state.configure(self.root, self.settings)
         if not self.new_index:
-            sources = read_manifest(self.index).sources
-            mine = {number for number, source in enumerate(sources) if source.root == self.root}
+            mine = {number for number, source in enumerate(_sources(self.index)) if source.root == self.root}
             self.state.announce(self.root, _alive(self.index, mine))
 
     def _ids(self, files: Mapping[str, Entry]) -> set[str]:
@@ -376,7 +384,11 @@ class _Sync:
 
     def _write(self, rows: list[SparseRows], stale: list[str]) -> None:
         if self.new_index:
+            if self.rebuild:
+                self.state.forget()
             writer.build(self.index, rows, overwrite=self.rebuild)
+            if self.rebuild:
+                self.state.keep()
             self.new_index = False
         elif rows:
             writer.add(self.index, rows, without=stale)
@@ -454,6 +466,30 @@ def _alive(index: Path, sources: set[int] | None = None) -> set[str]:
         if sources is None or (entry.sources and sources.issuperset(entry.sources)):
             found.update(take_ids(segment.all_ids(), np.flatnonzero(segment.alive())).tolist())
     return found
+
+
+def _root(folder: Path, known: Iterable[str]) -> str:
+    """What a folder is called in an index: the name that is known, whichever path led there then."""
+    path, names = os.path.abspath(folder), list(known)
+    return path if path in names else next((name for name in names if _is_same(name, path)), path)
+
+
+def _is_same(first: str, second: str) -> bool:
+    return first == second or (os.path.isdir(first) and os.path.realpath(first) == os.path.realpath(second))
+
+
+def _sources(index: Path) -> tuple[Source, ...]:
+    """What was encoded into an index; nothing where there is none."""
+    return tuple(read_manifest(index).sources) if (index / MANIFEST).exists() else ()
+
+
+def _named(roots: list[str]) -> str:
+    return one_line(roots[0]) + (f" and {len(roots) - 1:,} more" if len(roots) > 1 else "")
+
+
+def _readers() -> list[str]:
+    """Kinds of files that can be read here; with others than before, broken files are looked at again."""
+    return sorted([*READ, *(["video"] if _reads_videos() else [])])
 
 
 def _reads_videos() -> bool:

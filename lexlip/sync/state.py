@@ -76,6 +76,7 @@ class SyncState:
         self._path = Path(index) / JOURNAL
         self.roots: dict[str, RootState] = {}
         self._lines = 0
+        self._held = False
         try:
             lines = self._path.read_bytes().split(b"\n")
         except FileNotFoundError:
@@ -121,10 +122,18 @@ class SyncState:
         """After they are: the files that they are of, files that are gone (None), and ids that are still open."""
         self._append({"root": root, "files": files, "pending": sorted(pending)})
 
+    def begin_anew(self) -> None:
+        """Without what it remembers; the disk keeps that until `forget`, and gets nothing until `keep`."""
+        self.roots, self._lines, self._held = {}, 0, True
+
     def forget(self) -> None:
-        """All of it, on the disk too."""
-        self.roots, self._lines = {}, 0
+        """Remove the journal, just before its index is replaced: without one, a sync takes nothing as known."""
         self._path.unlink(missing_ok=True)
+
+    def keep(self) -> None:
+        """Write what came since `begin_anew`, now that the index is replaced."""
+        self._held = False
+        self.rewrite()
 
     def tidy(self) -> None:
         """Write the journal anew where half of it no longer counts."""
@@ -145,6 +154,9 @@ class SyncState:
         self._lines = sum(2 + len(root.files) for root in self.roots.values())
 
     def _append(self, line: dict) -> None:
+        if self._held:
+            self._replay(line, 1)
+            return
         if not self._path.exists():
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self.rewrite()

@@ -1,6 +1,9 @@
 """Zero-shot classification: prompts, words, truth, and the command."""
 
+import argparse
 import json
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import torch
 from PIL import Image
 
 from lexlip import LexLIP
+from lexlip.classify.cli import _tell
 from lexlip.classify.run import (
     Classified,
     accuracy,
@@ -67,12 +71,23 @@ def test_the_truth_and_how_often_it_is_met(tmp_path):
         truth_of_table(tmp_path / "bad.tsv", labels)
 
 
+def test_names_are_no_commands_to_the_terminal(capsys):
+    options = argparse.Namespace(images=Path("i"), json=False, k=1)
+    _tell(options, [Classified("a\x1b[2J\nb.jpg", ("dog",), (1.0,))], {"c\x1b.jpg": "no\nimage"}, None)
+    output = capsys.readouterr()
+    assert "\x1b" not in output.out + output.err and (output.out + output.err).count("\n") == 2
+
+
 def test_labels_and_templates_that_cannot_be_used(tmp_path, model):
     (tmp_path / "twice.txt").write_text("dog\ncat\ndog\n")
     (tmp_path / "empty.txt").write_text("\n")
     for name, message in (("twice.txt", "'dog' twice"), ("empty.txt", "no labels"), ("none.txt", "cannot be read")):
         with pytest.raises(UserError, match=message):
             read_lines(tmp_path / name, "labels")
+    (tmp_path / "many.txt").write_text("\n".join(map(str, range(30_000))))
+    begin = time.process_time()
+    assert len(read_lines(tmp_path / "many.txt", "labels")) == 30_000
+    assert time.process_time() - begin < 1
     for template in ("a photo", "{} and {}", "{} {name}"):
         with pytest.raises(UserError, match="must stand in it once"):
             label_vectors(model, ["dog"], [template])

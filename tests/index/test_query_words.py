@@ -1,5 +1,7 @@
 """The syntax of a query: signs, weights, quotes, and what is refused."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,8 @@ class Model:
         ("über -Äpfel", WordQuery("über", without={"Äpfel": 0.0})),
         ("", WordQuery()), ("  ", WordQuery()), ('""', WordQuery("")),
         ("dog^0 cat", WordQuery("dog cat", {"dog": 0.0})),
+        ("a dog^2, on", WordQuery("a dog on", {"dog": 2.0})), ("dog^.5!", WordQuery("", {"dog": 0.5})),
+        ("dog^1.5e-1 -cat:2.5E1.", WordQuery("", {"dog": 0.15}, without={"cat": 25.0})),
     ],
 )  # fmt: skip
 def test_a_query_is_taken_apart(query, parsed):
@@ -58,6 +62,14 @@ def test_a_query_is_taken_apart(query, parsed):
 def test_what_makes_no_sense_is_refused(query, message):
     with pytest.raises(IndexingError, match=message):
         resolve(parse_query(query), Model())
+
+
+@pytest.mark.parametrize("query", ["dog^" + "1" * 20_000 + "x", "+dog:" + "1" * 9_000 + "^" + "2" * 9_000 + "x"])
+def test_a_long_query_takes_no_time(query):
+    begin = time.process_time()
+    with pytest.raises(IndexingError, match="a number is due"):
+        parse_query(query)
+    assert time.process_time() - begin < 0.5
 
 
 def test_text_and_words_become_one_bag():

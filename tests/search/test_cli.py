@@ -1,10 +1,12 @@
 """lexlip search as a person uses it: words with signs, filters, contact sheets, and what it loads."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from lexlip.cli import main
@@ -83,7 +85,7 @@ def test_mistakes_are_told_in_one_line(index, capsys, words, message, monkeypatc
     assert main(["search", "--index", str(index), *words]) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
-    assert main(["search", "dog"]) == 2 and "--index, or --photos" in capsys.readouterr().err
+    assert main(["search", "dog"]) == 2 and "--index, --photos for" in capsys.readouterr().err
 
 
 def test_a_contact_sheet_shows_the_photos(index, tmp_path, capsys):
@@ -116,10 +118,33 @@ def test_another_model_is_refused(index, tmp_path, capsys):
     assert "its vectors were made by other" in capsys.readouterr().err
 
 
+def test_a_model_that_was_trained_anew_is_refused_for_words_too(tmp_path, capsys):
+    shutil.copytree(MODEL, tmp_path / "m")
+    rows = SparseRows.from_bags(bags().values(), list(bags()))
+    origin = Origin(ModelStamp("m", str(tmp_path / "m"), TableModel(MODEL).fingerprint), None)
+    build(tmp_path / "i", [SparseRows(rows.ids, rows.offsets, rows.terms, rows.weights, "x", origin)])
+    words = ["search", "--index", str(tmp_path / "i"), "dog^1"]
+    assert main(words) == 0 and "dog" in capsys.readouterr().out
+    path = tmp_path / "m" / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    vocabulary["dog"], vocabulary["cat"] = vocabulary["cat"], vocabulary["dog"]
+    path.unlink()
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert main(words) == 2 and "its vectors were made by m" in capsys.readouterr().err
+
+
 def _of_model(name):
     rows = SparseRows.from_bags([{3899: 1.0}], ["a.jpg"])
     origin = Origin(ModelStamp(name, "", "0" * 32), None)
     return SparseRows(rows.ids, rows.offsets, rows.terms, rows.weights, "x", origin)
+
+
+def test_ids_are_no_commands_to_the_terminal(tmp_path, capsys):
+    build(tmp_path / "i", [SparseRows.from_bags([{1: 1.0}], ["a\x1b[2J\nb.jpg"])])
+    assert main(["search", "--index", str(tmp_path / "i"), "--bag", '{"1": 1.0}', "--thumbnails", "never"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and out.count("\n") == 1 and "b.jpg" in out
 
 
 def test_terminals_that_show_images():
@@ -148,6 +173,11 @@ def test_it_syncs_a_folder_first(tmp_path, capsys, monkeypatch):
     assert {hit["id"] for hit in first} <= {"0.png", "1.png", "2.png"} and "3 added" in output.err
     (place,) = (tmp_path / "data" / "lexlip" / "indexes").iterdir()
     assert place.name.startswith("photos-") and len(Index.open(place)) == 3
+    lock = FileLock(place / "sync.lock")
+    with lock:  # another sync is at work
+        assert main(words) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out) == first and "searching it as it is" in output.err
     (tmp_path / "photos" / "2.png").unlink()
     assert main(words) == 0
     assert {hit["id"] for hit in json.loads(capsys.readouterr().out)} <= {"0.png", "1.png"}

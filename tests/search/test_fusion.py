@@ -32,6 +32,8 @@ def test_runs_of_many_queries_as_ranx_has_them():
     runs = [{"q1": {"a": 9.0, "b": 5.0, "c": 1.0}, "q2": {"a": 1.0}}, {"q1": {"d": 0.5, "c": 0.9}}]
     assert fuse(runs) == {"q1": fuse([A, B]), "q2": [Hit("a", 1 / 61)]}
     assert fuse([{"a": 9.0, "b": 5.0, "c": 1.0}, {"c": 0.9, "d": 0.5}]) == fuse([A, B])
+    assert fuse([{"a": np.float32(9), "b": np.int64(5)}, {}]) == fuse([A[:2], []])
+    assert fuse([{}, {}]) == []
 
 
 @pytest.mark.parametrize(
@@ -72,6 +74,37 @@ def test_both_rankings_are_searched_and_fused(both):
     assert [hit.id for hit in dense.search(query, 50, fitting.__contains__)] == best
     assert fused == fuse([hits, dense.search(query, 50, fitting.__contains__)])[:10]
     assert "7.jpg" not in {hit.id for hit in hybrid(index, {1: 1.0}, dense, vectors["7.jpg"], 300, depth=300)}
+
+
+@pytest.mark.parametrize("fusion", ["rrf", "wsum", "rerank"])
+def test_penalties_are_taken_off_both_rankings(both, fusion):
+    index, dense, vectors = both
+    query, names = np.ones(8), [hit.id for hit in index.search({1: 1.0}, 300)]
+    taken = {
+        id: 1000 * sum(weight for term, weight in zip(*bag) if term == 3)
+        for id, bag in zip(names, index.document_terms(names, 10))
+    }
+    lowered = {id: float(vectors[id] @ query) - taken[id] for id in names if id in vectors}
+    wanted = sorted(lowered, key=lambda id: -lowered[id])
+    found = hybrid(index, {1: 1.0}, dense, query, 10, fusion, depth=300, penalties={3: 1000.0})
+    assert len(found) == 10 and not any(taken[hit.id] for hit in found)
+    if fusion == "rerank":
+        assert [hit.id for hit in found] == wanted[:10]
+    if fusion == "rrf":
+        by_words = index.search({1: 1.0}, 300, penalties={3: 1000.0})
+        assert found == fuse([by_words, [Hit(id, 0.0) for id in wanted]])[:10]
+
+
+def test_params_and_drop_are_passed_on(both, monkeypatch):
+    index, dense, vectors = both
+    words, allowed = index.search({1: 1.0}, 300), set(vectors) - {"7.jpg", "elsewhere.jpg"}
+    by_dense = dense.search(np.ones(8), 300, allowed.__contains__)
+    found = hybrid(index, {1: 1.0}, dense, np.ones(8), 10, depth=300, params={"k": 5})
+    assert found == fuse([words, by_dense], params={"k": 5})[:10]
+    given, search = [], Index.search
+    monkeypatch.setattr(Index, "search", lambda *a, **options: given.append(options["drop"]) or search(*a, **options))
+    hybrid(index, {1: 1.0}, dense, np.ones(8), 10, drop=0.25)
+    assert given == [0.25]
 
 
 def test_the_best_few_in_dense_order(both):

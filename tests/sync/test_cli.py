@@ -1,6 +1,7 @@
 """lexlip sync with the model that comes along: a few drawings, one file that is none, another model, looking again."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -8,6 +9,8 @@ from PIL import Image
 from lexlip.cli import main
 from lexlip.index import Index, SparseRows, build
 from lexlip.index.store import read_manifest
+from lexlip.sync.cli import report
+from lexlip.sync.run import Synced
 
 
 @pytest.fixture
@@ -64,6 +67,33 @@ def test_watching_looks_again_and_again(drawings, tmp_path, capsys, monkeypatch)
     assert main(["sync", str(drawings), "--index", str(tmp_path / "i"), "--watch", "--every", "2"]) == 130
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and "1 renamed" in lines[1] and looks == [2.0, 2.0, 2.0]
+
+
+def test_watching_survives_a_disk_that_is_away(drawings, tmp_path, capsys, monkeypatch):
+    looks = []
+
+    def wait(seconds):
+        looks.append(seconds)
+        if len(looks) == 1:
+            drawings.rename(tmp_path / "away")
+        if len(looks) == 4:
+            (tmp_path / "away").rename(drawings)
+            (drawings / "1.png").rename(drawings / "moved.png")
+        if len(looks) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", wait)
+    assert main(["sync", str(drawings), "--index", str(tmp_path / "i"), "--watch", "--every", "2"]) == 130
+    output = capsys.readouterr()
+    assert output.err.count("looking again every 2 s") == 1 and str(drawings) in output.err
+    assert "1 renamed" in output.out.splitlines()[-1]
+
+
+def test_names_are_no_commands_to_the_terminal(capsys):
+    done = Synced(broken={"a\x1b[2J\nb.jpg": "no\x1bimage"}, notes=["not read: 1 .x\x1bz"])
+    report(Path("pho\x1btos"), done)
+    output = capsys.readouterr()
+    assert "\x1b" not in output.out + output.err and output.err.count("\n") == 2
 
 
 @pytest.mark.parametrize(

@@ -211,3 +211,79 @@ def test_the_journal_does_not_grow_without_end(photos, tmp_path, encoder):
     assert len((tmp_path / "i" / "sync.journal").read_bytes().splitlines()) < 130
     assert len(SyncState(tmp_path / "i").roots[str(photos)].files) == 12
     assert len(Index.open(tmp_path / "i").segments) <= 8
+
+
+def test_a_folder_reached_by_two_paths_is_one(photos, tmp_path, encoder, held, due):
+    link = tmp_path / "link"
+    link.symlink_to(photos, target_is_directory=True)
+    for first, second in ((photos, link), (link, photos)):
+        index = tmp_path / f"of_{first.name}"
+        sync(first, index, encoder)
+        encoder.encoded.clear()
+        done = sync(second, index, encoder)
+        assert (done.changes, encoder.encoded) == (0, []) and held(index) == due(photos)
+    other = tmp_path / "moved"
+    photos.rename(other)  # the folder that the index knows is the link, wherever it leads
+    link.unlink()
+    link.symlink_to(other, target_is_directory=True)
+    assert sync(link, tmp_path / "of_link", encoder).changes == 0
+
+
+def test_a_rebuild_that_fails_loses_nothing(photos, tmp_path, encoder, held, due):
+    sync(photos, tmp_path / "i", encoder)
+    journal = (tmp_path / "i" / "sync.journal").read_bytes()
+
+    class Failing(type(encoder)):
+        def windows(self, corpus, windows):
+            raise IndexingError("no such model")
+
+    with pytest.raises(IndexingError, match="no such model"):
+        sync(photos, tmp_path / "i", Failing(), rebuild=True)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError):
+        sync(tmp_path / "empty", tmp_path / "i", encoder, rebuild=True)
+    assert (tmp_path / "i" / "sync.journal").read_bytes() == journal
+    encoder.encoded.clear()
+    assert sync(photos, tmp_path / "i", encoder).changes == 0 and encoder.encoded == []
+    sync(photos, tmp_path / "i", encoder, Settings(id_prefix="q/"), rebuild=True)
+    encoder.encoded.clear()
+    assert sync(photos, tmp_path / "i", encoder).changes == 0 and encoder.encoded == []
+    assert held(tmp_path / "i") == due(photos, "q/")
+
+
+def test_a_rebuild_that_dies_in_between_knows_nothing(photos, tmp_path, encoder, held, due, monkeypatch):
+    sync(photos, tmp_path / "i", encoder)
+    (photos / "0.jpg").unlink()
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("lexlip.index.writer.build", killed)
+        sync(photos, tmp_path / "i", encoder, rebuild=True)
+    sync(photos, tmp_path / "i", encoder)
+    assert held(tmp_path / "i") == due(photos)
+
+
+def test_a_rebuild_refuses_to_lose_another_folder(photos, tmp_path, encoder, held):
+    shutil.copytree(photos, tmp_path / "other")
+    for folder in (photos, tmp_path / "other"):
+        sync(folder, tmp_path / "i", encoder)
+    before = held(tmp_path / "i")
+    for folder in (photos, tmp_path / "other", tmp_path / "other" / "sub"):
+        with pytest.raises(IndexingError, match="too, which --rebuild would lose; sync into a new --index"):
+            sync(folder, tmp_path / "i", encoder, rebuild=True)
+    assert held(tmp_path / "i") == before and len(SyncState(tmp_path / "i").roots) == 2
+    encoder.encoded.clear()
+    assert sync(photos, tmp_path / "i", encoder).changes == 0 and encoder.encoded == []
+
+
+def test_broken_files_are_looked_at_again_with_other_readers(photos, tmp_path, encoder, monkeypatch):
+    monkeypatch.setattr("lexlip.sync.run._reads_videos", lambda: False)
+    sync(photos, tmp_path / "i", encoder, Settings(video_seconds=10.0))
+    aged(photos / "sub" / "7.jpg")
+    assert sync(photos, tmp_path / "i", encoder).changes == 0
+    encoder.encoded.clear()
+    monkeypatch.setattr("lexlip.sync.run._reads_videos", lambda: True)
+    sync(photos, tmp_path / "i", encoder)
+    assert encoder.encoded == ["sub/7.jpg"]
