@@ -158,20 +158,35 @@ def test_files_are_read_one_by_one(index_of_photos, photos, model, monkeypatch):
     assert set(answers) == {200} and len(most) == 16 and max(most) == 1
 
 
-def test_a_moment_of_a_video_is_its_frame(tmp_path, photos, model, image, monkeypatch):
-    from lexlip.sync import video
+# In the process that decodes: a frame is what the file holds, and one at 3 s takes for ever.
+_FRAMES = """
+import time
+from lexlip.sync import video
+def frame_at(path, seconds):
+    with open(path.parent / "asked.txt", "a") as file:
+        print(path.name, seconds, file=file)
+    return path.read_bytes() if seconds != 3 else time.sleep(60)
+video.frame_at = frame_at
+"""
 
-    (photos / "clip.mp4").write_bytes(b"a video")
-    asked = []
-    monkeypatch.setattr(video, "frame_at", lambda path, moment: asked.append((path.name, moment)) or image(5))
+
+def test_a_moment_of_a_video_is_its_frame(tmp_path, photos, model, image, monkeypatch):
+    """Made where it can be killed, not in the service."""
+    from lexlip.serve import decode
+
+    (photos / "clip.mp4").write_bytes(image(5))
+    monkeypatch.setattr(decode, "_CODE", _FRAMES + decode._CODE)
     ids = ["clip.mp4#t=1.0", "clip.mp4#t=2.5"]
-    build(tmp_path / "moments", [SparseRows.from_bags([{3: 1.0}, {3: 2.0}], ids=ids)])
-    cache = ThumbnailCache(tmp_path / "cache", 1 << 20)
-    with TestClient(create_app(tmp_path / "moments", model, photos=photos, cache=cache)) as client:
+    bags = [{3: 1.0}, {3: 2.0}, {3: 3.0}]
+    build(tmp_path / "moments", [SparseRows.from_bags(bags, ids=[*ids, "clip.mp4#t=3.0"])])
+    cache, limits = ThumbnailCache(tmp_path / "cache", 1 << 20), Limits(decode_seconds=1.0)
+    with TestClient(create_app(tmp_path / "moments", model, limits, photos=photos, cache=cache)) as client:
         for id in ids * 2:
             assert client.get(f"/thumbnail/{path(id)}").status_code == 200
         assert client.get("/thumbnail/clip.mp4%23t=9.0").status_code == 404
-    assert asked == [("clip.mp4", 1.0), ("clip.mp4", 2.5)]
+        refused = client.get(f"/thumbnail/{path('clip.mp4#t=3.0')}")
+        assert refused.status_code == 422 and "more than 1 seconds" in refused.json()["error"]["message"]
+    assert (photos / "asked.txt").read_text().splitlines() == ["clip.mp4 1.0", "clip.mp4 2.5", "clip.mp4 3.0"]
 
 
 def raw(client, target, **headers):
