@@ -52,6 +52,7 @@ class Decoders:
         self._free = asyncio.Semaphore(processes)
         self._idle: list[asyncio.subprocess.Process] = []
         self._all: set[asyncio.subprocess.Process] = set()
+        self._killed: list[asyncio.subprocess.Process] = []  # that may not have ended
 
     async def image(self, data: bytes | Moment, square: int, max_pixels: int) -> Image.Image:
         """An image, upright, in RGB.
@@ -79,9 +80,10 @@ class Decoders:
         return await self._in_turn(0, side, max_pixels, data)
 
     async def _in_turn(self, square: int, side: int, max_pixels: int, source: bytes | Moment) -> bytes:
-        seconds, data = _NO_MOMENT, source
         if isinstance(source, Moment):
             seconds, data = source.seconds, os.fsencode(source.path)
+        else:
+            seconds, data = _NO_MOMENT, source
         head = REQUEST.pack(square, side, max_pixels, seconds, len(data))
         try:
             await asyncio.wait_for(self._free.acquire(), self._wait)
@@ -134,15 +136,16 @@ class Decoders:
 
     def _kill(self, process: asyncio.subprocess.Process) -> None:
         self._all.discard(process)
+        self._killed = [process, *(other for other in self._killed if other.returncode is None)]
         with suppress(ProcessLookupError):
             process.kill()
 
     async def close(self) -> None:
         """Kill all processes, at work or not."""
-        processes, self._idle = list(self._all), []
-        for process in processes:
+        self._idle = []
+        for process in list(self._all):
             self._kill(process)
-        await asyncio.gather(*(process.wait() for process in processes))
+        await asyncio.gather(*(process.wait() for process in self._killed))
 
 
 async def _exchange(process: asyncio.subprocess.Process, head: bytes, data: bytes) -> tuple[bool, bytes]:

@@ -29,6 +29,7 @@ from lexlip.serve.app import create_app  # noqa: E402
 from lexlip.serve.hosts import checked_names  # noqa: E402
 from lexlip.serve.limits import Limits  # noqa: E402
 from lexlip.serve.thumbnails import ThumbnailCache  # noqa: E402
+from lexlip.serve.vocabulary import WordsOfTerms  # noqa: E402
 
 PAGE = Path(__file__).resolve().parents[2] / "lexlip" / "serve" / "page"
 NAMES = ["one.png", "sub/two.png", "odd ü #1?.png", "wide.png"]
@@ -300,6 +301,23 @@ def test_suggestions(client, index_of_photos, model):
         assert len(index.search({term: 1.0}, 100)) == each["documents"]
     some = client.get("/words?prefix=R").json()["words"]
     assert all(each["word"].startswith("r") for each in some)
+
+
+def test_all_words_are_put_in_order_once(index_of_photos, model):
+    """Not for every page that is opened; and few words that begin so are found without that."""
+    words = WordsOfTerms(model.tokenizer.get_vocab())
+    index = Index.open(index_of_photos)
+    first = words.suggest(index, "", 50)
+    words.terms = {}  # nothing is looked up again
+    assert words.suggest(index, "", 50) == first and words.suggest(index, "", 3) == first[:3]
+    with pytest.raises(KeyError):
+        words.suggest(index, "r", 3)
+
+
+def test_the_vocabulary_is_read_out_once(index_of_photos, model, monkeypatch):
+    with TestClient(create_app(index_of_photos, model)) as client:
+        monkeypatch.setattr(model.tokenizer, "get_vocab", None)
+        assert client.post("/search", json={"query": "red -dot"}).status_code == 200
 
 
 def test_words_of_hits_and_of_the_query(client, index_of_photos, model):
