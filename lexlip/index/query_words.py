@@ -134,17 +134,18 @@ def _note(parsed: WordQuery, found: dict[str, str | None], part: str) -> list[st
     return [word]
 
 
-def resolve(query: WordQuery, model: Model) -> TermQuery:
+def resolve(query: WordQuery, model: Model, vocabulary: Vocabulary | None = None) -> TermQuery:
     """A query's words as terms, its text encoded.
 
     Args:
         query: of `parse_query`.
         model: its vocabulary; its text side where there is text.
+        vocabulary: the model's, for callers with many queries: reading it out takes longer than a search.
 
     Raises:
         IndexingError: a word that is no term of the vocabulary; the message names words that are like it.
     """
-    vocabulary = Vocabulary(model)
+    vocabulary = vocabulary or Vocabulary(model)
     weights = vocabulary.terms(query.weights)
     if query.text:
         terms, given = bag_of(query.text, model)

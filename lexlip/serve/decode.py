@@ -7,21 +7,30 @@ its first image, and again after it was killed.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import sys
 from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
 from lexlip.serve.decode_worker import ANSWER, READY, REQUEST, SIZE
+from lexlip_data.children import python_command
 from lexlip_data.errors import BrokenImage
 
+_NO_MOMENT = -1.0
 _START_SECONDS = 60  # for a process to import what it needs, on a machine that is busy
-_CODE = (  # sys.path first: whatever lies in the current folder is not imported
-    "import json, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path[:] = json.loads(sys.argv[1]);"
-    "from lexlip.serve.decode_worker import main; main(int(sys.argv[2]), float(sys.argv[3]))"
+_CODE = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
+    "from lexlip.serve.decode_worker import main; main(int(sys.argv[1]), float(sys.argv[2]))"
 )
+
+
+class Moment(NamedTuple):
+    """A frame of a video in place of an encoded image: its file, and seconds from its start."""
+
+    path: Path
+    seconds: float
 
 
 class DecodersBusy(Exception):
@@ -43,8 +52,9 @@ class Decoders:
         self._free = asyncio.Semaphore(processes)
         self._idle: list[asyncio.subprocess.Process] = []
         self._all: set[asyncio.subprocess.Process] = set()
+        self._killed: list[asyncio.subprocess.Process] = []  # that may not have ended
 
-    async def image(self, data: bytes, square: int, max_pixels: int) -> Image.Image:
+    async def image(self, data: bytes | Moment, square: int, max_pixels: int) -> Image.Image:
         """An image, upright, in RGB.
 
         Args:
@@ -55,10 +65,10 @@ class Decoders:
             BrokenImage: it cannot be decoded, or not within the limits.
             DecodersBusy: too many others are being decoded.
         """
-        payload = await self._in_turn(REQUEST.pack(square, 0, max_pixels, len(data)), data)
+        payload = await self._in_turn(square, 0, max_pixels, data)
         return Image.frombytes("RGB", SIZE.unpack_from(payload), payload[SIZE.size :])
 
-    async def jpeg(self, data: bytes, side: int, max_pixels: int) -> bytes:
+    async def jpeg(self, data: bytes | Moment, side: int, max_pixels: int) -> bytes:
         """An image as a new JPEG, upright, without anything of the file but its pixels.
 
         Args:
@@ -67,9 +77,14 @@ class Decoders:
         Raises:
             BrokenImage, DecodersBusy: as `image`.
         """
-        return await self._in_turn(REQUEST.pack(0, side, max_pixels, len(data)), data)
+        return await self._in_turn(0, side, max_pixels, data)
 
-    async def _in_turn(self, head: bytes, data: bytes) -> bytes:
+    async def _in_turn(self, square: int, side: int, max_pixels: int, source: bytes | Moment) -> bytes:
+        if isinstance(source, Moment):
+            seconds, data = source.seconds, os.fsencode(source.path)
+        else:
+            seconds, data = _NO_MOMENT, source
+        head = REQUEST.pack(square, side, max_pixels, seconds, len(data))
         try:
             await asyncio.wait_for(self._free.acquire(), self._wait)
         except (TimeoutError, asyncio.TimeoutError) as error:  # two classes before Python 3.11
@@ -104,9 +119,8 @@ class Decoders:
             if process.returncode is None:
                 return process
             self._all.discard(process)
-        path = json.dumps([os.path.abspath(entry) for entry in sys.path])
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", _CODE, path, str(self._memory), str(self._seconds + 1),
+            *python_command(_CODE, str(self._memory), str(self._seconds + 1)),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         self._all.add(process)
@@ -122,15 +136,16 @@ class Decoders:
 
     def _kill(self, process: asyncio.subprocess.Process) -> None:
         self._all.discard(process)
+        self._killed = [process, *(other for other in self._killed if other.returncode is None)]
         with suppress(ProcessLookupError):
             process.kill()
 
     async def close(self) -> None:
         """Kill all processes, at work or not."""
-        processes, self._idle = list(self._all), []
-        for process in processes:
+        self._idle = []
+        for process in list(self._all):
             self._kill(process)
-        await asyncio.gather(*(process.wait() for process in processes))
+        await asyncio.gather(*(process.wait() for process in self._killed))
 
 
 async def _exchange(process: asyncio.subprocess.Process, head: bytes, data: bytes) -> tuple[bool, bytes]:

@@ -1,8 +1,8 @@
 """The process that decodes: it may be killed at any moment, and nothing but one image is lost.
 
 Started by `lexlip.serve.decode`. It loads no torch, so it takes 50 MB and half a second. Per image it reads `REQUEST`
-and the encoded bytes, and writes `ANSWER` and its payload: `SIZE` and the bytes of RGB, a JPEG, or why there is no
-image.
+and the encoded bytes, or the path of a video, and writes `ANSWER` and its payload: `SIZE` and the bytes of RGB, a JPEG,
+or why there is no image.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import struct
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
@@ -21,7 +22,7 @@ from PIL import Image
 from lexlip_data.errors import BrokenImage
 from lexlip_data.sources.images import open_image, square_of
 
-REQUEST = struct.Struct(">IIIQ")  # sides of the square and of the JPEG, 0 for none; most pixels; bytes that follow
+REQUEST = struct.Struct(">IIIdQ")  # sides of the square and of the JPEG, 0: none; most pixels; second or -1; bytes
 SIZE = struct.Struct(">II")  # width and height
 MOST_PIXELS = 1 << 22  # of an answer: twelve megabytes, and more than any tower looks at
 ANSWER = struct.Struct(">?I")  # whether it was decoded, bytes that follow
@@ -43,19 +44,23 @@ def main(memory: int, seconds: float) -> None:
     _limit(memory)
     _write(sink, READY)
     while len(head := source.read(REQUEST.size)) == REQUEST.size:
-        size, fit, max_pixels, length = REQUEST.unpack(head)
+        size, fit, max_pixels, seconds_in, length = REQUEST.unpack(head)
         data = source.read(length)
         if len(data) < length:
             return
         _alarm(seconds)
-        done, payload = _answer(data, size, fit, max_pixels)
+        done, payload = _answer(data, size, fit, max_pixels, seconds_in)
         _alarm(0)
         del data
         _write(sink, ANSWER.pack(done, len(payload)) + payload)
 
 
-def _answer(data: bytes, size: int, fit: int, max_pixels: int) -> tuple[bool, bytes]:
+def _answer(data: bytes, size: int, fit: int, max_pixels: int, seconds_in: float) -> tuple[bool, bytes]:
     try:
+        if seconds_in >= 0:  # the bytes are the path of a video
+            from lexlip.sync.video import frame_at
+
+            data = frame_at(Path(os.fsdecode(data)), seconds_in)
         if fit:
             return True, _jpeg(open_image(data, max(1, fit // 2), max_pixels), fit)
         image = open_image(data, size, max_pixels)

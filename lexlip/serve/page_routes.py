@@ -11,6 +11,7 @@ from fastapi import FastAPI, Query, Request, Response
 
 from lexlip.index.places import Searchable
 from lexlip.serve import schemas
+from lexlip.serve.admission import WORDS
 from lexlip.serve.current import CurrentIndex, id_of
 from lexlip.serve.errors import Refusal, described
 from lexlip.serve.headers import PAGE_POLICY
@@ -19,7 +20,7 @@ from lexlip.serve.photos import IMAGE_SIDE, PhotoFile, Photos
 from lexlip.serve.searcher import Searcher
 
 _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-LIMITED = {"/thumbnail/", "/image/"}
+LIMITED = {"/thumbnail/", "/image/", WORDS}
 # Few sizes: any number would fill the cache with copies.
 _Side = Annotated[Literal["160", "320", "640"], Query(description="pixels of the shorter side at most")]
 _FOUND: dict[int | str, dict[str, Any]] = {
@@ -56,7 +57,7 @@ def add_page(app: FastAPI, current: CurrentIndex, searcher: Searcher, photos: Ph
     async def image(request: Request, id: str) -> Response:
         return await photo(request, id, IMAGE_SIDE)
 
-    @app.get("/words", summary="Words of the vocabulary that begin so", responses=described(421, 422, 500))
+    @app.get(WORDS, summary="Words of the vocabulary that begin so", responses=described(421, 422, 500, 503))
     async def words(
         prefix: Annotated[str, Query(max_length=100)] = "", limit: Annotated[int, Query(ge=1, le=50)] = 10
     ) -> schemas.SuggestionsAnswer:
@@ -81,7 +82,7 @@ def add_page(app: FastAPI, current: CurrentIndex, searcher: Searcher, photos: Ph
     async def file(request: Request, name: str) -> Response:
         return _answer(request, contents, name)
 
-    return {"/", "/page/", "/words", "/about", *LIMITED}
+    return {"/", "/page/", "/about", *LIMITED}
 
 
 def _page_files() -> dict[str, tuple[bytes, str, str]]:

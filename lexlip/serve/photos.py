@@ -21,12 +21,12 @@ from PIL import Image
 from lexlip.index.origin import Source
 from lexlip.index.store import Manifest
 from lexlip.serve.current import CurrentIndex
-from lexlip.serve.decode import Decoders, DecodersBusy
+from lexlip.serve.decode import Decoders, DecodersBusy, Moment
 from lexlip.serve.errors import Refusal
 from lexlip.serve.limits import Limits
 from lexlip.serve.thumbnails import ThumbnailCache
 from lexlip.serve.wording import without_python
-from lexlip.sync.photos import PhotoRoots, read_photo
+from lexlip.sync.photos import PhotoRoots, moment_in, read_photo
 from lexlip_data.errors import BrokenImage, MissingImage
 
 IMAGE_SIDE = 1440  # pixels of the shorter side of a photo that is shown alone
@@ -149,7 +149,9 @@ class Photos:
         finally:
             self._files.release()
 
-    async def _read(self, file: PhotoFile) -> bytes:
+    async def _read(self, file: PhotoFile) -> bytes | Moment:
+        if (second := moment_in(file.path, file.id)) is not None:
+            return Moment(file.path, second)  # the decoder reads it: only that can be killed
         try:
             return await asyncio.to_thread(read_photo, file.path, file.id, self._limits.max_file)
         except MissingImage as error:

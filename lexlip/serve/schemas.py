@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from lexlip.index.layout import MAX_QUERY_TERMS
 from lexlip.index.queries import Bag
-from lexlip.serve.vocabulary import Vocabulary
+from lexlip.serve.vocabulary import WordsOfTerms
 
 MAX_TEXT = 10_000  # characters; a model reads far fewer words
 _TERM = "^(0|[1-9][0-9]{0,9})$"
@@ -35,7 +35,7 @@ QUERIES: dict[str, Any] = {
     )],
     "query": Annotated[str, Field(
         min_length=1, max_length=MAX_TEXT, examples=["a dog on the beach -cat"],
-        description="as written into a search box: text with -word, +word and word^2 (docs/INDEX.md)",
+        description="as written into a search box: text with -word, +word and word^2 (docs/SEARCH.md#words-in-a-query)",
     )],
     "words": Annotated[dict[_Word, _Weight], Field(
         min_length=1, max_length=MAX_QUERY_TERMS, examples=[{"dog": 0.7, "beach": 0.4}],
@@ -221,7 +221,7 @@ def word_answers(pairs: list[tuple[str, float]]) -> list[WordAnswer]:
     return [WordAnswer(word=word, weight=weight) for word, weight in pairs]
 
 
-def query_answer(bag: Bag, conditions: dict[str, dict[int, float]], vocabulary: Vocabulary) -> QueryAnswer:
+def query_answer(bag: Bag, conditions: dict[str, dict[int, float]], vocabulary: WordsOfTerms) -> QueryAnswer:
     """A query by its words, heaviest first; terms that the vocabulary lacks are left out."""
     named = {
         name: {vocabulary.words[term]: value for term, value in terms.items()} for name, terms in conditions.items()

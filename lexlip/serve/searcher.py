@@ -17,7 +17,7 @@ from lexlip.errors import EncodingError
 from lexlip.index import Hit, IndexingError, Share
 from lexlip.index.places import Searchable
 from lexlip.index.queries import Bag, bag_of, bag_of_encoded
-from lexlip.index.query_words import parse_query, resolve
+from lexlip.index.query_words import Vocabulary, parse_query, resolve
 from lexlip.index.unpacked import prefer_compiled
 from lexlip.models.attribution import Box, patch_weights, saturated_weights
 from lexlip.models.retrieval import LexiconModel
@@ -26,7 +26,7 @@ from lexlip.serve.errors import Refusal
 from lexlip.serve.limits import Limits
 from lexlip.serve.metrics import Metrics
 from lexlip.serve.photos import Photos, refused
-from lexlip.serve.vocabulary import Vocabulary, WordCount
+from lexlip.serve.vocabulary import WordCount, WordsOfTerms
 
 _Result = TypeVar("_Result")
 _PATCHES_KEPT = 32  # photos whose patches are kept, less than a megabyte each
@@ -66,7 +66,7 @@ class Searcher:
     Images are decoded in processes that can be killed; those that wait for the model are resized already. The model
     runs one query at a time on all the threads of torch, because a tokenizer is not safe in several threads; of the
     images one at most waits in its line, so that a text waits for one image, however many there are. Searches, short
-    and without the interpreter's lock, run side by side.
+    and without the interpreter's lock, run side by side. Suggestions have one thread: they hold that lock.
 
     Raises:
         IndexingError: the model has no tokenizer.
@@ -77,12 +77,13 @@ class Searcher:
             raise IndexingError("the model has no tokenizer, so it reads no texts; save one in its folder")
         self._model, self._limits, self._metrics = model, limits, metrics
         self._transform = model.image_transform()
-        self.vocabulary = Vocabulary(model.tokenizer.get_vocab())
+        self._query_words = Vocabulary(model)
+        self.vocabulary = WordsOfTerms(self._query_words.of)
         self.patch_pooling = model.patch_pooling
         self._patches: OrderedDict[str, tuple[Box, Tensor]] = OrderedDict()
         self._pools = {
             stage: ThreadPoolExecutor(threads, thread_name_prefix=stage)
-            for stage, threads in (("encode", 1), ("search", limits.threads))
+            for stage, threads in (("encode", 1), ("search", limits.threads), ("suggest", 1))
         }
         self.decoders = Decoders(limits.decoders, limits.decode_seconds, limits.decode_memory)
         self._one_image = asyncio.Lock()
@@ -110,7 +111,7 @@ class Searcher:
         for name, words in (conditions or {}).items():
             by_term[name] = self._known(words, unknown)
         if kind == "query":
-            found = await self._run("encode", lambda: resolve(parse_query(query), self._model))
+            found = await self._run("encode", lambda: resolve(parse_query(query), self._model, self._query_words))
             merged = {name: {**found.conditions[name], **by_term.get(name, {})} for name in found.conditions}
             return Asked(found.bag, merged, [*unknown])
         if kind == "words":
@@ -140,8 +141,8 @@ class Searcher:
         return await self._run("search", lambda: self.vocabulary.of_documents(index, [hit.id for hit in hits], limit))
 
     async def suggest(self, index: Searchable, prefix: str, limit: int) -> list[WordCount]:
-        """See `Vocabulary.suggest`."""
-        return await self._run("search", partial(self.vocabulary.suggest, index, prefix, limit))
+        """See `WordsOfTerms.suggest`."""
+        return await self._run("suggest", partial(self.vocabulary.suggest, index, prefix, limit))
 
     async def explain(self, index: Searchable, bag: Bag, id: int | str) -> list[Share]:
         """See `Index.explain`; with the terms' words."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from bisect import bisect_left
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -18,11 +19,13 @@ class WordCount(NamedTuple):
     documents: int
 
 
-class Vocabulary:
+class WordsOfTerms:
     """Words by term and back; counts are those of the newest index that was asked for.
 
     Args:
         terms: of each word.
+
+    `suggest` is for one thread at a time.
     """
 
     def __init__(self, terms: Mapping[str, int]):
@@ -30,17 +33,19 @@ class Vocabulary:
         self.words = {term: word for word, term in terms.items()}
         # Whole words only: pieces inside of words (##s) and signs are nothing that a person would begin to write.
         self._written = sorted(word for word in terms if word[:1].isalnum())
-        self._counts: tuple[Searchable | None, dict[int, int]] = (None, {})
+        self._known: tuple[Searchable | None, dict[int, int]] = (None, {})
+        self._all: list[WordCount] = []  # words that have a document, the commonest first
 
     def suggest(self, index: Searchable, prefix: str, limit: int) -> list[WordCount]:
         """The commonest words that begin so, and have a document at all; of a whole word, that first."""
         prefix = prefix.lower()
-        counts = self._of(index)
+        counts = self._counts(index)
+        if not prefix:
+            return self._all[:limit]
         first = bisect_left(self._written, prefix)
         last = bisect_left(self._written, prefix + "\U0010ffff")
-        found = [WordCount(word, counts.get(self.terms[word], 0)) for word in self._written[first:last]]
-        found = [each for each in found if each.documents]
-        return sorted(found, key=lambda each: (each.word != prefix, -each.documents, each.word))[:limit]
+        found = self._counted(self._written[first:last], counts)
+        return heapq.nsmallest(limit, found, key=lambda each: (each.word != prefix, *_commonest(each)))
 
     def of_documents(self, index: Searchable, ids: list, limit: int) -> list[list[tuple[str, float]]]:
         """The heaviest words of each document, and their weights as stored."""
@@ -52,10 +57,19 @@ class Vocabulary:
         pairs = zip(bag[0].tolist(), bag[1].tolist())
         return [(self.words[term], weight) for term, weight in pairs if term in self.words]
 
-    def _of(self, index: Searchable) -> dict[int, int]:
-        known, counts = self._counts
+    def _counted(self, words: list[str], counts: dict[int, int]) -> list[WordCount]:
+        found = (WordCount(word, counts.get(self.terms[word], 0)) for word in words)
+        return [each for each in found if each.documents]
+
+    def _counts(self, index: Searchable) -> dict[int, int]:
+        known, counts = self._known
         if known is not index:
             terms, numbers = index.document_frequencies()
             counts = dict(zip(terms.tolist(), numbers.tolist()))
-            self._counts = index, counts
+            self._all = sorted(self._counted(self._written, counts), key=_commonest)
+            self._known = index, counts
         return counts
+
+
+def _commonest(each: WordCount) -> tuple[int, str]:
+    return -each.documents, each.word

@@ -39,12 +39,17 @@ def read_photo(path: Path, id: str, most: int | None = None) -> bytes:
     Raises:
         BrokenImage: it cannot be read.
     """
-    moment = moment_of(id)[1]
-    if moment is None or path.name == id.rpartition("/")[2]:
+    moment = moment_in(path, id)
+    if moment is None:
         return read_image(path, [str(path.parent)], most)
     from lexlip.sync.video import frame_at
 
     return frame_at(path, moment)
+
+
+def moment_in(path: Path, id: str) -> float | None:
+    """The second in an id's file, as `PhotoRoots.path` gives it; None where the file is a photo."""
+    return None if path.name == id.rpartition("/")[2] else moment_of(id)[1]
 
 
 def moment_of(id: str) -> tuple[str, float | None]:

@@ -22,6 +22,7 @@ from lexlip.index.store import MANIFEST  # noqa: E402
 from lexlip.serve.app import create_app  # noqa: E402
 from lexlip.serve.decode import Decoders, DecodersBusy  # noqa: E402
 from lexlip.serve.limits import Limits  # noqa: E402
+from lexlip.serve.searcher import Searcher  # noqa: E402
 from lexlip_data.sources.images import open_image  # noqa: E402
 
 JSON = {"content-type": "application/json"}
@@ -298,6 +299,28 @@ def test_too_many_at_once(index_folder, model, monkeypatch):
     assert "lexlip_active_requests 1.0" in metrics.text
     assert 'lexlip_requests_total{path="/search",status="200"}' not in metrics.text  # it is counted when it ends
     assert 'lexlip_requests_total{path="/search",status="503"} 1.0' in metrics.text
+
+
+def test_suggestions_have_places_of_their_own(index_folder, model, monkeypatch):
+    """One hangs: another is turned away, texts are answered."""
+    inside, free = asyncio.Event(), asyncio.Event()
+
+    async def waits(self, index, prefix, limit):
+        inside.set()
+        await free.wait()
+        return []
+
+    monkeypatch.setattr(Searcher, "suggest", waits)
+
+    async def work(client):
+        first = asyncio.create_task(client.get("/words"))
+        await inside.wait()
+        second, text = await client.get("/words"), await client.post("/search", json={"text": "a"})
+        free.set()
+        return await first, second, text
+
+    first, second, text = in_loop(create_app(index_folder, model, Limits(concurrency=1)), work)
+    assert (first.status_code, second.status_code, text.status_code) == (200, 503, 200)
 
 
 def test_images_take_no_place_from_texts(index_folder, model, monkeypatch, image):

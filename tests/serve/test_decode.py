@@ -119,3 +119,11 @@ def test_all_of_an_image_comes_back_where_no_square_is_wanted(image):
 
     whole, large = run(work, seconds=30)
     assert whole.tobytes() == open_image(image(1, (50, 70))).tobytes() and large.size == (1500, 1500)
+
+
+def test_modules_of_the_current_folder_are_not_run(image, tmp_path, monkeypatch):
+    for name in ("json", "signal", "PIL"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    assert run(lambda decoders: decoders.image(image(), 8, PIXELS), seconds=30).size == (8, 8)
+    assert not (tmp_path / "ran").exists()

@@ -29,6 +29,7 @@ from lexlip.serve.app import create_app  # noqa: E402
 from lexlip.serve.hosts import checked_names  # noqa: E402
 from lexlip.serve.limits import Limits  # noqa: E402
 from lexlip.serve.thumbnails import ThumbnailCache  # noqa: E402
+from lexlip.serve.vocabulary import WordsOfTerms  # noqa: E402
 
 PAGE = Path(__file__).resolve().parents[2] / "lexlip" / "serve" / "page"
 NAMES = ["one.png", "sub/two.png", "odd ü #1?.png", "wide.png"]
@@ -158,20 +159,35 @@ def test_files_are_read_one_by_one(index_of_photos, photos, model, monkeypatch):
     assert set(answers) == {200} and len(most) == 16 and max(most) == 1
 
 
-def test_a_moment_of_a_video_is_its_frame(tmp_path, photos, model, image, monkeypatch):
-    from lexlip.sync import video
+# In the process that decodes: a frame is what the file holds, and one at 3 s takes for ever.
+_FRAMES = """
+import time
+from lexlip.sync import video
+def frame_at(path, seconds):
+    with open(path.parent / "asked.txt", "a") as file:
+        print(path.name, seconds, file=file)
+    return path.read_bytes() if seconds != 3 else time.sleep(60)
+video.frame_at = frame_at
+"""
 
-    (photos / "clip.mp4").write_bytes(b"a video")
-    asked = []
-    monkeypatch.setattr(video, "frame_at", lambda path, moment: asked.append((path.name, moment)) or image(5))
+
+def test_a_moment_of_a_video_is_its_frame(tmp_path, photos, model, image, monkeypatch):
+    """Made where it can be killed, not in the service."""
+    from lexlip.serve import decode
+
+    (photos / "clip.mp4").write_bytes(image(5))
+    monkeypatch.setattr(decode, "_CODE", _FRAMES + decode._CODE)
     ids = ["clip.mp4#t=1.0", "clip.mp4#t=2.5"]
-    build(tmp_path / "moments", [SparseRows.from_bags([{3: 1.0}, {3: 2.0}], ids=ids)])
-    cache = ThumbnailCache(tmp_path / "cache", 1 << 20)
-    with TestClient(create_app(tmp_path / "moments", model, photos=photos, cache=cache)) as client:
+    bags = [{3: 1.0}, {3: 2.0}, {3: 3.0}]
+    build(tmp_path / "moments", [SparseRows.from_bags(bags, ids=[*ids, "clip.mp4#t=3.0"])])
+    cache, limits = ThumbnailCache(tmp_path / "cache", 1 << 20), Limits(decode_seconds=1.0)
+    with TestClient(create_app(tmp_path / "moments", model, limits, photos=photos, cache=cache)) as client:
         for id in ids * 2:
             assert client.get(f"/thumbnail/{path(id)}").status_code == 200
         assert client.get("/thumbnail/clip.mp4%23t=9.0").status_code == 404
-    assert asked == [("clip.mp4", 1.0), ("clip.mp4", 2.5)]
+        refused = client.get(f"/thumbnail/{path('clip.mp4#t=3.0')}")
+        assert refused.status_code == 422 and "more than 1 seconds" in refused.json()["error"]["message"]
+    assert (photos / "asked.txt").read_text().splitlines() == ["clip.mp4 1.0", "clip.mp4 2.5", "clip.mp4 3.0"]
 
 
 def raw(client, target, **headers):
@@ -285,6 +301,23 @@ def test_suggestions(client, index_of_photos, model):
         assert len(index.search({term: 1.0}, 100)) == each["documents"]
     some = client.get("/words?prefix=R").json()["words"]
     assert all(each["word"].startswith("r") for each in some)
+
+
+def test_all_words_are_put_in_order_once(index_of_photos, model):
+    """Not for every page that is opened; and few words that begin so are found without that."""
+    words = WordsOfTerms(model.tokenizer.get_vocab())
+    index = Index.open(index_of_photos)
+    first = words.suggest(index, "", 50)
+    words.terms = {}  # nothing is looked up again
+    assert words.suggest(index, "", 50) == first and words.suggest(index, "", 3) == first[:3]
+    with pytest.raises(KeyError):
+        words.suggest(index, "r", 3)
+
+
+def test_the_vocabulary_is_read_out_once(index_of_photos, model, monkeypatch):
+    with TestClient(create_app(index_of_photos, model)) as client:
+        monkeypatch.setattr(model.tokenizer, "get_vocab", None)
+        assert client.post("/search", json={"query": "red -dot"}).status_code == 200
 
 
 def test_words_of_hits_and_of_the_query(client, index_of_photos, model):

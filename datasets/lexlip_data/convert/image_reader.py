@@ -15,6 +15,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from lexlip_data.children import safe_path
 from lexlip_data.errors import BrokenImage, DataError, memory_kills
 from lexlip_data.sources.files import check_inside, read_image
 from lexlip_data.sources.images import open_image
@@ -37,7 +38,8 @@ class ImageReader:
         self.workers, self.read = workers, read
         # spawn: forking a process that runs threads, as pyarrow's does, can hang.
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(workers, mp_context=context) if workers else None
+        with safe_path():
+            self._pool = ProcessPoolExecutor(workers, mp_context=context) if workers else None
 
     def __enter__(self) -> ImageReader:
         return self
@@ -56,7 +58,8 @@ class ImageReader:
         paths, waiting = iter(paths), deque[Any]()
         try:
             while chunk := list(islice(paths, _CHUNK)):
-                waiting.append(self._pool.submit(check, chunk))
+                with safe_path():  # processes start with their first tasks
+                    waiting.append(self._pool.submit(check, chunk))
                 if len(waiting) > 2 * self.workers:
                     yield from waiting.popleft().result()
             while waiting:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lexlip_data.children import python_command
 from lexlip_data.errors import BrokenImage, DataError, one_line
 from lexlip_data.sources.contained import ContainedTable, RowsOfFiles, first_of_each
 from lexlip_data.sources.files import MAX_IMAGE_BYTES, read_image, real_roots
@@ -112,9 +112,7 @@ def check_metadata(files: Sequence[Path]) -> None:
     """
     for file in files:
         require_parquet(file)
-    done = subprocess.run(
-        [sys.executable, "-c", _LOOK], input="\n".join(map(str, files)), text=True, capture_output=True
-    )
+    done = subprocess.run(python_command(_LOOK), input="\n".join(map(str, files)), text=True, capture_output=True)
     lines = done.stdout.splitlines()
     for file, line in zip(files, lines):
         answer = json.loads(line)

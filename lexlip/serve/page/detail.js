@@ -1,7 +1,7 @@
 // One photo, large, with all its words.
 
 import { image, thumbnail } from "./api.js";
-import { CROSS, find, icon, make, shown } from "./dom.js";
+import { CROSS, find, icon, make, momentOf, shown } from "./dom.js";
 import { closeMenu } from "./menu.js";
 import { described, photoOf, wordButton } from "./tiles.js";
 
@@ -60,7 +60,8 @@ function draw() {
     make("button", { type: "button", onclick: () => { dialog.close(); similar(hit); } }, "More like this"));
   if (context.photos) actions.append(make("a", { href: image(hit.id), target: "_blank", rel: "noopener" }, "Open"));
   const side = make("div", { className: "side" },
-    make("h2", {}, String(hit.id)), make("p", { className: "score" }, `Score ${hit.score.toFixed(4)}`),
+    make("h2", {}, String(hit.id)),
+    make("p", { className: "score" }, [momentOf(hit.id), `Score ${hit.score.toFixed(4)}`].filter(Boolean).join(" · ")),
     make("ul", { className: "words" }, ...rows),
     make("p", { className: "hint" }, context.patches ? "Point at a word to see where it is; click to search with or without it." : "Click a word to search with or without it."),
     actions);

@@ -22,6 +22,8 @@ let wanted = PAGE;
 let running = null;
 let sample = null; // the address of the photo that was dropped
 
+const page = () => Math.min(PAGE, about.max_k); // photos that are asked for first, and then once more
+
 const text = find("text");
 const context = () => ({ state, photos: about.photos, patches: about.patches, change });
 
@@ -56,17 +58,18 @@ async function run(ask, keepTyping = false) {
 
 // `typed`: while a text is being written, which says nothing about what it has not yet become.
 function search(typed = false) {
-  find("clear").hidden = queries.isEmpty(state) && !text.value && !Object.keys(state.without).length;
+  find("clear").hidden = queries.isEmpty(state) && !text.value && !queries.hasConditions(state);
   if (queries.isEmpty(state)) return start();
-  const asked = queries.fields(state, Math.min(wanted, about.max_k));
+  const asked = queries.fields(state, wanted);
   return run((signal) => api.search(asked, signal), typed);
 }
 
 const soon = after(LIVE, () => {
+  slide.cancel();
   dropSample();
   newQuery();
   state = { ...queries.nothing(), text: text.value.trim() };
-  wanted = PAGE;
+  wanted = page();
   remember(true);
   search(true);
 });
@@ -76,33 +79,39 @@ const slide = after(60, () => search(true));
 // Every click on a word or a slider ends here.
 function change(next, sliding = false) {
   state = next;
-  wanted = PAGE;
+  wanted = page();
   if (sliding) return slide();
   slide.cancel();
   remember();
   return search();
 }
 
+// Another search begins: what was about to run would take its place.
+function leave() {
+  soon.cancel();
+  slide.cancel();
+  stopSuggesting();
+  dropSample();
+  newQuery();
+}
+
 async function byPhoto(file) {
   if (!file?.type.startsWith("image/")) return status("That is no photo.", true);
-  dropSample();
+  leave();
   sample = URL.createObjectURL(file);
   Object.assign(find("sample"), { src: sample, hidden: false, alt: "The photo that is searched by" });
   text.value = "";
-  stopSuggesting();
-  newQuery();
   state = queries.nothing();
-  wanted = PAGE;
-  await run((signal) => api.searchByPhoto(file, PAGE, signal));
+  wanted = page();
+  await run((signal) => api.searchByPhoto(file, wanted, signal));
   find("clear").hidden = false;
   remember();
 }
 
 function similar(hit) {
-  dropSample();
+  leave();
   if (about.photos) Object.assign(find("sample"), { src: api.thumbnail(hit.id, 160), hidden: false, alt: `Like ${hit.id}` });
   text.value = "";
-  newQuery();
   change({ ...queries.nothing(), words: Object.fromEntries(hit.words.map(({ word, weight }) => [word, weight])) });
 }
 
@@ -121,10 +130,10 @@ function remember(replace = false) {
 }
 
 function recall() {
+  leave();
   state = queries.fromHash(location.hash);
   text.value = state.text;
-  if (!sample) dropSample();
-  newQuery();
+  wanted = page();
   search();
 }
 
@@ -169,8 +178,12 @@ function message(title, ...parts) {
 }
 
 function noHits() {
-  const forbidden = Object.keys(state.without).map(shown);
-  const why = forbidden.length ? `Perhaps because ${forbidden.join(", ")} ${forbidden.length > 1 ? "are" : "is"} forbidden.`
+  const said = (list, what) => {
+    const words = Object.keys(list).map(shown);
+    return words.length ? [`${words.join(", ")} ${words.length > 1 ? "are" : "is"} ${what}`] : [];
+  };
+  const reasons = [...said(state.without, "forbidden"), ...said(state.required, "needed")];
+  const why = reasons.length ? `Perhaps because ${reasons.join(" and ")}.`
     : "Other words may do: those of the vocabulary appear while you write.";
   message("No photo has these words", make("p", {}, why));
 }
@@ -187,8 +200,8 @@ async function start() {
   if (!about.documents) {
     return message("There are no photos yet", make("p", {}, "Fill the index with a folder: ", make("code", {}, "lexlip sync PHOTOS --index INDEX"), ". They appear here while it runs."));
   }
-  if (Object.keys(state.without).length) {
-    return message("Nothing to look for", make("p", {}, "The search only says what is left out: add a word, or allow one again."));
+  if (queries.hasConditions(state)) {
+    return message("Nothing to look for", make("p", {}, "The search only says what is left out or needed: add a word, or take a sign back."));
   }
   const notes = [make("p", {}, "Write what is on the photo, or drop one to find others like it.")];
   if (!about.photos) notes.push(make("p", {}, "Where the photos lie is not known here, so only their words are shown: start with ", make("code", {}, "lexlip serve --photos FOLDER"), "."));
@@ -208,12 +221,9 @@ async function start() {
 // --- what people do ---
 
 function submit() {
-  soon.cancel();
-  stopSuggesting();
-  dropSample();
-  newQuery();
+  leave();
   state = { ...queries.nothing(), text: text.value.trim() };
-  wanted = PAGE;
+  wanted = page();
   remember();
   return search();
 }

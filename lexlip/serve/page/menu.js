@@ -10,14 +10,17 @@ let owner = null;
 function ways(state, word) {
   const weight = state.words?.[word];
   const forbidden = word in state.without;
+  const needed = word in state.required;
   const list = [];
   if (weight) {
     list.push(["More", "+", queries.raise], ["Less", "−", queries.lower]);
-    if (!(word in state.required)) list.push(["Must be there", "!", queries.need]);
+    if (!needed) list.push(["Must be there", "!", queries.need]);
     list.push(["Leave out of the search", "⌫", queries.forget]);
   } else {
-    list.push(["Add", "+", queries.add], ["Must be there", "!", queries.need]);
+    list.push(["Add", "+", queries.add]);
+    if (!needed) list.push(["Must be there", "!", queries.need]);
   }
+  if (needed) list.push(["Need not be there", "!", queries.unneed]);
   if (forbidden) list.push(["Allow again", "⌫", queries.forget]);
   else list.push(["Never", "x", queries.forbid, "never"]);
   return list;

@@ -9,9 +9,12 @@ const ADDED = 0.8; // of the heaviest word
 
 export const isEmpty = (state) => (state.words ? !Object.keys(state.words).length : !state.text);
 
+const CONDITIONS = ["without", "required", "penalties"];
+export const hasConditions = (state) => CONDITIONS.some((name) => Object.keys(state[name]).length);
+
 export function fields(state, k) {
   const query = state.words ? { words: state.words } : { query: state.text };
-  const lists = ["without", "required", "penalties"].filter((name) => Object.keys(state[name]).length);
+  const lists = CONDITIONS.filter((name) => Object.keys(state[name]).length);
   return { ...query, k, ...Object.fromEntries(lists.map((name) => [name, state[name]])) };
 }
 
@@ -49,6 +52,9 @@ export function need(state, word) {
   const with_word = state.words?.[word] ? state : add(state, word);
   return { ...with_word, required: { ...with_word.required, [word]: 0 } };
 }
+
+// Need not be there any more: what the word weighs stays.
+export const unneed = (state, word) => ({ ...state, required: without(state.required, word) });
 
 export function forget(state, word) {
   const parts = ["words", "without", "required", "penalties"].map((name) => [name, without(state[name] ?? {}, word)]);

@@ -1,4 +1,4 @@
-// The search itself, word by word: a slider for each, and what is forbidden.
+// The search itself, word by word: a slider for each, and what is forbidden, or needed without a weight.
 
 import { CROSS, find, icon, make, shown } from "./dom.js";
 import { openMenu } from "./menu.js";
@@ -55,6 +55,8 @@ export function showTerms(state, change) {
   const rest = words.length - few.length;
   bar.replaceChildren(
     ...Object.keys(state.without).map((word) => sign(state, word, shown(word), "never", `Allow ${shown(word)}`, change)),
+    ...Object.keys(state.required).filter((word) => !(word in (state.words ?? {})))
+      .map((word) => sign(state, word, `+ ${shown(word)}`, "must", `${shown(word)} need not be there`, change)),
     ...Object.entries(state.penalties).map(([word, factor]) => sign(state, word, `${shown(word)} −${factor}`, "", `Forget ${shown(word)}`, change)),
     ...few.map((word) => slider(state, word, change)),
   );

@@ -1,7 +1,7 @@
 // The grid of photos: a tile has the photo's middle square, and the photo's words as chips.
 
 import { thumbnail } from "./api.js";
-import { after, find, isWhole, make, shown } from "./dom.js";
+import { after, find, isWhole, make, momentOf, shown } from "./dom.js";
 import { clearHeat, showHeat } from "./heat.js";
 import { openMenu } from "./menu.js";
 import { heaviest } from "./state.js";
@@ -62,6 +62,8 @@ function tile(hit, context, open) {
   const shownPhoto = photoOf(hit, thumbnail(hit.id, 320), context);
   if (shownPhoto.tagName === "IMG") shownPhoto.loading = "lazy";
   photo.append(shownPhoto);
+  const moment = momentOf(hit.id);
+  if (moment) photo.append(make("span", { className: "moment" }, moment));
   const chips = make("div", { className: "chips" });
   for (const { word, weight } of ordered(hit.words.filter((each) => isWhole(each.word)), context.state).slice(0, ON_TILE)) {
     const chip = wordButton("chip", hit, word, photo, true, context, shown(word), make("small", {}, weight.toFixed(2).replace(/^0/, "")));
