@@ -8,7 +8,7 @@ code's ways, once per micro-batch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,11 +22,11 @@ from lexlip.train.config import Config, check_patch
 from lexlip.train.lexicon import LexiconModule
 from lexlip.train.losses import queue_contrastive
 from lexlip.train.sparsity import SIDES
-from lexlip.train.step import Tensors, split_batch
+from lexlip.train.step import Tensors, rows_from, split_batch
 from lexlip.utils.distributed import gather_many, gather_rows, rank, sum_over_ranks, world_size
 from lexlip_data.loading.batch import Batch
 from Phase2.key_queue import KeyQueue
-from Phase2.own_keys import Keys, rows_by_micro_batch, with_own
+from Phase2.own_keys import Keys, rows_by_micro_batch, with_step_keys
 
 
 class StepKeys(NamedTuple):
@@ -134,7 +134,7 @@ class Phase2Module(LexiconModule):
         # As many as the process with the most rows has, so that momentum encoders stay the same.
         most = max(_rows_of_ranks(batch)) if moved else len(batch["image_id"])
         size, parts = self.config.per_gpu_batchsize if moved else most, []
-        for group in (_rows(batch, start, size) for start in range(0, most, size)):
+        for group in (rows_from(batch, start, size) for start in range(0, most, size)):
             for part in split_batch(group, self.config.rows_at_once):
                 parts.append(self.encode_pairs(self.momentum_encoder, _at_its_size(part), trained=False)[0])
             if moved:
@@ -162,7 +162,7 @@ class Phase2Module(LexiconModule):
             negatives, ids, excluded = *self.queues[other].negatives(), None
             if context.pushed:
                 own = (context.pushed, len(batch["image_id"]), self.config.per_gpu_batchsize)
-                negatives, ids, excluded = with_own(self.queues[other], other, *own)
+                negatives, ids, excluded = with_step_keys(self.queues[other], other, *own)
             if self.config.mask_same_image:
                 same = batch["image_id"][:, None] == ids[None, :]
                 excluded = same if excluded is None else same | excluded
@@ -204,12 +204,3 @@ def _rows_of_ranks(batch: Batch) -> Sequence[int]:
     """Rows of every process."""
     known = batch.get("rows_of_ranks")
     return known or gather_rows(torch.tensor([len(batch["image_id"])], device=batch["image_id"].device)).tolist()
-
-
-def _rows(batch: Batch, start: int, size: int) -> Batch:
-    """So many rows of a batch; what has no rows goes along whole."""
-    rows = {
-        name: value[start : start + size] if isinstance(value, Tensor) and value.ndim else value
-        for name, value in batch.items()
-    }
-    return cast(Batch, rows)

@@ -31,7 +31,9 @@ def rows_by_micro_batch(rows: Sequence[int], size: int) -> Iterator[list[int]]:
         yield [min(size, max(0, n - start)) for n in rows]
 
 
-def with_own(queue: KeyQueue, side: str, pushed: Sequence[Keys], rows: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+def with_step_keys(
+    queue: KeyQueue, side: str, pushed: Sequence[Keys], rows: int, size: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """The negatives of a step whose micro-batches see the keys of earlier ones.
 
     Args:

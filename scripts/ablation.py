@@ -2,9 +2,10 @@
 
     python scripts/ablation.py --data flickr8k --seeds 0,1,2 [--out runs/ablation] [--steps 468,468] [key=value]
 
-Small towers on the CPU (configs/flickr8k_small.yaml or demo.yaml): the same towers, data in the same order, steps and
-starting weights for all variants of a seed. A variant is one training or two in a row, `--steps` of Phase 1 and of
-Phase 2; trainings that several variants share are done once. Prints R@1 on the val split and active terms, mean and
+Small towers on the CPU (configs/flickr8k_small.yaml or demo.yaml): the same towers, data in the same order and starting
+weights for all variants of a seed. A variant is one training or two in a row, `--steps` of the first and of the second;
+"Phase 1 alone" has the first's steps alone and "Phase 2 alone" the second's, so compare them with each other, not with
+the sum. Trainings that several variants share are done once. Prints R@1 on the val split and active terms, mean and
 standard deviation over the seeds, and writes the table (`--table`) and OUT/results.json. A training that is finished is
 not done again; one that was stopped goes on. Further key=value go to every training and win.
 """
@@ -58,9 +59,9 @@ VARIANTS: dict[str, tuple[Stage, ...]] = {
     "without FLOPS": (_phase1(NO_FLOPS), _phase2(NO_FLOPS)),
     "with DR": (_phase1(), _phase2("DR=True")),
 }
-CONFIGS = {  # of a data set, for either phase's command
-    "flickr8k": {1: ["flickr8k_small"], 2: ["flickr8k_small"]},
-    "openmoji": {1: ["demo", "demo_phase1"], 2: ["demo", "demo_phase2"]},
+CONFIGS = {  # of a data set, for the first training of a variant and for the second, whatever its phase
+    "flickr8k": (["flickr8k_small"], ["flickr8k_small"]),
+    "openmoji": (["demo", "demo_phase1"], ["demo", "demo_phase2"]),
 }
 MEASURES = {  # column of the table -> what a training logs, behind val/DATASET/
     "R@1, text to image": "t2i_R@1",
@@ -96,12 +97,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--table", type=Path, help="default: OUT/table.md")
     parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2])
-    parser.add_argument("--steps", type=_numbers, default=[468, 468], help="of Phase 1 and of Phase 2")
+    parser.add_argument("--steps", type=_numbers, default=[468, 468], help="of first and of second trainings")
     parser.add_argument("--variants", type=_names, default=list(VARIANTS), help="; ".join(VARIANTS))
     parser.add_argument("keys", nargs="*", metavar="key=value", help="for every training")
     options = parser.parse_args(arguments)
     if len(options.steps) != 2:
-        parser.error("--steps: two numbers, of Phase 1 and of Phase 2, such as 468,468")
+        parser.error("--steps: two numbers, of first and of second trainings, such as 468,468")
     options.table = options.table or options.out / "table.md"
     return options
 
@@ -123,8 +124,9 @@ def _trained(stage: Stage, before: str, seed: int, options: argparse.Namespace) 
     own = "".join(c if c.isalnum() else "-" for c in f"{stage.phase}-{'-'.join(words)}")
     name = f"{before}_then_{own}" if before else own
     file = options.out / "metrics" / f"{name}_seed{seed}.json"
-    second = bool(before) or stage.phase == 2
-    config = {"data": options.data, "steps": options.steps, "more": options.keys}
+    second = bool(before) or stage.phase == 2  # Phase 2 alone is trained as where it comes second
+    configs = CONFIGS[options.data][second]
+    config = {"data": options.data, "configs": configs, "steps": options.steps, "more": options.keys}
     if not file.is_file():
         run = options.out / f"{name}_seed{seed}" / "version_0"
         keys = {
@@ -134,7 +136,7 @@ def _trained(stage: Stage, before: str, seed: int, options: argparse.Namespace) 
         if before:
             keys["load_path"] = str(options.out / f"{before}_seed{seed}" / "version_0" / "checkpoints" / "last.ckpt")
         command = [sys.executable, str(ROOT / f"Phase{stage.phase}" / "run.py"), "with", stage.task]
-        command += [*CONFIGS[options.data][stage.phase], *(f"{key}={value!r}" for key, value in keys.items())]
+        command += [*configs, *(f"{key}={value!r}" for key, value in keys.items())]
         subprocess.run([*command, *stage.keys, *options.keys], check=True)
         write_json({"keys": config, "val": _last(run / "metrics.csv")}, file)
     if json.loads(file.read_text())["keys"] != config:

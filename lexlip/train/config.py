@@ -144,10 +144,11 @@ class Config:
     )
     own_weights: bool = key("a caption's own terms also weigh by a number per term, learned")
     expansion_control: str | None = key(
-        "captions, or terms: what may be expanded, or active beside a caption's own; null: captions on frozen towers",
+        "captions: a caption is expanded or not; terms: each term that is not its own counts or not; null: no control, "
+        "but captions on frozen towers",
         choices=CONTROLS,
     )
-    expansion_start: float = key("probability that it may, at first; it grows to expansion_end", least=0, most=1)
+    expansion_start: float = key("probability of the expansion at first; it grows to expansion_end", least=0, most=1)
     expansion_end: float = key("probability in the end", least=0, most=1)
 
     # --- heads on frozen towers ---
@@ -179,7 +180,7 @@ class Config:
     flops_threshold: int = key("vectors with at most so many active terms are not penalised", least=0)
     target_terms_text: float | None = key("active terms of a caption: moves its weight of FLOPS until so many", least=1)
     target_terms_image: float | None = key("the same for images", least=1)
-    target_steps: int | float = key("until then the target is reached; as flops_warmup", least=0)
+    target_steps: int | float = key("by this step the target is reached; a fraction of all steps if a float", least=0)
     start_terms_text: int | None = key("active terms of a caption at the first step, by a shift of biases", least=1)
     start_terms_image: int | None = key("the same for images", least=1)
     train_top_k: list[int] = key("contrast vectors cut to their k heaviest terms too, e.g. [8, 32]", least=1)

@@ -30,7 +30,7 @@ MOST = math.log(1e6)  # by which a controller may change its weight, either way
 class TermTarget:
     """Moves a weight so that the mean number of active terms reaches a target by a step, and stays there.
 
-    The goal goes from where training started to the target, on a logarithmic scale along half a cosine. The weight is
+    The goal goes from where training started to the target, its logarithm along half a cosine. The weight is
     multiplied by what the logarithm of terms / goal says, and by how that changes (a PI controller of the logarithms).
 
     Attributes:

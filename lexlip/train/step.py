@@ -76,12 +76,17 @@ def cached_backward(
 
 
 def split_batch(batch: Batch, rows: int) -> Iterator[Batch]:
-    """Consecutive micro-batches of at most so many rows; what has no rows goes along whole."""
+    """Consecutive micro-batches of at most so many rows."""
     for start in range(0, len(batch["image_id"]), rows):
-        yield {
-            name: value[start : start + rows] if isinstance(value, Tensor) and value.ndim else value
-            for name, value in batch.items()
-        }  # type: ignore[misc]  # the same names with the same types
+        yield rows_from(batch, start, rows)
+
+
+def rows_from(batch: Batch, start: int, rows: int) -> Batch:
+    """At most so many rows of a batch, maybe none; what has no rows goes along whole."""
+    return {
+        name: value[start : start + rows] if isinstance(value, Tensor) and value.ndim else value
+        for name, value in batch.items()
+    }  # type: ignore[return-value]  # the same names with the same types
 
 
 def total(losses: Iterable[Tensor]) -> Tensor:

@@ -61,9 +61,10 @@ def test_every_ablation_of_the_list_is_there_and_resolves(ablation):
         "without the bottleneck", "without momentum", "without FLOPS", "with DR",
     ]  # fmt: skip
     for data, configs in ablation.CONFIGS.items():
-        for stage in {stage for stages in ablation.VARIANTS.values() for stage in stages}:
+        pairs = [(stage, configs[bool(i)]) for stages in ablation.VARIANTS.values() for i, stage in enumerate(stages)]
+        for stage, of_stage in pairs:
             keys = base()
-            for name in [stage.task, *configs[stage.phase]]:
+            for name in [stage.task, *of_stage]:
                 keys |= named()[name]
             for key, value in read_words(list(stage.keys), {})[0].items():
                 keys[key] = {**keys[key], **value} if isinstance(value, dict) else value
@@ -72,6 +73,26 @@ def test_every_ablation_of_the_list_is_there_and_resolves(ablation):
             assert config.num_gpus == 0, data
             groups = phase.trained_groups(config)
             assert ("contrastive" in groups) and (stage.task != "task_contrastive_train" or groups == {"contrastive"})
+
+
+def test_second_trainings_have_one_recipe_whatever_their_phase(ablation, tmp_path, monkeypatch):
+    recipes = {}
+
+    def run(command, check):
+        keys = dict(word.split("=", 1) for word in command if "=" in word)
+        place = tmp_path / (keys["exp_name"].strip("'") + "_seed0") / "version_0"
+        place.mkdir(parents=True)
+        names = [f"val/openmoji/{name}" for name in ablation.MEASURES.values()]
+        (place / "metrics.csv").write_text(f"{','.join(names)}\n{','.join('1' for _ in names)}\n")
+        recipes[command[1][-13:-7], "load_path" in keys] = "demo_phase1" in command, "demo_phase2" in command
+
+    monkeypatch.setattr(ablation, "subprocess", SimpleNamespace(run=run))
+    variants = "Phase 2 alone;Phase 1 + 2;without momentum"
+    assert ablation.main(["--data", "openmoji", "--out", str(tmp_path), "--seeds", "0", "--variants", variants]) == 0
+    assert recipes == {
+        ("Phase2", False): (False, True), ("Phase1", False): (True, False),
+        ("Phase2", True): (False, True), ("Phase1", True): (False, True),
+    }  # fmt: skip
 
 
 def test_mean_and_spread_by_hand(ablation):
