@@ -432,6 +432,11 @@ class RetrievalModule(pl.LightningModule):
             return None
         return self.model.tokenizer.get_vocab()
 
+    @property
+    def term_ids(self) -> Tensor | None:
+        """The term of each column of `encode`'s vectors; None where the column is the term's id."""
+        return None
+
     def _evaluation_metrics(self) -> dict[str, dict]:
         """Metrics per data set; every process computes the same."""
         if self.config.fast_dev_run:  # a few batches of images and captions need not belong together
