@@ -15,7 +15,13 @@ from lexlip.train.build import build_model
 from lexlip.train.losses import flops
 from lexlip.train.step import cached_backward, split_batch
 from lexlip.utils.distributed import (
-    gather_many, gather_objects, gather_rows, gather_with_grad, rank, sum_over_ranks, world_size,
+    gather_many,
+    gather_objects,
+    gather_rows,
+    gather_with_grad,
+    rank,
+    sum_over_ranks,
+    world_size,
 )  # fmt: skip
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
