@@ -104,6 +104,16 @@ def test_a_folder_holds_both_heads(build, make_batch, make_config, tmp_path):
         Phase2Module.from_config(make_config(**keys))
 
 
+def test_dense_vectors_are_not_cut(build, monkeypatch):
+    asked = []
+    for head in ("lexicon", "dense"):
+        module = build("phase2", eval_head=head, eval_top_k=[4])
+        module.trainer.testing = True
+        monkeypatch.setattr(module.collected, "metrics", lambda words, top_k, *rest: asked.append(top_k) or {})
+        module._evaluation_metrics()
+    assert asked == [[4], []]
+
+
 def test_a_dense_head_that_nothing_trains_is_left_out(make_config, make_model, tmp_path, caplog):
     """It would be offered still, beside towers that have moved on; and its weights would get no gradient."""
     caplog.set_level("INFO")

@@ -61,9 +61,9 @@ def test_every_ablation_of_the_list_is_there_and_resolves(ablation):
         "without the bottleneck", "without momentum", "without FLOPS", "with DR",
     ]  # fmt: skip
     for data, configs in ablation.CONFIGS.items():
-        for stage in {stage for stages in ablation.VARIANTS.values() for stage in stages}:
+        for stage, second in {(s, s.phase == 2 or n) for v in ablation.VARIANTS.values() for n, s in enumerate(v)}:
             keys = base()
-            for name in [stage.task, *configs[stage.phase]]:
+            for name in [stage.task, *configs[second]]:
                 keys |= named()[name]
             for key, value in read_words(list(stage.keys), {})[0].items():
                 keys[key] = {**keys[key], **value} if isinstance(value, dict) else value
@@ -72,6 +72,26 @@ def test_every_ablation_of_the_list_is_there_and_resolves(ablation):
             assert config.num_gpus == 0, data
             groups = phase.trained_groups(config)
             assert ("contrastive" in groups) and (stage.task != "task_contrastive_train" or groups == {"contrastive"})
+
+
+def test_what_stands_in_for_phase_2_has_its_settings(ablation, tmp_path, monkeypatch):
+    """Else momentum would not be all that differs."""
+    commands = []
+
+    def run(command, check):
+        commands.append(command)
+        name, seed = (next(w for w in command if w.startswith(k)).partition("=")[2] for k in ("exp_name", "seed"))
+        folder = tmp_path / f"{name[1:-1]}_seed{seed}" / "version_0"
+        folder.mkdir(parents=True)
+        measures = ablation.MEASURES.values()
+        (folder / "metrics.csv").write_text(",".join(f"val/x/{m}" for m in measures) + "\n1,1,1,1\n")
+
+    monkeypatch.setattr(ablation.subprocess, "run", run)
+    words = ["--data", "openmoji", "--out", str(tmp_path), "--seeds", "3", "--variants", "Phase 1 + 2;without momentum"]
+    assert ablation.main(words) == 0
+    assert [("demo_phase1" in command, "demo_phase2" in command) for command in commands] == [
+        (True, False), (False, True), (False, True),
+    ]  # fmt: skip
 
 
 def test_mean_and_spread_by_hand(ablation):
