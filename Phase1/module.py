@@ -50,11 +50,10 @@ class Phase1Module(LexiconModule):
     @classmethod
     def all_used(cls, config: Config) -> bool:
         parts = cls.trained_groups(config)
-        if parts & {"contrastive", "dense", "distill"} and (config.head_text != "lookup" or "dense" in parts):
-            return True
-        return bool(parts & {"contrastive", "i2t", "push"}) and bool(
-            parts & {"self_t", "t2t"}
-        )  # else a tower has nothing to do
+        lexicon, masked = parts & {"contrastive", "distill"}, parts & {"self_t", "t2t"}
+        text = masked or (lexicon and config.head_text != "lookup")  # whose table goes past tower and head
+        image = lexicon or parts & {"i2t", "push"}
+        return bool(text and image) and super().all_used(config)
 
     @classmethod
     def masks_needed(cls, config: Config) -> bool:
@@ -90,6 +89,11 @@ class Phase1Module(LexiconModule):
             raise ConfigError(
                 f"grad_cache_chunk={config.grad_cache_chunk} with loss_rows=micro_batch: means are of whole "
                 "micro-batches; leave it out, or set per_gpu_batchsize to it"
+            )
+        if config.joint_dim and config.training_mode == "bottle" and not config.test_only:
+            raise ConfigError(
+                f"joint_dim={config.joint_dim} with training_mode=bottle: nothing trains the dense head; set "
+                "training_mode to con or both, or leave joint_dim out"
             )
         super().check_config(config)
 

@@ -99,7 +99,8 @@ class Phase2Module(LexiconModule):
 
     @classmethod
     def all_used(cls, config: Config) -> bool:
-        return "contrastive" in cls.trained_groups(config) and config.head_text != "lookup"
+        lexicon = "contrastive" in cls.trained_groups(config) and config.head_text != "lookup"
+        return lexicon and super().all_used(config)
 
     def train(self, mode: bool = True) -> Phase2Module:
         super().train(mode)

@@ -6,6 +6,9 @@ head starts as a copy of the text head; the image tower is new and has to be tra
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from transformers import BertForMaskedLM
 
 from lexlip.errors import CheckpointError
@@ -13,6 +16,8 @@ from lexlip.models.config import ModelConfig
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.tokenizer import check_tokenizer
 from lexlip.models.trust import TEXT
+
+MODULES = {"Transformer", "MLMTransformer", "SpladePooling"}  # of sentence_transformers; no other has our vectors
 
 
 def import_sparse_encoder(name: str, vit: str, image_size: int, vit_pretrained: bool = False) -> LexLIP:
@@ -29,6 +34,7 @@ def import_sparse_encoder(name: str, vit: str, image_size: int, vit_pretrained: 
     Raises:
         CheckpointError: sentence-transformers is not installed, or the model is no SPLADE with maxima over a BERT.
     """
+    _check_modules(Path(name))
     try:
         from sentence_transformers import SparseEncoder
         from sentence_transformers.sparse_encoder.modules import SpladePooling
@@ -64,3 +70,20 @@ def import_sparse_encoder(name: str, vit: str, image_size: int, vit_pretrained: 
     model.text_encoder.bert.load_state_dict(bert.bert.state_dict())
     model.start_head(bert)
     return model.eval()
+
+
+def _check_modules(folder: Path) -> None:
+    """Refuse a folder of other modules before it is opened: version 5 runs the code that a local folder names."""
+    file = folder / "modules.json"
+    if not file.is_file():  # a name on the hub, whose code is not trusted, or a plain BERT
+        return
+    try:
+        kinds = [module["type"] for module in json.loads(file.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{file} is no list of modules with a type each") from error
+    for kind in kinds:
+        package, _, rest = str(kind).partition(".")
+        if package != "sentence_transformers" or rest.rpartition(".")[2] not in MODULES:
+            raise CheckpointError(
+                f"{file} names {kind!r}; only the library's own {', '.join(sorted(MODULES))} are opened, no other code"
+            )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+import logging
+from typing import Any, TypeVar
 
 from transformers import BertConfig, PreTrainedTokenizerBase
 
@@ -19,7 +20,9 @@ from lexlip.models.tokenizer import check_tokenizer
 from lexlip.models.trust import TEXT
 from lexlip.models.two_tower import TwoTowers
 from lexlip.models.weights import check_text, fit, fit_words, known_config, model_weights
-from lexlip.train.config import Config, check_patch
+from lexlip.train.config import Config, base, check_patch
+
+log = logging.getLogger(__name__)
 
 HEAD_WIDTH = 64  # of an attention head, where no key says how many there are
 DERIVED = ("patch_size", "input_image_embed_size", "input_text_embed_size", "hidden_size", "num_heads")
@@ -65,11 +68,6 @@ def build_model(
     shape = ModelConfig(head=kind.head, text=text_shape, **{name: getattr(config, name) for name in _shape_keys(kind)})
     if not issubclass(kind, DenseLIP):
         shape.text_side = config.head_text
-    if known is not None:  # what the weights were trained with, unless a key says otherwise
-        shape.inactive_terms = shape.inactive_terms or known.inactive_terms
-        shape.own_weights = shape.own_weights or known.own_weights
-        shape.joint_dim = shape.joint_dim or known.joint_dim
-        shape.text_side = known.text_side if shape.text_side == "contextual" else shape.text_side
     model = kind(shape, tokenizer, config.vit_pretrained if known is None else False)
     model.image_encoder.rel_pos = config.rel_pos
     if bert is not None:
@@ -84,8 +82,37 @@ def build_model(
     return model
 
 
+def as_trained(config: Config) -> Config:
+    """The config with what the weights were trained with, in place of defaults, so that it says what is built.
+
+    A dense head beside the lexicon that nothing would train is left out, since it would no longer fit the towers.
+
+    Raises:
+        ConfigError: `eval_head` is dense, and there will be no dense head.
+        CheckpointError: the weights cannot be read.
+    """
+    source, usual = config.load_path or config.resume_from, base()
+    known = known_config(source, trust_sources=True) if source else None
+    if not isinstance(known, ModelConfig) or known.head != LexLIP.head:
+        return config
+    found: dict[str, Any] = {key: getattr(known, key) for key in ("inactive_terms", "own_weights", "joint_dim")}
+    found["head_text"] = known.text_side
+    taken = {key: value for key, value in found.items() if getattr(config, key) == usual[key] != value}
+    if "joint_dim" in taken and config.load_path and not config.test_only and not config.loss_names.get("dense"):
+        dropped = taken.pop("joint_dim")
+        log.info("the dense head of %s is left out: nothing trains it; joint_dim=%s keeps it", source, dropped)
+    if config.eval_head == "dense" and not (config.joint_dim or taken.get("joint_dim")):
+        raise ConfigError(
+            f"eval_head=dense: {source} has no dense head, or nothing trains it; set joint_dim and loss_names.dense, "
+            "or test_only=True with a model that has one"
+        )
+    if taken:
+        log.info("taken from %s: %s", source, ", ".join(f"{key}={value}" for key, value in taken.items()))
+    return config.changed(**taken)
+
+
 def started_model(kind: type[Model], config: Config, tokenizer: PreTrainedTokenizerBase | None = None) -> Model:
-    """`build_model`, with the weights of `load_path` where there is one.
+    """`build_model`, with the weights of `load_path` where there is one; the config is one of `as_trained`.
 
     Raises:
         ConfigError: as `build_model`.
@@ -107,6 +134,8 @@ def started_model(kind: type[Model], config: Config, tokenizer: PreTrainedTokeni
         trained = None if long_enough else config.trained_positions
         fit_text_tables(weights, model.state_dict(), config.max_text_len, trained)
         fit_words(weights, model.state_dict(), config.inactive_terms)
+        if not config.joint_dim:
+            weights = {name: value for name, value in weights.items() if not name.startswith("joint_")}
         fit(model, weights, config.load_path)
     return model
 

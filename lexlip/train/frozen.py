@@ -118,6 +118,11 @@ class FrozenModule(_FrozenModule):
             self.model.dense_heads.eval()  # it teaches, from whole features
         return self
 
+    @property
+    def term_ids(self) -> Tensor:
+        assert self.model.lexicon_heads is not None
+        return self.model.lexicon_heads.term_ids
+
     def prepare(self, batch: Batch) -> tuple[Batch, None]:
         """Choose which captions may be expanded in this step (after Nguyen et al., ECIR 2024).
 

@@ -57,7 +57,7 @@ def joint_losses(
         losses["dense_loss"] = symmetric_contrastive(dense, config.temperature, ids)
         taught.append(self_distillation(dense, lexicon, config.joint_weights, config.temperature))
     if teacher is not None:
-        taught.append(score_distillation(lexicon, teacher, config.temperature))
+        taught.append(score_distillation(lexicon, teacher, config.temperature, config.teacher_temperature))
     return {**losses, "distill_loss": torch.stack(taught).sum()} if taught else losses
 
 

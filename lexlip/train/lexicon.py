@@ -18,7 +18,7 @@ from lexlip.models.lexlip import LexLIP
 from lexlip.models.terms import own_terms, terms_of_kinds
 from lexlip.ops.max_logits import saturate
 from lexlip.train.batch_norm import statistics_kept
-from lexlip.train.config import Config
+from lexlip.train.config import Config, base
 from lexlip.train.grounding import controlled, drawn_expansion, push
 from lexlip.train.joint import Teacher, joint_losses
 from lexlip.train.module import RetrievalModule
@@ -54,6 +54,13 @@ class LexiconModule(RetrievalModule):
         return {**super().ignored_weights(config), **untaught}
 
     @classmethod
+    def all_used(cls, config: Config) -> bool:
+        """Of what a lexicon may have besides towers and heads: numbers of own terms, and a dense head."""
+        groups = cls.trained_groups(config)
+        own = not config.own_weights or groups & {"contrastive", "distill"}
+        return bool(own and (not config.joint_dim or groups & {"dense", "distill"}))
+
+    @classmethod
     def check_config(cls, config: Config) -> None:
         if config.expansion_control and config.long_captions:
             raise ConfigError(
@@ -73,6 +80,17 @@ class LexiconModule(RetrievalModule):
             raise ConfigError(
                 f"joint_dim={config.joint_dim} with loss_names.dense={dense}: a dense head needs both, such as "
                 "joint_dim=256 loss_names.dense=1"
+            )
+        if not config.test_only and config.teacher and "distill" not in cls.trained_groups(config):
+            raise ConfigError(
+                f"teacher={config.teacher}, but nothing learns from it: set loss_names.distill above 0, such as "
+                "loss_names.distill=1, and a training_mode with contrastive losses, or leave teacher out"
+            )
+        both = config.test_only or (config.joint_dim and config.loss_names.get("distill"))
+        if config.joint_weights != base()["joint_weights"] and not both:
+            raise ConfigError(
+                f"joint_weights={config.joint_weights} weigh what teaches both heads: set joint_dim and "
+                "loss_names.distill with it, or leave it out"
             )
         if config.eval_head == "dense" and not (config.joint_dim or config.load_path):
             raise ConfigError(

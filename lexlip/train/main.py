@@ -258,8 +258,9 @@ def _run(config: Config, phase: type[RetrievalModule], watch: Watch) -> dict:
     _check_folds(config, data)
     steps = config.max_steps or (0 if config.test_only else config.max_epoch * data.steps_per_epoch)
     validated = not config.test_only and bool(data.sources("val"))
-    trainer, saver = make_trainer(config, folder, steps, validated, watch, phase.all_used(config))
     module = phase.from_config(config, tokenizer)
+    config = module.config  # with what the weights decide
+    trainer, saver = make_trainer(config, folder, steps, validated, watch, phase.all_used(config))
     if resume:
         check_resumable(module, resume, config.block_decay)
     run_dir.begin()

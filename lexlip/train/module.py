@@ -28,7 +28,7 @@ from lexlip.models.two_tower import TwoTowers
 from lexlip.models.weights import fit_phase, phase_state
 from lexlip.train.agreement import Agreement
 from lexlip.train.batch_norm import average_statistics, restore_statistics, statistics_kept, statistics_of
-from lexlip.train.build import decided_by, started_model
+from lexlip.train.build import as_trained, decided_by, started_model
 from lexlip.train.callbacks.terms import TermCounts
 from lexlip.train.checkpoint import tokenizer_files
 from lexlip.train.config import Config, base
@@ -192,6 +192,9 @@ class RetrievalModule(pl.LightningModule):
     @classmethod
     def from_config(cls, config: Config, tokenizer=None) -> RetrievalModule:
         """Build model and phase; `load_path` is loaded before the phase copies anything from the model."""
+        asked, config = config, as_trained(config)
+        if config != asked and config.load_path:
+            cls.check_config(config)
         model = started_model(cls.model_class, config, tokenizer)
         module = cls(config, model)
         if config.load_path and not config.test_only and (state := phase_state(config.load_path, cls.name)):
@@ -268,6 +271,8 @@ class RetrievalModule(pl.LightningModule):
             self.sparsity.after_step(step)
         self._log_losses("train", losses, len(batch["image_id"]))
         self.log("train/learning_rate", self.schedule.get_last_lr()[0])
+        if moved := self.sparsity.moved_weights(step):
+            self.log_dict({f"train/{name}": value for name, value in moved.items()})
         if self.noted:
             self.log_dict({f"train/{name}": value for name, value in _mean_over_ranks(self.noted).items()})
             self.noted = {}
@@ -432,11 +437,17 @@ class RetrievalModule(pl.LightningModule):
             return None
         return self.model.tokenizer.get_vocab()
 
+    @property
+    def term_ids(self) -> Tensor | None:
+        """The term of each column of `encode`'s vectors; None where the column is the term's id."""
+        return None
+
     def _evaluation_metrics(self) -> dict[str, dict]:
         """Metrics per data set; every process computes the same."""
         if self.config.fast_dev_run:  # a few batches of images and captions need not belong together
             self.collected = Collected()
-        cuts = (self.config.eval_top_k, self.config.eval_folds) if self.trainer.testing else ([], 0)
+        top_k = self.config.eval_top_k if self.config.eval_head == "lexicon" else []  # dense vectors have no terms
+        cuts = (top_k, self.config.eval_folds) if self.trainer.testing else ([], 0)
         again = getattr(self.model, "cut_to_length_one", False)  # a dense model's vectors are not cut
         return self.collected.metrics(self.vocabulary, *cuts, again, self._coco_ids)
 

@@ -23,6 +23,7 @@ SIDES = ("text", "image")
 MEMORY = 0.5  # of the running mean of active terms, per step
 SPEED = 40.0  # over the steps that a target has, an error of 1 in the logarithm moves the logarithm of the weight by it
 DAMPING = 16.0  # what a change of that error moves it by at once
+SHORTEST = 25  # steps until a target at the least: faster, the weight swings from one bound to the other
 LEAD = 0.9  # the goal is the target after this fraction of the steps, so that the terms can settle
 MOST = math.log(1e6)  # by which a controller may change its weight, either way
 
@@ -82,15 +83,17 @@ class Sparsity:
             own = getattr(config, f"flops_warmup_{side}")
             self.warmup[side] = in_steps(config.flops_warmup if own is None else own, steps)
         for target in self.targets.values():
-            target.by = max(1, in_steps(config.target_steps, steps))
+            target.by = max(SHORTEST, in_steps(config.target_steps, steps))
 
     def weight(self, side: str, step: int | None) -> float:
-        """Of a side's penalty at a step; in validation, None, the whole, so that losses compare."""
+        """Of a side's penalty at a step; in validation, None, that of the config, so that losses compare."""
         own = getattr(self.config, f"flops_weight_{side}")
         weight = self.config.flops_weight if own is None else own
+        if step is None:
+            return weight
         if side in self.targets:
             return weight * math.exp(self.targets[side].change)
-        return weight if step is None else weight * ramp(step, self.warmup[side])
+        return weight * ramp(step, self.warmup[side])
 
     def whole_from(self, side: str) -> int:
         """The step from which a side's penalty has its whole weight, or its target."""
@@ -118,6 +121,10 @@ class Sparsity:
         for side, target in self.targets.items():
             if side in self.observed:
                 target.observe(float(self.observed[side]), step)
+
+    def moved_weights(self, step: int) -> dict[str, float]:
+        """The weights that targets have moved, by the name that the logs have."""
+        return {f"flops_weight_{side}": self.weight(side, step) for side in self.targets}
 
     def cuts(self, step: int | None) -> list[int]:
         """The k of `train_top_k` at a step: they fall from `top_k_start` to their values (CSRv2)."""

@@ -106,10 +106,10 @@ def gather_with_grad(x: Tensor, rows: Sequence[int] | None = None) -> Tensor:
 
 
 def gather_many(parts: Sequence[Tensor], rows: Sequence[int] | None = None) -> Sequence[Tensor]:
-    """Several (n_rank, V) tensors in one `gather_with_grad`: one exchange for all of them."""
+    """Several (n_rank, width) tensors, each of its own width, in one `gather_with_grad`: one exchange for all."""
     if world_size() == 1:
         return parts
-    return gather_with_grad(torch.cat(list(parts), dim=1), rows).split(parts[0].shape[1], dim=1)
+    return gather_with_grad(torch.cat(list(parts), dim=1), rows).split([part.shape[1] for part in parts], dim=1)
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:

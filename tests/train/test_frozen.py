@@ -1,5 +1,7 @@
 """Training of heads on cached features: whole runs, the exact step, resuming, and what is refused."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -47,7 +49,6 @@ def build(frozen, livelier):
 @pytest.fixture
 def step(monkeypatch):
     """Runs `training_step` alone; gives the logged values and the gradients."""
-    from types import SimpleNamespace
 
     def run(module, batch):
         logged, optimizer = {}, torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.0)
@@ -265,6 +266,14 @@ def test_the_towers_own_scores_teach(build, frozen):
         p = (given / 0.01).softmax(1)
         wanted += (p * (p.clamp(min=1e-30).log() - (own / 0.05).log_softmax(1))).sum(1).mean() / 2
     assert float(module.compute_losses(batch)["distill_loss"]) == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_the_logs_name_the_heads_own_terms(build, step):
+    module, data = build("lookup")
+    seen = {}
+    module.term_counts = SimpleNamespace(add=seen.update)
+    step(module, next(iter(data.train_dataloader())))
+    assert len(module.term_ids) == seen["text"].shape[1] < module.model.config.vocab_size
 
 
 def test_the_teacher_sees_whole_features(frozen):

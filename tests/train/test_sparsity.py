@@ -106,6 +106,25 @@ def test_a_target_goes_on_after_a_checkpoint(build):
     assert second.weight("text", 25) == first.weight("text", 25) != build(steps=60, **keys).weight("text", 25)
 
 
+def test_a_weight_that_moves_is_logged_and_leaves_validation_alone(build):
+    sparsity = build(steps=60, target_terms_text=2.0, flops_weight=0.3)
+    before = float(sparsity.loss(BATCH, None))
+    for step in range(9):
+        sparsity.loss(BATCH, step)
+        sparsity.after_step(step)
+    logged = sparsity.moved_weights(9)
+    assert logged == {"flops_weight_text": sparsity.weight("text", 9)} and logged["flops_weight_text"] > 0.5
+    assert float(sparsity.loss(BATCH, None)) == before
+
+
+@pytest.mark.parametrize("by", [0, 1, 0.01])
+def test_a_target_for_the_next_step_does_not_swing(build, by):
+    keys = {"target_terms_image": 60.0, "target_steps": by, "flops_weight": 0.1}
+    counts, _ = trained(build(steps=200, **keys), "image", 200)
+    later = torch.tensor(counts[100:])
+    assert ((later.unfold(0, 20, 1).mean(1) - 60).abs() <= 9).all() and float(later.std()) < 9
+
+
 def test_the_weight_of_a_target_by_hand():
     target = TermTarget(10.0, by=100)
     target.observe(20.0, step=99)  # twice too many, as the first step saw

@@ -47,6 +47,7 @@ def test_an_alarm_is_told_once_until_it_is_over(tmp_path, caplog):
         sparsity=SimpleNamespace(whole_from=lambda side: 10),
         log_dict=logged.update,
         term_counts=None,
+        term_ids=None,
     )
     trainer = SimpleNamespace(is_global_zero=True, loggers=[])
     terms = Terms(1, tmp_path)
@@ -58,3 +59,23 @@ def test_an_alarm_is_told_once_until_it_is_over(tmp_path, caplog):
     assert [("not sparse" in line, "go to 0" in line) for line in told] == [(True, False), (True, False), (False, True)]
     with open(tmp_path / "terms.csv", newline="") as file:
         assert len(list(csv.reader(file))) == 1 + 5 * 2 * 10
+
+
+def test_columns_that_are_some_terms_have_their_words(tmp_path):
+    """Heads on frozen towers give vectors over the terms that may be active."""
+    words = {3: "dog", 7: "cat", 9: "tree"}
+    module = SimpleNamespace(
+        model=SimpleNamespace(tokenizer=SimpleNamespace(convert_ids_to_tokens=lambda ids: [words[i] for i in ids])),
+        step_now=1,
+        sparsity=SimpleNamespace(whole_from=lambda side: 10),
+        log_dict=lambda values: None,
+        term_counts=None,
+        term_ids=torch.tensor([3, 7, 9]),
+    )
+    terms = Terms(1, tmp_path)
+    terms.on_fit_start(SimpleNamespace(is_global_zero=True, loggers=[]), module)
+    module.term_counts.add({"text": torch.tensor([[0.0, 1, 1], [0, 0, 1]]), "image": torch.tensor([[1.0, 1, 0]])})
+    terms.on_train_batch_end(SimpleNamespace(is_global_zero=True, loggers=[]), module)
+    with open(tmp_path / "terms.csv", newline="") as file:
+        rows = [row[1:4] for row in csv.reader(file)][1:]
+    assert rows[:3] == [["text", "1", "tree"], ["text", "2", "cat"], ["text", "3", "dog"]]

@@ -14,7 +14,15 @@ from lexlip.train.batch_norm import average_statistics
 from lexlip.train.build import build_model
 from lexlip.train.losses import flops
 from lexlip.train.step import cached_backward, split_batch
-from lexlip.utils.distributed import gather_objects, gather_rows, gather_with_grad, rank, sum_over_ranks, world_size
+from lexlip.utils.distributed import (
+    gather_many,
+    gather_objects,
+    gather_rows,
+    gather_with_grad,
+    rank,
+    sum_over_ranks,
+    world_size,
+)  # fmt: skip
 from Phase1.module import Phase1Module
 from Phase2.module import Phase2Module
 
@@ -89,6 +97,18 @@ def test_collectives_with_different_numbers_of_rows(in_two_processes):
     assert one[2] == two[2] == [2 * 5 * 2]
     assert one[3] == two[3] == [0, 1]
     assert (one[4], two[4]) == ((2, 0), (2, 1))
+
+
+def test_vectors_of_different_widths_in_one_exchange(in_two_processes):
+    """As heads on frozen towers and their teacher, or the other way round."""
+
+    def work(number):
+        narrow, wide = torch.full((1 + number, 2), float(number)), torch.full((1 + number, 5), number + 10.0)
+        return [[part.tolist() for part in gather_many(parts)] for parts in ((narrow, wide), (wide, narrow))]
+
+    narrow, wide = [[0.0] * 2, *[[1.0] * 2] * 2], [[10.0] * 5, *[[11.0] * 5] * 2]
+    for given in in_two_processes(work):
+        assert given == [[narrow, wide], [wide, narrow]]
 
 
 def test_running_statistics_become_their_mean(in_two_processes):

@@ -123,6 +123,7 @@ class Terms(pl.Callback):
 
     def _write(self, trainer: pl.Trainer, module: Any, fractions: dict[str, Tensor]) -> None:
         tokenizer, step = module.model.tokenizer, module.step_now
+        ids = module.term_ids
         begun = self.file.exists()
         with open(self.file, "a", encoding="utf-8", newline="") as file:
             rows = csv.writer(file, lineterminator="\n")
@@ -130,7 +131,7 @@ class Terms(pl.Callback):
                 rows.writerow(["step", "side", "rank", "term", "fraction"])
             for side, fraction in fractions.items():
                 top = fraction.topk(min(TOP, len(fraction)))
-                terms = top.indices.tolist()
+                terms = (top.indices if ids is None else ids.cpu()[top.indices]).tolist()
                 words = tokenizer.convert_ids_to_tokens(terms) if tokenizer is not None else list(map(str, terms))
                 pairs = list(zip(words, top.values.tolist()))
                 rows.writerows([step, side, k, word, f"{value:.4f}"] for k, (word, value) in enumerate(pairs, 1))
