@@ -222,10 +222,14 @@ class LookupText(nn.Module):
 
     def forward(self, texts: TextBatch, where: Tensor, heads: LexiconHeads) -> tuple[Tensor, Tensor]:
         """As `ContextualText.forward`; a word piece that a text has twice counts once."""
-        bag = heads.own.new_zeros(len(where), len(heads.term_ids) + 1)
-        bag = bag.scatter(1, where, texts.mask.to(bag.dtype))[:, :-1]
-        rows = self.rows(self.words, heads.table) * torch.sigmoid(self.gate)[:, None]
-        return bag * F.softplus(heads.own), bag @ rows.to(bag.dtype)
+        count = len(heads.term_ids)
+        terms = _once(where, texts.mask & (where < count))
+        has = terms >= 0
+        bag = heads.own.new_zeros(len(where), count + 1).scatter(1, terms.where(has, count), 1.0)[:, :-1]
+        rows = (self.rows(self.words, heads.table) * torch.sigmoid(self.gate)[:, None]).to(bag.dtype)
+        # The sum of a dozen rows, which is much less work than a product of the bag and all of them.
+        expansion = F.embedding_bag(terms.clamp(min=0), rows, mode="sum", per_sample_weights=has.to(bag.dtype))
+        return bag * F.softplus(heads.own), expansion
 
     def rows(self, words: Tensor, table: Tensor) -> Tensor:
         """(N, pooled_width) vectors of words to (N, A) expansions of at most `row_terms` terms."""
