@@ -34,6 +34,7 @@ from lexlip.train.checkpoint import tokenizer_files
 from lexlip.train.config import Config, base
 from lexlip.train.evaluation import Collected
 from lexlip.train.guard import StepGuard
+from lexlip.train.idle import refuse_idle_keys
 from lexlip.train.losses import in_batch_contrastive, with_gradient
 from lexlip.train.optim import make_optimizer, make_schedule
 from lexlip.train.skipped import SkippedSamples
@@ -88,6 +89,7 @@ class RetrievalModule(pl.LightningModule):
         Raises:
             ConfigError: naming the key, its value and what would do.
         """
+        refuse_idle_keys(config)
         if not config.test_only and not cls.trained_groups(config):
             raise ConfigError(
                 f"training_mode={config.training_mode} with loss_names={config.loss_names} trains nothing: all losses "
