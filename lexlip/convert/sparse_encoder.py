@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from transformers import BertForMaskedLM
 
@@ -37,21 +38,17 @@ def import_sparse_encoder(name: str, vit: str, image_size: int, vit_pretrained: 
     _check_modules(Path(name))
     try:
         from sentence_transformers import SparseEncoder
-        from sentence_transformers.sparse_encoder.modules import SpladePooling
-    except ImportError:
-        try:  # version 5
-            from sentence_transformers.sparse_encoder.models import SpladePooling
-        except ImportError as error:
-            raise CheckpointError(
-                "this needs sentence-transformers 5 or 6: pip install sentence-transformers"
-            ) from error
+
+        pooling_class = _splade_pooling()
+    except ImportError as error:
+        raise CheckpointError("this needs sentence-transformers 5 or 6: pip install sentence-transformers") from error
     try:
         encoder = SparseEncoder(name, device="cpu")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{name} cannot be opened as a SparseEncoder: {' '.join(str(error).split())}") from error
     modules = list(encoder)
     bert = getattr(modules[0], "auto_model", None) or getattr(modules[0], "model", None)
-    pooling = [module for module in modules if isinstance(module, SpladePooling)]
+    pooling = [module for module in modules if isinstance(module, pooling_class)]
     if len(modules) != 2 or not pooling or not isinstance(bert, BertForMaskedLM):
         kinds = ", ".join(type(module).__name__ for module in modules)
         raise CheckpointError(
@@ -70,6 +67,17 @@ def import_sparse_encoder(name: str, vit: str, image_size: int, vit_pretrained: 
     model.text_encoder.bert.load_state_dict(bert.bert.state_dict())
     model.start_head(bert)
     return model.eval()
+
+
+def _splade_pooling() -> Any:
+    """SpladePooling, which version 6 has in another module than version 5."""
+    try:
+        from sentence_transformers.sparse_encoder.modules import SpladePooling
+    except ImportError:
+        from sentence_transformers.sparse_encoder.models import SpladePooling as OlderPooling
+
+        return OlderPooling
+    return SpladePooling
 
 
 def _check_modules(folder: Path) -> None:
