@@ -5,6 +5,6 @@ from pathlib import Path
 
 _SCRIPT = Path(__file__).resolve().parents[1] / "datasets" / "convert.py"
 _spec = importlib.util.spec_from_file_location("convert_command", _SCRIPT)
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
-main = _module.main
+script = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(script)
+main = script.main

@@ -85,7 +85,7 @@ def config(tmp_path):
 @pytest.fixture(scope="session")
 def convert():
     """The command's script as a module."""
-    return converter
+    return converter.script
 
 
 @pytest.fixture
