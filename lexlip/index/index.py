@@ -152,10 +152,12 @@ class Index:
             IndexingError: an invalid query or number.
             DamagedIndex: a list or an id that is not what was written.
         """
+        options: dict[str, Any] = dict(drop=drop, candidates=candidates, threads=threads)
+        if not (without or required or penalties or ids is not None):
+            return self._hits(self._best([query], k, **options), 0)
         named = {"without": without, "required": required, "penalties": penalties}
         levels = {name: terms_of_words(name, words, self.model) for name, words in named.items()}
         conditions = Conditions(**levels, ids=ids)
-        options: dict[str, Any] = dict(drop=drop, candidates=candidates, threads=threads)
         if conditions.penalties:
             return self._penalised(bag_of(query, self.model), k, conditions, options)
         return self._hits(self._best([query], k, conditions=conditions, **options), 0)
@@ -299,7 +301,7 @@ class Index:
         conditions: Conditions,
     ) -> Best:  # fmt: skip
         """Some segments, one after another."""
-        if not drop and unpacked.affordable(self._postings(numbers, queries)):
+        if not drop and not unpacked.exhausted() and unpacked.affordable(self._postings(numbers, queries)):
             return self._search_small(numbers, queries, k, conditions)
         from lexlip.index.scoring import BLOCK, search
 

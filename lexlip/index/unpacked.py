@@ -31,6 +31,11 @@ def affordable(postings: int, call: int = _CALL) -> bool:
         return True
 
 
+def exhausted() -> bool:
+    """Whether the budget is spent, so that nobody need count postings any more."""
+    return _spent >= BUDGET
+
+
 def prefer_compiled() -> None:
     """Load the compiled functions at the next search: for a service, which is to answer quickly from then on."""
     global _spent
