@@ -300,28 +300,17 @@ class Index:
         self, numbers: Sequence[int], queries: SparseRows, k: int, drop: float, candidates: int,
         conditions: Conditions,
     ) -> Best:  # fmt: skip
-        """Some segments, one after another."""
-        if not drop and not unpacked.exhausted() and unpacked.affordable(self._postings(numbers, queries)):
-            return self._search_small(numbers, queries, k, conditions)
-        from lexlip.index.scoring import BLOCK, search
-
-        if not hasattr(_scratch, "sums"):
-            _scratch.sums, _scratch.floor = np.zeros(BLOCK, np.int32), np.zeros(1, np.int64)
+        """Some segments, one after another, in numpy alone while that is quicker than the wait for numba."""
+        small = not drop and not unpacked.exhausted() and unpacked.affordable(self._postings(numbers, queries))
         shape = (len(queries), k)
-        best = None
-        at_least = np.zeros(len(queries))
+        best, at_least = None, np.zeros(len(queries))
         for number in numbers:
             segment = self.segments[number]
-            documents, scores = np.empty(shape, np.int64), np.empty(shape)
-            segment.file.require_whole()
-            damaged = search(
-                segment.data, segment.table, segment.skips, segment.terms, segment.impacts, segment.bits,
-                segment.documents, conditions.left_out(segment), segment.checked,
-                queries.terms, queries.weights, queries.offsets,
-                k, at_least, drop, candidates, _scratch.sums, _scratch.floor, documents, scores,
-            )  # fmt: skip
-            if damaged >= 0:
-                segment.refuse_list(damaged)
+            left_out = conditions.left_out(segment)
+            if small:
+                documents, scores = _unpacked(segment, queries, k, left_out)
+            else:
+                documents, scores = _compiled(segment, queries, k, left_out, at_least, drop, candidates)
             part = Best(np.where(documents < 0, -1, number), documents, scores)
             best = part if best is None else self._merged(best, part)
             at_least = best.scores[:, -1].copy()
@@ -336,25 +325,6 @@ class Index:
             rows = rows[rows < len(segment.terms)]
             total += int(segment.table[rows, COUNT].sum()) + segment.documents // 4 * len(queries)
         return total
-
-    def _search_small(self, numbers: Sequence[int], queries: SparseRows, k: int, conditions: Conditions) -> Best:
-        """`_search_segments` in numpy alone, without the wait for numba."""
-        shape = (len(queries), k)
-        best = None
-        for number in numbers:
-            segment = self.segments[number]
-            part = Best(np.full(shape, -1), np.full(shape, -1), np.zeros(shape))
-            left_out = conditions.left_out(segment)
-            for row, (_, terms, weights) in enumerate(queries.documents()):
-                held = [(n, list_row) for n, term in enumerate(terms) if (list_row := segment.row_of(term)) is not None]
-                lists = [(found, segment.impacts[codes]) for found, codes in (segment.unpack(r) for _, r in held)]
-                documents, scores = unpacked.best(
-                    lists, weights[[n for n, _ in held]], segment.documents, left_out, k
-                )  # fmt: skip
-                part.segments[row, : len(documents)] = number
-                part.documents[row, : len(documents)], part.scores[row, : len(documents)] = documents, scores
-            best = part if best is None else self._merged(best, part)
-        return best or Best(np.full(shape, -1), np.full(shape, -1), np.zeros(shape))
 
     def _merged(self, one: Best, other: Best) -> Best:
         """The best of both, row by row."""
@@ -419,3 +389,35 @@ def damage_of(path: str | Path) -> list[str]:
         except FileNotFoundError as error:
             damage.append(f"{error.filename} is missing, but {folder / MANIFEST} names it")
     return damage
+
+
+def _compiled(
+    segment: Segment, queries: SparseRows, k: int, left_out: np.ndarray, at_least: np.ndarray, drop: float,
+    candidates: int,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """(Q, k) documents of one segment, -1 where there are none, and scores; see `lexlip.index.scoring.search`."""
+    from lexlip.index.scoring import BLOCK, search
+
+    if not hasattr(_scratch, "sums"):
+        _scratch.sums, _scratch.floor = np.zeros(BLOCK, np.int32), np.zeros(1, np.int64)
+    documents, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k))
+    segment.file.require_whole()
+    damaged = search(
+        segment.data, segment.table, segment.skips, segment.terms, segment.impacts, segment.bits,
+        segment.documents, left_out, segment.checked, queries.terms, queries.weights, queries.offsets,
+        k, at_least, drop, candidates, _scratch.sums, _scratch.floor, documents, scores,
+    )  # fmt: skip
+    if damaged >= 0:
+        segment.refuse_list(damaged)
+    return documents, scores
+
+
+def _unpacked(segment: Segment, queries: SparseRows, k: int, left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same, exact, without anything compiled."""
+    documents, scores = np.full((len(queries), k), -1), np.zeros((len(queries), k))
+    for row, (_, terms, weights) in enumerate(queries.documents()):
+        held = [(n, list_row) for n, term in enumerate(terms) if (list_row := segment.row_of(term)) is not None]
+        lists = [(found, segment.impacts[codes]) for found, codes in (segment.unpack(r) for _, r in held)]
+        some, their = unpacked.best(lists, weights[[n for n, _ in held]], segment.documents, left_out, k)
+        documents[row, : len(some)], scores[row, : len(some)] = some, their
+    return documents, scores

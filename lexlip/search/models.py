@@ -40,7 +40,7 @@ def model_for(
         tell_of(folder)
     vocabulary = folder / TOKENIZER
     if words_only and options.model is None and vocabulary.is_file() and not _newer(vocabulary, options.index):
-        return VocabularyModel(Path(folder)), True
+        return VocabularyModel(folder), True
     return (TableModel(folder), False) if table else (name, False)
 
 

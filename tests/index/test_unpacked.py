@@ -64,8 +64,8 @@ def test_a_process_goes_over_to_compiled_functions_once_it_has_spent_enough(tmp_
     index = Index.open(tmp_path)
     monkeypatch.setattr(unpacked, "BUDGET", 200_000)
     monkeypatch.setattr(unpacked, "_spent", 0)
-    small, searched = Index._search_small, []
-    monkeypatch.setattr(Index, "_search_small", lambda self, *rest: searched.append(1) or small(self, *rest))
+    best, searched = unpacked.best, []
+    monkeypatch.setattr(unpacked, "best", lambda *given: searched.append(1) or best(*given))
     hits = [index.search({3: 1.0, 5: 0.5}, 5) for _ in range(40)]
     assert 0 < len(searched) < 20 and all(found == hits[0] for found in hits)
     monkeypatch.setattr(unpacked, "_spent", 0)
