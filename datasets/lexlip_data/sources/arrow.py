@@ -95,8 +95,8 @@ class ArrowSource(Source):
                 before = pa.total_allocated_bytes()
                 batch = read_batch(file, self.paths[shard], number)
                 allocated = pa.total_allocated_bytes() - before
-                check_batch(batch, self.paths[shard], number)  # first: nbytes follows the offsets
-                copied |= allocated > batch.nbytes // 2
+                check_batch(batch, self.paths[shard], number)
+                copied |= allocated > batch.get_total_buffer_size() // 2
                 self._batches.append((shard, number))
                 rows.append(batch.num_rows)
                 counts.append(captions_per_row(batch.column("caption")))
