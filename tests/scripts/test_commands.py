@@ -1,6 +1,7 @@
 """Scripts and benchmarks end as every command does: one line, and the right exit status."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,7 @@ def run(script: str, *words: object, **environment: str) -> subprocess.Completed
     return subprocess.run(
         [sys.executable, str(ROOT / script), *map(str, words)], capture_output=True, text=True, timeout=60,
         env={**os.environ, **environment},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells let what runs behind ignore it
     )  # fmt: skip
 
 
