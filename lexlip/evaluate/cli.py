@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +91,12 @@ def _evaluate(options: argparse.Namespace) -> None:
     from lexlip.evaluate.run_files import compare, evaluate_run
     from lexlip.utils.files import write_json
 
-    values = evaluate_run(options.run_file, options.qrels, options.measures)
+    note = partial(print, file=sys.stderr)
+    values = evaluate_run(options.run_file, options.qrels, options.measures, note)
     means = {name: round(float(of_queries.mean()), 6) for name, of_queries in values.items()}
     result: dict = {"run": str(options.run_file), "queries": len(next(iter(values.values()))), "measures": means}
     if options.baseline is not None:
-        baseline = evaluate_run(options.baseline, options.qrels, options.measures)
+        baseline = evaluate_run(options.baseline, options.qrels, options.measures, note)
         result["baseline"] = {
             "run": str(options.baseline), "test": options.test, "p": compare(values, baseline, options.test),
             "measures": {name: round(float(of_queries.mean()), 6) for name, of_queries in baseline.items()},

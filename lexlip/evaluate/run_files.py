@@ -7,48 +7,50 @@ an image with five captions they are not, so they have names of their own here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lexlip.errors import UserError
+from lexlip.evaluate.trec_files import read_qrels, read_run
 from lexlip_data.errors import one_line
-from lexlip_data.sources.kinds import require_text
 
-CUTOFFS = (1, 5, 10)
-NAMES = {  # ours -> ir_measures'
-    **{f"hit_rate@{k}": f"Success@{k}" for k in CUTOFFS},
-    **{f"recall@{k}": f"R@{k}" for k in CUTOFFS},
-    "nDCG@10": "nDCG@10",
-    "RR@10": "RR@10",
-}
+PREFIXES = {"hit_rate": "Success", "recall": "R"}  # ours -> ir_measures'
+NAMES = (*(f"{name}@{k}" for name in PREFIXES for k in (1, 5, 10)), "nDCG@10", "RR@10")
 MAX_P = 0.05
+MAX_CUTOFF = 1_000_000
 
 
-def evaluate_run(run: Path, qrels: Path, measures: Sequence[str] = ()) -> dict[str, np.ndarray]:
+def evaluate_run(
+    run: Path, qrels: Path, measures: Sequence[str] = (), note: Callable[[str], None] = lambda _: None
+) -> dict[str, np.ndarray]:
     """Each measure of each query of the qrels, in the order of their ids; a query that the run lacks has 0.
 
     Args:
-        measures: names in `NAMES`, or as ir_measures has them; none: `NAMES`.
+        measures: names in `NAMES`, with any cutoff, or as ir_measures has them; none: `NAMES`.
+        note: gets a line for what lowers the numbers and may be an error: queries without a document, other ids.
 
     Raises:
-        UserError: ir_measures is not installed, an unknown measure, a file that is none, no common query.
+        UserError: ir_measures is not installed, an unknown measure, a file or line that is none, no common query.
     """
     library = _needed("ir_measures", "ir-measures")
     names = list(measures) or list(NAMES)
     try:
-        parsed = {name: library.parse_measure(NAMES.get(name, name)) for name in names}
-    except (NameError, ValueError, SyntaxError) as error:
+        parsed = {name: _measure(library, name) for name in names}
+    except (NameError, ValueError, SyntaxError, AssertionError) as error:  # the last: a parameter
         raise UserError(
-            f"no measure {one_line(names)}: {one_line(error)}; ir_measures and {', '.join(NAMES)}"
+            f"no measure {one_line(names)}: {one_line(error)}; ir_measures' names, or {', '.join(NAMES)}"
         ) from None
-    right = _read(library.read_trec_qrels, qrels, "a file of qrels: lines of QUERY 0 DOCUMENT RELEVANCE")
-    found = _read(library.read_trec_run, run, "a run file: lines of QUERY Q0 DOCUMENT RANK SCORE NAME")
-    queries = sorted({line.query_id for line in right})
-    if not {line.query_id for line in found} & set(queries):
+    right, found = read_qrels(qrels), read_run(run)
+    queries = sorted(right)
+    if not found.keys() & right.keys():
         raise UserError(f"{run} has no query of {qrels}; check that both are of one data set and direction")
+    if missing := len(right.keys() - found.keys()):
+        note(f"{missing:,} of the {len(right):,} queries of {qrels} are not in {run}; they count as 0")
+    if set().union(*right.values()).isdisjoint(set().union(*found.values())):
+        note(f"no document of {qrels} is in {run}; check that ids are of one kind (lexlip qrels has lexlip encode's)")
     values = {name: dict.fromkeys(queries, 0.0) for name in names}
     of_measure: dict[str, list[str]] = {}
     for name, measure in parsed.items():
@@ -84,13 +86,14 @@ def compare(one: dict[str, np.ndarray], other: dict[str, np.ndarray], test: str 
     return values
 
 
-def _read(read: Any, path: Path, wanted: str) -> list:
-    require_text(path, wanted, json=True)
-    try:
-        with open(path, encoding="utf-8") as file:
-            return list(read(file))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not {wanted} ({one_line(error)})") from error
+def _measure(library: Any, name: str) -> Any:
+    """Raises NameError, ValueError, SyntaxError or AssertionError where ir_measures has none such."""
+    ours, at, cutoff = name.partition("@")
+    measure = library.parse_measure(f"{PREFIXES[ours]}@{cutoff}" if at and ours in PREFIXES else name)
+    measure.validate_params()
+    if not 1 <= measure.params.get("cutoff", 1) <= MAX_CUTOFF:  # asked for 0, trec_eval ends its process
+        raise ValueError(f"a cutoff is from 1 to {MAX_CUTOFF:,}")
+    return measure
 
 
 def _needed(module: str, package: str) -> Any:

@@ -9,7 +9,7 @@ import runs
 from runs import EVALUATE
 
 from lexlip.cli import main
-from lexlip.errors import IndexingError
+from lexlip.errors import IndexingError, UserError
 from lexlip.index.run_files import read_queries, trec_id
 from Phase2.module import Phase2Module
 
@@ -146,3 +146,65 @@ def test_one_measure_by_two_names(tmp_path):
     (tmp_path / "a.run").write_text("q Q0 d 1 0.5 mine\n")
     found = evaluate_run(tmp_path / "a.run", tmp_path / "a.qrels", ["hit_rate@1", "Success@1"])
     assert {name: values.tolist() for name, values in found.items()} == {"hit_rate@1": [1.0], "Success@1": [1.0]}
+
+
+RUN, QRELS = "q Q0 d 1 0.5 mine\nq Q0 e 2 0.4 mine\n", "q 0 d 1\nq 0 e 0\n"
+
+
+@pytest.mark.parametrize(
+    ("run", "qrels", "says"),
+    [
+        (RUN + "q Q0 f\n", QRELS, "a.run, line 3: 'q Q0 f' has 3 fields; not a run file"),
+        (RUN + "\nq Q0 f 3 nan x\n", QRELS, "a.run, line 4: the score 'nan' is no finite number"),
+        (RUN + "q Q0 f 3 x x\n", QRELS, "a.run, line 3: the score 'x'"),
+        (RUN + "q Q0 d 3 0.1 x\n", QRELS, "a.run, line 3: document 'd' of query 'q' came before"),
+        ("\xff\xfe", QRELS, "a.run"), ("", QRELS, "a.run has no query of"),
+        (RUN, QRELS + "q 0\n", "a.qrels, line 3: 'q 0' has 2 fields; not a file of qrels"),
+        (RUN, QRELS + "q 0 f x\n", "a.qrels, line 3: the relevance 'x' is no whole number"),
+        (RUN, QRELS + "q 0 f 9999999999\n", "a.qrels, line 3: the relevance 9999999999 is more than"),
+        (RUN, QRELS + "q 0 d 0\n", "a.qrels, line 3: document 'd' of query 'q' came before with another relevance"),
+        (RUN, "q 0 d 0\n", "a.qrels: no line with a relevance above 0"), (RUN, RUN, "a.qrels, line 1"),
+    ],
+)  # fmt: skip
+def test_a_line_that_is_none_is_named(tmp_path, capsys, run, qrels, says):
+    pytest.importorskip("ir_measures", reason="pip install ir-measures")
+    (tmp_path / "a.run").write_bytes(run.encode("latin-1"))
+    (tmp_path / "a.qrels").write_text(qrels)
+    assert main(["evaluate", "--run", str(tmp_path / "a.run"), "--qrels", str(tmp_path / "a.qrels")]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_what_ir_measures_reads_is_read_alike(tmp_path):
+    """TABs, CRLF, a byte order mark, a right document twice; and our names take any cutoff."""
+    pytest.importorskip("ir_measures", reason="pip install ir-measures")
+    from lexlip.evaluate.run_files import evaluate_run
+
+    (tmp_path / "a.run").write_bytes(b"\xef\xbb\xbf" + RUN.replace(" ", "\t").replace("\n", "\r\n").encode())
+    (tmp_path / "a.qrels").write_text("q 0 e 1\nq 0 e 1\nq 0 far 1\n")
+    found = evaluate_run(tmp_path / "a.run", tmp_path / "a.qrels", ["hit_rate@1", "hit_rate@2", "recall@2"])
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "hit_rate@1": [0.0], "hit_rate@2": [1.0], "recall@2": [0.5],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "measure", ["nDCG@0", "recall@0", "hit_rate@-1", "nDCG@9999999999999999999999", "hit_rate@x", "hit_rate", "Success"]
+)
+def test_a_cutoff_that_is_none_is_refused(tmp_path, measure):
+    """trec_eval ends its process where it is asked for 0."""
+    pytest.importorskip("ir_measures", reason="pip install ir-measures")
+    from lexlip.evaluate.run_files import evaluate_run
+
+    (tmp_path / "a.run").write_text(RUN)
+    (tmp_path / "a.qrels").write_text(QRELS)
+    with pytest.raises(UserError, match="no measure"):
+        evaluate_run(tmp_path / "a.run", tmp_path / "a.qrels", [measure])
+
+
+def test_what_lowers_the_numbers_is_told(tmp_path, capsys):
+    pytest.importorskip("ir_measures", reason="pip install ir-measures")
+    (tmp_path / "a.run").write_text(RUN)
+    (tmp_path / "a.qrels").write_text("q 0 images/d.jpg 1\nother 0 images/e.jpg 1\n")
+    assert main(["evaluate", "--run", str(tmp_path / "a.run"), "--qrels", str(tmp_path / "a.qrels")]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2 and "1 of the 2 queries" in told[0] and "no document of" in told[1]

@@ -77,14 +77,20 @@ class RowsOfFiles:
         """
         rows = Rows({column: pa.chunked_array(parts, pa.large_string()).combine_chunks() for column, parts in
                      self._parts.items()}, left_out=self.left_out)  # fmt: skip
-        bad = [item for item in self.left_out if item.kind != "empty"]
-        rules.check_left_out(bad, len(rows), self._files[0])
-        if len(rows) == 0 or len(self.left_out) - len(bad) > rules.allowed(self.seen):
-            example = self.left_out[0].reason if self.left_out else f"{self._files[0]}: no sample"
-            raise DataError(
-                f"{example} ({len(self.left_out):,} of {self.seen:,} samples cannot be used, more than the "
-                f"{rules.allowed(self.seen):,} that max_bad_share {rules.max_bad_share:g} allows)"
-            )
+        empty = [item for item in self.left_out if item.kind == "empty"]
+        others = [item for item in self.left_out if item.kind != "empty"]
+        n_rows = len(rows) + len(others)
+        for bad, total, most in (
+            (others, f"{n_rows:,} rows", int(rules.max_bad_share * n_rows)),
+            (empty, f"{self.seen:,} samples", rules.allowed(self.seen)),
+        ):
+            if len(bad) > most:
+                raise DataError(
+                    f"{bad[0].reason} ({len(bad):,} of {total} cannot be used, more than the {most:,} that "
+                    f"max_bad_share {rules.max_bad_share:g} allows)"
+                )
+        if len(rows) == 0:
+            raise DataError(self.left_out[0].reason if self.left_out else f"{self._files[0]}: no sample in it")
         return rows
 
 

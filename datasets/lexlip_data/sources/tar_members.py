@@ -60,8 +60,8 @@ def members(path: Path) -> Iterator[Member | Skipped]:
             yield from _walk(file, length, path)
         except _Damaged as error:
             at, reason = error.args
-            rest = f"the {length - at:,} bytes from byte {at:,} on are not read" if at < length else "it may be cut"
-            yield Skipped("", str(path), "malformed", f"{path}: {reason}; {rest}: copy it again")
+            rest = f"; the {length - at:,} bytes from byte {at:,} on are not read" if at < length else ""
+            yield Skipped("", str(path), "malformed", f"{path}: {reason}{rest}: copy it again")
 
 
 def _walk(file: BinaryIO, length: int, path: Path) -> Iterator[Member | Skipped]:
@@ -101,7 +101,7 @@ def _walk(file: BinaryIO, length: int, path: Path) -> Iterator[Member | Skipped]
         if start + size > length:
             raise _Damaged(length, f"cut short inside {one_line(ascii(info.name), 200)}")
     if not zeros:
-        raise _Damaged(length, "it ends without a tar file's end mark")
+        raise _Damaged(length, "it ends without a tar file's end mark; it may be cut")
 
 
 def _not_a_file(name: str, what: str, path: Path) -> Skipped:

@@ -104,7 +104,8 @@ def _image(parts: dict[str, Member], image_key: str | None) -> Member:
         endings = sorted((ending for ending in parts if f".{ending.split('.')[-1]}" in SUFFIXES), key=len)
     found = next((parts[ending] for ending in endings if ending in parts), None)
     if found is None:
-        raise _Unusable("empty", f"no image among its members .{one_line(', .'.join(parts), 100)}")
+        wanted = f" .{endings[0]}" if image_key is not None else ""
+        raise _Unusable("empty", f"no image{wanted} among its members .{one_line(', .'.join(parts), 100)}")
     return found
 
 
@@ -115,7 +116,7 @@ def _captions(parts: dict[str, Member], file: BinaryIO, key: str | None, lines: 
         captions = text.splitlines() if lines else [text.strip("\r\n")]
         return [caption for caption in captions if caption.strip()] or _none("an empty caption")
     if "json" not in parts:
-        return _none(f"no member .{ending} or .json with a caption")
+        return _none(f"no member .{ending} or .json with a caption among .{one_line(', .'.join(parts), 100)}")
     try:
         content = json.loads(_text(parts["json"], file))
     except (ValueError, RecursionError) as error:
@@ -124,7 +125,8 @@ def _captions(parts: dict[str, Member], file: BinaryIO, key: str | None, lines: 
     found = next((content[field] for field in fields if isinstance(content, dict) and content.get(field)), None)
     texts = found if isinstance(found, list) else [found]
     if found is None or not texts:
-        return _none(f".json holds no {' or '.join(map(repr, fields))}")
+        there = f" but {one_line(', '.join(content), 100)}" if isinstance(content, dict) and content else ""
+        return _none(f".json holds no {' or '.join(map(repr, fields))}{there}; --caption-key names another")
     if any(not isinstance(text, str) or not is_utf8(text) for text in texts):
         raise _Unusable("malformed", f".json holds no text as {fields[0]!r}")
     return [text for text in texts if isinstance(text, str) and text.strip()] or _none("an empty caption")

@@ -138,7 +138,10 @@ def test_a_cut_shard_loses_nothing_before_the_cut(tmp_path):
             good = {row for row in everything if int(row[0]) < 11}
         assert pairs(table) == good
         assert [reason for kind, reason in reasons(table) if kind == "malformed"], cut
-        with pytest.raises(DataError, match=r"x\.tar.*copy it again"):
+        with pytest.raises(
+            DataError,
+            match=r"^[^ ]*x\.tar: (cut short|it ends|no tar header).*copy it again .* of .* rows .*max_bad_share",
+        ):
             read_tars(path, "d", "s")
 
 
@@ -173,6 +176,17 @@ def test_what_samples_lack_is_counted_and_listed(tmp_path):
           "--workers", "0", "--max-bad-share", "0.1"])  # fmt: skip
     assert len((out / "m_train_skipped.tsv").read_text().splitlines()) == 6
     assert main(["check", "--out", str(out)]) == 0
+
+
+def test_a_key_that_no_sample_has_is_told_with_those_that_are_there(tmp_path):
+    path = write_tar(tmp_path / "x.tar", [("k.png", photo(1)), ("k.json", b'{"captions": ["a"], "url": ""}')])
+    for options, says in (
+        ({}, "'caption' or 'text' but captions, url; --caption-key names another"),
+        ({"image_key": "gif"}, "no image .gif"),
+        ({"caption_key": "alt"}, "holds no 'alt' but captions"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=f"{says}.*1 of 1 samples cannot be used.*max_bad_share"):
+            read_tars(path, "d", "s", **options)
 
 
 def test_keys_that_are_unique_in_their_shard_only(tmp_path):
