@@ -112,6 +112,9 @@ def _benchmark(options: argparse.Namespace) -> None:
     check_output("--results", options.results, folder=True)
     if options.dense and options.top_k is not None:
         raise UserError("--top-k cuts what the index holds; it does not go with --dense")
+    for option, number in (("--top-k", options.top_k), ("--batch-size", options.batch_size)):
+        if number is not None and number < 1:  # told before mteb fetches the data
+            raise UserError(f"{option} {number}: a whole number of at least 1")
     try:
         import mteb
     except ImportError as error:

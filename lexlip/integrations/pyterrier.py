@@ -16,6 +16,9 @@ import pyterrier as pt
 from lexlip.errors import IndexingError
 from lexlip.index import Index
 from lexlip.index.queries import bag_of_encoded
+from lexlip_data.errors import one_line
+
+FOUND = ("docno", "score", "rank")
 
 
 class LexLIPRetriever(pt.Transformer):
@@ -33,19 +36,24 @@ class LexLIPRetriever(pt.Transformer):
         self.k = k
 
     def transform(self, inp: pd.DataFrame) -> pd.DataFrame:
-        """The results of each topic.
+        """The results of each topic; other columns of a topic stay with it.
 
         Raises:
-            IndexingError: the index was opened without a model.
+            IndexingError: the index was opened without a model; a query that is no text.
+            pyterrier.validate.InputValidationError: a column is missing.
         """
+        pt.validate.columns(inp, includes=["qid", "query"])
         if self.index.model is None:
             raise IndexingError("texts as queries need a model: LexLIPRetriever(index, model=FOLDER)")
-        topics = inp[["qid", "query"]]
-        vectors = self.index.model.encode_text(topics["query"].astype(str).tolist())
-        found = self.index.search_batch([bag_of_encoded(vector) for vector in vectors], self.k) if len(topics) else []
-        rows = [
-            (qid, query, str(hit.id), hit.score, rank)
-            for (qid, query), hits in zip(topics.itertuples(index=False), found)
-            for rank, hit in enumerate(hits)
+        topics = inp.drop(columns=[name for name in FOUND if name in inp])  # those of an earlier search
+        queries = topics["query"].tolist()
+        for qid, query in zip(topics["qid"], queries):
+            if not isinstance(query, str):
+                raise IndexingError(f"topic {one_line(qid, 100)}: the query {one_line(query, 100)!r} is no text")
+        bags = [bag_of_encoded(vector) for vector in self.index.model.encode_text(queries)] if queries else []
+        found = self.index.search_batch(bags, self.k) if bags else []
+        hits = [
+            (n, str(hit.id), hit.score, rank) for n, of_topic in enumerate(found) for rank, hit in enumerate(of_topic)
         ]
-        return pd.DataFrame(rows, columns=["qid", "query", "docno", "score", "rank"])
+        results = pd.DataFrame(hits, columns=["topic", *FOUND])
+        return topics.reset_index(drop=True).join(results.set_index("topic"), how="inner").reset_index(drop=True)

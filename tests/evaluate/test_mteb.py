@@ -126,5 +126,7 @@ def test_the_command(make_worded, tmp_path, monkeypatch, capsys):
     shown = json.loads(capsys.readouterr().out)
     assert shown == json.loads((tmp_path / "m.json").read_text())
     assert set(shown["tasks"]["MadeT2I"]["test"][0]) >= {"main_score", "ndcg_at_10", "recall_at_1"}
-    assert main([*words, "None"]) == 2
-    assert "None" in capsys.readouterr().err
+    for wrong, says in ((["None"], "None"), (["MadeT2I", "--top-k", "0"], "--top-k 0"),
+                        (["MadeT2I", "--batch-size", "-1"], "--batch-size -1")):  # fmt: skip
+        assert main([*words, *wrong]) == 2
+        assert says in capsys.readouterr().err

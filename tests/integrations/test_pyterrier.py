@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lexlip.errors import IndexingError
 from lexlip.index import Index, SparseRows, build
 
 pt = pytest.importorskip("pyterrier", reason="pip install python-terrier")
@@ -41,3 +42,24 @@ def test_an_experiment(index):
 def test_an_index_without_a_model(index):
     with pytest.raises(ValueError, match="need a model"):
         LexLIPRetriever(index.folder)(pd.DataFrame({"qid": ["1"], "query": ["a"]}))
+
+
+def test_columns_of_a_topic_stay_and_odd_topics_are_named(index):
+    topics = pd.DataFrame(
+        {"qid": ["1", "2"], "query": ["a dark box", "green light"], "lang": ["en", "de"]}, index=[7, 7]
+    )
+    retriever = LexLIPRetriever(index, k=2)
+    once = retriever(topics)
+    assert list(once.columns) == ["qid", "query", "lang", "docno", "score", "rank"]
+    assert once[["qid", "lang", "rank"]].values.tolist() == [
+        ["1", "en", 0],
+        ["1", "en", 1],
+        ["2", "de", 0],
+        ["2", "de", 1],
+    ]
+    again = retriever(once.drop_duplicates("qid"))  # results as topics: the columns of the first search go
+    pd.testing.assert_frame_equal(again, once)
+    with pytest.raises(pt.validate.InputValidationError, match="query"):
+        retriever(topics[["qid"]])
+    with pytest.raises(IndexingError, match="topic 2: the query .* is no text"):
+        retriever(topics.assign(query=["a", None]))
