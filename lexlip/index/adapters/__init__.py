@@ -17,11 +17,11 @@ from typing import Any
 from lexlip.errors import IndexingError
 from lexlip.index.engine import Engine
 
-# By name: module, class, what must be importable.
+# By name: module, what makes the engine, what must be importable.
 _ENGINES = {
     "lexlip": ("lexlip.index.engine", "LexLIPEngine", ()),
-    "milvus": ("lexlip.index.adapters.milvus", "MilvusEngine", ("pymilvus", "milvus_lite")),
-    "qdrant": ("lexlip.index.adapters.qdrant", "QdrantEngine", ("qdrant_edge",)),
+    "milvus": ("lexlip.index.adapters.elsewhere", "milvus", ("pymilvus", "milvus_lite")),
+    "qdrant": ("lexlip.index.adapters.qdrant", "qdrant", ("qdrant_edge",)),
     "seismic": ("lexlip.index.adapters.seismic", "SeismicEngine", ("seismic",)),
 }
 

@@ -79,21 +79,11 @@ def call(
         except Exception as error:  # clients raise what their layers raise: sockets, gRPC, HTTP, JSON
             trouble, words = diagnose(error)
             if trouble not in _PASSING or attempt == tries:
-                raise told(where, trouble, words, attempt) from error
+                tried = f" after {attempt} tries" if attempt > 1 else ""
+                advice = f": {_ADVICE[trouble]}" if _ADVICE[trouble] else ""
+                raise EngineError(f"{where} {trouble.value}{tried}{advice} ({one_line(words, 200)})") from error
         time.sleep(min(_LONGEST_PAUSE, 0.5 * 2 ** (attempt - 1)) * random.uniform(0.75, 1.25))
     raise AssertionError
-
-
-def told(where: str, trouble: Trouble, words: str, tries: int = 1) -> EngineError:
-    """The error for a user."""
-    tried = f" after {tries} tries" if tries > 1 else ""
-    advice = _ADVICE[trouble]
-    return EngineError(f"{where} {trouble.value}{tried}" + (f": {advice}" if advice else "") + f" ({short(words)})")
-
-
-def short(words: object) -> str:
-    """An engine's own words, cut to what fits a line."""
-    return one_line(str(words), 200)
 
 
 def of_status(status: int, words: str) -> Trouble:
