@@ -123,8 +123,7 @@ def create_app(
             terms=[schemas.ShareAnswer(**share._asdict()) for share in shares], unknown_words=asked.unknown,
         )  # fmt: skip
         if words := fields.get("patches"):
-            box, pooling, maps = await searcher.patches(shown, id, words)
-            answer.patches = schemas.PatchesAnswer(**box._asdict(), pooling=pooling, maps=maps)
+            answer.patches = await searcher.patches(shown, id, words)
         return answer
 
     @app.get("/healthz", summary="Whether the service answers", responses=described(421, 500))
