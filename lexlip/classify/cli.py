@@ -66,20 +66,15 @@ def _run(options: argparse.Namespace) -> None:
     images = run.Images(model, options.images, options.batch_size)
     for note in images.corpus.notes:
         print(one_line(note), file=sys.stderr)
-    of_labels = (
-        run.word_vectors(model, labels)
-        if options.words
-        else run.label_vectors(model, labels, templates)
-        if labels
-        else None
-    )
+    of_labels = None
+    if labels:
+        of_labels = run.word_vectors(model, labels) if options.words else run.label_vectors(model, labels, templates)
     results = []
     for names, vectors in images:
         if of_labels is None:
             words = model.lexicon(vectors, options.k)
-            results += [
-                run.Classified(name, *map(tuple, zip(*row) if row else ((), ()))) for name, row in zip(names, words)
-            ]
+            pairs = (zip(*row) if row else ((), ()) for row in words)
+            results += [run.Classified(name, *map(tuple, pair)) for name, pair in zip(names, pairs)]
         else:
             results += run.classify(vectors, names, labels, of_labels, max(options.k, 5))
     if truth is None and labels:

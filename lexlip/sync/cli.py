@@ -60,11 +60,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     check_input("PHOTOS", options.photos, folder=True)
-    for name, least in (("batch", 1), ("batch_size", 1), ("workers", 0), ("every", 0.1)):
-        if not getattr(options, name) >= least:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: at least {least}")
-    if options.top_k is not None and options.top_k < 1:
-        raise UserError(f"--top-k {options.top_k}: at least 1")
+    for name, least in (("batch", 1), ("batch_size", 1), ("workers", 0), ("every", 0.1), ("top_k", 1)):
+        value = getattr(options, name)
+        if value is not None and not value >= least:
+            raise UserError(f"--{name.replace('_', '-')} {value}: at least {least}")
     done = sync_folder(options)
     report(options.photos, done, options.json)
     told = ""
@@ -114,7 +113,7 @@ def sync_folder(options: argparse.Namespace, again: bool = False) -> Synced:
     """One sync, with a bar on a terminal; the model stays loaded in `options` from one to the next."""
     from tqdm import tqdm
 
-    from lexlip.sync.encoder import ModelEncoder, model_of
+    from lexlip.sync.encoder import encoder_of, model_of
     from lexlip.sync.places import index_of
     from lexlip.sync.run import EVERY, Settings, sync
 
@@ -124,7 +123,7 @@ def sync_folder(options: argparse.Namespace, again: bool = False) -> Synced:
     check_output("--index", options.index, folder=True)
     if not again:
         name = model_of(options.photos, options.index, options.model, options.trust_sources, options.rebuild)
-        options.encoder = ModelEncoder(
+        options.encoder = encoder_of(
             options.photos, options.index, name, options.rebuild, batch_size=options.batch_size,
             workers=options.workers, device=options.device, trust_sources=options.trust_sources,
         )  # fmt: skip

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from functools import cached_property
+import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lexlip import pretrained
 from lexlip.errors import IndexingError
@@ -14,11 +15,9 @@ from lexlip.index.origin import ModelStamp
 from lexlip.index.remembered import remembered
 from lexlip.index.store import MANIFEST, read_manifest
 from lexlip.models.source import check_source
-from lexlip.sparse import SparseRows
-from lexlip_data.sources.skipped import Skipped
 
 if TYPE_CHECKING:
-    from lexlip.encode.vectors import CorpusEncoder
+    from lexlip.sync.run import Encoder
 
 
 def model_of(folder: Path, index: Path, model: str | None, trust_sources: bool, rebuild: bool) -> str:
@@ -52,48 +51,33 @@ def _require_same(folder: Path, index: Path, name: str, stamp: ModelStamp | None
         )
 
 
-class ModelEncoder:
-    """A model with its settings; see `lexlip.sync.run.Encoder`.
+def encoder_of(
+    folder: Path, index: Path, name: str, rebuild: bool, *, batch_size: int, workers: int, device: str | None,
+    trust_sources: bool,
+) -> Callable[[int], Encoder]:  # fmt: skip
+    """What `sync` calls for an encoder: the first call loads the model, which is kept.
 
     Args:
         folder, index: for messages, and the model that made the index.
         name: of `model_of`.
         rebuild: the index may be of another model.
-        options: batch_size, workers, device, trust_sources.
+        batch_size, workers: of `CorpusEncoder`.
+        device, trust_sources: of the model.
     """
 
-    def __init__(self, folder: Path, index: Path, name: str, rebuild: bool, **options: Any):
-        self._folder, self._index, self._name, self._rebuild = folder, index, name, rebuild
-        self._options, self._top_k = options, 0
-
-    def __call__(self, top_k: int) -> ModelEncoder:
-        """The same with so many of the heaviest terms of each vector; 0: all."""
-        self._top_k = top_k
-        return self
-
-    def windows(self, corpus: Any, windows: Iterable[tuple[int, int]]) -> Iterator[tuple[SparseRows, list[Skipped]]]:
-        """See `CorpusEncoder`."""
-        return self._loaded[1].windows(corpus, windows)
-
-    @property
-    def stamp(self) -> ModelStamp:
-        """Of the model."""
-        return self._loaded[0]
-
-    @cached_property
-    def _loaded(self) -> tuple[ModelStamp, CorpusEncoder]:
-        import os
-
+    @cache
+    def load(top_k: int) -> Encoder:
         from lexlip.encode.vectors import CorpusEncoder
         from lexlip.models.fingerprint import fingerprint
         from lexlip.models.lexlip import LexLIP
+        from lexlip.sync.run import Encoder
         from lexlip.utils.devices import usable_device
 
-        options, name = self._options, self._name
-        model = LexLIP.from_pretrained(name, trust_sources=options["trust_sources"])
-        folder = os.path.abspath(name) if os.path.isdir(name) else ""
-        stamp = ModelStamp(name, folder, fingerprint(model))
-        if (self._index / MANIFEST).exists() and not self._rebuild:
-            _require_same(self._folder, self._index, name, read_manifest(self._index).model, stamp.fingerprint)
-        model = model.to(usable_device(options["device"])).eval()
-        return stamp, CorpusEncoder(model, self._top_k or None, options["batch_size"], options["workers"])
+        model = LexLIP.from_pretrained(name, trust_sources=trust_sources)
+        stamp = ModelStamp(name, os.path.abspath(name) if os.path.isdir(name) else "", fingerprint(model))
+        if (index / MANIFEST).exists() and not rebuild:
+            _require_same(folder, index, name, read_manifest(index).model, stamp.fingerprint)
+        model = model.to(usable_device(device)).eval()
+        return Encoder(stamp, CorpusEncoder(model, top_k or None, batch_size, workers).windows)
+
+    return load
