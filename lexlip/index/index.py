@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -180,7 +180,7 @@ class Index:
     def _penalised(self, bag: Bag, k: int, conditions: Conditions, options: dict[str, Any]) -> list[Hit]:
         """The best after penalties: of more and more of the best before them, until none of the others can be one."""
         k = min(whole_count("k", k), max(len(self), 1))
-        for most in (first_try(k) << step for step in range(0, 60, 2)):
+        for most in tries(k):
             best = self._best([bag], most, conditions=conditions, **options)
             scores = best.scores[0].copy()
             for number in np.unique(best.segments[0]).tolist():
@@ -355,9 +355,9 @@ def shares_of(bag: Bag, stored: Mapping[int, float], model: Model | None) -> lis
     return sorted(shares, key=lambda share: (-share.score, share.term))
 
 
-def first_try(k: int) -> int:
-    """How many of the best are looked at first for what penalties leave."""
-    return max(4 * k, CANDIDATES)
+def tries(k: int) -> Iterator[int]:
+    """How many of the best are looked at for what penalties and conditions leave, again and again."""
+    return (max(4 * k, CANDIDATES) << step for step in range(0, 60, 2))
 
 
 def whole_count(name: str, value: int) -> int:

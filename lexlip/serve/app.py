@@ -25,7 +25,7 @@ from lexlip.serve.hosts import AllowedHosts
 from lexlip.serve.limits import Limits
 from lexlip.serve.metrics import Metrics
 from lexlip.serve.page_routes import LIMITED, add_page
-from lexlip.serve.photos import Photos, Roots
+from lexlip.serve.photos import Photos
 from lexlip.serve.searcher import Searcher
 from lexlip.serve.thumbnails import ThumbnailCache
 
@@ -58,7 +58,7 @@ def create_app(
     metrics = Metrics()
     current = CurrentIndex(place, metrics)
     searcher = Searcher(model, limits, metrics)
-    shown = Photos(Roots(photos, current), searcher.decoders, limits, cache)
+    shown = Photos(photos, current, searcher.decoders, limits, cache)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:

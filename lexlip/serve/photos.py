@@ -34,31 +34,6 @@ _Result = TypeVar("_Result")
 _FORMAT = b"1"  # of what is kept; another number makes all of it anew
 
 
-class Roots:
-    """The folders that photos lie in.
-
-    Args:
-        photos: a folder, ids being paths in it; or whether those are meant that the index remembers.
-        current: the index.
-    """
-
-    def __init__(self, photos: str | Path | bool, current: CurrentIndex):
-        named = [] if isinstance(photos, bool) else [Source(os.path.abspath(photos), "images")]
-        self._roots, self._current, self._follows = PhotoRoots(named), current, photos is True
-        self._manifest: Manifest | None = None  # whose roots they are
-
-    def now(self) -> PhotoRoots:
-        """Those of the newest state."""
-        manifest = self._current.index.manifest
-        if self._follows and self._manifest is not manifest:
-            self._roots, self._manifest = PhotoRoots(manifest.sources), manifest
-        return self._roots
-
-    def __bool__(self) -> bool:
-        """Whether there is any."""
-        return bool(self.now().sources)
-
-
 @dataclass(frozen=True)
 class PhotoFile:
     """A photo's file as it is now.
@@ -80,15 +55,30 @@ class Photos:
     At most `decoders` files are in memory at once, however many are asked for.
 
     Args:
-        roots: where they lie.
+        photos: a folder, ids being paths in it; or whether those are meant that the index remembers.
+        current: the index.
         decoders: processes that decode.
         limits: of pixels, and of files.
         cache: of what was made; None: nothing is kept.
     """
 
-    def __init__(self, roots: Roots, decoders: Decoders, limits: Limits, cache: ThumbnailCache | None = None):
-        self.roots, self._decoders, self._limits, self._cache = roots, decoders, limits, cache
+    def __init__(
+        self, photos: str | Path | bool, current: CurrentIndex, decoders: Decoders, limits: Limits,
+        cache: ThumbnailCache | None = None,
+    ):  # fmt: skip
+        self._decoders, self._limits, self._cache = decoders, limits, cache
         self._files = asyncio.Semaphore(limits.decoders)
+        named = [] if isinstance(photos, bool) else [Source(os.path.abspath(photos), "images")]
+        self._roots, self._current, self._follows = PhotoRoots(named), current, photos is True
+        self._manifest: Manifest | None = None  # whose roots they are
+
+    @property
+    def roots(self) -> PhotoRoots:
+        """The folders that photos lie in, by the newest state."""
+        manifest = self._current.index.manifest
+        if self._follows and self._manifest is not manifest:
+            self._roots, self._manifest = PhotoRoots(manifest.sources), manifest
+        return self._roots
 
     def file(self, id: int | str) -> PhotoFile:
         """The file of a document's id.
@@ -96,7 +86,7 @@ class Photos:
         Raises:
             Refusal: 404, there is none.
         """
-        path = self.roots.now().path(id)
+        path = self.roots.path(id)
         try:
             facts = os.stat(path) if path is not None else None
         except OSError:

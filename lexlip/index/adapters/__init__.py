@@ -41,6 +41,3 @@ def open_engine(name: str, location: str, **options: Any) -> Engine:
         raise IndexingError(f"no engine {name!r}: one of {', '.join(_ENGINES)}")
     module, kind, _ = _ENGINES[name]
     return getattr(importlib.import_module(module), kind)(location, **options)
-
-
-__all__ = ["installed", "open_engine"]

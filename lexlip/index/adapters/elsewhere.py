@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from lexlip.errors import IndexingError
 from lexlip.index.adapters.common import in_parts
 from lexlip.index.engine import Engine, disk_bytes
@@ -35,8 +37,8 @@ class CollectionEngine(Engine):
     def __init__(
         self, name: str, location: str | Path, collection: str = "lexlip", token: str = "", options: dict | None = None
     ):
-        self.name, self._location = name, Path(location)
-        server = Server(name, str(location), collection, Credentials(api_key=token))
+        self.name, self._location = name, str(location)
+        server = Server(name, self._location, collection, Credentials(api_key=token))
         self._collection = server.collection(PUSHING)
         self._collection.options = options or {}
         self._exists = False
@@ -58,14 +60,14 @@ class CollectionEngine(Engine):
         if not 1 <= k <= self._collection.max_k:
             raise IndexingError(f"k={k}: {self.name.capitalize()} finds 1 to {self._collection.max_k:,} documents")
         self._exists = self._exists or self._collection.exists()
-        bags = [bag for bag in queries if len(bag[0])] if self._exists else []
+        bags = [(np.asarray(t, np.uint32), np.asarray(w, np.float64)) for t, w in queries if self._exists and len(t)]
         answers = iter(self._collection.search(bags, k) if bags else ())
         return [next(answers) if bags and len(terms) else [] for terms, _ in queries]
 
     def bytes(self) -> int:
-        if not self._location.exists():
+        if not Path(self._location).exists():
             raise IndexingError(f"{self._location}: a server does not tell its size")
-        return disk_bytes(self._location)
+        return disk_bytes(Path(self._location))
 
     def close(self) -> None:
         self._collection.close()

@@ -12,7 +12,7 @@ import numpy as np
 
 from lexlip.errors import IndexingError
 from lexlip.index.conditions import Conditions
-from lexlip.index.index import Hit, Share, first_try, loaded_model, shares_of, whole_count
+from lexlip.index.index import Hit, Share, loaded_model, shares_of, tries, whole_count
 from lexlip.index.origin import require_model
 from lexlip.index.queries import Bag, Model, Query, Words, bag_of, each_query
 from lexlip.index.remote.calls import SEARCHING
@@ -89,7 +89,8 @@ class RemoteIndex:
         """The best that fulfil conditions, after penalties."""
         kept: list[Hit] = []
         seen: set[int | str] = set()
-        for number in self._tries(k):
+        for number in tries(k):
+            number = min(number, self._collection.max_k)
             hits = self._collection.search([bag], number)[0]
             kept += self._fulfilling([hit for hit in hits if hit.id not in seen], conditions)
             kept = _ordered(kept)
@@ -98,17 +99,12 @@ class RemoteIndex:
             enough = len(kept) >= k and (not conditions.penalties or kept[k - 1].score > hits[-1].score)
             if enough or len(hits) < number:
                 return kept[:k]
+            if number == self._collection.max_k:
+                break
         raise IndexingError(
             f"only {len(kept):,} of the best {self._collection.max_k:,} documents fulfil the conditions, and "
             f"{self.folder} gives no more: ask for fewer, or search an index in a folder"
         )
-
-    def _tries(self, k: int) -> Iterator[int]:
-        number = first_try(k)
-        while number < self._collection.max_k:
-            yield number
-            number *= 4
-        yield self._collection.max_k
 
     def _fulfilling(self, hits: list[Hit], conditions: Conditions) -> Iterator[Hit]:
         chosen = [hit for hit in hits if conditions.ids is None or conditions.ids(hit.id)]
