@@ -74,7 +74,5 @@ def _run(options: argparse.Namespace) -> None:
             f"(captions of another photo: {words['chance_images']:.0f}%)"
         )
     if not options.embed_towers:
-        print(
-            "its towers lie elsewhere: open it with --trust-sources (trust_sources=True), or add --embed-towers"
-        )
+        print("its towers lie elsewhere: open it with --trust-sources (trust_sources=True), or add --embed-towers")
     print(f"model:  {options.out}    (LexLIP.from_pretrained, lexlip encode/search/serve --model)\nreport: {report}")
