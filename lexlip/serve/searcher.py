@@ -93,7 +93,10 @@ class Searcher:
         if kind == "text":
             return await self._run("encode", partial(bag_of, query, self._model))
         if kind == "image":
-            pixels = await self._pixels(query)
+            with self._metrics.stages.labels("decode").time():
+                work = self.decoders.image(query, self._model.least_side, self._limits.max_pixels)
+                image = await refused(work, "the image", ("image",))
+            pixels = self._transform(image)
             async with self._one_image:
                 return await self._run("encode", lambda: bag_of_encoded(self._model.encode_image(pixels[None])[0]))
         return bag_of({int(term): weight for term, weight in query.items()})
@@ -167,10 +170,3 @@ class Searcher:
     async def _run(self, stage: str, work: Callable[[], _Result]) -> _Result:
         with self._metrics.stages.labels(stage).time():
             return await asyncio.get_running_loop().run_in_executor(self._pools[stage], work)
-
-    async def _pixels(self, data: bytes) -> Tensor:
-        """(3, H, W), as the model takes it."""
-        with self._metrics.stages.labels("decode").time():
-            work = self.decoders.image(data, self._model.least_side, self._limits.max_pixels)
-            image = await refused(work, "the image", ("image",))
-        return self._transform(image)
