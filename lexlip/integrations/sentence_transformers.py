@@ -93,12 +93,7 @@ class LexLIPModule(nn.Module):
             options: of SparseEncoder; revision, token, cache_folder and local_files_only say what is fetched, and how.
         """
         name = str(Path(model_name_or_path, subfolder)) if subfolder else model_name_or_path
-        fetching: dict[str, Any] = {
-            name: options[name] for name in ("revision", "token", "local_files_only") if name in options
-        }
-        if "cache_folder" in options:
-            fetching["cache_dir"] = options["cache_folder"]
-        return cls(LexLIP.from_pretrained(name, **fetching))
+        return cls(LexLIP.from_pretrained(name, **_of_fetching(options)))
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
         """As a model folder."""
@@ -115,6 +110,12 @@ def sparse_encoder(name: str | Path, **options: Any) -> Any:
 
     module = LexLIPModule.load(str(name), **options)
     return SparseEncoder(modules=[module], **{"similarity_fn_name": "dot", **options})
+
+
+def _of_fetching(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of SparseEncoder's options that `from_pretrained` has too, in its words."""
+    found = {name: options[name] for name in ("revision", "token", "local_files_only") if name in options}
+    return found | ({"cache_dir": options["cache_folder"]} if "cache_folder" in options else {})
 
 
 def _plain(value: Any) -> str | Path | Image.Image:
