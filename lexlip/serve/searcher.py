@@ -66,7 +66,7 @@ class Searcher:
         """Load what is compiled or loaded on first use."""
         prefer_compiled()
         hits = index.search(bag_of("a", self._model), 1, threads=1)
-        self.vocabulary.of_documents(index, [hit.id for hit in hits], 1)
+        index.document_terms([hit.id for hit in hits], 1)
 
     async def asked(self, kind: str, query: Any, conditions: dict[str, dict[str, float]] | None = None) -> TermQuery:
         """A query's terms and weights.
@@ -111,8 +111,9 @@ class Searcher:
         return await self._run("search", partial(index.search, asked.bag, k, drop=drop, threads=1, **given))
 
     async def words_of(self, index: Searchable, hits: list[Hit], limit: int) -> list[list[tuple[str, float]]]:
-        """The heaviest words of each hit."""
-        return await self._run("search", lambda: self.vocabulary.of_documents(index, [hit.id for hit in hits], limit))
+        """The heaviest words of each hit, and their weights as stored."""
+        ids = [hit.id for hit in hits]
+        return await self._run("search", lambda: list(map(self.vocabulary.named, index.document_terms(ids, limit))))
 
     async def suggest(self, index: Searchable, prefix: str, limit: int) -> list[WordCount]:
         """See `WordsOfTerms.suggest`."""

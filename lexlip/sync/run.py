@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -218,7 +219,7 @@ class _Sync:
                     f"begin anew: lexlip sync {self.folder} --index {self.index} --rebuild"
                 )
             settled[name] = settled[name] if value is None else value
-        if settled["video_seconds"] is None and _reads_videos():  # also where PyAV came later
+        if settled["video_seconds"] is None and "video" in settled["readers"]:  # also where PyAV came later
             settled["video_seconds"] = EVERY
         if settled["id_prefix"] is None:
             settled["id_prefix"] = f"{Path(self.root).name}/" if self._others() else ""
@@ -480,10 +481,4 @@ def _sources(index: Path) -> tuple[Source, ...]:
 
 def _readers() -> list[str]:
     """Kinds of files that can be read here; with others than before, broken files are looked at again."""
-    return sorted([*READ, *(["video"] if _reads_videos() else [])])
-
-
-def _reads_videos() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("av") is not None
+    return sorted([*READ, *(["video"] if find_spec("av") else [])])

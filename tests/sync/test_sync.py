@@ -278,11 +278,11 @@ def test_a_rebuild_refuses_to_lose_another_folder(photos, tmp_path, encoder, hel
 
 
 def test_broken_files_are_looked_at_again_with_other_readers(photos, tmp_path, encoder, monkeypatch):
-    monkeypatch.setattr("lexlip.sync.run._reads_videos", lambda: False)
+    monkeypatch.setattr("lexlip.sync.run.find_spec", lambda name: None)
     sync(photos, tmp_path / "i", encoder, Settings(video_seconds=10.0))
     aged(photos / "sub" / "7.jpg")
     assert sync(photos, tmp_path / "i", encoder).changes == 0
     encoder.encoded.clear()
-    monkeypatch.setattr("lexlip.sync.run._reads_videos", lambda: True)
+    monkeypatch.setattr("lexlip.sync.run.find_spec", lambda name: True)
     sync(photos, tmp_path / "i", encoder)
     assert encoder.encoded == ["sub/7.jpg"]

@@ -101,9 +101,9 @@ def test_a_file_that_is_no_video(clip, tmp_path, encoder, held):
 
 def test_videos_are_taken_once_they_can_be(clip, tmp_path, encoder, held, monkeypatch):
     Image.new("RGB", (30, 30), COLOURS[1]).save(clip.parent / "photo.png")
-    monkeypatch.setattr("lexlip.sync.run._reads_videos", lambda: False)
+    monkeypatch.setattr("lexlip.sync.run.find_spec", lambda name: None)
     done = sync(clip.parent, tmp_path / "i", ColourEncoder(encoder))
     assert done.documents == 1 and any("1 .mp4" in note for note in done.notes)
-    monkeypatch.setattr("lexlip.sync.run._reads_videos", lambda: True)
+    monkeypatch.setattr("lexlip.sync.run.find_spec", lambda name: True)
     assert sync(clip.parent, tmp_path / "i", ColourEncoder(encoder)).added == 1
     assert sorted(held(tmp_path / "i")) == ["clip.mp4#t=0.0", "photo.png"]
