@@ -52,7 +52,8 @@ class Collection(Protocol):
     _notes: str  # the set that holds them
     _client: Any
 
-    def __init__(self, server: Server, patience: Patience):
+    def _begin(self, server: Server, patience: Patience) -> None:
+        # Not __init__, which Python 3.10 takes away from protocols.
         self.where, self._tries = str(server), patience.tries
         self._name, self._notes = server.name, f"{server.name}_notes"
 

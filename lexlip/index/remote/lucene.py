@@ -45,7 +45,7 @@ class LuceneCollection(Collection):
         port = parts.port or (443 if parts.scheme == "https" else 9200)
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         address = f"{parts.scheme}://{host}:{port}{parts.path.rstrip('/')}"
-        super().__init__(server, patience)
+        self._begin(server, patience)
         self._ids = ""
         for name in ("opensearch", "elastic_transport", "elasticsearch"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # they log failures besides raising them

@@ -39,7 +39,7 @@ class MilvusCollection(Collection):
     rows, max_k = 5000, 16_384
 
     def __init__(self, server: Server, patience: Patience):
-        super().__init__(server, patience)
+        self._begin(server, patience)
         self._milvus = needed("pymilvus", "milvus")
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs a trace of every error besides raising it
         self.parallel = is_address(server.uri)

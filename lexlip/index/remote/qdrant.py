@@ -30,7 +30,7 @@ class QdrantCollection(Collection):
     rows, max_k = 1000, 1_000_000
 
     def __init__(self, server: Server, patience: Patience):
-        super().__init__(server, patience)
+        self._begin(server, patience)
         self._qdrant = needed("qdrant_client", "qdrant")
         self.parallel = is_address(server.uri)
         if self.parallel:
