@@ -113,7 +113,7 @@ class Index:
         while True:
             manifest = read_manifest(folder)
             if loaded is not None and not force:
-                require_model(folder, manifest.model, loaded, name)
+                require_model(folder, manifest.model, loaded, name, manifest.sources)
             try:
                 return cls(folder, manifest, list(open_segments(folder, manifest)), loaded)
             except FileNotFoundError as error:

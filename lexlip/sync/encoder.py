@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from lexlip import pretrained
 from lexlip.errors import IndexingError
-from lexlip.index.lookup import table_of
-from lexlip.index.origin import ModelStamp
+from lexlip.index.lookup import has_table, table_of
+from lexlip.index.origin import ModelStamp, rebuilding
 from lexlip.index.remembered import remembered
 from lexlip.index.store import MANIFEST, read_manifest
 from lexlip.models.source import check_source
@@ -19,6 +20,9 @@ from lexlip_data.sources.skipped import Skipped
 
 if TYPE_CHECKING:
     from lexlip.encode.vectors import CorpusEncoder
+
+ON_GPU = 64  # images at once
+ON_CPU = 4  # glibc gives maps above 32 MB back after each layer; to get them anew took half of the time
 
 
 def model_of(folder: Path, index: Path, model: str | None, trust_sources: bool, rebuild: bool) -> str:
@@ -48,7 +52,7 @@ def _require_same(folder: Path, index: Path, name: str, stamp: ModelStamp | None
     if stamp is not None and stamp.fingerprint != fingerprint:
         raise IndexingError(
             f"{index} was made by {stamp}, not by {name} ({fingerprint[:8]}); leave --model out, or build it anew: "
-            f"lexlip sync {folder} --index {index} --model {name} --rebuild"
+            f"{rebuilding(folder, index, name)}"
         )
 
 
@@ -59,12 +63,27 @@ class ModelEncoder:
         folder, index: for messages, and the model that made the index.
         name: of `model_of`.
         rebuild: the index may be of another model.
-        options: batch_size, workers, device, trust_sources.
+        options: batch_size (None: what the device is quick with), workers, device, trust_sources.
     """
 
     def __init__(self, folder: Path, index: Path, name: str, rebuild: bool, **options: Any):
         self._folder, self._index, self._name, self._rebuild = folder, index, name, rebuild
         self._options, self._top_k = options, 0
+
+    def check(self) -> None:
+        """Refuse a model that did not make the index before it is known whether anything has to be encoded.
+
+        Loads it, unless the index remembers it by this name, or a table told already (`model_of`).
+
+        Raises:
+            IndexingError: another one.
+        """
+        if self._rebuild or not (self._index / MANIFEST).exists():
+            return
+        stamp, place = read_manifest(self._index).model, check_source("--model ", self._name)
+        told = place is not None and has_table(place)
+        if stamp is not None and not told and self._name != stamp.name and os.path.abspath(self._name) != stamp.folder:
+            _ = self._loaded
 
     def __call__(self, top_k: int) -> ModelEncoder:
         """The same with so many of the heaviest terms of each vector; 0: all."""
@@ -82,8 +101,6 @@ class ModelEncoder:
 
     @cached_property
     def _loaded(self) -> tuple[ModelStamp, CorpusEncoder]:
-        import os
-
         from lexlip.encode.vectors import CorpusEncoder
         from lexlip.models.fingerprint import fingerprint
         from lexlip.models.lexlip import LexLIP
@@ -95,5 +112,6 @@ class ModelEncoder:
         stamp = ModelStamp(name, folder, fingerprint(model))
         if (self._index / MANIFEST).exists() and not self._rebuild:
             _require_same(self._folder, self._index, name, read_manifest(self._index).model, stamp.fingerprint)
-        model = model.to(usable_device(options["device"])).eval()
-        return stamp, CorpusEncoder(model, self._top_k or None, options["batch_size"], options["workers"])
+        device = usable_device(options["device"])
+        batch_size = options["batch_size"] or (ON_CPU if device.type == "cpu" else ON_GPU)
+        return stamp, CorpusEncoder(model.to(device).eval(), self._top_k or None, batch_size, options["workers"])
