@@ -102,7 +102,7 @@ class Index:
             if loaded is None:
                 loaded, name = loaded_model(model, trust_sources)
             if loaded is not None and not force:
-                require_model(folder, manifest.model, loaded, name)
+                require_model(folder, manifest.model, loaded, name, manifest.sources)
             try:
                 return cls(folder, manifest, list(open_segments(folder, manifest)), loaded)
             except FileNotFoundError as error:

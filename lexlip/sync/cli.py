@@ -51,7 +51,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--watch", action="store_true", help="go on, and look for changes again and again")
     command.add_argument("--every", type=float, default=5.0, help="with --watch: seconds between looks (default: 5)")
     command.add_argument("--batch", type=int, default=256, help="files of a publication (default: 256)")
-    command.add_argument("--batch-size", type=int, default=64, help="images at once (default: 64)")
+    command.add_argument(
+        "--batch-size", type=int, metavar="N", help="images at once (default: 64 on a GPU, 4 on the CPU)"
+    )
     command.add_argument("--workers", type=int, default=0, help="processes that decode images (default: none)")
     command.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     command.add_argument("--json", action="store_true", help="what was done as JSON, every broken file in it")
@@ -113,7 +115,7 @@ def sync_folder(options: argparse.Namespace, again: bool = False) -> Synced:
     """One sync, with a bar on a terminal; the model stays loaded in `options` from one to the next."""
     from tqdm import tqdm
 
-    from lexlip.sync.encoder import encoder_of, model_of
+    from lexlip.sync.encoder import ModelEncoder, model_of
     from lexlip.sync.places import index_of
     from lexlip.sync.run import EVERY, Settings, sync
 
@@ -123,10 +125,12 @@ def sync_folder(options: argparse.Namespace, again: bool = False) -> Synced:
     check_output("--index", options.index, folder=True)
     if not again:
         name = model_of(options.photos, options.index, options.model, options.trust_sources, options.rebuild)
-        options.encoder = encoder_of(
+        options.encoder = ModelEncoder(
             options.photos, options.index, name, options.rebuild, batch_size=options.batch_size,
             workers=options.workers, device=options.device, trust_sources=options.trust_sources,
         )  # fmt: skip
+        if options.model is not None:
+            options.encoder.check()
     settings = Settings(options.id_prefix, options.top_k, options.video_seconds, options.video_whole)
     bar = tqdm(unit=" photos", disable=None if not again else True, leave=False)
 
