@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from functools import cached_property
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lexlip import pretrained
 from lexlip.errors import IndexingError
@@ -15,11 +15,10 @@ from lexlip.index.origin import ModelStamp, rebuilding
 from lexlip.index.remembered import remembered
 from lexlip.index.store import MANIFEST, read_manifest
 from lexlip.models.source import check_source
-from lexlip.sparse import SparseRows
-from lexlip_data.sources.skipped import Skipped
 
 if TYPE_CHECKING:
-    from lexlip.encode.vectors import CorpusEncoder
+    from lexlip.models.retrieval import LexiconModel
+    from lexlip.sync.run import Encoder
 
 ON_GPU = 64  # images at once
 ON_CPU = 4  # glibc gives maps above 32 MB back after each layer; to get them anew took half of the time
@@ -56,62 +55,56 @@ def _require_same(folder: Path, index: Path, name: str, stamp: ModelStamp | None
         )
 
 
-class ModelEncoder:
-    """A model with its settings; see `lexlip.sync.run.Encoder`.
+def encoder_of(
+    folder: Path, index: Path, name: str, rebuild: bool, *, batch_size: int | None, workers: int, device: str | None,
+    trust_sources: bool,
+) -> Callable[[int], Encoder]:  # fmt: skip
+    """What `sync` calls for an encoder: the first call loads the model, which is kept.
+
+    A model that the index does not remember by this name is loaded at once: refused even where nothing is new.
 
     Args:
         folder, index: for messages, and the model that made the index.
         name: of `model_of`.
         rebuild: the index may be of another model.
-        options: batch_size (None: what the device is quick with), workers, device, trust_sources.
+        batch_size: of `CorpusEncoder`; None: what the device is quick with.
+        workers: of `CorpusEncoder`.
+        device, trust_sources: of the model.
+
+    Raises:
+        IndexingError: a model that did not make the index.
     """
 
-    def __init__(self, folder: Path, index: Path, name: str, rebuild: bool, **options: Any):
-        self._folder, self._index, self._name, self._rebuild = folder, index, name, rebuild
-        self._options, self._top_k = options, 0
-
-    def check(self) -> None:
-        """Refuse a model that did not make the index before it is known whether anything has to be encoded.
-
-        Loads it, unless the index remembers it by this name, or a table told already (`model_of`).
-
-        Raises:
-            IndexingError: another one.
-        """
-        if self._rebuild or not (self._index / MANIFEST).exists():
-            return
-        stamp, place = read_manifest(self._index).model, check_source("--model ", self._name)
-        told = place is not None and has_table(place)
-        if stamp is not None and not told and self._name != stamp.name and os.path.abspath(self._name) != stamp.folder:
-            _ = self._loaded
-
-    def __call__(self, top_k: int) -> ModelEncoder:
-        """The same with so many of the heaviest terms of each vector; 0: all."""
-        self._top_k = top_k
-        return self
-
-    def windows(self, corpus: Any, windows: Iterable[tuple[int, int]]) -> Iterator[tuple[SparseRows, list[Skipped]]]:
-        """See `CorpusEncoder`."""
-        return self._loaded[1].windows(corpus, windows)
-
-    @property
-    def stamp(self) -> ModelStamp:
-        """Of the model."""
-        return self._loaded[0]
-
-    @cached_property
-    def _loaded(self) -> tuple[ModelStamp, CorpusEncoder]:
-        from lexlip.encode.vectors import CorpusEncoder
+    @cache
+    def loaded() -> tuple[ModelStamp, LexiconModel, int]:
         from lexlip.models.fingerprint import fingerprint
         from lexlip.models.lexlip import LexLIP
         from lexlip.utils.devices import usable_device
 
-        options, name = self._options, self._name
-        model = LexLIP.from_pretrained(name, trust_sources=options["trust_sources"])
-        folder = os.path.abspath(name) if os.path.isdir(name) else ""
-        stamp = ModelStamp(name, folder, fingerprint(model))
-        if (self._index / MANIFEST).exists() and not self._rebuild:
-            _require_same(self._folder, self._index, name, read_manifest(self._index).model, stamp.fingerprint)
-        device = usable_device(options["device"])
-        batch_size = options["batch_size"] or (ON_CPU if device.type == "cpu" else ON_GPU)
-        return stamp, CorpusEncoder(model.to(device).eval(), self._top_k or None, batch_size, options["workers"])
+        model = LexLIP.from_pretrained(name, trust_sources=trust_sources)
+        stamp = ModelStamp(name, os.path.abspath(name) if os.path.isdir(name) else "", fingerprint(model))
+        if (index / MANIFEST).exists() and not rebuild:
+            _require_same(folder, index, name, read_manifest(index).model, stamp.fingerprint)
+        place = usable_device(device)
+        return stamp, model.to(place).eval(), batch_size or (ON_CPU if place.type == "cpu" else ON_GPU)
+
+    @cache
+    def load(top_k: int) -> Encoder:
+        from lexlip.encode.vectors import CorpusEncoder
+        from lexlip.sync.run import Encoder
+
+        stamp, model, at_once = loaded()
+        return Encoder(stamp, CorpusEncoder(model, top_k or None, at_once, workers).windows)
+
+    if not rebuild and _is_other(index, name):
+        loaded()
+    return load
+
+
+def _is_other(index: Path, name: str) -> bool:
+    """Whether an index remembers a model by another name, and no table told already that this is the same."""
+    stamp = read_manifest(index).model if (index / MANIFEST).exists() else None
+    if stamp is None or (os.path.abspath(name) == stamp.folder if stamp.folder else name == stamp.name):
+        return False
+    folder = check_source("--model ", name)
+    return folder is None or not has_table(folder)
