@@ -115,7 +115,7 @@ def sync_folder(options: argparse.Namespace, again: bool = False) -> Synced:
     """One sync, with a bar on a terminal; the model stays loaded in `options` from one to the next."""
     from tqdm import tqdm
 
-    from lexlip.sync.encoder import encoder_of, model_of
+    from lexlip.sync.encoder import ModelEncoder, model_of
     from lexlip.sync.places import index_of
     from lexlip.sync.run import EVERY, Settings, sync
 
@@ -125,10 +125,12 @@ def sync_folder(options: argparse.Namespace, again: bool = False) -> Synced:
     check_output("--index", options.index, folder=True)
     if not again:
         name = model_of(options.photos, options.index, options.model, options.trust_sources, options.rebuild)
-        options.encoder = encoder_of(
+        options.encoder = ModelEncoder(
             options.photos, options.index, name, options.rebuild, batch_size=options.batch_size,
             workers=options.workers, device=options.device, trust_sources=options.trust_sources,
         )  # fmt: skip
+        if options.model is not None:
+            options.encoder.check()
     settings = Settings(options.id_prefix, options.top_k, options.video_seconds, options.video_whole)
     bar = tqdm(unit=" photos", disable=None if not again else True, leave=False)
 

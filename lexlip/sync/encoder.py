@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from functools import cache
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lexlip import pretrained
 from lexlip.errors import IndexingError
@@ -17,7 +16,7 @@ from lexlip.index.store import MANIFEST, read_manifest
 from lexlip.models.source import check_source
 
 if TYPE_CHECKING:
-    from lexlip.models.retrieval import LexiconModel
+    from lexlip.models.lexlip import LexLIP
     from lexlip.sync.run import Encoder
 
 ON_GPU = 64  # images at once
@@ -55,56 +54,60 @@ def _require_same(folder: Path, index: Path, name: str, stamp: ModelStamp | None
         )
 
 
-def encoder_of(
-    folder: Path, index: Path, name: str, rebuild: bool, *, batch_size: int | None, workers: int, device: str | None,
-    trust_sources: bool,
-) -> Callable[[int], Encoder]:  # fmt: skip
-    """What `sync` calls for an encoder: the first call loads the model, which is kept.
-
-    A model that the index does not remember by this name is loaded at once: refused even where nothing is new.
+class ModelEncoder:
+    """What `sync` calls for an encoder, once it has to encode something; the model is loaded then and kept.
 
     Args:
         folder, index: for messages, and the model that made the index.
         name: of `model_of`.
         rebuild: the index may be of another model.
-        batch_size: of `CorpusEncoder`; None: what the device is quick with.
-        workers: of `CorpusEncoder`.
-        device, trust_sources: of the model.
-
-    Raises:
-        IndexingError: a model that did not make the index.
+        options: batch_size (None: what the device is quick with), workers, device, trust_sources.
     """
 
-    @cache
-    def loaded() -> tuple[ModelStamp, LexiconModel, int]:
-        from lexlip.models.fingerprint import fingerprint
-        from lexlip.models.lexlip import LexLIP
-        from lexlip.utils.devices import usable_device
+    def __init__(self, folder: Path, index: Path, name: str, rebuild: bool, **options: Any):
+        self._folder, self._index, self._name, self._rebuild = folder, index, name, rebuild
+        self._options = options
 
-        model = LexLIP.from_pretrained(name, trust_sources=trust_sources)
-        stamp = ModelStamp(name, os.path.abspath(name) if os.path.isdir(name) else "", fingerprint(model))
-        if (index / MANIFEST).exists() and not rebuild:
-            _require_same(folder, index, name, read_manifest(index).model, stamp.fingerprint)
-        place = usable_device(device)
-        return stamp, model.to(place).eval(), batch_size or (ON_CPU if place.type == "cpu" else ON_GPU)
+    def check(self) -> None:
+        """Refuse a model that did not make the index before it is known whether anything has to be encoded.
 
-    @cache
-    def load(top_k: int) -> Encoder:
+        Loads it, unless the index remembers it by this name, or a table told already (`model_of`).
+
+        Raises:
+            IndexingError: another one.
+        """
+        if self._rebuild or not (self._index / MANIFEST).exists():
+            return
+        stamp, place = read_manifest(self._index).model, check_source("--model ", self._name)
+        if stamp is None or (place is not None and has_table(place)):
+            return
+        # A folder by where it is: the same name may be another folder elsewhere.
+        same = os.path.abspath(self._name) == stamp.folder if stamp.folder else self._name == stamp.name
+        if not same:
+            _ = self._loaded
+
+    def __call__(self, top_k: int) -> Encoder:
+        """Encodes to so many of the heaviest terms of each vector; 0: all. The first call loads the model."""
         from lexlip.encode.vectors import CorpusEncoder
         from lexlip.sync.run import Encoder
+        from lexlip.utils.devices import usable_device
 
-        stamp, model, at_once = loaded()
-        return Encoder(stamp, CorpusEncoder(model, top_k or None, at_once, workers).windows)
+        stamp, model = self._loaded
+        device = usable_device(self._options["device"])
+        batch_size = self._options["batch_size"] or (ON_CPU if device.type == "cpu" else ON_GPU)
+        return Encoder(
+            stamp, CorpusEncoder(model.to(device), top_k or None, batch_size, self._options["workers"]).windows
+        )
 
-    if not rebuild and _is_other(index, name):
-        loaded()
-    return load
+    @cached_property
+    def _loaded(self) -> tuple[ModelStamp, LexLIP]:
+        from lexlip.models.fingerprint import fingerprint
+        from lexlip.models.lexlip import LexLIP
 
-
-def _is_other(index: Path, name: str) -> bool:
-    """Whether an index remembers a model by another name, and no table told already that this is the same."""
-    stamp = read_manifest(index).model if (index / MANIFEST).exists() else None
-    if stamp is None or (os.path.abspath(name) == stamp.folder if stamp.folder else name == stamp.name):
-        return False
-    folder = check_source("--model ", name)
-    return folder is None or not has_table(folder)
+        name = self._name
+        model = LexLIP.from_pretrained(name, trust_sources=self._options["trust_sources"])
+        folder = os.path.abspath(name) if os.path.isdir(name) else ""
+        stamp = ModelStamp(name, folder, fingerprint(model))
+        if (self._index / MANIFEST).exists() and not self._rebuild:
+            _require_same(self._folder, self._index, name, read_manifest(self._index).model, stamp.fingerprint)
+        return stamp, model.eval()

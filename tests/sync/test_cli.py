@@ -11,7 +11,7 @@ from lexlip.cli import main
 from lexlip.index import Index, SparseRows, build
 from lexlip.index.store import read_manifest
 from lexlip.sync.cli import report
-from lexlip.sync.encoder import encoder_of
+from lexlip.sync.encoder import ModelEncoder
 from lexlip.sync.run import Synced
 
 
@@ -59,8 +59,8 @@ def test_images_at_once(drawings, tmp_path, monkeypatch, given, device, used):
     monkeypatch.setattr("lexlip.utils.devices.usable_device", lambda name: torch.device(device))
     monkeypatch.setattr("lexlip.models.retrieval.RetrievalModel.to", lambda model, device: model)
     options = {"batch_size": given, "workers": 0, "device": None, "trust_sources": False}
-    encoder = encoder_of(drawings, tmp_path / "i", "photos-small", False, **options)(0)
-    assert encoder.windows.__self__.batch_size == used
+    encoder = ModelEncoder(drawings, tmp_path / "i", "photos-small", False, **options)
+    assert encoder(0).windows.__self__.batch_size == used
 
 
 def test_an_index_of_nobody_knows_which_model_is_not_added_to(drawings, tmp_path, capsys):
