@@ -79,8 +79,11 @@ class ModelEncoder:
         if self._rebuild or not (self._index / MANIFEST).exists():
             return
         stamp, place = read_manifest(self._index).model, check_source("--model ", self._name)
-        told = place is not None and has_table(place)
-        if stamp is not None and not told and self._name != stamp.name and os.path.abspath(self._name) != stamp.folder:
+        if stamp is None or (place is not None and has_table(place)):
+            return
+        # A folder by where it is: the same name may be another folder elsewhere.
+        same = os.path.abspath(self._name) == stamp.folder if stamp.folder else self._name == stamp.name
+        if not same:
             _ = self._loaded
 
     def __call__(self, top_k: int) -> Encoder:
