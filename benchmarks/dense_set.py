@@ -17,7 +17,7 @@ from trained_set import TrainedSet, mixed_pairs
 
 from lexlip.encode.corpus import Images, Texts
 from lexlip.encode.run import fingerprint
-from lexlip.models.dense import DenseLIP
+from lexlip.models.retrieval import RetrievalModel
 from lexlip_data.errors import BrokenSample, one_line
 from lexlip_data.sources.images import open_image
 from lexlip_data.sources.skipped import Skipped
@@ -31,15 +31,18 @@ class DenseSet:
     """Dense vectors of a `TrainedSet`'s documents.
 
     Args:
-        model: with a tokenizer.
+        model: with a dense head and a tokenizer.
         data: what is encoded.
         folder: of the arrays.
 
     Raises:
-        SystemExit: no tokenizer, or an image or text that cannot be read: the lexicon model's vectors then lack it.
+        SystemExit: no dense head, no tokenizer, or an image or text that cannot be read: the lexicon model's vectors
+            then lack it.
     """
 
-    def __init__(self, model: DenseLIP, data: TrainedSet, folder: Path):
+    def __init__(self, model: RetrievalModel, data: TrainedSet, folder: Path):
+        if "dense" not in model.widths:
+            raise SystemExit("--dense-model: this model has no dense head")
         if model.tokenizer is None:
             raise SystemExit("the dense model has no tokenizer, which captions need; save one into its folder")
         folder = folder / f"dense-{fingerprint(model)[:16]}"
@@ -76,13 +79,13 @@ class DenseSet:
                 yield mixed / np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-12)
 
 
-def _vectors(model: DenseLIP, corpus: Images | Texts, folder: Path) -> np.ndarray:
+def _vectors(model: RetrievalModel, corpus: Images | Texts, folder: Path) -> np.ndarray:
     """(N, W) float32 in a mapped file; written if it is not there."""
     of = hashlib.blake2b(f"{corpus.what} {corpus.fingerprint()}".encode(), digest_size=16).hexdigest()
     file = folder / f"{of}.npy"
     if not file.exists():
         draft = file.with_suffix(".tmp")
-        rows = np.lib.format.open_memmap(draft, "w+", np.float32, (len(corpus), model.config.embed_dim))
+        rows = np.lib.format.open_memmap(draft, "w+", np.float32, (len(corpus), model.widths["dense"]))
         batches = _images(model, corpus) if corpus.what == "images" else _texts(model, corpus)
         with tqdm(total=len(corpus), unit=f" {corpus.what}") as bar:
             for numbers, vectors in batches:
@@ -93,17 +96,17 @@ def _vectors(model: DenseLIP, corpus: Images | Texts, folder: Path) -> np.ndarra
     return np.load(file, mmap_mode="r")
 
 
-def _images(model: DenseLIP, corpus: Images) -> Iterator[tuple]:
+def _images(model: RetrievalModel, corpus: Images) -> Iterator[tuple]:
     for begin in range(0, len(corpus), _BATCH):
         numbers = list(range(begin, min(begin + _BATCH, len(corpus))))
         try:
-            images = [open_image(corpus.image(number)[1], model.config.image_size) for number in numbers]
+            images = [open_image(corpus.image(number)[1], model.least_side) for number in numbers]
         except BrokenSample as error:
             raise SystemExit(f"{corpus.origin}: {one_line(error)}; the dense model needs every image") from error
-        yield numbers, model.encode_image(images)
+        yield numbers, model.encode_image(images, head="dense")
 
 
-def _texts(model: DenseLIP, corpus: Texts) -> Iterator[tuple]:
+def _texts(model: RetrievalModel, corpus: Texts) -> Iterator[tuple]:
     documents = enumerate(corpus.read(0, len(corpus)))
     while window := list(islice(documents, _WINDOW)):
         for number, text in window:
@@ -114,4 +117,4 @@ def _texts(model: DenseLIP, corpus: Texts) -> Iterator[tuple]:
         window.sort(key=lambda document: len(document[1][1]))
         for first in range(0, len(window), _BATCH):
             numbers, texts = zip(*window[first : first + _BATCH])
-            yield list(numbers), model.encode_text([text for _, text in texts])
+            yield list(numbers), model.encode_text([text for _, text in texts], head="dense")

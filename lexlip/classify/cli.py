@@ -13,7 +13,7 @@ from lexlip.models.source import check_source
 from lexlip.pretrained import DEFAULT
 from lexlip.utils.options import trust_option
 from lexlip.utils.paths import check_input
-from lexlip_data.errors import one_line
+from lexlip_data.errors import DataError, one_line
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -54,6 +54,7 @@ def _run(options: argparse.Namespace) -> None:
         raise UserError("--words takes no --templates: no text is encoded")
     check_source("--model ", options.model)
     from lexlip.classify import run
+    from lexlip.encode.files import FolderImages
     from lexlip.models.lexlip import LexLIP
     from lexlip.utils.devices import usable_device
 
@@ -63,29 +64,27 @@ def _run(options: argparse.Namespace) -> None:
     truth = run.truth_of_table(Path(options.truth), labels) if options.truth else None
     model = LexLIP.from_pretrained(options.model, trust_sources=options.trust_sources)
     model = model.to(usable_device(options.device)).eval()
-    images = run.Images(model, options.images, options.batch_size)
-    for note in images.corpus.notes:
+    corpus = FolderImages(options.images)
+    broken: dict[str, str] = {}
+    if not len(corpus):
+        raise DataError(f"{options.images}: no images in it")
+    for note in corpus.notes:
         print(one_line(note), file=sys.stderr)
-    of_labels = (
-        run.word_vectors(model, labels)
-        if options.words
-        else run.label_vectors(model, labels, templates)
-        if labels
-        else None
-    )
+    of_labels = None
+    if labels:
+        of_labels = run.word_vectors(model, labels) if options.words else run.label_vectors(model, labels, templates)
     results = []
-    for names, vectors in images:
+    for names, vectors in run.encoded_images(model, corpus, options.batch_size, broken):
         if of_labels is None:
             words = model.lexicon(vectors, options.k)
-            results += [
-                run.Classified(name, *map(tuple, zip(*row) if row else ((), ()))) for name, row in zip(names, words)
-            ]
+            pairs = (zip(*row) if row else ((), ()) for row in words)
+            results += [run.Classified(name, *map(tuple, pair)) for name, pair in zip(names, pairs)]
         else:
             results += run.classify(vectors, names, labels, of_labels, max(options.k, 5))
     if truth is None and labels:
         truth = run.truth_of_folders([result.name for result in results], labels)
     numbers = run.accuracy(results, truth) if truth else None
-    _tell(options, results, images.broken, numbers)
+    _tell(options, results, broken, numbers)
 
 
 def _tell(options: argparse.Namespace, results: list, broken: dict[str, str], numbers: dict | None) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lexlip.encode.files import FolderImages
 from lexlip.errors import UserError
 from lexlip.models.retrieval import LexiconModel
-from lexlip_data.errors import DataError, one_line
+from lexlip_data.errors import one_line
 
 TEMPLATES = ("{}", "a photo of a {}.", "a picture of a {}.", "a close-up photo of a {}.", "a photo of the {}.")
 
@@ -150,36 +151,26 @@ def truth_of_table(path: Path, labels: Sequence[str]) -> dict[str, str]:
     return found
 
 
-class Images:
-    """Images of a folder in batches, as the sync and the encoder see them.
+def encoded_images(
+    model: LexiconModel, corpus: FolderImages, batch_size: int, broken: dict[str, str]
+) -> Iterator[tuple[list[str], Tensor]]:
+    """Names and (B, V) vectors of a folder's images in batches, as the sync and the encoder see them.
 
     Args:
         model: in evaluation mode.
-        folder: of images.
         batch_size: at once.
+        broken: what cannot be read is put here, and why.
     """
+    from lexlip.encode.vectors import decoded_batches
+    from lexlip_data.sources.images import open_image
+    from lexlip_data.sources.skipped import Skipped
 
-    def __init__(self, model: LexiconModel, folder: Path, batch_size: int):
-        from lexlip.encode.files import FolderImages
-
-        self.model, self.batch_size = model, batch_size
-        self.corpus = FolderImages(folder)
-        if not len(self.corpus):
-            raise DataError(f"{folder}: no images in it")
-        self.broken: dict[str, str] = {}
-
-    def __iter__(self) -> Iterator[tuple[list[str], Tensor]]:
-        """Names and (B, V) vectors; what cannot be read is put into `broken`."""
-        from lexlip.encode.vectors import decoded_batches
-        from lexlip_data.sources.images import open_image
-        from lexlip_data.sources.skipped import Skipped
-
-        side, transform = self.model.least_side, self.model.image_transform()
-        numbers = list(range(len(self.corpus)))
-        batches = (numbers[first : first + self.batch_size] for first in range(0, len(numbers), self.batch_size))
-        for batch in decoded_batches(self.corpus, lambda data: transform(open_image(data, side)), batches, 0):
-            self.broken |= {item.image_id: item.reason for item in batch if isinstance(item, Skipped)}
-            good = [item for item in batch if not isinstance(item, Skipped)]
-            if good:
-                names, pixels = zip(*good)
-                yield list(names), self.model.encode_image(torch.stack(pixels))
+    side, transform = model.least_side, model.image_transform()
+    numbers = list(range(len(corpus)))
+    batches = (numbers[first : first + batch_size] for first in range(0, len(numbers), batch_size))
+    for batch in decoded_batches(corpus, lambda data: transform(open_image(data, side)), batches, 0):
+        broken |= {item.image_id: item.reason for item in batch if isinstance(item, Skipped)}
+        good = [item for item in batch if not isinstance(item, Skipped)]
+        if good:
+            names, pixels = zip(*good)
+            yield list(names), model.encode_image(torch.stack(pixels))

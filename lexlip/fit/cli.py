@@ -73,4 +73,6 @@ def _run(options: argparse.Namespace) -> None:
             f"{words['images']:.0f}% of the photos have a word of their captions among their ten heaviest terms "
             f"(captions of another photo: {words['chance_images']:.0f}%)"
         )
+    if not options.embed_towers:
+        print("its towers lie elsewhere: open it with --trust-sources (trust_sources=True), or add --embed-towers")
     print(f"model:  {options.out}    (LexLIP.from_pretrained, lexlip encode/search/serve --model)\nreport: {report}")

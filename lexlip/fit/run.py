@@ -43,8 +43,8 @@ def fit_heads(
     """
     store = FeatureStore(features)
     settings = settings_for(len(store.split("train").image_ids))
-    dense = _train("dense", features, work, {**keys_of(settings, "dense"), **overrides, "seed": seed})
-    lexicon = _train(
+    dense = train_heads("dense", features, work, {**keys_of(settings, "dense"), **overrides, "seed": seed})
+    lexicon = train_heads(
         "lexicon", features, work, {**keys_of(settings, "lexicon"), **overrides, "seed": seed, "teacher": str(dense)}
     )
     model = export_frozen(lexicon, out, features, embed_towers, storage)
@@ -66,7 +66,13 @@ def _config(head: str, features: Path, work: Path, keys: Mapping[str, object]) -
     return Config.checked({key: value for key, value in values.items() if key in base()})
 
 
-def _train(head: str, features: Path, work: Path, keys: Mapping[str, object]) -> Path:
+def train_heads(head: str, features: Path, work: Path, keys: Mapping[str, object]) -> Path:
+    """Train head "dense" or "lexicon" on a cache unless it is done; gives the last checkpoint.
+
+    Args:
+        work: where the run goes, or goes on.
+        keys: of the config.
+    """
     config = _config(head, features, work, {**keys, "resume_from": "auto"})
     folder = work / f"{head}_seed{config.seed}" / VERSION / "checkpoints"
     done = folder / f"step_{config.max_steps:08d}.ckpt"

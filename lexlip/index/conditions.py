@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from lexlip.errors import IndexingError
+from lexlip.index.queries import Model, Words, terms_of_words
 from lexlip.index.segment import Segment
 
 _Levels = Mapping[int, float]
@@ -44,6 +45,11 @@ class Conditions:
                 number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
                 if not number or not 0 <= value <= 1e30:
                     raise IndexingError(f"{name}: {value!r} for term {term}; it must be a number of 0 or more")
+
+    @classmethod
+    def of_words(cls, model: Model | None, ids: Callable[[Any], bool] | None, **words: Words | None) -> Conditions:
+        """By term or word: `without`, `required` and `penalties`; raises as `terms_of_words`."""
+        return cls(**{name: terms_of_words(name, values, model) for name, values in words.items()}, ids=ids)
 
     def __bool__(self) -> bool:
         """Whether documents are left out."""

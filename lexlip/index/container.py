@@ -148,10 +148,6 @@ class ContainerReader:
         require(good, self.path, f"section {name[:20]!r} is not inside the file")
         return tuple(place)
 
-    def has(self, name: str) -> bool:
-        """Whether there is such a section."""
-        return name in self._sections
-
     def section(self, name: str, dtype: type | str = np.uint8, check: bool = True) -> np.ndarray:
         """A section's bytes as numbers, not copied.
 

@@ -46,14 +46,6 @@ def document_terms(index: Index, ids: Sequence[int | str], top_k: int | None = N
     return rows
 
 
-def document_frequencies(index: Index) -> tuple[np.ndarray, np.ndarray]:
-    """(T,) terms, ascending, and (T,) how many documents hold each; those that are deleted count until a merge."""
-    terms = np.concatenate([np.empty(0, np.int64), *(segment.terms for segment in index.segments)])
-    counts = np.concatenate([np.empty(0, np.int64), *(segment.table[:, COUNT] for segment in index.segments)])
-    unique, inverse = np.unique(terms.astype(np.int64), return_inverse=True)
-    return unique, np.bincount(inverse, counts, len(unique)).astype(np.int64)
-
-
 @compiled
 def _codes_of(data, skips, table, bits, documents, codes):
     """Fill (D, L) impact codes of D documents, ascending, in all L lists; what a list does not hold stays as it is."""

@@ -174,20 +174,17 @@ class Strings(_Column):
         return strings[offsets[member] :].tobytes()
 
     def all(self) -> pa.Array:
-        if unpacked.affordable(unpacked.ID * self._documents):
-            found = unpacked.strings(self._data, self._groups, GROUP, self._documents)
-            self._require(found is not None)
-            try:
-                return pa.array([id.decode() for id in found or ()], pa.large_string())
-            except UnicodeDecodeError as error:
-                raise DamagedIndex(f"{self._path}: its ids are damaged") from error
-        from lexlip.index.front_coding import decode
-
-        offsets, data, good = decode(self._data, self._groups, GROUP, self._documents)
-        self._require(good)
-        ids = pa.LargeStringArray.from_buffers(self._documents, pa.py_buffer(offsets), pa.py_buffer(data))
         try:
+            if unpacked.affordable(unpacked.ID * self._documents):
+                found = unpacked.strings(self._data, self._groups, GROUP, self._documents)
+                self._require(found is not None)
+                return pa.array([id.decode() for id in found or ()], pa.large_string())
+            from lexlip.index.front_coding import decode
+
+            offsets, data, good = decode(self._data, self._groups, GROUP, self._documents)
+            self._require(good)
+            ids = pa.LargeStringArray.from_buffers(self._documents, pa.py_buffer(offsets), pa.py_buffer(data))
             ids.validate(full=True)
-        except pa.ArrowInvalid as error:
+            return ids
+        except (UnicodeDecodeError, pa.ArrowInvalid) as error:
             raise DamagedIndex(f"{self._path}: its ids are damaged") from error
-        return ids

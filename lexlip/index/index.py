@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,16 +17,10 @@ from lexlip.index import unpacked
 from lexlip.index.conditions import ANY, Conditions
 from lexlip.index.layout import COUNT
 from lexlip.index.origin import require_model
-from lexlip.index.queries import Bag, Query, Words, bag_of, each_query, pack, terms_of_words
+from lexlip.index.queries import Bag, Model, Query, Words, bag_of, each_query, pack
 from lexlip.index.segment import Segment
 from lexlip.index.store import MANIFEST, Manifest, open_segments, read_manifest
 from lexlip.sparse import SparseRows
-
-if TYPE_CHECKING:
-    from lexlip.index.lookup import TableModel
-    from lexlip.models.retrieval import LexiconModel
-
-    Model: TypeAlias = LexiconModel | TableModel
 
 CANDIDATES = 200
 # Below these a thread costs more than it saves: queries of a batch, and documents that they are searched in.
@@ -102,18 +96,13 @@ class Index:
             DamagedIndex: files that are not what was written, as far as that shows without reading all of them.
             CheckpointError: no such model.
         """
-        folder = Path(path)
-        name = str(model) if isinstance(model, (str, Path)) else ""
-        if name:
-            read_manifest(folder)  # before what takes seconds
-            from lexlip.models.lexlip import LexLIP
-
-            model = LexLIP.from_pretrained(name, trust_sources=trust_sources)
-        loaded = cast("Model | None", model)
+        folder, loaded, name = Path(path), None, ""
         while True:
             manifest = read_manifest(folder)
+            if loaded is None:
+                loaded, name = loaded_model(model, trust_sources)
             if loaded is not None and not force:
-                require_model(folder, manifest.model, loaded, name)
+                require_model(folder, manifest.model, loaded, name, manifest.sources)
             try:
                 return cls(folder, manifest, list(open_segments(folder, manifest)), loaded)
             except FileNotFoundError as error:
@@ -153,11 +142,10 @@ class Index:
             DamagedIndex: a list or an id that is not what was written.
         """
         options: dict[str, Any] = dict(drop=drop, candidates=candidates, threads=threads)
-        if not (without or required or penalties or ids is not None):
-            return self._hits(self._best([query], k, **options), 0)
-        named = {"without": without, "required": required, "penalties": penalties}
-        levels = {name: terms_of_words(name, words, self.model) for name, words in named.items()}
-        conditions = Conditions(**levels, ids=ids)
+        conditions = ANY
+        if without or required or penalties or ids is not None:
+            words = {"without": without, "required": required, "penalties": penalties}
+            conditions = Conditions.of_words(self.model, ids, **words)
         if conditions.penalties:
             return self._penalised(bag_of(query, self.model), k, conditions, options)
         return self._hits(self._best([query], k, conditions=conditions, **options), 0)
@@ -192,7 +180,7 @@ class Index:
     def _penalised(self, bag: Bag, k: int, conditions: Conditions, options: dict[str, Any]) -> list[Hit]:
         """The best after penalties: of more and more of the best before them, until none of the others can be one."""
         k = min(whole_count("k", k), max(len(self), 1))
-        for most in (first_try(k) << step for step in range(0, 60, 2)):
+        for most in tries(k):
             best = self._best([bag], most, conditions=conditions, **options)
             scores = best.scores[0].copy()
             for number in np.unique(best.segments[0]).tolist():
@@ -231,10 +219,11 @@ class Index:
         return document_terms(self, ids, top_k)
 
     def document_frequencies(self) -> tuple[np.ndarray, np.ndarray]:
-        """See `lexlip.index.documents.document_frequencies`."""
-        from lexlip.index.documents import document_frequencies
-
-        return document_frequencies(self)
+        """(T,) terms, ascending, and (T,) how many documents hold each; those that are deleted count until a merge."""
+        terms = np.concatenate([np.empty(0, np.int64), *(segment.terms for segment in self.segments)])
+        counts = np.concatenate([np.empty(0, np.int64), *(segment.table[:, COUNT] for segment in self.segments)])
+        unique, inverse = np.unique(terms.astype(np.int64), return_inverse=True)
+        return unique, np.bincount(inverse, counts, len(unique)).astype(np.int64)
 
     def info(self) -> dict:
         """Numbers of this state: documents, postings, bytes on disk, settings, segments."""
@@ -260,22 +249,21 @@ class Index:
 
     def holds(self, id: int | str) -> bool:
         """Whether a document has this id and is not deleted."""
-        try:
-            self.place(id)
-        except DamagedIndex:
-            raise
-        except IndexingError:
-            return False
-        return True
+        return self._found(id) is not None
 
     def place(self, id: int | str) -> tuple[int, int]:
         """Segment and document number of an id that is alive."""
+        if (found := self._found(id)) is None:
+            raise IndexingError(f"no document has the id {id!r}")
+        return found
+
+    def _found(self, id: int | str) -> tuple[int, int] | None:
         if isinstance(id, str if self.manifest.settings.ids == "string" else (int, np.integer)):
             for number, segment in enumerate(self.segments):
                 document = segment.ids.find(id)
                 if document is not None and segment.is_alive(document):
                     return number, document
-        raise IndexingError(f"no document has the id {id!r}")
+        return None
 
     def _search(self, queries: SparseRows, threads: int, options: tuple[int, float, int, Conditions]) -> Best:
         """Divide the queries, and the segments if that is not enough, among the threads."""
@@ -346,6 +334,16 @@ class Index:
         return -best.scores[row, number], self.segments[segment].ids[int(best.documents[row, number])]
 
 
+def loaded_model(model: Model | str | Path | None, trust_sources: bool) -> tuple[Model | None, str]:
+    """A model, and the folder or name that it was given by; empty where the model itself was."""
+    if model is None or not isinstance(model, (str, Path)):
+        return model, ""
+    from lexlip.models.lexlip import LexLIP
+
+    loaded: Any = LexLIP.from_pretrained(str(model), trust_sources=trust_sources)
+    return loaded, str(model)
+
+
 def shares_of(bag: Bag, stored: Mapping[int, float], model: Model | None) -> list[Share]:
     """What each term adds that a query and a document's stored weights share, most first."""
     tokenizer = model.tokenizer if model is not None else None
@@ -357,9 +355,9 @@ def shares_of(bag: Bag, stored: Mapping[int, float], model: Model | None) -> lis
     return sorted(shares, key=lambda share: (-share.score, share.term))
 
 
-def first_try(k: int) -> int:
-    """How many of the best are looked at first for what penalties leave."""
-    return max(4 * k, CANDIDATES)
+def tries(k: int) -> Iterator[int]:
+    """How many of the best are looked at for what penalties and conditions leave, again and again."""
+    return (max(4 * k, CANDIDATES) << step for step in range(0, 60, 2))
 
 
 def whole_count(name: str, value: int) -> int:

@@ -7,6 +7,8 @@ no vocabulary: an index takes those of one.
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -100,8 +102,14 @@ def source_of(facts: Facts) -> Source:
     return Source(facts.text("root"), facts.text("what"), facts.text("id_prefix"))
 
 
-def require_model(index: object, stamp: ModelStamp | None, model: RetrievalModel | TableModel, name: str = "") -> None:
+def require_model(
+    index: object, stamp: ModelStamp | None, model: RetrievalModel | TableModel, name: str = "",
+    sources: Sequence[Source] = (),
+) -> None:  # fmt: skip
     """Refuse a model that did not make the vectors of an index. An index without a stamp takes any.
+
+    Args:
+        sources: of the index, if it lies in a folder: with one folder of images, the command that rebuilds is told.
 
     Raises:
         IndexingError: another one.
@@ -109,6 +117,7 @@ def require_model(index: object, stamp: ModelStamp | None, model: RetrievalModel
     if stamp is None:
         return
     if isinstance(model, TableModel):
+        name = name or str(model.folder)
         given = ModelStamp(name, "", model.fingerprint)
     else:
         from lexlip.models.fingerprint import fingerprint
@@ -116,7 +125,16 @@ def require_model(index: object, stamp: ModelStamp | None, model: RetrievalModel
         given = ModelStamp(name, "", fingerprint(model))
     if given.fingerprint != stamp.fingerprint:
         where = f", last seen in {stamp.folder}" if stamp.folder else ""
+        anew = ""
+        if name and len(sources) == 1 and sources[0].what == "images":
+            anew = f", {rebuilding(sources[0].root, index, name)} builds it anew"
         raise IndexingError(
             f"{index}: its vectors were made by {stamp}{where}, not by {given}; scores across models mean nothing, "
-            "--force (force=True) searches all the same"
+            f"--force (force=True) searches all the same{anew}"
         )
+
+
+def rebuilding(photos: object, index: object, model: str) -> str:
+    """The command that makes an index of a folder anew with another model, for messages."""
+    words = (shlex.quote(str(word)) for word in (photos, "--index", index, "--model", model))
+    return f"lexlip sync {' '.join(words)} --rebuild"

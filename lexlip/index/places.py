@@ -3,63 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lexlip.errors import IndexingError
-from lexlip.index.index import Hit, Index, Share
-from lexlip.index.queries import Bag, Query, Words
+from lexlip.index.index import Index
+from lexlip.index.queries import Model
 from lexlip.index.store import MANIFEST, Manifest, read_manifest
 from lexlip.utils.options import ENGINES
 
 if TYPE_CHECKING:
-    from lexlip.index.index import Model
+    from lexlip.index.remote.index import EnginePlace, RemoteIndex
 
-
-class Searchable(Protocol):
-    """A state of an index that can be searched; `Index` says what each does.
-
-    Attributes:
-        folder: or the address, for messages.
-        manifest: of the state; of an engine's without segments.
-        model: for queries that are texts, images or words.
-    """
-
-    folder: Any
-    manifest: Manifest
-    model: Model | None
-
-    def __len__(self) -> int: ...
-    def search(
-        self, query: Query, k: int = 10, *, drop: float = 0.0, threads: int | None = None,
-        without: Words | None = None, required: Words | None = None, ids: Callable[[Any], bool] | None = None,
-        penalties: Words | None = None,
-    ) -> list[Hit]: ...  # fmt: skip
-    def search_batch(
-        self, queries: Sequence[Query], k: int = 10, *, drop: float = 0.0, threads: int | None = None
-    ) -> list[list[Hit]]: ...  # fmt: skip
-    def explain(self, query: Query, id: int | str) -> list[Share]: ...
-    def holds(self, id: int | str) -> bool: ...
-    def document_terms(self, ids: Sequence[int | str], top_k: int | None = None) -> list[Bag]: ...
-    def document_frequencies(self) -> tuple[np.ndarray, np.ndarray]: ...
-
-
-class Place(Protocol):
-    """Where states of an index are published."""
-
-    def manifest(self) -> Manifest:
-        """Of the newest state."""
-
-    def open(
-        self, model: Model | str | Path | None = None, trust_sources: bool = False, *, force: bool = False
-    ) -> Searchable:  # fmt: skip
-        """The newest state, as `Index.open`."""
-
-    def stamp(self) -> object:
-        """Another one for every state; None where there is none."""
+Searchable: TypeAlias = "Index | RemoteIndex"  # a state that can be searched; `Index` says what each call does
+Place: TypeAlias = "Folder | EnginePlace"  # where states are published
+Where: TypeAlias = "str | Path | Place"
 
 
 class Folder:
@@ -72,23 +30,22 @@ class Folder:
         return str(self._path)
 
     def manifest(self) -> Manifest:
+        """Of the newest state."""
         return read_manifest(self._path)
 
     def open(
         self, model: Model | str | Path | None = None, trust_sources: bool = False, *, force: bool = False
     ) -> Searchable:  # fmt: skip
+        """The newest state, as `Index.open`."""
         return Index.open(self._path, model, trust_sources, force=force)
 
     def stamp(self) -> object:
-        """The manifest is always a new file."""
+        """Another one for every state, because the manifest is always a new file; None where there is none."""
         try:
             facts = (self._path / MANIFEST).stat()
         except OSError:
             return None
         return facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size
-
-
-Where: TypeAlias = "str | Path | Place"
 
 
 def place_at(where: Where) -> Place:

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from lexlip.index.lookup import TableModel
     from lexlip.models.retrieval import LexiconModel
 
-    Model: TypeAlias = LexiconModel | TableModel
-
+Model: TypeAlias = "LexiconModel | TableModel"
 # Weights by term or by the vocabulary's names of terms, or (terms, weights), or a (V,) vector, a text, a PIL image.
 Query = Mapping[int, float] | Mapping[str, float] | tuple[Sequence[int], Sequence[float]] | np.ndarray | str | Any
 Words = Mapping[int, float] | Mapping[str, float]

@@ -18,16 +18,13 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lexlip.errors import IndexingError
-from lexlip.index.queries import Bag, bag_of
+from lexlip.index.queries import Bag, Model, bag_of
 from lexlip_data.errors import one_line
-
-if TYPE_CHECKING:
-    from lexlip.index.queries import Model
 
 MAX_WORDS = 1000  # with signs or weights
 _QUOTES = str.maketrans("\u201c\u201d\u201e\u2212", '"""-')  # what phones and text programs make of " and -
@@ -67,18 +64,13 @@ class TermQuery:
 
     Attributes:
         bag: terms and weights.
-        without, required, penalties: as `WordQuery`, by term.
+        conditions: what `Index.search` takes besides: `without`, `required` and `penalties` as `WordQuery`, by term.
+        unknown: words that the vocabulary lacks, where they are no error.
     """
 
     bag: Bag
-    without: dict[int, float]
-    required: dict[int, float]
-    penalties: dict[int, float]
-
-    @property
-    def conditions(self) -> dict[str, Any]:
-        """What `Index.search` takes besides the bag."""
-        return {"without": self.without, "required": self.required, "penalties": self.penalties}
+    conditions: dict[str, Any]
+    unknown: list[str] = field(default_factory=list)
 
 
 def parse_query(query: str) -> WordQuery:
@@ -155,8 +147,8 @@ def resolve(query: WordQuery, model: Model, vocabulary: Vocabulary | None = None
         bag |= {term: factor * bag.get(term, heaviest) for term, factor in weights.items()}
     else:
         bag = weights
-    conditions = (vocabulary.terms(words) for words in (query.without, query.required, query.penalties))
-    return TermQuery(bag_of((np.array([*bag], np.int64), np.array([*bag.values()], float))), *conditions)
+    conditions = {name: vocabulary.terms(getattr(query, name)) for name in ("without", "required", "penalties")}
+    return TermQuery(bag_of((np.array([*bag], np.int64), np.array([*bag.values()], float))), conditions)
 
 
 class Vocabulary:

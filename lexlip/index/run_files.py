@@ -11,19 +11,16 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lexlip.errors import IndexingError
 from lexlip.index.layout import MAX_QUERY_TERMS
 from lexlip.index.places import Searchable
-from lexlip.index.queries import Bag, bag_of_encoded
+from lexlip.index.queries import Bag, Model, bag_of_encoded
 from lexlip.index.shards import read_shards
 from lexlip.utils.files import write_whole
 from lexlip_data.errors import one_line
 from lexlip_data.sources.kinds import require_text
-
-if TYPE_CHECKING:
-    from lexlip.index.queries import Model
 
 BATCH = 256  # queries encoded and searched at a time
 _NOT_IN_IDS = re.compile(r"[\s%\x00-\x1f\x7f-\x9f]")

@@ -178,20 +178,16 @@ class Segment:
         row = self.row_of(term)
         if row is None:
             return np.empty(0, np.int64), np.empty(0)
-        documents, codes = self._codes(row)
-        return documents, self.impacts[codes]
-
-    def _codes(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Documents and impact codes of a list."""
         count = int(self.table[row, COUNT])
         if unpacked.affordable(count):
-            return self.unpack(row)
-        from lexlip.index.codec import decode
+            documents, codes = self.unpack(row)
+        else:
+            from lexlip.index.codec import decode
 
-        self.require_lists([row])
-        documents, codes = np.empty(count, np.int64), np.empty(count, np.int64)
-        decode(self.data, self.table[row], self.bits, documents, codes)
-        return documents, codes
+            self.require_lists([row])
+            documents, codes = np.empty(count, np.int64), np.empty(count, np.int64)
+            decode(self.data, self.table[row], self.bits, documents, codes)
+        return documents, self.impacts[codes]
 
     def unpack(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Documents and impact codes of a list, in numpy alone.

@@ -136,8 +136,6 @@ def _opened(path: Path) -> Iterator[pa.ipc.RecordBatchFileReader]:
         with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
             require_proportion(file, path)
             yield reader
-    except IndexingError:
-        raise
     except DataError as error:
         raise IndexingError(str(error)) from error
     except (pa.ArrowException, OSError, MemoryError, OverflowError, UnicodeDecodeError) as error:

@@ -53,15 +53,10 @@ class Change:
 
 
 def build(
-    folder: str | Path,
-    batches: Iterable[SparseRows],
-    *,
-    impact_bits: int = IMPACT_BITS,
-    impact_scale: str = IMPACT_SCALE,
-    segment_documents: int = SEGMENT_DOCUMENTS,
-    overwrite: bool = False,
+    folder: str | Path, batches: Iterable[SparseRows], *, impact_bits: int = IMPACT_BITS,
+    impact_scale: str = IMPACT_SCALE, segment_documents: int = SEGMENT_DOCUMENTS, overwrite: bool = False,
     force: bool = False,
-) -> Change:
+) -> Change:  # fmt: skip
     """Build an index from all rows.
 
     Args:

@@ -21,6 +21,7 @@ from lexlip.models.terms import KINDS
 
 LAYERS, WIDTH, SIDE, WORDS = 512, 1 << 16, 4096, 1 << 24  # the most of each; SIDE in pixels
 LIST = 16  # entries of a list, such as the depths of the stages
+TRUST = "pass trust_sources=True (on the command line --trust-sources)"  # at the end of a refusal
 PLAIN_NAME = re.compile(r"\w+(\.\w+)?", re.ASCII)  # of timm: an architecture and, after a dot, its weights
 
 
@@ -174,7 +175,7 @@ def check_config(config: ModelConfig, where: str | Path, trust_sources: bool = F
     if not trust_sources:
         raise CheckpointError(
             f"{where}: vit={shown(name)} leads to files elsewhere, which are not read for a file that one was given; "
-            "if you trust both, pass trust_sources=True (on the command line --trust-sources)"
+            f"if you trust both, {TRUST}"
         )
 
 

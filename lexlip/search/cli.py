@@ -66,14 +66,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if options.k < 1:
+        raise IndexingError(f"k={options.k}; it must be at least 1")
     if many.is_wanted(options):
         many.write(options)
         return
     given = [name for name in ("text", "image", "bag") if getattr(options, name) is not None]
     if len(given) != 1:
         raise IndexingError(f"a search takes one of a text, --image and --bag, not {' and '.join(given) or 'none'}")
-    if options.k < 1:
-        raise IndexingError(f"k={options.k}; it must be at least 1")
     if options.index is None and options.photos is None and options.engine is None:
         raise IndexingError("give --index, --photos for a folder of photos, or --engine and --uri")
     if options.photos is not None and options.engine is not None:
@@ -81,7 +81,11 @@ def _run(options: argparse.Namespace) -> None:
     check_input("--image", options.image)
     check_output("--contact-sheet", options.contact_sheet)
     ids = _filter(options.filter)
-    words = _words(options)
+    words = None
+    if options.text is not None and not options.plain:
+        from lexlip.index.query_words import parse_query
+
+        words = parse_query(options.text)  # before anything is opened
     if options.photos is not None:
         from lexlip.sync.cli import sync_photos
 
@@ -93,15 +97,6 @@ def _run(options: argparse.Namespace) -> None:
     options.dense_text = (words.text or " ".join(words.weights)) if words else options.text
     hits = _hits(options, index, query, conditions, ids)
     _tell(options, index, query, hits)
-
-
-def _words(options: argparse.Namespace) -> WordQuery | None:
-    """The text taken apart, before anything is opened."""
-    if options.text is None or options.plain:
-        return None
-    from lexlip.index.query_words import parse_query
-
-    return parse_query(options.text)
 
 
 def _opened(options: argparse.Namespace, what: str, words: WordQuery | None) -> tuple[Searchable, Any, dict[str, Any]]:
@@ -186,9 +181,10 @@ def _tell(options: argparse.Namespace, index: Searchable, query: Any, hits: list
     for result in results if not options.json else ():
         print(f"{result['score']:.6f}  {one_line(result['id'], _LONGEST)}")
         if show is not None:
-            from lexlip.search.pictures import Thumbnails
+            from lexlip.search.pictures import thumbnail
+            from lexlip.sync.photos import PhotoRoots
 
-            show(Thumbnails(index).of(result["id"]))
+            show(thumbnail(PhotoRoots(index.manifest.sources), result["id"]))
         for share in result.get("terms", ()):
             name = share["word"] if share["word"] is not None else share["term"]
             print(f"    {share['score']:.6f} = {share['query']:.4f} x {share['document']:.4f}  {one_line(name)}")

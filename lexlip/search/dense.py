@@ -22,7 +22,6 @@ from lexlip.errors import IndexingError
 from lexlip.index import Hit, Index
 from lexlip.index.conditions import Conditions
 from lexlip.index.places import Searchable
-from lexlip.index.queries import terms_of_words
 from lexlip.search.fusion import fuse
 from lexlip.sparse import take_ids
 from lexlip.utils.files import write_json, write_whole
@@ -174,8 +173,7 @@ def hybrid(
     if fusion not in ("rrf", "wsum", "rerank"):
         raise IndexingError(f"fusion={fusion!r}: rrf, wsum or rerank")
     hits = index.search(query, max(k, depth), ids=ids, drop=drop, **conditions)
-    by_term = {name: terms_of_words(name, words, index.model) for name, words in conditions.items()}
-    fulfilled = Conditions(**by_term, ids=ids)
+    fulfilled = Conditions.of_words(index.model, ids, **conditions)
     penalties = _penalties(index, fulfilled)
     if fusion == "rerank":
         return rerank(hits, dense, vector, penalties)[:k]

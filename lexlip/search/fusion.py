@@ -44,7 +44,8 @@ def fuse(
         raise IndexingError(f"method={method!r}, norm={norm!r}: rrf or wsum, and min-max or None")
     if unknown := set(params) - {"k" if method == "rrf" else "weights"}:
         raise IndexingError(f"params: {method} has no {min(unknown)!r}")
-    if all(isinstance(run, Mapping) and all(map(_is_list, run.values())) for run in runs) and any(runs):
+    numbers = (isinstance(value, Real) for run in runs if isinstance(run, Mapping) for value in run.values())
+    if all(isinstance(run, Mapping) for run in runs) and any(runs) and not any(numbers):
         queries = dict.fromkeys(query for run in runs for query in run)
         return {query: fuse([run.get(query, ()) for run in runs], norm, method, params) for query in queries}
     lists = [_hits(run) for run in runs]
@@ -73,10 +74,6 @@ def _wsum(lists: list[list[Hit]], norm: str | None, weights: Sequence[float] | N
         for hit in hits:
             scores[hit.id] = scores.get(hit.id, 0.0) + weight * (hit.score - least) / width
     return scores
-
-
-def _is_list(value: Any) -> bool:
-    return not isinstance(value, Real)
 
 
 def _hits(run: Mapping[Any, float] | Iterable[tuple[Any, float]]) -> list[Hit]:

@@ -50,8 +50,6 @@ def is_wanted(options: argparse.Namespace) -> bool:
         raise IndexingError("name the run file with --out")
     if re.search(r"\s", options.run_name) or not options.run_name:
         raise IndexingError(f"--run-name {options.run_name!r}: one word without spaces")
-    if options.k < 1:
-        raise IndexingError(f"k={options.k}; it must be at least 1")
     check_input("--queries", options.queries)
     check_output("--out", options.out)
     return True

@@ -23,23 +23,17 @@ _MARGIN, _LINE = 12, 16
 _FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 
 
-class Thumbnails:
-    """Of an index's photos."""
-
-    def __init__(self, index: Searchable):
-        self.roots = PhotoRoots(index.manifest.sources)
-
-    def of(self, id: object, side: int = SIDE) -> Image.Image | None:
-        """A photo in at most side x side pixels; None where there is none, or none that can be read."""
-        path = self.roots.path(id)
-        if path is None:
-            return None
-        try:
-            image = open_image(read_photo(path, str(id)), side)
-        except BrokenSample:
-            return None
-        image.thumbnail((side, side))
-        return image
+def thumbnail(roots: PhotoRoots, id: object) -> Image.Image | None:
+    """A photo in at most SIDE x SIDE pixels; None where there is none, or none that can be read."""
+    path = roots.path(id)
+    if path is None:
+        return None
+    try:
+        image = open_image(read_photo(path, str(id)), SIDE)
+    except BrokenSample:
+        return None
+    image.thumbnail((SIDE, SIDE))
+    return image
 
 
 def contact_sheet(index: Searchable, hits: Sequence[Hit], path: Path) -> None:
@@ -52,8 +46,8 @@ def contact_sheet(index: Searchable, hits: Sequence[Hit], path: Path) -> None:
     kind = _FORMATS.get(path.suffix.lower())
     if kind is None:
         raise UserError(f"--contact-sheet {path}: {', '.join(_FORMATS)} can be written")
-    thumbnails = Thumbnails(index)
-    shown = [thumbnails.of(hit.id) for hit in hits]
+    roots = PhotoRoots(index.manifest.sources)
+    shown = [thumbnail(roots, hit.id) for hit in hits]
     if hits and not any(shown):
         raise IndexingError(
             f"--contact-sheet: {index.folder} does not know where its photos are, or they are gone; lexlip sync "

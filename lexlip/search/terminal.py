@@ -34,17 +34,14 @@ def image_protocol(environment: dict[str, str] | None = None) -> Callable[[Image
         return None
     term, program = values.get("TERM", ""), values.get("TERM_PROGRAM", "")
     if "KITTY_WINDOW_ID" in values or term == "xterm-kitty" or program == "ghostty":
-        return lambda image: _print(image, kitty)
-    if program in ("iTerm.app", "WezTerm") or values.get("LC_TERMINAL") == "iTerm2":
-        return lambda image: _print(image, iterm2)
-    if "sixel" in term or term.startswith(("foot", "mlterm", "yaft", "contour")):
-        return lambda image: _print(image, sixel)
-    return None
-
-
-def _print(image: Image | None, code: Callable[[Image], str]) -> None:
-    if image is not None:
-        print(code(image))
+        code = kitty
+    elif program in ("iTerm.app", "WezTerm") or values.get("LC_TERMINAL") == "iTerm2":
+        code = iterm2
+    elif "sixel" in term or term.startswith(("foot", "mlterm", "yaft", "contour")):
+        code = sixel
+    else:
+        return None
+    return lambda image: None if image is None else print(code(image))
 
 
 def _png(image: Image) -> str:

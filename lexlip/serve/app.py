@@ -25,7 +25,7 @@ from lexlip.serve.hosts import AllowedHosts
 from lexlip.serve.limits import Limits
 from lexlip.serve.metrics import Metrics
 from lexlip.serve.page_routes import LIMITED, add_page
-from lexlip.serve.photos import Photos, Roots
+from lexlip.serve.photos import Photos
 from lexlip.serve.searcher import Searcher
 from lexlip.serve.thumbnails import ThumbnailCache
 
@@ -58,7 +58,7 @@ def create_app(
     metrics = Metrics()
     current = CurrentIndex(place, metrics)
     searcher = Searcher(model, limits, metrics)
-    shown = Photos(Roots(photos, current), searcher.decoders, limits, cache)
+    shown = Photos(photos, current, searcher.decoders, limits, cache)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -123,8 +123,7 @@ def create_app(
             terms=[schemas.ShareAnswer(**share._asdict()) for share in shares], unknown_words=asked.unknown,
         )  # fmt: skip
         if words := fields.get("patches"):
-            box, pooling, maps = await searcher.patches(shown, id, words)
-            answer.patches = schemas.PatchesAnswer(**box._asdict(), pooling=pooling, maps=maps)
+            answer.patches = await searcher.patches(shown, id, words)
         return answer
 
     @app.get("/healthz", summary="Whether the service answers", responses=described(421, 500))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from lexlip.errors import UserError
+from lexlip.index.origin import require_model
 from lexlip.index.places import Place, place_of
 from lexlip.index.remembered import remembered
 from lexlip.models.source import check_source
@@ -96,9 +97,13 @@ def _serve(options: argparse.Namespace) -> None:
         )  # fmt: skip
     device = usable_device(options.device)
     model = LexLIP.from_pretrained(options.model, trust_sources=options.trust_sources).to(device)
+    if not options.force:  # here its name is known
+        manifest = place.manifest()
+        sources = () if options.index is None else manifest.sources
+        require_model(place, manifest.model, model, options.model, sources)
     cache = ThumbnailCache(options.cache or default_folder(), options.cache_bytes) if options.cache_bytes else None
     photos = _photos(options, place, is_loopback(options.host))
-    app = create_app(place, model, limits, hosts, options.force, not options.no_page, photos, cache)
+    app = create_app(place, model, limits, hosts, True, not options.no_page, photos, cache)
     run(app, options.host, options.port, limits.head_seconds, access_log=options.access_log)
 
 

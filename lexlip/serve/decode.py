@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +36,23 @@ class Moment(NamedTuple):
 
 class DecodersBusy(Exception):
     """No process became free in time."""
+
+
+@asynccontextmanager
+async def in_turn(free: asyncio.Semaphore, seconds: float) -> AsyncIterator[None]:
+    """Wait for a place, but no longer than some seconds.
+
+    Raises:
+        DecodersBusy: none became free.
+    """
+    try:
+        await asyncio.wait_for(free.acquire(), seconds)
+    except (TimeoutError, asyncio.TimeoutError) as error:  # two classes before Python 3.11
+        raise DecodersBusy from error
+    try:
+        yield
+    finally:
+        free.release()
 
 
 class Decoders:
@@ -65,7 +83,7 @@ class Decoders:
             BrokenImage: it cannot be decoded, or not within the limits.
             DecodersBusy: too many others are being decoded.
         """
-        payload = await self._in_turn(square, 0, max_pixels, data)
+        payload = await self._payload(square, 0, max_pixels, data)
         return Image.frombytes("RGB", SIZE.unpack_from(payload), payload[SIZE.size :])
 
     async def jpeg(self, data: bytes | Moment, side: int, max_pixels: int) -> bytes:
@@ -77,22 +95,16 @@ class Decoders:
         Raises:
             BrokenImage, DecodersBusy: as `image`.
         """
-        return await self._in_turn(0, side, max_pixels, data)
+        return await self._payload(0, side, max_pixels, data)
 
-    async def _in_turn(self, square: int, side: int, max_pixels: int, source: bytes | Moment) -> bytes:
+    async def _payload(self, square: int, side: int, max_pixels: int, source: bytes | Moment) -> bytes:
         if isinstance(source, Moment):
             seconds, data = source.seconds, os.fsencode(source.path)
         else:
             seconds, data = _NO_MOMENT, source
         head = REQUEST.pack(square, side, max_pixels, seconds, len(data))
-        try:
-            await asyncio.wait_for(self._free.acquire(), self._wait)
-        except (TimeoutError, asyncio.TimeoutError) as error:  # two classes before Python 3.11
-            raise DecodersBusy from error
-        try:
+        async with in_turn(self._free, self._wait):
             return await self._in_process(head, data)
-        finally:
-            self._free.release()
 
     async def _in_process(self, head: bytes, data: bytes) -> bytes:
         process = await self._process()

@@ -41,9 +41,8 @@ def add_page(app: FastAPI, current: CurrentIndex, searcher: Searcher, photos: Ph
     async def photo(request: Request, text: str, side: int) -> Response:
         index = current.index
         file = await asyncio.to_thread(file_of, index, id_of(index, text))
-        tag = f'"{file.stamp}-{side}"'
-        headers = {"ETag": tag, "Cache-Control": "private, max-age=60"}
-        if request.headers.get("if-none-match") == tag:
+        headers = {"ETag": f'"{file.stamp}-{side}"', "Cache-Control": "private, max-age=60"}
+        if request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
         return Response(await photos.jpeg(file, side), media_type="image/jpeg", headers=headers)
 
@@ -68,10 +67,10 @@ def add_page(app: FastAPI, current: CurrentIndex, searcher: Searcher, photos: Ph
 
     @app.get("/about", summary="What there is to show", responses=described(421, 500))
     async def about() -> schemas.AboutAnswer:
-        index = current.index
+        index, known = current.index, bool(photos.roots.sources)
         return schemas.AboutAnswer(
             generation=index.manifest.generation, documents=len(index), max_k=limits.max_k,
-            photos=bool(photos.roots), patches=searcher.patch_pooling if photos.roots else None,
+            photos=known, patches=searcher.patch_pooling if known else None,
         )  # fmt: skip
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)

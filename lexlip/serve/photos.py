@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -21,7 +20,7 @@ from PIL import Image
 from lexlip.index.origin import Source
 from lexlip.index.store import Manifest
 from lexlip.serve.current import CurrentIndex
-from lexlip.serve.decode import Decoders, DecodersBusy, Moment
+from lexlip.serve.decode import Decoders, DecodersBusy, Moment, in_turn
 from lexlip.serve.errors import Refusal
 from lexlip.serve.limits import Limits
 from lexlip.serve.thumbnails import ThumbnailCache
@@ -33,35 +32,6 @@ IMAGE_SIDE = 1440  # pixels of the shorter side of a photo that is shown alone
 _PATIENCE = 30.0  # seconds that a photo waits for its turn
 _Result = TypeVar("_Result")
 _FORMAT = b"1"  # of what is kept; another number makes all of it anew
-
-
-class Roots:
-    """The folders that photos lie in.
-
-    Args:
-        photos: a folder, ids being paths in it; or whether those are meant that the index remembers.
-        current: the index.
-    """
-
-    def __init__(self, photos: str | Path | bool, current: CurrentIndex):
-        named = [] if isinstance(photos, bool) else [Source(os.path.abspath(photos), "images")]
-        self._roots, self._current, self._follows = PhotoRoots(named), current, photos is True
-        self._manifest: Manifest | None = None  # whose roots they are
-
-    def now(self) -> PhotoRoots:
-        """Those of the newest state."""
-        manifest = self._current.index.manifest
-        if self._follows and self._manifest is not manifest:
-            self._roots, self._manifest = PhotoRoots(manifest.sources), manifest
-        return self._roots
-
-    def path(self, id: object) -> Path | None:
-        """The real file of an id, if it lies under one of them."""
-        return self.now().path(id)
-
-    def __bool__(self) -> bool:
-        """Whether there is any."""
-        return bool(self.now().sources)
 
 
 @dataclass(frozen=True)
@@ -85,15 +55,30 @@ class Photos:
     At most `decoders` files are in memory at once, however many are asked for.
 
     Args:
-        roots: where they lie.
+        photos: a folder, ids being paths in it; or whether those are meant that the index remembers.
+        current: the index.
         decoders: processes that decode.
         limits: of pixels, and of files.
         cache: of what was made; None: nothing is kept.
     """
 
-    def __init__(self, roots: Roots, decoders: Decoders, limits: Limits, cache: ThumbnailCache | None = None):
-        self.roots, self._decoders, self._limits, self._cache = roots, decoders, limits, cache
+    def __init__(
+        self, photos: str | Path | bool, current: CurrentIndex, decoders: Decoders, limits: Limits,
+        cache: ThumbnailCache | None = None,
+    ):  # fmt: skip
+        self._decoders, self._limits, self._cache = decoders, limits, cache
         self._files = asyncio.Semaphore(limits.decoders)
+        named = [] if isinstance(photos, bool) else [Source(os.path.abspath(photos), "images")]
+        self._roots, self._current, self._follows = PhotoRoots(named), current, photos is True
+        self._manifest: Manifest | None = None  # whose roots they are
+
+    @property
+    def roots(self) -> PhotoRoots:
+        """The folders that photos lie in, by the newest state."""
+        manifest = self._current.index.manifest
+        if self._follows and self._manifest is not manifest:
+            self._roots, self._manifest = PhotoRoots(manifest.sources), manifest
+        return self._roots
 
     def file(self, id: int | str) -> PhotoFile:
         """The file of a document's id.
@@ -121,9 +106,7 @@ class Photos:
         key = hashlib.blake2b(f"{file.stamp} {side}".encode() + _FORMAT, digest_size=16).hexdigest()
         if self._cache is not None and (kept := await asyncio.to_thread(self._cache.get, key)) is not None:
             return kept
-        async with self._turn():
-            data = await self._read(file)
-            made = await refused(self._decoders.jpeg(data, side, self._limits.max_pixels), "the photo")
+        made = await self._decoded(file, lambda data: self._decoders.jpeg(data, side, self._limits.max_pixels))
         if self._cache is not None:
             await asyncio.to_thread(self._cache.put, key, made)
         return made
@@ -134,20 +117,14 @@ class Photos:
         Raises:
             Refusal: as `jpeg`.
         """
-        async with self._turn():
-            data = await self._read(file)
-            return await refused(self._decoders.image(data, 0, self._limits.max_pixels), "the photo")
+        return await self._decoded(file, lambda data: self._decoders.image(data, 0, self._limits.max_pixels))
 
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        try:
-            await asyncio.wait_for(self._files.acquire(), _PATIENCE)
-        except (TimeoutError, asyncio.TimeoutError) as error:  # two classes before Python 3.11
-            raise _busy() from error
-        try:
-            yield
-        finally:
-            self._files.release()
+    async def _decoded(self, file: PhotoFile, work: Callable[[bytes | Moment], Awaitable[_Result]]) -> _Result:
+        async def one() -> _Result:
+            async with in_turn(self._files, _PATIENCE):
+                return await work(await self._read(file))
+
+        return await refused(one(), "the photo")
 
     async def _read(self, file: PhotoFile) -> bytes | Moment:
         if (second := moment_in(file.path, file.id)) is not None:
@@ -171,8 +148,6 @@ async def refused(work: Awaitable[_Result], what: str, where: tuple = ()) -> _Re
     except BrokenImage as error:
         raise Refusal(422, "broken_picture", f"{what}: {without_python(str(error))}", where) from error
     except DecodersBusy as error:
-        raise _busy() from error
-
-
-def _busy() -> Refusal:
-    return Refusal(503, "busy", "too many images are being decoded; try again", headers={"Retry-After": "1"})
+        raise Refusal(
+            503, "busy", "too many images are being decoded; try again", headers={"Retry-After": "1"}
+        ) from error

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -17,7 +17,7 @@ from lexlip.errors import EncodingError
 from lexlip.index import Hit, IndexingError, Share
 from lexlip.index.places import Searchable
 from lexlip.index.queries import Bag, bag_of, bag_of_encoded
-from lexlip.index.query_words import Vocabulary, parse_query, resolve
+from lexlip.index.query_words import TermQuery, Vocabulary, parse_query, resolve
 from lexlip.index.unpacked import prefer_compiled
 from lexlip.models.attribution import Box, patch_weights, saturated_weights
 from lexlip.models.retrieval import LexiconModel
@@ -26,38 +26,11 @@ from lexlip.serve.errors import Refusal
 from lexlip.serve.limits import Limits
 from lexlip.serve.metrics import Metrics
 from lexlip.serve.photos import Photos, refused
+from lexlip.serve.schemas import PatchesAnswer
 from lexlip.serve.vocabulary import WordCount, WordsOfTerms
 
 _Result = TypeVar("_Result")
 _PATCHES_KEPT = 32  # photos whose patches are kept, less than a megabyte each
-
-
-class Asked(NamedTuple):
-    """A request's query.
-
-    Attributes:
-        bag: its terms and weights.
-        conditions: as `Index.search` takes them, by term.
-        unknown: its words that the vocabulary lacks.
-    """
-
-    bag: Bag
-    conditions: dict[str, dict[int, float]]
-    unknown: list[str]
-
-
-class PatchMaps(NamedTuple):
-    """Where on a photo some words are seen.
-
-    Attributes:
-        box: the part of the photo that the grid covers.
-        pooling: of the model.
-        maps: (rows, columns) weights of each word.
-    """
-
-    box: Box
-    pooling: str
-    maps: dict[str, list[list[float]]]
 
 
 class Searcher:
@@ -93,9 +66,9 @@ class Searcher:
         """Load what is compiled or loaded on first use."""
         prefer_compiled()
         hits = index.search(bag_of("a", self._model), 1, threads=1)
-        self.vocabulary.of_documents(index, [hit.id for hit in hits], 1)
+        index.document_terms([hit.id for hit in hits], 1)
 
-    async def asked(self, kind: str, query: Any, conditions: dict[str, dict[str, float]] | None = None) -> Asked:
+    async def asked(self, kind: str, query: Any, conditions: dict[str, dict[str, float]] | None = None) -> TermQuery:
         """A query's terms and weights.
 
         Args:
@@ -107,22 +80,23 @@ class Searcher:
             Refusal: 422 for an image that cannot be decoded, 503 where too many wait for that.
         """
         unknown: dict[str, None] = {}
-        by_term: dict[str, dict[int, float]] = {}
-        for name, words in (conditions or {}).items():
-            by_term[name] = self._known(words, unknown)
+        by_term = {name: self._known(words, unknown) for name, words in (conditions or {}).items()}
         if kind == "query":
             found = await self._run("encode", lambda: resolve(parse_query(query), self._model, self._query_words))
             merged = {name: {**found.conditions[name], **by_term.get(name, {})} for name in found.conditions}
-            return Asked(found.bag, merged, [*unknown])
+            return TermQuery(found.bag, merged, [*unknown])
         if kind == "words":
-            return Asked(bag_of(self._known(query, unknown)), by_term, [*unknown])
-        return Asked(await self._bag(kind, query), by_term, [*unknown])
+            return TermQuery(bag_of(self._known(query, unknown)), by_term, [*unknown])
+        return TermQuery(await self._bag(kind, query), by_term, [*unknown])
 
     async def _bag(self, kind: str, query: Any) -> Bag:
         if kind == "text":
             return await self._run("encode", partial(bag_of, query, self._model))
         if kind == "image":
-            pixels = await self._pixels(query)
+            with self._metrics.stages.labels("decode").time():
+                work = self.decoders.image(query, self._model.least_side, self._limits.max_pixels)
+                image = await refused(work, "the image", ("image",))
+            pixels = self._transform(image)
             async with self._one_image:
                 return await self._run("encode", lambda: bag_of_encoded(self._model.encode_image(pixels[None])[0]))
         return bag_of({int(term): weight for term, weight in query.items()})
@@ -131,14 +105,15 @@ class Searcher:
         unknown.update(dict.fromkeys(word for word in words if word not in self.vocabulary.terms))
         return {self.vocabulary.terms[word]: value for word, value in words.items() if word not in unknown}
 
-    async def search(self, index: Searchable, asked: Asked, k: int, drop: float) -> list[Hit]:
+    async def search(self, index: Searchable, asked: TermQuery, k: int, drop: float) -> list[Hit]:
         """See `Index.search`."""
         given: dict[str, Any] = {name: words for name, words in asked.conditions.items() if words}
         return await self._run("search", partial(index.search, asked.bag, k, drop=drop, threads=1, **given))
 
     async def words_of(self, index: Searchable, hits: list[Hit], limit: int) -> list[list[tuple[str, float]]]:
-        """The heaviest words of each hit."""
-        return await self._run("search", lambda: self.vocabulary.of_documents(index, [hit.id for hit in hits], limit))
+        """The heaviest words of each hit, and their weights as stored."""
+        ids = [hit.id for hit in hits]
+        return await self._run("search", lambda: list(map(self.vocabulary.named, index.document_terms(ids, limit))))
 
     async def suggest(self, index: Searchable, prefix: str, limit: int) -> list[WordCount]:
         """See `WordsOfTerms.suggest`."""
@@ -149,7 +124,7 @@ class Searcher:
         shares = await self._run("search", partial(index.explain, bag, id))
         return [share._replace(word=self.vocabulary.words.get(share.term)) for share in shares]
 
-    async def patches(self, photos: Photos, id: int | str, words: list[str]) -> PatchMaps:
+    async def patches(self, photos: Photos, id: int | str, words: list[str]) -> PatchesAnswer:
         """Where on a document's photo some words are seen; words that the vocabulary lacks are left out.
 
         One photo at a time: what is decoded for it has some megabytes.
@@ -173,7 +148,7 @@ class Searcher:
             box, states = self._patches[file.stamp]
             known = [word for word in dict.fromkeys(words) if word in self.vocabulary.terms]
             maps = await self._run("encode", partial(self._maps, states, known))
-        return PatchMaps(box, self.patch_pooling, maps)
+        return PatchesAnswer(**box._asdict(), pooling=self.patch_pooling, maps=maps)
 
     def _states(self, image: Image.Image) -> tuple[Box, Tensor]:
         with torch.no_grad():
@@ -196,10 +171,3 @@ class Searcher:
     async def _run(self, stage: str, work: Callable[[], _Result]) -> _Result:
         with self._metrics.stages.labels(stage).time():
             return await asyncio.get_running_loop().run_in_executor(self._pools[stage], work)
-
-    async def _pixels(self, data: bytes) -> Tensor:
-        """(3, H, W), as the model takes it."""
-        with self._metrics.stages.labels("decode").time():
-            work = self.decoders.image(data, self._model.least_side, self._limits.max_pixels)
-            image = await refused(work, "the image", ("image",))
-        return self._transform(image)

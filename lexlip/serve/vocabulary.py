@@ -47,11 +47,6 @@ class WordsOfTerms:
         found = self._counted(self._written[first:last], counts)
         return heapq.nsmallest(limit, found, key=lambda each: (each.word != prefix, *_commonest(each)))
 
-    def of_documents(self, index: Searchable, ids: list, limit: int) -> list[list[tuple[str, float]]]:
-        """The heaviest words of each document, and their weights as stored."""
-        bags = index.document_terms(ids, limit)
-        return [self.named(bag) for bag in bags]
-
     def named(self, bag: tuple[np.ndarray, np.ndarray]) -> list[tuple[str, float]]:
         """Words and weights of terms that the vocabulary has, in their order."""
         pairs = zip(bag[0].tolist(), bag[1].tolist())

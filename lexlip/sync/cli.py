@@ -51,7 +51,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--watch", action="store_true", help="go on, and look for changes again and again")
     command.add_argument("--every", type=float, default=5.0, help="with --watch: seconds between looks (default: 5)")
     command.add_argument("--batch", type=int, default=256, help="files of a publication (default: 256)")
-    command.add_argument("--batch-size", type=int, default=64, help="images at once (default: 64)")
+    command.add_argument(
+        "--batch-size", type=int, metavar="N", help="images at once (default: 64 on a GPU, 4 on the CPU)"
+    )
     command.add_argument("--workers", type=int, default=0, help="processes that decode images (default: none)")
     command.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     command.add_argument("--json", action="store_true", help="what was done as JSON, every broken file in it")
@@ -60,11 +62,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     check_input("PHOTOS", options.photos, folder=True)
-    for name, least in (("batch", 1), ("batch_size", 1), ("workers", 0), ("every", 0.1)):
-        if not getattr(options, name) >= least:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: at least {least}")
-    if options.top_k is not None and options.top_k < 1:
-        raise UserError(f"--top-k {options.top_k}: at least 1")
+    for name, least in (("batch", 1), ("batch_size", 1), ("workers", 0), ("every", 0.1), ("top_k", 1)):
+        value = getattr(options, name)
+        if value is not None and not value >= least:
+            raise UserError(f"--{name.replace('_', '-')} {value}: at least {least}")
     done = sync_folder(options)
     report(options.photos, done, options.json)
     told = ""
@@ -128,6 +129,8 @@ def sync_folder(options: argparse.Namespace, again: bool = False) -> Synced:
             options.photos, options.index, name, options.rebuild, batch_size=options.batch_size,
             workers=options.workers, device=options.device, trust_sources=options.trust_sources,
         )  # fmt: skip
+        if options.model is not None:
+            options.encoder.check()
     settings = Settings(options.id_prefix, options.top_k, options.video_seconds, options.video_whole)
     bar = tqdm(unit=" photos", disable=None if not again else True, leave=False)
 

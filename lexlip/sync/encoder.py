@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lexlip import pretrained
 from lexlip.errors import IndexingError
-from lexlip.index.lookup import table_of
-from lexlip.index.origin import ModelStamp
+from lexlip.index.lookup import has_table, table_of
+from lexlip.index.origin import ModelStamp, rebuilding
 from lexlip.index.remembered import remembered
 from lexlip.index.store import MANIFEST, read_manifest
 from lexlip.models.source import check_source
-from lexlip.sparse import SparseRows
-from lexlip_data.sources.skipped import Skipped
 
 if TYPE_CHECKING:
-    from lexlip.encode.vectors import CorpusEncoder
+    from lexlip.models.lexlip import LexLIP
+    from lexlip.sync.run import Encoder
+
+ON_GPU = 64  # images at once
+ON_CPU = 4  # glibc gives maps above 32 MB back after each layer; to get them anew took half of the time
 
 
 def model_of(folder: Path, index: Path, model: str | None, trust_sources: bool, rebuild: bool) -> str:
@@ -48,52 +50,64 @@ def _require_same(folder: Path, index: Path, name: str, stamp: ModelStamp | None
     if stamp is not None and stamp.fingerprint != fingerprint:
         raise IndexingError(
             f"{index} was made by {stamp}, not by {name} ({fingerprint[:8]}); leave --model out, or build it anew: "
-            f"lexlip sync {folder} --index {index} --model {name} --rebuild"
+            f"{rebuilding(folder, index, name)}"
         )
 
 
 class ModelEncoder:
-    """A model with its settings; see `lexlip.sync.run.Encoder`.
+    """What `sync` calls for an encoder, once it has to encode something; the model is loaded then and kept.
 
     Args:
         folder, index: for messages, and the model that made the index.
         name: of `model_of`.
         rebuild: the index may be of another model.
-        options: batch_size, workers, device, trust_sources.
+        options: batch_size (None: what the device is quick with), workers, device, trust_sources.
     """
 
     def __init__(self, folder: Path, index: Path, name: str, rebuild: bool, **options: Any):
         self._folder, self._index, self._name, self._rebuild = folder, index, name, rebuild
-        self._options, self._top_k = options, 0
+        self._options = options
 
-    def __call__(self, top_k: int) -> ModelEncoder:
-        """The same with so many of the heaviest terms of each vector; 0: all."""
-        self._top_k = top_k
-        return self
+    def check(self) -> None:
+        """Refuse a model that did not make the index before it is known whether anything has to be encoded.
 
-    def windows(self, corpus: Any, windows: Iterable[tuple[int, int]]) -> Iterator[tuple[SparseRows, list[Skipped]]]:
-        """See `CorpusEncoder`."""
-        return self._loaded[1].windows(corpus, windows)
+        Loads it, unless the index remembers it by this name, or a table told already (`model_of`).
 
-    @property
-    def stamp(self) -> ModelStamp:
-        """Of the model."""
-        return self._loaded[0]
+        Raises:
+            IndexingError: another one.
+        """
+        if self._rebuild or not (self._index / MANIFEST).exists():
+            return
+        stamp, place = read_manifest(self._index).model, check_source("--model ", self._name)
+        if stamp is None or (place is not None and has_table(place)):
+            return
+        # A folder by where it is: the same name may be another folder elsewhere.
+        same = os.path.abspath(self._name) == stamp.folder if stamp.folder else self._name == stamp.name
+        if not same:
+            _ = self._loaded
 
-    @cached_property
-    def _loaded(self) -> tuple[ModelStamp, CorpusEncoder]:
-        import os
-
+    def __call__(self, top_k: int) -> Encoder:
+        """Encodes to so many of the heaviest terms of each vector; 0: all. The first call loads the model."""
         from lexlip.encode.vectors import CorpusEncoder
-        from lexlip.models.fingerprint import fingerprint
-        from lexlip.models.lexlip import LexLIP
+        from lexlip.sync.run import Encoder
         from lexlip.utils.devices import usable_device
 
-        options, name = self._options, self._name
-        model = LexLIP.from_pretrained(name, trust_sources=options["trust_sources"])
+        stamp, model = self._loaded
+        device = usable_device(self._options["device"])
+        batch_size = self._options["batch_size"] or (ON_CPU if device.type == "cpu" else ON_GPU)
+        return Encoder(
+            stamp, CorpusEncoder(model.to(device), top_k or None, batch_size, self._options["workers"]).windows
+        )
+
+    @cached_property
+    def _loaded(self) -> tuple[ModelStamp, LexLIP]:
+        from lexlip.models.fingerprint import fingerprint
+        from lexlip.models.lexlip import LexLIP
+
+        name = self._name
+        model = LexLIP.from_pretrained(name, trust_sources=self._options["trust_sources"])
         folder = os.path.abspath(name) if os.path.isdir(name) else ""
         stamp = ModelStamp(name, folder, fingerprint(model))
         if (self._index / MANIFEST).exists() and not self._rebuild:
             _require_same(self._folder, self._index, name, read_manifest(self._index).model, stamp.fingerprint)
-        model = model.to(usable_device(options["device"])).eval()
-        return stamp, CorpusEncoder(model, self._top_k or None, options["batch_size"], options["workers"])
+        return stamp, model.eval()

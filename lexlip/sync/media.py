@@ -17,6 +17,7 @@ from lexlip.sync.photos import moment_of
 from lexlip.sync.state import Entry
 from lexlip_data.errors import BrokenImage, BrokenSample, MissingImage, one_line
 from lexlip_data.sources.files import check_inside, read_image
+from lexlip_data.sources.kinds import kind_of_file
 
 JUST_NOW = 2_000_000_000  # nanoseconds in which a file may change again and keep its time
 
@@ -75,7 +76,7 @@ class MediaFiles(FolderImages):
         if seen is None:
             raise MissingImage("is not there any more")
         try:
-            if self.every and is_video(self.folder / name):
+            if self.every and kind_of_file(self.folder / name) == "video":
                 return self._video(name, seen)
             return Entry(*seen, digest_of(read_image(self.folder / name, self._roots)))
         except MissingImage:
@@ -121,10 +122,3 @@ class Moved(BrokenSample):
 def digest_of(data: bytes) -> str:
     """32 hexadecimal digits."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def is_video(path: Path) -> bool:
-    """Whether a file is a video by its first bytes."""
-    from lexlip_data.sources.kinds import kind_of_file
-
-    return kind_of_file(path) == "video"

@@ -12,21 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lexlip.index.origin import Source
-from lexlip.index.store import read_manifest
 from lexlip_data.sources.files import is_file, is_hidden, is_inside, read_image, real_roots
 
 _MOMENT = re.compile(r"(.+)#t=(\d{1,7}(?:\.\d{1,3})?)", re.DOTALL)
-
-
-def photo_path(index_folder: str | Path, id: object) -> Path | None:
-    """The real file of an id, if it lies under a folder of images that the index remembers; else None.
-
-    Of a moment of a video (`clip.mp4#t=12.0`) it is the video.
-
-    Raises:
-        IndexingError: no index there.
-    """
-    return PhotoRoots(read_manifest(Path(index_folder)).sources).path(id)
 
 
 def read_photo(path: Path, id: str, most: int | None = None) -> bytes:
@@ -72,7 +60,10 @@ class PhotoRoots:
         self._roots = real_roots([source.root for source in self.sources])
 
     def path(self, id: object) -> Path | None:
-        """See `photo_path`."""
+        """The real file of an id, if it lies under a folder of images that the index remembers; else None.
+
+        Of a moment of a video (`clip.mp4#t=12.0`) it is the video.
+        """
         if not isinstance(id, str):
             return None
         for name in dict.fromkeys((id, moment_of(id)[0])):

@@ -13,12 +13,8 @@ def index_of(photos: str | Path) -> Path:
     """The folder of the index; the same for every path that leads to the photos."""
     real = os.path.realpath(photos)
     name = re.sub(r"[^\w.-]+", "-", os.path.basename(real)).strip("-.") or "photos"
-    return (
-        _data_folder()
-        / "lexlip"
-        / "indexes"
-        / f"{name}-{hashlib.blake2b(os.fsencode(real), digest_size=4).hexdigest()}"
-    )
+    digest = hashlib.blake2b(os.fsencode(real), digest_size=4).hexdigest()
+    return _data_folder() / "lexlip" / "indexes" / f"{name}-{digest}"
 
 
 def _data_folder() -> Path:

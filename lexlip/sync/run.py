@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -38,19 +40,16 @@ QUICKLY_MERGED = 200_000  # documents; larger indexes are left to `add` and `lex
 MANY = 20  # photos that do not all vanish by accident
 
 
-class Encoder(Protocol):
-    """What makes vectors; see `lexlip.encode.vectors.CorpusEncoder` for `windows`.
+class Encoder(NamedTuple):
+    """What makes vectors.
 
     Attributes:
         stamp: of its model.
+        windows: of `lexlip.encode.vectors.CorpusEncoder`.
     """
 
-    @property
-    def stamp(self) -> ModelStamp: ...
-
-    def windows(
-        self, corpus: Any, windows: Iterable[tuple[int, int]]
-    ) -> Iterator[tuple[SparseRows, list[Skipped]]]: ...
+    stamp: ModelStamp
+    windows: Callable[[Any, Iterable[tuple[int, int]]], Iterator[tuple[SparseRows, list[Skipped]]]]
 
 
 @dataclass
@@ -125,9 +124,8 @@ def sync(
     """
     begin = time.monotonic()
     with _alone(Path(index)):
-        done = _Sync(Path(folder), Path(index), encoder, settings or Settings(), batch, rebuild, progress).run(
-            may_be_empty
-        )
+        work = _Sync(Path(folder), Path(index), encoder, settings or Settings(), batch, rebuild, progress)
+        done = work.run(may_be_empty)
     done.seconds = round(time.monotonic() - begin, 3)
     return done
 
@@ -159,7 +157,6 @@ class _Sync:
     ):  # fmt: skip
         self.folder, self.index = folder, index
         self._make_encoder = encoder
-        self._encoder: Encoder | None = None
         self.batch, self.rebuild, self.progress = batch, rebuild, progress
         self.state = SyncState(index)
         self.root = _root(folder, [*self.state.roots, *(source.root for source in _sources(index))])
@@ -222,7 +219,7 @@ class _Sync:
                     f"begin anew: lexlip sync {self.folder} --index {self.index} --rebuild"
                 )
             settled[name] = settled[name] if value is None else value
-        if settled["video_seconds"] is None and _reads_videos():  # also where PyAV came later
+        if settled["video_seconds"] is None and "video" in settled["readers"]:  # also where PyAV came later
             settled["video_seconds"] = EVERY
         if settled["id_prefix"] is None:
             settled["id_prefix"] = f"{Path(self.root).name}/" if self._others() else ""
@@ -236,9 +233,10 @@ class _Sync:
         """An index that is built anew holds this folder alone."""
         roots = {*self.state.roots, *(source.root for source in _sources(self.index))}
         if others := sorted(root for root in roots if not _is_same(root, self.root)):
+            more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
             raise IndexingError(
-                f"{self.index} holds {_named(others)} too, which --rebuild would lose; sync into a new --index, or "
-                "remove this one and sync each folder again"
+                f"{self.index} holds {one_line(others[0])}{more} too, which --rebuild would lose; sync into a new "
+                "--index, or remove this one and sync each folder again"
             )
 
     def _refuse_mixture(self) -> None:
@@ -436,19 +434,17 @@ class _Sync:
                 writer.merge(self.index)
         self.state.tidy()
 
-    @property
+    @cached_property
     def encoder(self) -> Encoder:
         """Opened when it is needed first.
 
         Raises:
             IndexingError: its model did not make the index.
         """
-        if self._encoder is None:
-            self._encoder = self._make_encoder(self.settings["top_k"])
-        return self._encoder
+        return self._make_encoder(self.settings["top_k"])
 
     def _origin(self) -> Origin:
-        stamp = self._encoder.stamp if self._encoder else read_manifest(self.index).model
+        stamp = self.encoder.stamp if "encoder" in vars(self) else read_manifest(self.index).model
         return Origin(stamp, Source(self.root, "images", self.settings["id_prefix"]))
 
 
@@ -483,16 +479,6 @@ def _sources(index: Path) -> tuple[Source, ...]:
     return tuple(read_manifest(index).sources) if (index / MANIFEST).exists() else ()
 
 
-def _named(roots: list[str]) -> str:
-    return one_line(roots[0]) + (f" and {len(roots) - 1:,} more" if len(roots) > 1 else "")
-
-
 def _readers() -> list[str]:
     """Kinds of files that can be read here; with others than before, broken files are looked at again."""
-    return sorted([*READ, *(["video"] if _reads_videos() else [])])
-
-
-def _reads_videos() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("av") is not None
+    return sorted([*READ, *(["video"] if find_spec("av") else [])])

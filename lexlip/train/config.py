@@ -340,7 +340,7 @@ def _typed(name: str, value: object, default: object) -> object:
     hint = _HINTS[name]
     kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     allowed = tuple(get_origin(kind) or kind for kind in kinds)
-    if hint is float and type(value) is int:
+    if float in kinds and int not in kinds and type(value) is int:
         return float(value)
     if isinstance(value, tuple):
         value = list(value)

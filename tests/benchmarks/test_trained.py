@@ -101,6 +101,20 @@ def test_dense_vectors_stand_as_the_lexicon_vectors_do(inputs):
         list(vectors.rows("images", 60))
 
 
+def test_the_dense_head_beside_a_lexicon_head_will_do(inputs, make_config, livelier):
+    from dense_set import DenseSet
+    from trained_set import TrainedSet
+
+    model, data, folder = inputs
+    made = TrainedSet(model, data, None, None, folder / "vectors", 0)
+    joint = build_model(LexLIP, make_config(vocab_size=model.config.vocab_size, joint_dim=6), model.tokenizer)
+    vectors = DenseSet(livelier(joint).eval(), made, folder / "vectors")
+    expected = joint.encode_text(made.texts(0), head="dense")
+    np.testing.assert_allclose(vectors.queries("captions"), expected, atol=1e-5)
+    with pytest.raises(SystemExit, match="this model has no dense head"):
+        DenseSet(model, made, folder / "vectors")
+
+
 def test_a_sample_is_always_the_same():
     from trained_run import sample
 

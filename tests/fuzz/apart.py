@@ -8,7 +8,7 @@ import resource
 import signal
 from collections.abc import Callable
 
-SECONDS, ADDRESSES = 60, 8 << 30
+SECONDS, ADDRESSES = 60, 8 << 30  # addresses besides those of the process that it is forked from
 
 
 def run_apart(work: Callable[[], dict[str, str]]) -> tuple[dict[str, str], int]:
@@ -23,7 +23,7 @@ def run_apart(work: Callable[[], dict[str, str]]) -> tuple[dict[str, str], int]:
         try:
             os.close(reader)
             signal.alarm(SECONDS)
-            resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
+            resource.setrlimit(resource.RLIMIT_AS, (_addresses() + ADDRESSES,) * 2)
             before = _high_water()
             with os.fdopen(writer, "w") as file:
                 json.dump([work(), _high_water() - before], file)
@@ -40,6 +40,11 @@ def run_apart(work: Callable[[], dict[str, str]]) -> tuple[dict[str, str], int]:
         return {"process": "hung" if hung else f"crashed by signal {number}" if number else "died"}, 0
     outcomes, grown = json.loads(text)
     return outcomes, grown
+
+
+def _addresses() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
 
 
 def _high_water() -> int:

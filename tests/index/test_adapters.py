@@ -61,6 +61,7 @@ def check(engine, index, bags):
     for bag, hits in zip(bags, found):
         same_up_to_ties(hits, index.search(bag, 10), index.search(bag, DOCUMENTS))
     assert engine.search(bags[1], 10) == found[1]
+    assert engine.search(tuple(column.tolist() for column in bags[1]), 10) == found[1]
     if hasattr(engine, "close"):
         engine.close()
 

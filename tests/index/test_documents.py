@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lexlip.index import Index, IndexingError, SparseRows, add, build, delete
-from lexlip.index.documents import document_frequencies, document_terms
+from lexlip.index.documents import document_terms
 from lexlip.index.layout import SKIP_EVERY
 from lexlip.index.stored import stored_rows
 
@@ -50,7 +50,7 @@ def test_documents_that_are_not_there(index, id):
 
 
 def test_frequencies(index):
-    terms, counts = document_frequencies(index)
+    terms, counts = index.document_frequencies()
     found = dict(zip(terms.tolist(), counts.tolist()))
     assert found[0] == 2 * SKIP_EVERY + 40  # deleted ones count until a merge
     assert list(terms) == sorted(terms)

@@ -63,6 +63,17 @@ def test_losses_and_gradients_do_not_depend_on_the_micro_batches(build, make_bat
 
 
 @pytest.mark.parametrize("phase", PHASES)
+def test_every_loss_has_a_gradient(build, make_batch, phase):
+    """A loss that lost its graph on the way would agree with itself however the batch is split, and train nothing."""
+    module = build(phase)
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    for name, loss in module.compute_losses(make_batch()).items():
+        assert loss.requires_grad, name
+        gradients = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+        assert any(gradient is not None and gradient.any() for gradient in gradients), name
+
+
+@pytest.mark.parametrize("phase", PHASES)
 def test_grad_cache_chunk_splits_what_per_gpu_batchsize_leaves_whole(build, make_batch, gradients_of, phase):
     """A quarter of the batch at once; gradients as the optimiser gets them, clipped to norm 1."""
     how = {"batch_size": 8, "per_gpu_batchsize": 8, "queue_size": 8}

@@ -42,9 +42,7 @@ def serving(*arguments, **options):
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        for _ in range(600):
-            if server.started:
-                break
+        while thread.is_alive() and not server.started:  # a minute where others keep the machine busy
             time.sleep(0.05)
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:

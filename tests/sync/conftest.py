@@ -7,7 +7,9 @@ import pytest
 
 from lexlip.index import Index, SparseRows
 from lexlip.index.origin import ModelStamp
+from lexlip.index.store import read_manifest
 from lexlip.index.stored import stored_rows
+from lexlip.sync.photos import PhotoRoots
 from lexlip_data.errors import BrokenSample
 from lexlip_data.sources.skipped import Skipped
 
@@ -100,3 +102,9 @@ def photos(tmp_path):
         path.write_bytes(b"broken" if number == 7 else b"photo %d" % number)
         os.utime(path, (1_700_000_000 + number, 1_700_000_000 + number))
     return folder
+
+
+@pytest.fixture
+def photo_path():
+    """The file of an id by an index's folder."""
+    return lambda index, id: PhotoRoots(read_manifest(index).sources).path(id)

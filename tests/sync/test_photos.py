@@ -6,7 +6,7 @@ import pytest
 
 from lexlip.index import SparseRows, build
 from lexlip.index.origin import Origin, Source
-from lexlip.sync.photos import moment_of, photo_path
+from lexlip.sync.photos import moment_of
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def index(tmp_path):
         ("across.jpg", "two/a.jpg"), ("clip.mp4#t=12.0", "one/clip.mp4"),
     ],
 )  # fmt: skip
-def test_a_photo_of_the_folders_is_found(index, id, file):
+def test_a_photo_of_the_folders_is_found(index, id, file, photo_path):
     assert photo_path(index, id) == (index.parent / file).resolve()
 
 
@@ -51,12 +51,12 @@ def test_a_photo_of_the_folders_is_found(index, id, file):
         "../secret.txt#t=1", "out.jpg#t=1.0", "clip.mp4#t=-1", "clip.mp4#t=1e9", 7, None, b"a.jpg",
     ],
 )  # fmt: skip
-def test_nothing_else_is(index, id):
+def test_nothing_else_is(index, id, photo_path):
     id = id.format(root=index.parent) if isinstance(id, str) and "{root}" in id else id
     assert photo_path(index, id) is None
 
 
-def test_an_index_without_folders_has_no_photos(tmp_path):
+def test_an_index_without_folders_has_no_photos(tmp_path, photo_path):
     build(tmp_path / "index", [SparseRows.from_bags([{1: 1.0}], ["a.jpg"])])
     assert photo_path(tmp_path / "index", "a.jpg") is None
 

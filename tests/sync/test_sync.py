@@ -8,7 +8,6 @@ import pytest
 from lexlip.errors import IndexBusy, IndexingError, UserError
 from lexlip.index import Index, delete
 from lexlip.index.store import read_manifest
-from lexlip.sync.photos import photo_path
 from lexlip.sync.run import Settings, sync
 from lexlip.sync.state import SyncState
 
@@ -17,7 +16,7 @@ def aged(path):
     os.utime(path, (1_600_000_000, 1_600_000_000))
 
 
-def test_a_new_folder_is_encoded_and_then_left_alone(photos, tmp_path, encoder, held, due):
+def test_a_new_folder_is_encoded_and_then_left_alone(photos, tmp_path, encoder, held, due, photo_path):
     done = sync(photos, tmp_path / "i", encoder, batch=5)
     assert held(tmp_path / "i") == due(photos) and len(due(photos)) == 11
     assert (done.added, done.documents, done.broken) == (11, 11, {"sub/7.jpg": "broken on purpose"})
@@ -100,7 +99,7 @@ def test_what_others_did_to_the_index_is_mended(photos, tmp_path, encoder, held,
     assert held(tmp_path / "i") == due(photos)
 
 
-def test_several_folders_share_an_index(photos, tmp_path, encoder, held, due):
+def test_several_folders_share_an_index(photos, tmp_path, encoder, held, due, photo_path):
     other = tmp_path / "holiday"
     shutil.copytree(photos, other)
     (other / "0.jpg").write_bytes(b"elsewhere")
@@ -279,11 +278,11 @@ def test_a_rebuild_refuses_to_lose_another_folder(photos, tmp_path, encoder, hel
 
 
 def test_broken_files_are_looked_at_again_with_other_readers(photos, tmp_path, encoder, monkeypatch):
-    monkeypatch.setattr("lexlip.sync.run._reads_videos", lambda: False)
+    monkeypatch.setattr("lexlip.sync.run.find_spec", lambda name: None)
     sync(photos, tmp_path / "i", encoder, Settings(video_seconds=10.0))
     aged(photos / "sub" / "7.jpg")
     assert sync(photos, tmp_path / "i", encoder).changes == 0
     encoder.encoded.clear()
-    monkeypatch.setattr("lexlip.sync.run._reads_videos", lambda: True)
+    monkeypatch.setattr("lexlip.sync.run.find_spec", lambda name: True)
     sync(photos, tmp_path / "i", encoder)
     assert encoder.encoded == ["sub/7.jpg"]

@@ -10,7 +10,7 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from lexlip.index import SparseRows  # noqa: E402
-from lexlip.sync.photos import photo_path, read_photo  # noqa: E402
+from lexlip.sync.photos import read_photo  # noqa: E402
 from lexlip.sync.run import Settings, sync  # noqa: E402
 from lexlip.sync.video import frame_at, moments  # noqa: E402
 from lexlip_data.errors import BrokenImage  # noqa: E402
@@ -63,7 +63,7 @@ def test_a_video_is_taken_every_few_seconds(clip):
     assert [colour_of(frame_at(clip, second)) for second in (0.0, 1.5, 2.1, 3.8, 4.0, 99)] == [0, 0, 1, 1, 2, 2]
 
 
-def test_its_moments_are_documents(clip, tmp_path, encoder, held):
+def test_its_moments_are_documents(clip, tmp_path, encoder, held, photo_path):
     Image.new("RGB", (30, 30), COLOURS[1]).save(clip.parent / "photo.png")
     done = sync(clip.parent, tmp_path / "i", ColourEncoder(encoder), Settings(video_seconds=2.0))
     assert (done.added, done.encoded, done.documents) == (2, 4, 4)
@@ -82,7 +82,7 @@ def test_its_moments_are_documents(clip, tmp_path, encoder, held):
     assert list(held(tmp_path / "i")) == ["photo.png"]
 
 
-def test_or_one_document_the_maximum_over_them(clip, tmp_path, encoder, held):
+def test_or_one_document_the_maximum_over_them(clip, tmp_path, encoder, held, photo_path):
     settings = Settings(video_seconds=2.0, video_whole=True)
     sync(clip.parent, tmp_path / "i", ColourEncoder(encoder), settings)
     assert held(tmp_path / "i") == {"clip.mp4": {0: 1.0, 1: 1.0, 2: 1.0, 9: 0.5}}
@@ -101,9 +101,9 @@ def test_a_file_that_is_no_video(clip, tmp_path, encoder, held):
 
 def test_videos_are_taken_once_they_can_be(clip, tmp_path, encoder, held, monkeypatch):
     Image.new("RGB", (30, 30), COLOURS[1]).save(clip.parent / "photo.png")
-    monkeypatch.setattr("lexlip.sync.run._reads_videos", lambda: False)
+    monkeypatch.setattr("lexlip.sync.run.find_spec", lambda name: None)
     done = sync(clip.parent, tmp_path / "i", ColourEncoder(encoder))
     assert done.documents == 1 and any("1 .mp4" in note for note in done.notes)
-    monkeypatch.setattr("lexlip.sync.run._reads_videos", lambda: True)
+    monkeypatch.setattr("lexlip.sync.run.find_spec", lambda name: True)
     assert sync(clip.parent, tmp_path / "i", ColourEncoder(encoder)).added == 1
     assert sorted(held(tmp_path / "i")) == ["clip.mp4#t=0.0", "photo.png"]

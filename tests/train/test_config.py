@@ -121,6 +121,8 @@ def test_whole_numbers_and_tuples_are_taken_where_floats_and_lists_are_meant(mak
     keys = make_keys(learning_rate=1, adam_betas=(0.9, 0.98), clip_grad=1, end_lr=1e-6, mlp_ratio=2.5)
     config = Config.checked(keys)
     assert (config.learning_rate, config.adam_betas, config.clip_grad) == (1.0, [0.9, 0.98], 1.0)
+    keys = ("target_terms_text", "target_terms_image", "flops_weight_text", "teacher_temperature")  # null, or a number
+    assert all(type(getattr(Config.checked(make_keys(**{key: 2}, flops_weight=1)), key)) is float for key in keys)
     assert type(config.learning_rate) is float
     assert (config.end_lr, config.mlp_ratio) == (1e-6, 2.5)
     # An integer and a float mean different things here.

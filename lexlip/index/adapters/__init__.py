@@ -17,11 +17,11 @@ from typing import Any
 from lexlip.errors import IndexingError
 from lexlip.index.engine import Engine
 
-# By name: module, class, what must be importable.
+# By name: module, what makes the engine, what must be importable.
 _ENGINES = {
     "lexlip": ("lexlip.index.engine", "LexLIPEngine", ()),
-    "milvus": ("lexlip.index.adapters.milvus", "MilvusEngine", ("pymilvus", "milvus_lite")),
-    "qdrant": ("lexlip.index.adapters.qdrant", "QdrantEngine", ("qdrant_edge",)),
+    "milvus": ("lexlip.index.adapters.elsewhere", "milvus", ("pymilvus", "milvus_lite")),
+    "qdrant": ("lexlip.index.adapters.qdrant", "qdrant", ("qdrant_edge",)),
     "seismic": ("lexlip.index.adapters.seismic", "SeismicEngine", ("seismic",)),
 }
 
@@ -41,6 +41,3 @@ def open_engine(name: str, location: str, **options: Any) -> Engine:
         raise IndexingError(f"no engine {name!r}: one of {', '.join(_ENGINES)}")
     module, kind, _ = _ENGINES[name]
     return getattr(importlib.import_module(module), kind)(location, **options)
-
-
-__all__ = ["installed", "open_engine"]

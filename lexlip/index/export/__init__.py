@@ -66,23 +66,19 @@ def export(index: Index, format: str, out: str | Path, scale: int = 100, rounded
     draft.mkdir(parents=True)
     try:
         with writing(out):
-            _write(index, format, draft, scale, rounded)
+            if format in lucene.ENGINES:
+                lucene.write(format, stored_rows(index), draft, rounded)
+            elif format == "anserini":
+                integers.write(stored_rows(index), draft, scale)
+            else:
+                ciff.write(index, draft / "index.ciff", scale)
+            _write_sample(index, format, draft, scale, rounded)
         if target.is_dir():
             target.rmdir()
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return len(index)
-
-
-def _write(index: Index, format: str, draft: Path, scale: int, rounded: bool) -> None:
-    if format in lucene.ENGINES:
-        lucene.write(format, stored_rows(index), draft, rounded)
-    elif format == "anserini":
-        integers.write(stored_rows(index), draft, scale)
-    else:
-        ciff.write(index, draft / "index.ciff", scale)
-    _write_sample(index, format, draft, scale, rounded)
 
 
 def query_body(

@@ -77,8 +77,9 @@ def _entries(batches: Iterable[SparseRows], rounded: bool) -> Iterator[str]:
 
 def split(values: np.ndarray, rounded: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """float32 weights as Lucene keeps two features of each: the first bits, and the rest; 0 where rounded."""
-    if rounded:
-        return _cut(values + _half_step(values)), np.zeros_like(values)
+    if rounded:  # cut after half the distance to the next value that Lucene keeps is added
+        following = ((values.view(np.uint32) >> _CUT) + np.uint32(1) << _CUT).view(np.float32)
+        return _cut(values + (following - _cut(values)) / 2), np.zeros_like(values)
     first = _cut(values)
     return first, values - first
 
@@ -97,9 +98,3 @@ def features(terms: list[int], values: list[list[float]]) -> dict[str, float]:
 def _cut(values: np.ndarray) -> np.ndarray:
     """What Lucene keeps of float32 values."""
     return (values.view(np.uint32) >> _CUT << _CUT).view(np.float32)
-
-
-def _half_step(values: np.ndarray) -> np.ndarray:
-    """Half the distance to the next value that Lucene keeps."""
-    following = ((values.view(np.uint32) >> _CUT) + np.uint32(1) << _CUT).view(np.float32)
-    return (following - _cut(values)) / 2

@@ -18,24 +18,18 @@ _LONGEST_PAUSE = 30.0
 
 
 class Trouble(Enum):
-    """Kinds of failure, and what to say of each."""
+    """Kinds of failure: what to say of each, and what to do."""
 
-    DOWN = "does not answer"
-    BUSY = "is too busy"
-    DENIED = "refuses the credentials"
-    FULL = "has no space left, or may not grow"
-    REFUSED = "refuses the request"
+    DOWN = "does not answer", ": is it running, and is --uri right?"
+    BUSY = "is too busy", ": try again later"
+    DENIED = (
+        "refuses the credentials",
+        ": set LEXLIP_ENGINE_USER and LEXLIP_ENGINE_PASSWORD, or LEXLIP_ENGINE_API_KEY, or give --credentials FILE",
+    )
+    FULL = "has no space left, or may not grow", ": make room there"
+    REFUSED = "refuses the request", ""
 
 
-_ADVICE = {
-    Trouble.DOWN: "is it running, and is --uri right?",
-    Trouble.BUSY: "try again later",
-    Trouble.DENIED: (
-        "set LEXLIP_ENGINE_USER and LEXLIP_ENGINE_PASSWORD, or LEXLIP_ENGINE_API_KEY, or give --credentials FILE"
-    ),
-    Trouble.FULL: "make room there",
-    Trouble.REFUSED: "",
-}
 _PASSING = (Trouble.DOWN, Trouble.BUSY)
 
 
@@ -79,21 +73,11 @@ def call(
         except Exception as error:  # clients raise what their layers raise: sockets, gRPC, HTTP, JSON
             trouble, words = diagnose(error)
             if trouble not in _PASSING or attempt == tries:
-                raise told(where, trouble, words, attempt) from error
+                tried = f" after {attempt} tries" if attempt > 1 else ""
+                what, advice = trouble.value
+                raise EngineError(f"{where} {what}{tried}{advice} ({one_line(words, 200)})") from error
         time.sleep(min(_LONGEST_PAUSE, 0.5 * 2 ** (attempt - 1)) * random.uniform(0.75, 1.25))
     raise AssertionError
-
-
-def told(where: str, trouble: Trouble, words: str, tries: int = 1) -> EngineError:
-    """The error for a user."""
-    tried = f" after {tries} tries" if tries > 1 else ""
-    advice = _ADVICE[trouble]
-    return EngineError(f"{where} {trouble.value}{tried}" + (f": {advice}" if advice else "") + f" ({short(words)})")
-
-
-def short(words: object) -> str:
-    """An engine's own words, cut to what fits a line."""
-    return one_line(str(words), 200)
 
 
 def of_status(status: int, words: str) -> Trouble:

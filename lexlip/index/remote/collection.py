@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from lexlip.index.index import Hit
 from lexlip.index.queries import Bag
+from lexlip.index.remote.calls import Patience, Trouble, call
+
+if TYPE_CHECKING:
+    from lexlip.index.remote.server import Server
 
 MAX_ID = 512  # bytes of a string id that every engine takes
 MAX_NOTE = 60_000  # characters, ASCII; Milvus holds 65,535 bytes
@@ -34,12 +39,30 @@ class Collection(Protocol):
         rows: documents that one `upsert` takes at most.
         max_k: results that one `search` gives at most.
         parallel: whether several threads may call at once.
+        options: of milvus, more parameters of the index that `create` makes.
     """
 
     where: str
     rows: int
     max_k: int
     parallel: bool
+    options: dict[str, Any] = {}
+    _tries: int
+    _name: str
+    _notes: str  # the set that holds them
+    _client: Any
+
+    def _begin(self, server: Server, patience: Patience) -> None:
+        # Not __init__, which Python 3.10 takes away from protocols.
+        self.where, self._tries = str(server), patience.tries
+        self._name, self._notes = server.name, f"{server.name}_notes"
+
+    @staticmethod
+    def diagnose(error: Exception) -> tuple[Trouble, str]:
+        """What an exception of the engine's client means, and its words."""
+
+    def _try(self, work: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        return call(partial(work, *arguments, **options), self.diagnose, self.where, self._tries)
 
     def exists(self) -> bool:
         """Whether there is such a set."""
@@ -64,8 +87,11 @@ class Collection(Protocol):
     def finish(self) -> None:
         """Make everything that was written durable and found."""
 
-    def search(self, bag: Bag, k: int) -> list[Hit]:
-        """The k best by dot product, best first, equal scores in the engine's order; k is 1 to `max_k`."""
+    def search(self, bags: Sequence[Bag], k: int) -> list[list[Hit]]:
+        """Of each bag the k best by dot product, best first, equal scores in the engine's order; k is 1 to `max_k`.
+
+        No bag is empty.
+        """
 
     def vectors(self, ids: Sequence[int | str]) -> dict[int | str, Bag]:
         """Terms, ascending, and weights of documents; those that are not there are left out."""
@@ -83,4 +109,5 @@ class Collection(Protocol):
         """Write a note of at most MAX_NOTE characters of ASCII, also before the set itself is made."""
 
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Let go of files and connections; Milvus Lite and Qdrant's local mode hold their files alone."""
+        self._client.close()

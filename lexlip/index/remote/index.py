@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lexlip.errors import IndexingError
 from lexlip.index.conditions import Conditions
-from lexlip.index.index import Hit, Share, first_try, shares_of, whole_count
+from lexlip.index.index import Hit, Share, loaded_model, shares_of, tries, whole_count
 from lexlip.index.origin import require_model
-from lexlip.index.queries import Bag, Query, Words, bag_of, each_query, terms_of_words
+from lexlip.index.queries import Bag, Model, Query, Words, bag_of, each_query
 from lexlip.index.remote.calls import SEARCHING
 from lexlip.index.remote.card import CARD, Card, read_frequencies, required_card
 from lexlip.index.remote.collection import Collection
@@ -21,7 +22,7 @@ from lexlip.index.remote.server import Server
 from lexlip.index.store import Manifest
 
 if TYPE_CHECKING:
-    from lexlip.index.index import Model
+    from lexlip.index.places import Searchable
 
 _AT_ONCE = 8  # queries of a batch
 _READ = 1000  # documents whose vectors are asked for at once
@@ -61,9 +62,8 @@ class RemoteIndex:
             IndexingError: an invalid query or number; k, or what conditions need, beyond what the engine gives.
             EngineError: it does not answer, or refuses.
         """
-        named = {"without": without, "required": required, "penalties": penalties}
-        levels = {name: terms_of_words(name, words, self.model) for name, words in named.items()}
-        conditions = Conditions(**levels, ids=ids)
+        words = {"without": without, "required": required, "penalties": penalties}
+        conditions = Conditions.of_words(self.model, ids, **words)
         bag = bag_of(query, self.model)
         k, most = min(whole_count("k", k), max(1, len(self))), self._collection.max_k
         if not 0 <= drop < 1:
@@ -74,7 +74,7 @@ class RemoteIndex:
             return []
         if conditions or conditions.penalties:
             return self._chosen(bag, k, conditions)
-        return _ordered(self._collection.search(bag, k))
+        return _ordered(self._collection.search([bag], k)[0])
 
     def search_batch(
         self, queries: Sequence[Query], k: int = 10, *, drop: float = 0.0, threads: int | None = None
@@ -89,8 +89,9 @@ class RemoteIndex:
         """The best that fulfil conditions, after penalties."""
         kept: list[Hit] = []
         seen: set[int | str] = set()
-        for number in self._tries(k):
-            hits = self._collection.search(bag, number)
+        for number in tries(k):
+            number = min(number, self._collection.max_k)
+            hits = self._collection.search([bag], number)[0]
             kept += self._fulfilling([hit for hit in hits if hit.id not in seen], conditions)
             kept = _ordered(kept)
             seen.update(hit.id for hit in hits)
@@ -98,17 +99,12 @@ class RemoteIndex:
             enough = len(kept) >= k and (not conditions.penalties or kept[k - 1].score > hits[-1].score)
             if enough or len(hits) < number:
                 return kept[:k]
+            if number == self._collection.max_k:
+                break
         raise IndexingError(
             f"only {len(kept):,} of the best {self._collection.max_k:,} documents fulfil the conditions, and "
             f"{self.folder} gives no more: ask for fewer, or search an index in a folder"
         )
-
-    def _tries(self, k: int) -> Iterator[int]:
-        number = first_try(k)
-        while number < self._collection.max_k:
-            yield number
-            number *= 4
-        yield self._collection.max_k
 
     def _fulfilling(self, hits: list[Hit], conditions: Conditions) -> Iterator[Hit]:
         chosen = [hit for hit in hits if conditions.ids is None or conditions.ids(hit.id)]
@@ -144,7 +140,7 @@ class RemoteIndex:
         return [_heaviest(held[id] if id in held else self._held(id), top_k) for id in ids]
 
     def document_frequencies(self) -> tuple[np.ndarray, np.ndarray]:
-        """See `lexlip.index.documents.document_frequencies`; of the state that was pushed."""
+        """See `Index.document_frequencies`; of the state that was pushed."""
         return read_frequencies(self._collection, self._card)
 
     def _held(self, id: int | str) -> Bag:
@@ -162,15 +158,13 @@ class EnginePlace:
 
     def __init__(self, server: Server):
         self._server = server
-        self._known: Collection | None = None
 
     def __str__(self) -> str:
         return str(self._server)
 
-    @property
+    @cached_property
     def _collection(self) -> Collection:
-        self._known = self._known or self._server.collection(SEARCHING)
-        return self._known
+        return self._server.collection(SEARCHING)
 
     def manifest(self) -> Manifest:
         """Of the state that was pushed last."""
@@ -178,15 +172,10 @@ class EnginePlace:
 
     def open(
         self, model: Model | str | Path | None = None, trust_sources: bool = False, *, force: bool = False
-    ) -> RemoteIndex:  # fmt: skip
+    ) -> Searchable:  # fmt: skip
         """See `Index.open`."""
         card = required_card(self._collection)  # before what takes seconds
-        name = str(model) if isinstance(model, (str, Path)) else ""
-        if name:
-            from lexlip.models.lexlip import LexLIP
-
-            model = LexLIP.from_pretrained(name, trust_sources=trust_sources)
-        loaded = cast("Model | None", model)
+        loaded, name = loaded_model(model, trust_sources)
         if loaded is not None and not force:
             require_model(self, card.manifest.model, loaded, name)
         return RemoteIndex(self._collection, card, loaded)
@@ -197,9 +186,8 @@ class EnginePlace:
 
     def close(self) -> None:
         """Let the connections, or the file, go."""
-        if self._known is not None:
-            self._known.close()
-            self._known = None
+        if "_collection" in vars(self):
+            vars(self).pop("_collection").close()
 
 
 def _ordered(hits: list[Hit]) -> list[Hit]:

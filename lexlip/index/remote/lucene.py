@@ -21,8 +21,8 @@ from lexlip.index.adapters.common import needed
 from lexlip.index.export import lucene
 from lexlip.index.index import Hit
 from lexlip.index.queries import Bag
-from lexlip.index.remote.calls import Patience, Trouble, call, of_status
-from lexlip.index.remote.collection import Document
+from lexlip.index.remote.calls import Patience, Trouble, of_status
+from lexlip.index.remote.collection import Collection, Document
 from lexlip.index.remote.server import Credentials, Server
 
 _PACKED = "packed"
@@ -31,7 +31,7 @@ _SCROLL = "5m"  # that a page of ids is waited for
 _JSON, _LINES = "application/json", "application/x-ndjson"
 
 
-class LuceneCollection:
+class LuceneCollection(Collection):
     """See `Collection`. Scores are sums in float32 over all terms, two features each."""
 
     rows, max_k = 500, 10_000
@@ -45,8 +45,8 @@ class LuceneCollection:
         port = parts.port or (443 if parts.scheme == "https" else 9200)
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         address = f"{parts.scheme}://{host}:{port}{parts.path.rstrip('/')}"
-        self.where, self._tries, self._ids = str(server), patience.tries, ""
-        self._name, self._notes = server.name, f"{server.name}_notes"
+        self._begin(server, patience)
+        self._ids = ""
         for name in ("opensearch", "elastic_transport", "elasticsearch"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # they log failures besides raising them
         self._client = self._connect(address, server.credentials, patience.seconds)
@@ -87,7 +87,10 @@ class LuceneCollection:
         self._call("PUT", f"/{self._name}/_settings", {"index": {"refresh_interval": None}})  # its default
         self._call("POST", f"/{self._name}/_refresh")
 
-    def search(self, bag: Bag, k: int) -> list[Hit]:
+    def search(self, bags: Sequence[Bag], k: int) -> list[list[Hit]]:
+        return [self._search(bag, k) for bag in bags]
+
+    def _search(self, bag: Bag, k: int) -> list[Hit]:
         # Clauses weigh up to 64: all of a query's weights are divided by the same power of two, and scores multiplied.
         heaviest = float(bag[1].max())
         scale = 2.0 ** max(0, np.ceil(np.log2(heaviest / lucene.MAX_WEIGHT)))
@@ -130,9 +133,6 @@ class LuceneCollection:
             self._call("PUT", f"/{self._notes}", {"settings": settings, "mappings": mappings})
         self._call("PUT", f"/{self._notes}/_doc/{quote(key, safe='')}", {"text": text})
 
-    def close(self) -> None:
-        self._client.close()
-
     def _mapping(self) -> dict | None:
         answer = self._call("GET", f"/{self._name}/_mapping", missing=True)
         return next(iter(answer.values()))["mappings"] if answer else None
@@ -166,7 +166,7 @@ class LuceneCollection:
                         raise _Refused(done["status"], f"document {done.get('_id')}: {_reason(done)}")
 
         if body:
-            call(send, _diagnose, self.where, self._tries)
+            self._try(send)
 
     def _call(
         self, method: str, path: str, body: Any = None, params: dict | None = None, missing: bool = False
@@ -181,7 +181,19 @@ class LuceneCollection:
                     return None
                 raise
 
-        return call(send, _diagnose, self.where, self._tries)
+        return self._try(send)
+
+    @staticmethod
+    def diagnose(error: Exception) -> tuple[Trouble, str]:
+        """By names, because both clients have classes of these and either may be absent."""
+        status, name = getattr(error, "status_code", None), type(error).__name__
+        if isinstance(status, int):
+            body = getattr(error, "body", None) or getattr(error, "info", None)
+            words = _reason(body) if body else str(error)
+            return of_status(status, words), f"{status} {words}"
+        if name in ("ConnectionError", "ConnectionTimeout"):
+            return Trouble.DOWN, str(error)
+        return Trouble.REFUSED, f"{name}: {error}"
 
 
 class OpenSearchCollection(LuceneCollection):
@@ -242,15 +254,3 @@ def _reason(body: Any) -> str:
     """What an answer says went wrong."""
     error = body.get("error") if isinstance(body, dict) else None
     return f"{error.get('type')}: {error.get('reason')}" if isinstance(error, dict) else str(error or body)
-
-
-def _diagnose(error: Exception) -> tuple[Trouble, str]:
-    """By names, because both clients have classes of these and either may be absent."""
-    status, name = getattr(error, "status_code", None), type(error).__name__
-    if isinstance(status, int):
-        body = getattr(error, "body", None) or getattr(error, "info", None)
-        words = _reason(body) if body else str(error)
-        return of_status(status, words), f"{status} {words}"
-    if name in ("ConnectionError", "ConnectionTimeout"):
-        return Trouble.DOWN, str(error)
-    return Trouble.REFUSED, f"{name}: {error}"

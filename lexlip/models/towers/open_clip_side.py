@@ -13,6 +13,7 @@ from torch import nn
 from lexlip.errors import CheckpointError, ConfigError
 from lexlip.models.towers.packed import Storage, packed, unpacked
 from lexlip.models.towers.reference import HUB, LOCAL, Reference
+from lexlip.models.trust import TRUST
 from lexlip.models.weights import save_tensors
 from lexlip.utils.files import write_json
 
@@ -128,6 +129,6 @@ def check_architecture(reference: Reference) -> None:
     leads = next((part for part in (*parts, timm_name if ":" in timm_name else None) if part), None)
     if leads:
         raise ConfigError(
-            f"tower {reference} is built of {leads}, which would be fetched by its name; pass trust_sources=True if "
-            "you trust who wrote the name"
+            f"tower {reference} is built of {leads}, which would be fetched by its name; if you trust who wrote the "
+            f"name, {TRUST}"
         )

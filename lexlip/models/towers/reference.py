@@ -14,6 +14,7 @@ from pathlib import Path
 import timm
 
 from lexlip.errors import ConfigError
+from lexlip.models.trust import TRUST
 
 KINDS = ("timm", "open_clip", "hf", "st")
 VIEWS = ("pooled", "cls", "mean", "cls+mean", "patches")
@@ -148,11 +149,9 @@ def check_reference(reference: str | Sequence[str], folder: str | Path | None = 
         found = parse(part, folder)
         place = found.weights or found.folder
         if place is None:
-            raise ConfigError(
-                f"tower {part} would be fetched by its name; pass trust_sources=True if you trust who wrote the name"
-            )
+            raise ConfigError(f"tower {part} would be fetched by its name; if you trust who wrote the name, {TRUST}")
         if folder is None or not place.resolve().is_relative_to(Path(folder).resolve()):
             raise ConfigError(
                 f"tower {part} leads to {place}, outside {folder or 'any folder that was given'}; "
-                "pass trust_sources=True if you trust who wrote the path"
+                f"if you trust who wrote the path, {TRUST}"
             )

@@ -172,7 +172,7 @@ def test_statuses():
 
 def test_what_milvus_says():
     pymilvus = pytest.importorskip("pymilvus", reason="needs the extra milvus")
-    from lexlip.index.remote.milvus import _diagnose
+    from lexlip.index.remote.milvus import MilvusCollection
 
     for code, words, trouble in (
         (1100, "auth check failure, please check username and password are correct", Trouble.DENIED),
@@ -183,7 +183,7 @@ def test_what_milvus_says():
         (1, "Retry run out of 75 retry times, message=server unavailable", Trouble.DOWN),
         (1100, "vector dimension mismatch", Trouble.REFUSED),
     ):
-        assert _diagnose(pymilvus.MilvusException(code, words)) == (trouble, words)
+        assert MilvusCollection.diagnose(pymilvus.MilvusException(code, words)) == (trouble, words)
 
 
 def test_what_qdrant_says():
@@ -191,12 +191,12 @@ def test_what_qdrant_says():
     from httpx import Headers, ReadTimeout
     from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-    from lexlip.index.remote.qdrant import _diagnose
+    from lexlip.index.remote.qdrant import QdrantCollection
 
     body = b'{"status":{"error":"No space left on device"}}'
-    assert _diagnose(UnexpectedResponse(500, "", body, Headers()))[0] == Trouble.FULL
-    assert _diagnose(UnexpectedResponse(401, "", b"Invalid API key", Headers()))[0] == Trouble.DENIED
-    assert _diagnose(ResponseHandlingException(ReadTimeout("slow")))[0] == Trouble.DOWN
+    assert QdrantCollection.diagnose(UnexpectedResponse(500, "", body, Headers()))[0] == Trouble.FULL
+    assert QdrantCollection.diagnose(UnexpectedResponse(401, "", b"Invalid API key", Headers()))[0] == Trouble.DENIED
+    assert QdrantCollection.diagnose(ResponseHandlingException(ReadTimeout("slow")))[0] == Trouble.DOWN
 
 
 def test_pauses_grow_and_end(no_pauses):

@@ -135,7 +135,7 @@ def test_the_models_stamp_travels_along(server, tmp_path):
         push(stamped(tmp_path / "three", "11" * 16, ["a", "b"]), place._collection)
 
     other = object.__new__(TableModel)
-    other.fingerprint, other.tokenizer = "33" * 16, None
+    other.folder, other.fingerprint, other.tokenizer = "other", "33" * 16, None
     with pytest.raises(IndexingError, match="its vectors were made by a model \\(11111111\\), not by"):
         place.open(other)
     assert len(place.open(other, force=True)) == 2
