@@ -89,7 +89,9 @@ def _run(options: argparse.Namespace) -> None:
     if not done.complete:
         print(f"process {process[0]} of {process[1]}: {done.encoded:,} {corpus.what}, others are at work")
         return
-    skipped = f", {done.skipped:,} left out: {options.out}/skipped_samples.tsv" if done.skipped else ""
+    counts = {"": done.skipped or 0, " rows or samples of the input": len(corpus.left_out)}
+    left_out = " and ".join(f"{count:,}{what}" for what, count in counts.items() if count)
+    skipped = f", {left_out} left out: {options.out}/skipped_samples.tsv" if left_out else ""
     print(f"{done.documents:,} {corpus.what} in {done.shards:,} shards, {done.encoded:,} encoded now{skipped}")
 
 

@@ -78,6 +78,9 @@ def _qrels(options: argparse.Namespace) -> None:
         captions = of_table(arguments.tars_of(options, options.tar, "corpus", "encode", USUAL_RULES), "texts")
     else:
         captions = of_table(arguments.parquet_of(options, options.parquet, "corpus", "encode", USUAL_RULES), "texts")
+    if captions.left_out:
+        count, first = len(captions.left_out), captions.left_out[0]
+        print(f"{count:,} rows or samples of the input are left out, such as {first}", file=sys.stderr)
     queries, lines = write_qrels(captions.read(0, len(captions)), options.out, options.direction)
     if options.queries is not None:
         write_queries(captions.read(0, len(captions)), options.queries)

@@ -165,6 +165,28 @@ def test_a_further_tar_shard_is_encoded_on_and_images_are_read_once(model, table
     assert list(stored(tmp_path / "v")) == [source.image_id(i) for i in range(8)]
 
 
+def test_what_a_tar_shard_lacks_is_told_by_encode_and_qrels(model, table, tmp_path, capsys):
+    model.save_pretrained(tmp_path / "model")
+    write_shard(tmp_path / "s.tar", TsvSource("corpus", "encode", table), range(5))
+    with tarfile.open(tmp_path / "s.tar", "a") as tar:
+        tar.addfile(tarfile.TarInfo("no_image.txt"))
+    words = [
+        "encode",
+        "--model",
+        str(tmp_path / "model"),
+        "--out",
+        str(tmp_path / "v"),
+        "--tar",
+        str(tmp_path / "s.tar"),
+    ]
+    for _ in range(2):  # the second finds all shards there
+        assert main(words) == 0
+        assert f", 1 rows or samples of the input left out: {tmp_path / 'v'}" in capsys.readouterr().out
+    assert main(["qrels", "--tar", str(tmp_path / "s.tar"), "--out", str(tmp_path / "q")]) == 0
+    told = capsys.readouterr().err
+    assert told.startswith("1 rows or samples of the input are left out, such as ") and told.count("s.tar") == 1
+
+
 def test_tar_shards_and_parquet_give_the_vectors_of_the_table(model, table, tmp_path):
     source = TsvSource("corpus", "encode", table)
     model.save_pretrained(tmp_path / "model")

@@ -35,8 +35,8 @@ class Skipped:
     reason: str
 
     def __str__(self) -> str:
-        where = one_line(self.path or self.image_id)
-        return f"{where}: {one_line(self.reason)}" if where else one_line(self.reason)
+        where, reason = one_line(self.path or self.image_id), one_line(self.reason)
+        return reason if reason.startswith(where) else f"{where}: {reason}"
 
 
 @dataclass(frozen=True)
