@@ -13,6 +13,7 @@ from torch import Tensor
 from lexlip.errors import FeaturesError
 from lexlip.features.data import Pairs
 from lexlip.models.towers import ImageTower, TextTower
+from lexlip.utils.devices import in_parts
 from lexlip_data.errors import BrokenSample
 from lexlip_data.sources.images import open_image
 from lexlip_data.sources.skipped import Skipped
@@ -90,7 +91,7 @@ def _try_photos(tower: ImageTower, pairs: Pairs, count: int) -> tuple[float, flo
     with torch.inference_mode():
         tower.features(batch[:1]).cpu()  # the first call of a device or library takes longer
         started = time.perf_counter()
-        given = tower.features(batch).cpu()
+        given = in_parts(tower.features, batch).cpu()
     one = 1 / len(pixels)
     return decoding * one, (time.perf_counter() - started) * one, 2 * given[0].numel() + 40
 

@@ -44,6 +44,7 @@ from lexlip.features.layout import (
     vocabulary_hash,
 )
 from lexlip.models.towers import ImageTower, TextTower
+from lexlip.utils.devices import in_parts
 from lexlip.utils.files import write_json
 from lexlip_data.errors import one_line
 from lexlip_data.loading.unknown_words import sample_captions, unknown_warning
@@ -291,7 +292,7 @@ def images_of(
             if good:
                 names, pixels = zip(*good)
                 with torch.inference_mode():
-                    given = tower.features(torch.stack(pixels))
+                    given = in_parts(tower.features, torch.stack(pixels))
                 numbers += [number for number, _ in names]
                 ids += [id for _, id in names]
                 features.append(_half(given, (widths.tokens, widths.image), ids[-len(good) :]).reshape(len(good), -1))

@@ -19,6 +19,7 @@ from lexlip.errors import EncodingError
 from lexlip.models.attribution import Box, Pooling, TextAttribution, patch_weights, saturated_weights, seen, term_ids
 from lexlip.models.hub import FolderModel
 from lexlip.models.inputs import check_texts, check_vectors, listed
+from lexlip.utils.devices import in_parts
 from lexlip_data.errors import BrokenImage
 from lexlip_data.sources.images import open_image, to_rgb, upright
 
@@ -157,13 +158,13 @@ class RetrievalModel(FolderModel):
         head = self._head(head)
         if isinstance(images, Tensor):
             self.check_pixels(images)
-            encode = lambda rows: self.vectors_of_pixels(images[rows].to(self.device), head)
+            pixels_of = lambda rows: images[rows]
         else:
             images = listed(images, ImageLike, "a PIL image or the path of one")
             transform = self.image_transform()
-            encode = lambda rows: self.vectors_of_pixels(
-                torch.stack([transform(_opened(image)) for image in images[rows]]).to(self.device), head
-            )
+            pixels_of = lambda rows: torch.stack([transform(_opened(image)) for image in images[rows]])
+        vectors_of = lambda pixels: self.vectors_of_pixels(pixels, head)
+        encode = lambda rows: in_parts(vectors_of, pixels_of(rows).to(self.device))
         return self._encoded(encode, len(images), batch_size, normalize, head)
 
     def _head(self, head: str | None) -> str:

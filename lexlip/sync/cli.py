@@ -51,9 +51,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--watch", action="store_true", help="go on, and look for changes again and again")
     command.add_argument("--every", type=float, default=5.0, help="with --watch: seconds between looks (default: 5)")
     command.add_argument("--batch", type=int, default=256, help="files of a publication (default: 256)")
-    command.add_argument(
-        "--batch-size", type=int, metavar="N", help="images at once (default: 64 on a GPU, 4 on the CPU)"
-    )
+    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="images at once (default: 64)")
     command.add_argument("--workers", type=int, default=0, help="processes that decode images (default: none)")
     command.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
     command.add_argument("--json", action="store_true", help="what was done as JSON, every broken file in it")

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from lexlip.models.lexlip import LexLIP
     from lexlip.sync.run import Encoder
 
-ON_GPU = 64  # images at once
-ON_CPU = 4  # glibc gives maps above 32 MB back after each layer; to get them anew took half of the time
-
 
 def model_of(folder: Path, index: Path, model: str | None, trust_sources: bool, rebuild: bool) -> str:
     """Name or folder of the model that an index is to be encoded with; another than made it is refused.
@@ -61,7 +58,7 @@ class ModelEncoder:
         folder, index: for messages, and the model that made the index.
         name: of `model_of`.
         rebuild: the index may be of another model.
-        options: batch_size (None: what the device is quick with), workers, device, trust_sources.
+        options: batch_size, workers, device, trust_sources.
     """
 
     def __init__(self, folder: Path, index: Path, name: str, rebuild: bool, **options: Any):
@@ -93,11 +90,9 @@ class ModelEncoder:
         from lexlip.utils.devices import usable_device
 
         stamp, model = self._loaded
-        device = usable_device(self._options["device"])
-        batch_size = self._options["batch_size"] or (ON_CPU if device.type == "cpu" else ON_GPU)
-        return Encoder(
-            stamp, CorpusEncoder(model.to(device), top_k or None, batch_size, self._options["workers"]).windows
-        )
+        options, device = self._options, usable_device(self._options["device"])
+        encoder = CorpusEncoder(model.to(device), top_k or None, options["batch_size"], options["workers"])
+        return Encoder(stamp, encoder.windows)
 
     @cached_property
     def _loaded(self) -> tuple[ModelStamp, LexLIP]:

@@ -4,14 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from lexlip.cli import main
 from lexlip.index import Index, SparseRows, build
 from lexlip.index.store import read_manifest
 from lexlip.sync.cli import report
-from lexlip.sync.encoder import ModelEncoder
 from lexlip.sync.run import Synced
 
 
@@ -51,16 +49,6 @@ def test_a_folder_from_the_command_line(drawings, tmp_path, capsys, make_worded)
         assert main([*command, "--index", str(tmp_path / "i"), "--model", str(tmp_path / "other one")]) == 2
         error = capsys.readouterr().err
         assert f"not by {tmp_path / 'other one'} (" in error and error.endswith("--rebuild builds it anew\n")
-
-
-@pytest.mark.parametrize(("given", "device", "used"), [(None, "cpu", 4), (None, "cuda", 64), (7, "cpu", 7)])
-def test_images_at_once(drawings, tmp_path, monkeypatch, given, device, used):
-    """Few on the CPU, where large maps cost more time to get than to fill."""
-    monkeypatch.setattr("lexlip.utils.devices.usable_device", lambda name: torch.device(device))
-    monkeypatch.setattr("lexlip.models.retrieval.RetrievalModel.to", lambda model, device: model)
-    options = {"batch_size": given, "workers": 0, "device": None, "trust_sources": False}
-    encoder = ModelEncoder(drawings, tmp_path / "i", "photos-small", False, **options)
-    assert encoder(0).windows.__self__.batch_size == used
 
 
 def test_an_index_of_nobody_knows_which_model_is_not_added_to(drawings, tmp_path, capsys):
