@@ -8,6 +8,7 @@ threads search in parallel.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import numba
 from llvmlite import ir
@@ -18,9 +19,17 @@ from numba.extending import intrinsic
 def compiled(function: Callable) -> Callable:
     """Compile for any argument types, without the interpreter's lock, and keep the result where that is possible."""
     try:
-        return numba.njit(function, nogil=True, cache=True)
+        dispatcher = numba.njit(function, nogil=True, cache=True)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
         return numba.njit(function, nogil=True)
+    save = dispatcher._cache.save_overload
+
+    def save_if_possible(*overload) -> None:
+        with suppress(OSError):  # a full disk: numba would give up a function that it has compiled
+            save(*overload)
+
+    dispatcher._cache.save_overload = save_if_possible
+    return dispatcher
 
 
 @intrinsic

@@ -4,6 +4,7 @@
 """
 
 import errno
+import importlib.util
 import os
 import resource
 import signal
@@ -152,3 +153,16 @@ def test_encoding_names_the_shard_and_goes_on(tmp_path, full, model):
     assert reason(error.value) == f"{tmp_path}/out/shard-00001.arrow: File too large"
     assert contents(tmp_path / "out") == before
     assert encode(model, LineTexts(lines), tmp_path / "out", shard_documents=20).encoded == 20
+
+
+def test_a_function_that_cannot_be_kept_compiled_runs(tmp_path, full):
+    """Else the first search on a full disk would fail, though it writes nothing."""
+    source = tmp_path / "kernel.py"
+    source.write_text("from lexlip.index.compiled import compiled\n@compiled\ndef twice(x):\n    return 2 * x\n")
+    spec = importlib.util.spec_from_file_location("kernel", source)
+    kernel = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(kernel)
+    full(16)
+    assert kernel.twice(4) == 8
+    full()
+    assert kernel.twice(4.0) == 8.0 and list((tmp_path / "__pycache__").glob("*.nbc"))
