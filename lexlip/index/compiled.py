@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import numba
 from llvmlite import ir
@@ -19,7 +20,7 @@ from numba.extending import intrinsic
 def compiled(function: Callable) -> Callable:
     """Compile for any argument types, without the interpreter's lock, and keep the result where that is possible."""
     try:
-        dispatcher = numba.njit(function, nogil=True, cache=True)
+        dispatcher: Any = numba.njit(function, nogil=True, cache=True)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
         return numba.njit(function, nogil=True)
     save = dispatcher._cache.save_overload
