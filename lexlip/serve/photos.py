@@ -1,8 +1,8 @@
 """The photos behind an index's ids, as small JPEGs; of videos their frames.
 
 No byte of a photo's file is ever sent: what a client gets is made anew from the pixels, in a process that may be
-killed, so that neither a photo's place of shooting nor a file that is no photo leaves the machine. Only ids of documents
-that the index holds are looked up, and only files that lie under a known folder, links resolved, are opened.
+killed, so that neither a photo's place of shooting nor a file that is no photo leaves the machine. Only ids of
+documents that the index holds are looked up, and only files that lie under a known folder, links resolved, are opened.
 """
 
 from __future__ import annotations
