@@ -11,10 +11,10 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",  # another page cannot show a photo, nor learn that it exists
     "referrer-policy": "no-referrer",
 }
-# The page's own: scripts, styles and images from here alone, and the photo that was dropped; no script in the HTML.
+# The page's own: scripts, styles, images and videos from here alone, and what was dropped; no script in the HTML.
 PAGE_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
-    "manifest-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self'; "
+    "connect-src 'self'; manifest-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; "
     "require-trusted-types-for 'script'"
 )
 

@@ -1,4 +1,4 @@
-"""The page and what it asks for besides searches: its files, photos, thumbnails, suggestions."""
+"""The page and what it asks for besides searches: its files, photos, thumbnails, videos, suggestions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request, Response
+from fastapi.responses import FileResponse
 
 from lexlip.index.places import Searchable
 from lexlip.serve import schemas
@@ -18,14 +19,21 @@ from lexlip.serve.headers import PAGE_POLICY
 from lexlip.serve.limits import Limits
 from lexlip.serve.photos import IMAGE_SIDE, PhotoFile, Photos
 from lexlip.serve.searcher import Searcher
+from lexlip_data.sources.kinds import video_type
 
 _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-LIMITED = {"/thumbnail/", "/image/", WORDS}
+LIMITED = {"/thumbnail/", "/image/", "/video/", WORDS}
 # Few sizes: any number would fill the cache with copies.
 _Side = Annotated[Literal["160", "320", "640"], Query(description="pixels of the shorter side at most")]
 _FOUND: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}},
     304: {"description": "The client has it already"},
+}
+_PLAYED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"video/*": {"schema": {"type": "string", "format": "binary"}}}},
+    206: {"description": "The bytes that Range asks for"},
+    400: {"description": "Range has another form"},
+    416: {"description": "The file has no such bytes"},
 }
 
 
@@ -55,6 +63,18 @@ def add_page(app: FastAPI, current: CurrentIndex, searcher: Searcher, photos: Ph
     @app.get("/image/{id:path}", summary="A document's photo, large", response_class=Response, responses=answers)
     async def image(request: Request, id: str) -> Response:
         return await photo(request, id, IMAGE_SIDE)
+
+    @app.get(
+        "/video/{id:path}", summary="A document's video: its file", response_class=FileResponse,
+        responses={**_PLAYED, **described(404, 421, 422, 500, 503)},
+    )  # fmt: skip
+    async def video(id: str) -> Response:
+        index = current.index
+        file = await asyncio.to_thread(file_of, index, id_of(index, id))
+        kind = await asyncio.to_thread(video_type, file.path)
+        if kind is None:
+            raise Refusal(404, "no_video", "this document is no video, or not any more", ("id",))
+        return FileResponse(file.path, media_type=kind, headers={"Cache-Control": "private, max-age=60"})
 
     @app.get(WORDS, summary="Words of the vocabulary that begin so", responses=described(421, 422, 500, 503))
     async def words(

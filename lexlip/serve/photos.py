@@ -1,8 +1,8 @@
-"""The photos behind an index's ids, as small JPEGs.
+"""The photos behind an index's ids, as small JPEGs; of videos their frames.
 
-No byte of a file is ever sent: what a client gets is made anew from the pixels, in a process that may be killed, so
-that neither a photo's place of shooting nor a file that is no photo leaves the machine. Only ids of documents that the
-index holds are looked up, and only files that lie under a known folder, links resolved, are opened.
+No byte of a photo's file is ever sent: what a client gets is made anew from the pixels, in a process that may be
+killed, so that neither a photo's place of shooting nor a file that is no photo leaves the machine. Only ids of
+documents that the index holds are looked up, and only files that lie under a known folder, links resolved, are opened.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Photos:
         except OSError:
             facts = None
         if path is None or facts is None:
-            raise Refusal(404, "no_photo", "this document has no photo here, or not any more")
+            raise Refusal(404, "no_photo", "this document has no photo or video here, or not any more")
         key = f"{id}\0{path}\0{facts.st_dev}\0{facts.st_ino}\0{facts.st_mtime_ns}\0{facts.st_size}"
         stamp = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
         return PhotoFile(path, stamp, str(id))
@@ -127,7 +127,7 @@ class Photos:
         return await refused(one(), "the photo")
 
     async def _read(self, file: PhotoFile) -> bytes | Moment:
-        if (second := moment_in(file.path, file.id)) is not None:
+        if (second := await asyncio.to_thread(moment_in, file.path, file.id)) is not None:
             return Moment(file.path, second)  # the decoder reads it: only that can be killed
         try:
             return await asyncio.to_thread(read_photo, file.path, file.id, self._limits.max_file)

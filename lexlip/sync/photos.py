@@ -13,12 +13,15 @@ from pathlib import Path
 
 from lexlip.index.origin import Source
 from lexlip_data.sources.files import is_file, is_hidden, is_inside, read_image, real_roots
+from lexlip_data.sources.kinds import kind_of_file
 
 _MOMENT = re.compile(r"(.+)#t=(\d{1,7}(?:\.\d{1,3})?)", re.DOTALL)
 
 
 def read_photo(path: Path, id: str, most: int | None = None) -> bytes:
     """The encoded image of an id whose file is known: the file itself, or the frame at a moment of a video as JPEG.
+
+    Of a video that is one document it is the first frame.
 
     Args:
         path: real, as `PhotoRoots.path` gives it; a link that has come into its place leads nowhere else.
@@ -37,7 +40,9 @@ def read_photo(path: Path, id: str, most: int | None = None) -> bytes:
 
 def moment_in(path: Path, id: str) -> float | None:
     """The second in an id's file, as `PhotoRoots.path` gives it; None where the file is a photo."""
-    return None if path.name == id.rpartition("/")[2] else moment_of(id)[1]
+    if path.name != id.rpartition("/")[2]:
+        return moment_of(id)[1]
+    return 0.0 if kind_of_file(path) == "video" else None
 
 
 def moment_of(id: str) -> tuple[str, float | None]:

@@ -289,6 +289,61 @@ def test_nothing_found_and_what_is_wrong_is_said(browser, photos, model, tmp_pat
         page.wait_for_selector("#empty .try")
 
 
+MIDDLE = """(video) => {
+  const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
+  canvas.getContext("2d").drawImage(video, 0, 0, 1, 1);
+  return [...canvas.getContext("2d").getImageData(0, 0, 1, 1).data].slice(0, 3);
+}"""
+
+
+def test_a_video_opens_at_its_moment(browser, model_folder, model, tmp_path):
+    pytest.importorskip("av", reason="needs the extra video")
+    from clips import COLOURS, make_clip
+
+    from lexlip.cli import main
+
+    videos, index = tmp_path / "videos", str(tmp_path / "index")
+    make_clip(videos / "clip.webm", "libvpx")
+    make_clip(videos / "old.avi", "mpeg4")  # which browsers do not play
+    assert main(["sync", str(videos), "--index", index, "--model", str(model_folder), "--video-seconds", "2"]) == 0
+    with serving(index, model, photos=True) as address, opened(browser, address) as page:
+        assert sorted(search(page, "red dot")) == [
+            f"{name}#t={t}.0" for name in ("clip.webm", "old.avi") for t in (0, 2, 4)
+        ]
+        page.click(".tile[data-id='clip.webm#t=4.0'] .photo")
+        video = page.locator("dialog video")
+        page.wait_for_function("() => document.querySelector('dialog video').readyState >= 2")
+        assert abs(video.evaluate("video => video.currentTime") - 4) < 0.2
+        assert np.abs(np.array(video.evaluate(MIDDLE)) - COLOURS[2]).max() < 40
+        assert video.evaluate("video => [video.controls, video.paused]") == [True, True]
+
+        # A word is shown on the frame that was found.
+        page.locator("dialog .words button").first.hover()
+        page.wait_for_selector("dialog .heat.on")
+        assert video.is_hidden()
+        page.mouse.move(5, 5)
+        video.wait_for()
+
+        # It plays, also while the search changes, and is silent once it is closed.
+        video.evaluate("video => video.play()")
+        page.locator("dialog .words button").first.click()
+        with page.expect_response("**/search"):
+            page.keyboard.press("+")
+        page.wait_for_function("() => document.querySelector('dialog video').currentTime > 4.6")
+        player = page.evaluate_handle("document.querySelector('dialog video')")
+        page.click("dialog .close")
+        page.wait_for_selector("dialog[open]", state="detached")
+        assert player.evaluate("video => video.paused")
+
+        page.click(".tile[data-id='old.avi#t=2.0'] .photo")
+        page.wait_for_selector("dialog .hint a")
+        assert page.inner_text("dialog .side .hint >> nth=0") == "This browser cannot play the video: download it."
+        with page.expect_download() as download:
+            page.click("dialog .hint a")
+        assert download.value.suggested_filename == "old.avi"
+        assert download.value.path().read_bytes() == (videos / "old.avi").read_bytes()
+
+
 @pytest.mark.slow
 def test_six_hundred_photos_from_sync_to_the_page(browser, shared, tmp_path, monkeypatch):
     """Real photos and the model that comes along: a search, a word's place, a forbidden word, a photo."""

@@ -11,7 +11,9 @@ from hypothesis import strategies as st  # noqa: E402
 
 from lexlip.serve.app import create_app  # noqa: E402
 
-PATHS = {"/search", "/explain", "/healthz", "/metrics", "/about", "/words", "/thumbnail/{id}", "/image/{id}"}
+PATHS = {
+    "/search", "/explain", "/healthz", "/metrics", "/about", "/words", "/thumbnail/{id}", "/image/{id}", "/video/{id}",
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -51,10 +51,11 @@ def test_a_word_that_is_needed_can_be_seen_and_taken_back(node):
 def test_a_moment_of_a_video_says_when(node):
     ids = ["clip.mp4#t=12.0", "a/b.mp4#t=72.5", "c.mp4#t=3725", "photo.jpg", 7, "#t=1"]
     said = node(f"""
-        const {{ momentOf }} = await import("./dom.js");
-        console.log(JSON.stringify({json.dumps(ids)}.map(momentOf)));
+        const {{ momentOf, secondOf }} = await import("./dom.js");
+        console.log(JSON.stringify([momentOf, secondOf].map((of) => {json.dumps([*ids, "d.MOV"])}.map(of))));
     """)
-    assert said == ["at 0:12", "at 1:12", "at 1:02:05", "", "", ""]
+    assert said[0] == ["at 0:12", "at 1:12", "at 1:02:05", "", "", "", ""]
+    assert said[1] == [12, 72.5, 3725, None, None, None, 0]
 
 
 def test_a_photo_is_searched_for_alone(node):

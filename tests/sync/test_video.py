@@ -2,11 +2,12 @@
 
 import pytest
 
-av = pytest.importorskip("av", reason="PyAV is not installed")
+pytest.importorskip("av", reason="PyAV is not installed")
 
 import io  # noqa: E402
 
 import numpy as np  # noqa: E402
+from clips import COLOURS, make_clip  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from lexlip.index import SparseRows  # noqa: E402
@@ -15,24 +16,10 @@ from lexlip.sync.run import Settings, sync  # noqa: E402
 from lexlip.sync.video import frame_at, moments  # noqa: E402
 from lexlip_data.errors import BrokenImage  # noqa: E402
 
-COLOURS = [(220, 20, 20), (20, 200, 20), (20, 20, 220)]
-
 
 @pytest.fixture
 def clip(tmp_path):
-    """Six seconds at five frames a second, two of each colour."""
-    path = tmp_path / "photos" / "clip.mp4"
-    path.parent.mkdir()
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=5)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for number in range(30):
-            picture = np.full((48, 64, 3), COLOURS[number // 10], np.uint8)
-            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
-    return path
+    return make_clip(tmp_path / "photos" / "clip.mp4")
 
 
 def colour_of(data):
@@ -86,7 +73,7 @@ def test_or_one_document_the_maximum_over_them(clip, tmp_path, encoder, held, ph
     settings = Settings(video_seconds=2.0, video_whole=True)
     sync(clip.parent, tmp_path / "i", ColourEncoder(encoder), settings)
     assert held(tmp_path / "i") == {"clip.mp4": {0: 1.0, 1: 1.0, 2: 1.0, 9: 0.5}}
-    assert photo_path(tmp_path / "i", "clip.mp4") == clip
+    assert photo_path(tmp_path / "i", "clip.mp4") == clip and colour_of(read_photo(clip, "clip.mp4")) == 0
     assert sync(clip.parent, tmp_path / "i", None).unchanged == 1
 
 

@@ -106,12 +106,29 @@ def _compatible(head: bytes) -> list[bytes]:
 
 def kind_of_file(path: str | Path) -> str | None:
     """`kind_of` a file by its content and name; None if it is no ordinary file or cannot be opened."""
+    head = _head_of(path)
+    return None if head is None else kind_of(head, str(path))
+
+
+def video_type(path: str | Path) -> str | None:
+    """The media type of a video's file, by its content; None if it is no video."""
+    head = _head_of(path)
+    if head is None or kind_of(head) != "video":
+        return None
+    if head[:4] == b"RIFF":
+        return "video/x-msvideo"
+    if head[4:8] == b"ftyp":
+        return "video/quicktime" if head[8:12] == b"qt  " else "video/mp4"
+    return "video/webm" if b"webm" in head[:64] else "video/x-matroska"  # the type stands in the first element
+
+
+def _head_of(path: str | Path) -> bytes | None:
     try:
         handle = os.open(path, os.O_RDONLY | NONBLOCK)
     except (OSError, ValueError):
         return None
     try:
-        return kind_of(os.read(handle, HEAD), str(path)) if stat.S_ISREG(os.fstat(handle).st_mode) else None
+        return os.read(handle, HEAD) if stat.S_ISREG(os.fstat(handle).st_mode) else None
     except OSError:
         return None
     finally:

@@ -59,3 +59,7 @@ const path = (id) => String(id).split("/").map(encodeURIComponent).join("/");
 
 export const thumbnail = (id, side) => `/thumbnail/${path(id)}?side=${side}`;
 export const image = (id) => `/image/${path(id)}`;
+export const video = (id) => `/video/${path(id)}`;
+
+// Refused where the service does not send the video.
+export const reachVideo = (id) => answer(fetch(video(id), { headers: { range: "bytes=0-0" } }));

@@ -1,12 +1,12 @@
-// One photo, large, with all its words.
+// One photo, large, with all its words; or a video at the moment that was found.
 
-import { image, thumbnail } from "./api.js";
-import { CROSS, find, icon, make, momentOf, shown } from "./dom.js";
+import { image, reachVideo, thumbnail, video } from "./api.js";
+import { CROSS, find, icon, make, momentOf, secondOf, shown } from "./dom.js";
 import { closeMenu } from "./menu.js";
 import { described, photoOf, wordButton } from "./tiles.js";
 
 const dialog = find("detail");
-let current = null; // { hits, place, context, similar }
+let current = null; // { hits, place, context, similar, playing }
 
 export function openDetail(hits, hit, context, similar) {
   current = { hits, place: hits.indexOf(hit), context, similar };
@@ -26,12 +26,40 @@ export function redrawDetail(context) {
 // The frame has the photo's own shape, so that the patches lie where they belong.
 function fit() {
   const frame = dialog.querySelector(".frame");
-  const photo = frame?.querySelector("img");
-  if (!photo?.naturalWidth) return;
+  const sizes = [...dialog.querySelectorAll(".frame img, .frame video")]
+    .map((each) => [each.naturalWidth ?? each.videoWidth, each.naturalHeight ?? each.videoHeight]);
+  const [width, height] = sizes.find(([width]) => width) ?? []; // of a video only where its frame is not there
+  if (!width) return;
   const stage = frame.parentElement;
-  const scale = Math.min(stage.clientWidth / photo.naturalWidth, stage.clientHeight / photo.naturalHeight);
-  frame.style.width = `${Math.round(photo.naturalWidth * scale)}px`;
-  frame.style.height = `${Math.round(photo.naturalHeight * scale)}px`;
+  const scale = Math.min(stage.clientWidth / width, stage.clientHeight / height);
+  frame.style.width = `${Math.round(width * scale)}px`;
+  frame.style.height = `${Math.round(height * scale)}px`;
+}
+
+// Lies over its frame, which words are shown on. A search that changes leaves it playing.
+function playing(hit) {
+  if (current.playing) return current.playing;
+  const note = make("p", { className: "hint", role: "status" });
+  const player = make("video", {
+    controls: true, preload: "metadata", playsInline: true, poster: thumbnail(hit.id, 640),
+    src: `${video(hit.id)}#t=${secondOf(hit.id)}`, "aria-label": String(hit.id),
+  });
+  player.addEventListener("loadedmetadata", fit);
+  player.addEventListener("error", async () => {
+    player.hidden = true;
+    const name = String(hit.id).split("/").pop().replace(/#t=[\d.]+$/, "");
+    const link = make("a", { href: video(hit.id), download: name }, "download it");
+    const why = await reachVideo(hit.id).then(() => ["This browser cannot play the video: ", link, "."], (error) => [error.message]);
+    note.replaceChildren(...why);
+  });
+  return (current.playing = { player, note });
+}
+
+// Else it would be heard and loaded on.
+function stop() {
+  current.playing?.player.removeAttribute("src");
+  current.playing?.player.load();
+  current.playing = null;
 }
 
 function draw() {
@@ -45,6 +73,8 @@ function draw() {
     const large = make("img", { src: image(hit.id), alt: described(hit) });
     large.addEventListener("load", () => { photo.src = large.src; }, { once: true });
   }
+  const { player, note } = context.photos && secondOf(hit.id) !== null ? playing(hit) : {};
+  if (player) frame.append(player);
   const words = hit.words; // heaviest first
   const most = Math.max(...words.map((each) => each.weight), 1e-9);
   const rows = words.map(({ word, weight }) => make("li", {}, wordButton("", hit, word, frame, false, context,
@@ -62,6 +92,7 @@ function draw() {
   const side = make("div", { className: "side" },
     make("h2", {}, String(hit.id)),
     make("p", { className: "score" }, [momentOf(hit.id), `Score ${hit.score.toFixed(4)}`].filter(Boolean).join(" · ")),
+    note ?? "",
     make("ul", { className: "words" }, ...rows),
     make("p", { className: "hint" }, context.patches ? "Point at a word to see where it is; click to search with or without it." : "Click a word to search with or without it."),
     actions);
@@ -74,18 +105,20 @@ function go(by) {
   const place = current.place + by;
   if (!current.hits[place]) return;
   closeMenu();
+  stop();
   current.place = place;
   draw();
 }
 
 dialog.addEventListener("keydown", (event) => {
-  if (event.target.closest("#menu")) return;
+  if (event.target.closest("#menu, video")) return; // a player has arrows of its own
   if (event.key === "ArrowRight") go(1);
   if (event.key === "ArrowLeft") go(-1);
 });
 dialog.addEventListener("click", (event) => event.target === dialog && closeDetail());
 dialog.addEventListener("close", () => {
   closeMenu();
+  stop();
   document.body.append(find("menu"));
   const tile = [...document.querySelectorAll(".tile")].find((each) => each.dataset.id === String(current.hits[current.place].id));
   tile?.querySelector(".photo").focus();

@@ -32,11 +32,19 @@ export const shown = (word) => (word.startsWith("##") ? "…" + word.slice(2) : 
 // Neither a piece nor a sign.
 export const isWhole = (word) => /^[\p{L}\p{N}]/u.test(word);
 
+const MOMENT = /.#t=(\d{1,7}(?:\.\d{1,3})?)$/;
+
+// Of a moment of a video, `clip.mp4#t=72.5`: 72.5; of a video that is one document 0; of a photo null.
+export function secondOf(id) {
+  const found = MOMENT.exec(String(id));
+  if (found) return Number(found[1]);
+  return /\.(mp4|m4v|mov|mkv|webm|avi)$/i.test(String(id)) ? 0 : null;
+}
+
 // Of a moment of a video, `clip.mp4#t=72.5`: "at 1:12"; of a photo nothing.
 export function momentOf(id) {
-  const found = /.#t=(\d{1,7})(?:\.\d{1,3})?$/.exec(String(id));
-  if (!found) return "";
-  const seconds = Number(found[1]);
+  if (!MOMENT.test(String(id))) return "";
+  const seconds = Math.floor(secondOf(id));
   const parts = [Math.floor(seconds / 60) % 60, seconds % 60].map((part) => String(part).padStart(2, "0"));
   const hours = Math.floor(seconds / 3600);
   return `at ${hours ? `${hours}:${parts.join(":")}` : parts.join(":").replace(/^0/, "")}`;

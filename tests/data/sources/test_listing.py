@@ -10,7 +10,7 @@ from lexlip_data.errors import BrokenImage
 from lexlip_data.sources import kinds
 from lexlip_data.sources import listing as listing_module
 from lexlip_data.sources.images import open_image
-from lexlip_data.sources.kinds import kind_of, unread_named
+from lexlip_data.sources.kinds import kind_of, unread_named, video_type
 from lexlip_data.sources.listing import Listing
 
 HEIC = b"\0\0\0\x18ftypheic" + b"\0" * 60
@@ -143,3 +143,17 @@ def test_an_image_of_another_kind_is_named_where_it_cannot_be_decoded(no_plugins
 )  # fmt: skip
 def test_kinds(head, kind):
     assert kind_of(head) == kind
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"\0\0\0\x18ftypmp42", "video/mp4"), (b"\0\0\0\x14ftypqt  ", "video/quicktime"),
+        (b"RIFF\0\0\0\0AVI LIST", "video/x-msvideo"), (b"RIFF\0\0\0\0WAVE", None), (b"GIF89a", None),
+        (b"\x1aE\xdf\xa3\x93B\x82\x84webm", "video/webm"), (b"\x1aE\xdf\xa3\x93B\x82\x88matroska", "video/x-matroska"),
+    ],
+)  # fmt: skip
+def test_types_of_videos(tmp_path, head, kind):
+    """By content: names lie."""
+    (tmp_path / "clip.mp4").write_bytes(head)
+    assert video_type(tmp_path / "clip.mp4") == kind and video_type(tmp_path) is None
