@@ -19,17 +19,7 @@ from lexlip.models import weights
 from lexlip.utils.files import write_json, write_whole
 
 TIMM_NAME = "tf_efficientnet_lite0"
-KEPT = (
-    "input_size",
-    "interpolation",
-    "mean",
-    "std",
-    "crop_pct",
-    "pool_size",
-    "first_conv",
-    "classifier",
-    "num_classes",
-)
+KEPT = "input_size interpolation mean std crop_pct pool_size first_conv classifier num_classes".split()
 
 
 def convert_efficientnet_lite(source: str | Path, out: str | Path, crop_pct: float | None = None) -> str:

@@ -52,9 +52,7 @@ def import_lotlip(path: str | Path, corner_tokens: int = 2, tokenizer: str | Non
         CheckpointError: another layout, or a name or shape that has no place here.
         ConfigError: a tokenizer that does not fit the words that are left beside the corners.
     """
-    content = read(path)
-    weights = state_of(content, path)
-    weights = {name.removeprefix("module."): value for name, value in weights.items()}
+    weights = {name.removeprefix("module."): value for name, value in state_of(read(path), path).items()}
     absent = [name for name in NEEDED if not isinstance(weights.get(name), Tensor)]
     if absent:
         raise CheckpointError(f"{path} is no LoTLIP checkpoint: it holds no {absent[0]}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from lexlip.errors import UserError
 from lexlip.models.source import check_source
@@ -13,6 +14,7 @@ from lexlip.utils.options import trust_option
 from lexlip.utils.paths import check_input, check_output
 from lexlip_data.convert import arguments
 from lexlip_data.errors import one_line
+from lexlip_data.sources.skipped import Rules
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -23,15 +25,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     trust_option(command)
     corpus = command.add_argument_group("the corpus, one of these (--images goes with --tsv and --parquet too)")
-    corpus.add_argument("--arrow", type=Path, nargs="+", metavar="FILE", help="Arrow files of captioned images")
-    corpus.add_argument("--tsv", type=Path, metavar="FILE", help="a table: title, filepath, and optionally image_id")
+    table_options(corpus, command, "train")
     corpus.add_argument(
         "--images", type=Path, metavar="DIR",
         help="all images under a folder, ids are their paths; with --tsv or --parquet: what file paths are relative to "
         "(default: the table's folder)",
     )  # fmt: skip
-    corpus.add_argument("--tar", nargs="+", metavar="PATTERN", help="tar shards, such as 'x/{00000..00331}.tar'")
-    corpus.add_argument("--parquet", nargs="+", metavar="PATTERN", help="Parquet files, such as 'x/train-*.parquet'")
     corpus.add_argument(
         "--texts", type=Path, metavar="FILE", help="a text file, one document per line; ids count from 1"
     )
@@ -40,8 +39,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--what", choices=("images", "texts"), default="images",
         help="but of --images and --texts: the images, or the captions with ids such as 17#0 (default: images)",
     )  # fmt: skip
-    arguments.of_tars(command.add_argument_group("of --tar").add_argument)
-    arguments.of_parquet(command.add_argument_group("of --parquet").add_argument)
     command.add_argument(
         "--picture-roots", type=Path, nargs="+", default=(), metavar="DIR",
         help="folders besides the corpus's own that paths and links of images may lead into",
@@ -58,15 +55,39 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     command.set_defaults(run=_run)
 
 
+def table_options(corpus: argparse._ActionsContainer, command: argparse.ArgumentParser, split: str) -> None:
+    """--arrow, --tsv, --tar and --parquet, and how those are read; `split` is for the help."""
+    corpus.add_argument("--arrow", type=Path, nargs="+", metavar="FILE", help="Arrow files of captioned images")
+    corpus.add_argument("--tsv", type=Path, metavar="FILE", help="a table: title, filepath, and optionally image_id")
+    corpus.add_argument("--tar", nargs="+", metavar="PATTERN", help="tar shards, such as 'x/{00000..00331}.tar'")
+    corpus.add_argument("--parquet", nargs="+", metavar="PATTERN", help=f"Parquet files, such as 'x/{split}-*.parquet'")
+    arguments.of_tars(command.add_argument_group("of --tar").add_argument)
+    arguments.of_parquet(command.add_argument_group("of --parquet").add_argument)
+
+
+def table_of(options: argparse.Namespace, what: str, rules: Rules) -> Any:
+    """The "images" or "texts" that `table_options` and --images were given; None without. Raises DataError."""
+    from lexlip.encode.tables import of_table, read_arrow, read_tsv
+
+    if options.arrow:
+        return read_arrow(options.arrow, what)
+    if options.tsv:
+        return read_tsv(options.tsv, what, rules, options.images)
+    if options.tar:
+        return of_table(arguments.tars_of(options, options.tar, "corpus", "encode", rules), what)
+    if options.parquet:
+        return of_table(arguments.parquet_of(options, options.parquet, "corpus", "encode", rules), what)
+    return None
+
+
 def _run(options: argparse.Namespace) -> None:
-    _check_corpus(options)
-    _check_paths(options)
+    _check(options)
+    from lexlip.encode.files import FolderImages, LineTexts
     from lexlip.encode.run import encode, process_of
     from lexlip.launch.environment import leave_with_launcher
     from lexlip.models.lexlip import LexLIP
     from lexlip.utils.devices import usable_device
     from lexlip_data.errors import DataError
-    from lexlip_data.sources.skipped import Rules
 
     leave_with_launcher()
     device = usable_device(options.device)
@@ -75,7 +96,9 @@ def _run(options: argparse.Namespace) -> None:
         raise UserError(f"--workers {options.workers}: 0 or more")
     try:
         rules = Rules(options.max_bad_share, tuple(map(str, options.picture_roots)))
-        corpus = _corpus(options, rules)
+        corpus = table_of(options, options.what, rules)
+        if corpus is None:
+            corpus = FolderImages(options.images, options.picture_roots) if options.images else LineTexts(options.texts)
         for note in corpus.notes if process[0] == 0 else ():
             print(one_line(note), file=sys.stderr)
         model = LexLIP.from_pretrained(options.model, trust_sources=options.trust_sources).to(device)
@@ -95,7 +118,8 @@ def _run(options: argparse.Namespace) -> None:
     print(f"{done.documents:,} {corpus.what} in {done.shards:,} shards, {done.encoded:,} encoded now{skipped}")
 
 
-def _check_corpus(options: argparse.Namespace) -> None:
+def _check(options: argparse.Namespace) -> None:
+    """Before torch is loaded, which takes seconds."""
     given = [name for name in ("arrow", "tsv", "texts", "tar", "parquet") if getattr(options, name)]
     if options.images and given not in (["tsv"], ["parquet"]):
         given.append("images")
@@ -106,10 +130,6 @@ def _check_corpus(options: argparse.Namespace) -> None:
         )
     if options.picture_roots and given[0] in ("arrow", "texts", "tar"):
         raise UserError(f"--picture-roots: --{given[0]} reads no image from a file of its own")
-
-
-def _check_paths(options: argparse.Namespace) -> None:
-    """Before torch is loaded, which takes seconds."""
     check_source("--model ", options.model)
     for file in options.arrow or ():
         check_input("--arrow", file)
@@ -117,18 +137,3 @@ def _check_paths(options: argparse.Namespace) -> None:
     check_input("--texts", options.texts)
     check_input("--images", options.images, folder=True)
     check_output("--out", options.out, folder=True)
-
-
-def _corpus(options: argparse.Namespace, rules):
-    from lexlip.encode.files import FolderImages, LineTexts
-    from lexlip.encode.tables import of_table, read_arrow, read_tsv
-
-    if options.arrow:
-        return read_arrow(options.arrow, options.what)
-    if options.tsv:
-        return read_tsv(options.tsv, options.what, rules, options.images)
-    if options.tar:
-        return of_table(arguments.tars_of(options, options.tar, "corpus", "encode", rules), options.what)
-    if options.parquet:
-        return of_table(arguments.parquet_of(options, options.parquet, "corpus", "encode", rules), options.what)
-    return FolderImages(options.images, options.picture_roots) if options.images else LineTexts(options.texts)

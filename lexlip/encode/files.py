@@ -62,8 +62,9 @@ class FolderImages:
         part.names = pa.array(names, pa.large_string())
         return part
 
-    def written_after(self, seconds: float, names: Sequence[str]) -> Iterator[str]:
-        """Those images, of some that may be gone, that were written after a time in seconds since 1970."""
+    def written_after(self, file: Path, names: Sequence[str]) -> Iterator[str]:
+        """Those images, of some that may be gone, that were written after a file."""
+        seconds = file.stat().st_mtime
         for name in names:
             with suppress(OSError):
                 if os.stat(self.folder / name).st_mtime > seconds:

@@ -20,9 +20,9 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import cast
 
@@ -31,7 +31,7 @@ from filelock import FileLock
 
 from lexlip.encode.corpus import Images, Ordered, Part, Texts
 from lexlip.encode.files import FolderImages, LineTexts
-from lexlip.encode.shards import FACTS, LOCK, ShardFolder, ShardPlan, refuse_other
+from lexlip.encode.shards import LOCK, ShardFolder, ShardPlan, refuse_other
 from lexlip.errors import EncodingError
 from lexlip.index.origin import Origin
 from lexlip.utils.files import give_usual_rights, write_json, write_whole
@@ -39,6 +39,7 @@ from lexlip_data.errors import one_line
 from lexlip_data.sources.skipped import Rules, Skipped
 
 _MOST_TIMES, _MOST_SMALL = 64, 64 << 20  # a list of names may be so much longer without compression
+_FACTS, _NAMES, _ROWS = ".json", "-names.gz", "-rows.npy"  # endings of a round's files beside its shards
 _OF_CORPUS = ("documents", "corpus")  # facts that may differ where a corpus grew
 
 
@@ -50,23 +51,10 @@ class Round:
     shards: ShardFolder
 
 
-@dataclass
-class Rounds:
-    """All rounds of an output folder.
-
-    Attributes:
-        rounds: the first one and those that were added.
-        notes: what is not as somebody may expect, a line for each kind of it.
-    """
-
-    rounds: list[Round]
-    notes: list[str] = field(default_factory=list)
-
-
 def open_rounds(
     out: Path, corpus: Images | Texts, settings: dict, make_plan: Callable[[int], ShardPlan], rules: Rules,
     origin: Origin | None = None,
-) -> Rounds:  # fmt: skip
+) -> tuple[list[Round], list[str]]:  # fmt: skip
     """Claim a folder for a corpus, or find what it holds of it already.
 
     Args:
@@ -74,6 +62,9 @@ def open_rounds(
         make_plan: of how many documents.
         rules: how many documents may be left out.
         origin: for the schema of the shards.
+
+    Returns:
+        The first round and those that were added, and a line for each kind of thing that is not as somebody may expect.
 
     Raises:
         EncodingError: the folder holds something else, or what other settings gave.
@@ -96,35 +87,33 @@ class _Opener:
     lock: FileLock
     origin: Origin | None
 
-    def open(self) -> Rounds:
+    def open(self) -> tuple[list[Round], list[str]]:
         there = self._there()
         if not there and any(self.out.glob("*.arrow")):
             raise EncodingError(f"{self.out} holds Arrow files of something else; name a new folder with --out")
         facts = self._facts(self.corpus)
-        if not there:
-            return Rounds([self._claim(0, self.corpus)])
         for of_round in there:
             self._require_same(of_round, self.settings)
         if len(there) == 1 and all(there[0].get(name) == facts[name] for name in _OF_CORPUS):
             first = self._round(0, self.corpus, there[0])
             # Of lines the fingerprint says that none was changed.
             of_rows = [] if isinstance(self.corpus, LineTexts) else self._changed_rows(there)
-            return Rounds([first], self._changed([first]) + of_rows)
-        if len(there) == 1 and not self._begun(0, there[0]):
-            self._forget(0)
-            return Rounds([self._claim(0, self.corpus)])
-        if isinstance(self.corpus, FolderImages):
-            return self._grown(there, self.corpus)
-        if (longer := self._longer(there)) is not None:
-            return longer
-        self._require_same(there[0], facts)
-        raise EncodingError(f"{self.out} holds another corpus; name a new folder with --out")
-
-    def _longer(self, there: list[dict]) -> Rounds | None:
-        """The rounds of rows that are there and a new one of those after them; None where this is another corpus."""
-        if len(there) > 1 and not self._begun(len(there) - 1, there[-1]):
+            return [first], self._changed([first]) + of_rows
+        if there and not self._begun(len(there) - 1, there[-1]):
             self._forget(len(there) - 1)
             there = there[:-1]
+        if not there:
+            return [self._claim(0, self.corpus)], []
+        found = self._grown(there, self.corpus) if isinstance(self.corpus, FolderImages) else self._longer(there)
+        if found is None:
+            self._require_same(there[0], facts)
+            raise EncodingError(f"{self.out} holds another corpus; name a new folder with --out")
+        for each in found[0]:
+            each.shards.allow(self.rules.allowed(len(self.corpus)), len(self.corpus))
+        return found
+
+    def _longer(self, there: list[dict]) -> tuple[list[Round], list[str]] | None:
+        """The rounds of rows that are there and a new one of those after them; None where this is another corpus."""
         ends = [0, *accumulate(facts["documents"] for facts in there)]
         before = self._rows(there)
         if before is None or ends[-1] > len(self.corpus) or (len(there) == 1 and ends[-1] == len(self.corpus)):
@@ -137,9 +126,7 @@ class _Opener:
         ]
         if ends[-1] < len(self.corpus):
             rounds.append(self._claim(len(there), self._part(ends[-1], len(self.corpus))))
-        for of_round in rounds:
-            of_round.shards.allow(self.rules.allowed(len(self.corpus)), len(self.corpus))
-        return Rounds(rounds, self._changed_rows(there))
+        return rounds, self._changed_rows(there)
 
     def _part(self, start: int, stop: int) -> Images | Texts:
         return cast(Images | Texts, Part(self.corpus, start, stop, self._marks))
@@ -148,18 +135,14 @@ class _Opener:
     def _marks(self) -> np.ndarray:
         return cast(Ordered, self.corpus).marks()
 
-    @property
-    def _ordered(self) -> bool:
-        """Whether the corpus may grow at its end."""
-        return hasattr(self.corpus, "marks")
-
-    def _rows_file(self, number: int) -> Path:
-        return self.out / (f"encoding-{number}-rows.npy" if number else "encoding-rows.npy")
+    def _file(self, number: int, ending: str) -> Path:
+        """A file of a round beside its shards."""
+        return self.out / (f"encoding-{number}{ending}" if number else f"encoding{ending}")
 
     def _rows(self, there: list[dict]) -> np.ndarray | None:
         """The marks of the rows of all rounds; None where they are not kept, as in earlier versions."""
-        files = [self._rows_file(number) for number in range(len(there))]
-        if not self._ordered or not all(file.exists() for file in files):
+        files = [self._file(number, _ROWS) for number in range(len(there))]
+        if not hasattr(self.corpus, "marks") or not all(file.exists() for file in files):
             return None
         found = []
         for file, facts in zip(files, there, strict=True):
@@ -193,17 +176,15 @@ class _Opener:
             f"encoded (e.g. {one_line(name)}); they are not encoded anew: name a new folder with --out"
         ]
 
-    def _grown(self, there: list[dict], corpus: FolderImages) -> Rounds:
-        if len(there) > 1 and not self._begun(len(there) - 1, there[-1]):
-            self._forget(len(there) - 1)
-            there = there[:-1]
+    def _grown(self, there: list[dict], corpus: FolderImages) -> tuple[list[Round], list[str]]:
         names = [self._names(number, facts) for number, facts in enumerate(there)]
-        now, before = set(corpus.names.to_pylist()), {name for of_round in names for name in of_round}
-        gone = frozenset(before - now)
+        before = {name for of_round in names for name in of_round}
+        gone = frozenset(before.difference(corpus.names.to_pylist()))
         rounds = [self._round(number, corpus.of(names[number]), facts, gone) for number, facts in enumerate(there)]
         new = [name for name in corpus.names.to_pylist() if name not in before]
         notes = self._changed(rounds)
-        encoded = sorted(gone.intersection(name for of_round in rounds for name in of_round.shards.ids()))
+        ids = (of_round.shards.ids_of(shard) for of_round in rounds for shard in of_round.shards.finished())
+        encoded = sorted(gone.intersection(chain.from_iterable(ids)))
         if encoded:
             notes.append(
                 f"{self.out}: {len(encoded):,} images that were encoded are gone from {corpus.origin} (e.g. "
@@ -212,14 +193,11 @@ class _Opener:
             )
         if new:
             rounds.append(self._claim(len(there), corpus.of(new), gone))
-        total = len(now)
-        for of_round in rounds:
-            of_round.shards.allow(self.rules.allowed(total), total)
-        return Rounds(rounds, notes)
+        return rounds, notes
 
     def _there(self) -> list[dict]:
         found: list[dict] = []
-        while (file := self._facts_file(len(found))).exists():
+        while (file := self._file(len(found), _FACTS)).exists():
             try:
                 content = json.loads(file.read_text(encoding="utf-8"))
                 if not isinstance(content["documents"], int) or not isinstance(content["run"], str):
@@ -240,14 +218,8 @@ class _Opener:
         run = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
         return {**facts, "run": run}
 
-    def _facts_file(self, number: int) -> Path:
-        return self.out / (f"encoding-{number}.json" if number else FACTS)
-
-    def _names_file(self, number: int) -> Path:
-        return self.out / (f"encoding-{number}-names.gz" if number else "encoding-names.gz")
-
     def _round(self, number: int, corpus: Images | Texts, facts: dict, gone: frozenset[str] = frozenset()) -> Round:
-        files = self._facts_file(number), self._names_file(number)
+        files = self._file(number, _FACTS), self._file(number, _NAMES)
         stem = f"shard-added{number}-" if number else "shard-"
         plan = self.make_plan(facts["documents"])
         shards = ShardFolder(self.out, plan, facts["run"], self.rules, self.lock, stem, files, gone, self.origin)
@@ -257,12 +229,12 @@ class _Opener:
         facts = self._facts(corpus)
         if isinstance(corpus, FolderImages):  # the names first: whoever finds the facts may need them
             content = gzip.compress("\0".join(corpus.names.to_pylist()).encode(), 1)
-            write_whole(self._names_file(number), lambda file: file.write(content))
-            give_usual_rights(self._names_file(number))
-        elif self._ordered:
+            write_whole(self._file(number, _NAMES), lambda file: file.write(content))
+            give_usual_rights(self._file(number, _NAMES))
+        elif hasattr(self.corpus, "marks"):
             marks = self._marks[-len(corpus) :]
-            write_whole(self._rows_file(number), lambda file: np.save(file, marks))
-        write_json(facts, self._facts_file(number))
+            write_whole(self._file(number, _ROWS), lambda file: np.save(file, marks))
+        write_json(facts, self._file(number, _FACTS))
         return self._round(number, corpus, facts, gone)
 
     def _begun(self, number: int, facts: dict) -> bool:
@@ -272,13 +244,13 @@ class _Opener:
         """Remove what a round without a finished shard left."""
         for file in self._round(number, self.corpus, {"documents": 1, "run": ""}).shards.lists():
             file.unlink(missing_ok=True)
-        self._facts_file(number).unlink()
-        for file in (self._names_file(number), self._rows_file(number)):
-            file.unlink(missing_ok=True)
+        self._file(number, _FACTS).unlink()
+        for ending in (_NAMES, _ROWS):
+            self._file(number, ending).unlink(missing_ok=True)
 
     def _names(self, number: int, facts: dict) -> list[str]:
         """Of a round's documents, in their order where one is left to encode."""
-        file = self._names_file(number)
+        file = self._file(number, _NAMES)
         try:
             if file.exists():
                 packed = file.read_bytes()
@@ -307,7 +279,7 @@ class _Opener:
             name
             for of_round in rounds
             for shard in of_round.shards.finished()
-            for name in self.corpus.written_after(of_round.shards.written(shard), of_round.shards.documents_of(shard))
+            for name in self.corpus.written_after(of_round.shards.shard(shard), of_round.shards.documents_of(shard))
         ]
         if not changed:
             return []

@@ -111,16 +111,18 @@ def encode(
         **({"id_prefix": id_prefix} if id_prefix else {}),  # an earlier version's folder, without one, goes on
     }  # fmt: skip  # what decides every byte of a shard: padding changes the last bits of a text's vector
     plan = partial(ShardPlan, shard_documents=shard_documents, window=batch_size * WINDOW_BATCHES)
-    origin = _origin(model, model_name, corpus, id_prefix)
-    found = open_rounds(Path(out), corpus, settings, plan, rules, origin)
+    folder = os.path.abspath(model_name) if os.path.isdir(model_name) else ""
+    stamp = ModelStamp(model_name, folder, weights_fingerprint(model))
+    origin = Origin(stamp, Source(os.path.abspath(corpus.origin), corpus.what, id_prefix))
+    rounds, notes = open_rounds(Path(out), corpus, settings, plan, rules, origin)
     if process[0] == 0:
-        for note in found.notes + _unknown_words(corpus, model.tokenizer):
+        for note in notes + _unknown_words(corpus, model.tokenizer):
             log.warning("%s", note)
     encoder = CorpusEncoder(model.eval(), top_k, batch_size, workers)
     wide = model.vocab_size > 1 << 16
-    encoded = sum(_encode_round(each, encoder, wide, process, progress, id_prefix) for each in found.rounds)
-    skipped = [each.shards.finish(corpus.left_out) for each in found.rounds]
-    shards = sum(each.shards.plan.shards for each in found.rounds)
+    encoded = sum(_encode_round(each, encoder, wide, process, progress, id_prefix) for each in rounds)
+    skipped = [each.shards.finish(corpus.left_out) for each in rounds]
+    shards = sum(each.shards.plan.shards for each in rounds)
     return Encoded(len(corpus), encoded, shards, None if None in skipped else skipped[-1])
 
 
@@ -142,7 +144,8 @@ def _encode_round(
     corpus, folder, plan = part.corpus, part.shards, part.shards.plan
     mine = range(rank, plan.shards, processes)
     missing = [shard for shard in mine if not folder.shard(shard).exists()]
-    windows = encoder.windows(corpus, (window for shard in missing for window in plan.windows(shard)))
+    todo = [window for shard in missing for window in plan.windows(shard)]
+    windows = encoder.windows(corpus, todo)
     with tqdm(
         total=sum(map(plan.size, mine)), initial=sum(map(plan.size, set(mine) - set(missing))),
         unit=f" {corpus.what}", disable=not progress,
@@ -150,8 +153,7 @@ def _encode_round(
         for shard in missing:
             of_shard = _counted(islice(windows, len(plan.windows(shard))), bar, id_prefix)
             folder.write(shard, of_shard, "string" if id_prefix else corpus.ids, wide)
-    windows_of = (window for shard in missing for window in plan.windows(shard))
-    return sum(1 for window in windows_of for number in range(*window) if not folder.is_gone(corpus, number))
+    return sum(1 for window in todo for number in range(*window) if not folder.is_gone(corpus, number))
 
 
 def process_of(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
@@ -178,12 +180,6 @@ def _counted(windows, bar: tqdm, id_prefix: str):
     for rows, skipped in windows:
         yield with_prefix(rows, id_prefix), skipped
         bar.update(len(rows) + len(skipped))
-
-
-def _origin(model: LexiconModel, name: str, corpus: Images | Texts, id_prefix: str) -> Origin:
-    folder = os.path.abspath(name) if name and os.path.isdir(name) else ""
-    stamp = ModelStamp(name, folder, weights_fingerprint(model))
-    return Origin(stamp, Source(os.path.abspath(corpus.origin), corpus.what, id_prefix))
 
 
 def fingerprint(model: RetrievalModel) -> str:

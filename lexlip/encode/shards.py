@@ -123,10 +123,6 @@ class ShardFolder:
         """Numbers of the shards that are there."""
         return [shard for shard in range(self.plan.shards) if self.shard(shard).exists()]
 
-    def written(self, shard: int) -> float:
-        """When a shard was written, in seconds since 1970."""
-        return self.shard(shard).stat().st_mtime
-
     def ids_of(self, shard: int) -> list:
         """Ids of a finished shard's rows, as the corpus has them.
 
@@ -144,10 +140,6 @@ class ShardFolder:
         source = self._origin.source if self._origin else None
         prefix = source.id_prefix if source else ""
         return [id.removeprefix(prefix) for id in ids] if prefix else ids
-
-    def ids(self) -> list:
-        """`ids_of` all finished shards."""
-        return [id for shard in self.finished() for id in self.ids_of(shard)]
 
     def documents_of(self, shard: int) -> list:
         """`ids_of` a finished shard, and those that it left out."""

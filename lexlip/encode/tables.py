@@ -9,7 +9,7 @@ Costs 24 bytes per image for Arrow files; a table is held in memory, some three 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,6 @@ import numpy as np
 from lexlip.encode.corpus import Images, Texts, mark
 from lexlip_data.errors import BrokenSample, DataError, one_line
 from lexlip_data.sources.arrow import ArrowSource
-from lexlip_data.sources.contained import ContainedTable
 from lexlip_data.sources.skipped import USUAL_RULES, Rules, Skipped
 from lexlip_data.sources.source import Source, hash_id
 from lexlip_data.sources.table import CaptionTable, TsvSource
@@ -32,7 +31,8 @@ def read_arrow(paths: Sequence[str | Path], what: str = "images") -> Images | Te
     Raises:
         DataError: a file is absent, damaged, or lacks a column.
     """
-    return _corpus(ArrowSource("corpus", "encode", paths), what, [str(path) for path in paths])
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return _corpus(ArrowSource("corpus", "encode", paths), what, f"{paths[0]}{more}", [])
 
 
 def read_tsv(
@@ -48,21 +48,19 @@ def read_tsv(
     Raises:
         DataError: the file is absent or malformed, or too many rows are bad.
     """
-    source = TsvSource("corpus", "encode", path, rules=rules, images=images)
-    return _corpus(source, what, [str(path)], source.left_out)
+    return of_table(TsvSource("corpus", "encode", path, rules=rules, images=images), what)
 
 
-def of_table(table: ContainedTable, what: str = "images") -> Images | Texts:
+def of_table(table: CaptionTable, what: str = "images") -> Images | Texts:
     """The images or the captions of tar shards or Parquet files, as `read_tars` and `read_parquet` give them."""
-    return _corpus(table, what, [table.origin], table.left_out)
+    return _corpus(table, what, table.origin, table.left_out)
 
 
-def _corpus(source: Source, what: str, paths: Sequence[str], left_out: Iterable[Skipped] = ()) -> Images | Texts:
+def _corpus(source: Source, what: str, origin: str, left_out: list[Skipped]) -> Images | Texts:
     kinds: dict[str, Callable[..., Images | Texts]] = {"images": SourceImages, "texts": SourceCaptions}
     if what not in kinds:
         raise DataError(f"what={what!r}: it must be one of {', '.join(kinds)}")
-    origin = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
-    return kinds[what](source, origin, list(left_out))
+    return kinds[what](source, origin, left_out)
 
 
 class _OfSource:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import tee
 from typing import Any
 
@@ -68,7 +69,8 @@ class CorpusEncoder:
     def _images(self, corpus: Images, windows: Iterable[Window]) -> Iterator[tuple[SparseRows, list[Skipped]]]:
         windows, ahead = tee(windows)  # one loader for all, so that its processes decode ahead of a window's end
         batches = (batch for window in ahead for batch in self._batches(window))
-        decoded = decoded_batches(corpus, _Pixels(self.model), batches, self.workers)
+        pixels_of = partial(_pixels, side=self.model.least_side, transform=self.model.loader_transform())
+        decoded = decoded_batches(corpus, pixels_of, batches, self.workers)  # whose workers copy no model
         for window in windows:
             parts, skipped = [], []
             for _ in self._batches(window):
@@ -119,14 +121,8 @@ def decoded_batches(
         raise explain_loader_failure(error) or error from error
 
 
-class _Pixels:
-    """Encoded bytes -> pixels as the model wants them of a loader."""
-
-    def __init__(self, model: LexiconModel):
-        self.side, self.transform = model.least_side, model.loader_transform()  # workers copy no model
-
-    def __call__(self, data: bytes | memoryview) -> Tensor:
-        return self.transform(open_image(data, self.side))
+def _pixels(data: bytes | memoryview, side: int, transform: Callable) -> Tensor:
+    return transform(open_image(data, side))
 
 
 class _Decoded(Dataset):

@@ -7,26 +7,20 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from lexlip.errors import UserError
 from lexlip.models.source import check_source
 from lexlip.utils.options import trust_option
 from lexlip.utils.paths import check_input, check_output
-from lexlip_data.convert import arguments
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Hook the commands into the parser of the `lexlip` command."""
+    from lexlip.encode.cli import table_options
+
     qrels = commands.add_parser("qrels", help="which image belongs to which caption, in TREC's format")
     corpus = qrels.add_mutually_exclusive_group(required=True)
-    corpus.add_argument("--arrow", type=Path, nargs="+", metavar="FILE", help="Arrow files of captioned images")
-    corpus.add_argument("--tsv", type=Path, metavar="FILE", help="a table: title, filepath, and optionally image_id")
-    corpus.add_argument("--tar", nargs="+", metavar="PATTERN", help="tar shards, such as 'x/{00000..00331}.tar'")
-    corpus.add_argument("--parquet", nargs="+", metavar="PATTERN", help="Parquet files, such as 'x/test-*.parquet'")
-    arguments.of_tars(qrels.add_argument_group("of --tar").add_argument)
-    of_parquet = qrels.add_argument_group("of --parquet")
-    arguments.of_parquet(of_parquet.add_argument)
+    table_options(corpus, qrels, "test")
     qrels.add_argument("--direction", choices=("t2i", "i2t"), default="t2i", help="what looks for what (default: t2i)")
     qrels.add_argument("--out", type=Path, required=True, metavar="FILE")
     qrels.add_argument("--queries", type=Path, metavar="FILE", help="also write ID<TAB>CAPTION, for lexlip search")
@@ -65,19 +59,11 @@ def _qrels(options: argparse.Namespace) -> None:
     check_output("--queries", options.queries)
     if options.queries is not None and options.direction == "i2t":
         raise UserError("--queries: with --direction i2t images are the queries; lexlip encode, then --query-vectors")
-    from lexlip.encode.tables import of_table, read_arrow, read_tsv
+    from lexlip.encode.cli import table_of
     from lexlip.evaluate.qrels import write_qrels, write_queries
     from lexlip_data.sources.skipped import USUAL_RULES
 
-    captions: Any
-    if options.arrow:
-        captions = read_arrow(options.arrow, "texts")
-    elif options.tsv:
-        captions = read_tsv(options.tsv, "texts")
-    elif options.tar:
-        captions = of_table(arguments.tars_of(options, options.tar, "corpus", "encode", USUAL_RULES), "texts")
-    else:
-        captions = of_table(arguments.parquet_of(options, options.parquet, "corpus", "encode", USUAL_RULES), "texts")
+    captions = table_of(options, "texts", USUAL_RULES)
     if captions.left_out:
         count, first = len(captions.left_out), captions.left_out[0]
         print(f"{count:,} rows or samples of the input are left out, such as {first}", file=sys.stderr)

@@ -143,8 +143,7 @@ def _best_right_scores(texts: SparseVectors, images: SparseVectors, mine: list, 
         own = np.flatnonzero(np.isin(texts.ids, block.ids))
         for rows in (own[a:b] for a, b in _blocks(len(own), at_once)):
             captions = texts.take(rows)
-            right = _scores(captions, block, columns).masked_fill_(_wrong(captions, block), -torch.inf)
-            scores = right.numpy()
+            scores = _scores(captions, block, columns).masked_fill_(_wrong(captions, block), -torch.inf).numpy()
             best_text[rows] = np.maximum(best_text[rows], scores.max(1))
             best_image[start:stop] = np.maximum(best_image[start:stop], scores.max(0))
     return best_text, best_image

@@ -203,7 +203,6 @@ def _bag(options: argparse.Namespace) -> dict:
         bag = json.loads(options.bag)
     except (ValueError, RecursionError) as error:
         raise IndexingError(f"--bag is no JSON: {error}") from error
-    numbers = isinstance(bag, dict) and all(isinstance(weight, (int, float)) for weight in bag.values())
-    if not numbers:
+    if not isinstance(bag, dict) or not all(isinstance(weight, (int, float)) for weight in bag.values()):
         raise IndexingError('--bag must map terms to weights, such as {"2482": 0.7}')
     return {int(term): weight for term, weight in bag.items()} if all(map(str.isdecimal, bag)) else bag

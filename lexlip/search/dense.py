@@ -13,7 +13,6 @@ import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,6 @@ from lexlip.sparse import take_ids
 from lexlip.utils.files import write_json, write_whole
 
 DEPTH = 200  # of each ranking
-NO_PENALTIES: Mapping[Any, float] = MappingProxyType({})
 
 
 def write_dense(folder: str | Path, ids: Sequence[int | str], vectors: np.ndarray, model: str = "") -> None:
@@ -100,7 +98,7 @@ class DenseVectors:
 
     def search(
         self, query: np.ndarray, k: int, allowed: Callable[[Any], bool] = lambda id: True,
-        penalties: Mapping[Any, float] = NO_PENALTIES,
+        penalties: Mapping[Any, float] = {},
     ) -> list[Hit]:  # fmt: skip
         """The k best of those that are allowed, best first, after what is taken off the scores of some."""
         scores = np.concatenate(
@@ -142,7 +140,7 @@ class DenseVectors:
 
 
 def rerank(
-    hits: Sequence[Hit], dense: DenseVectors, query: np.ndarray, penalties: Mapping[Any, float] = NO_PENALTIES
+    hits: Sequence[Hit], dense: DenseVectors, query: np.ndarray, penalties: Mapping[Any, float] = {}
 ) -> list[Hit]:
     """Hits in the order of their dense scores less penalties; those without a vector after them, as they were."""
     scores = dense.scores(query, [hit.id for hit in hits])

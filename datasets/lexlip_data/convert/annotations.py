@@ -161,12 +161,8 @@ def _moved(paths: list[str], root: Path, folder: str, origin: Path) -> list[str]
         nearest[path] = file, most
         if most > length:
             owners[file] = path, most
-    return [nearest[path][0] if path in nearest and _owns(nearest[path], owners) else path for path in paths]
-
-
-def _owns(claim: tuple[str, int], owners: dict[str, tuple[str, int]]) -> bool:
-    file, length = claim
-    return owners[file][1] == length
+    moved = {path: file for path, (file, length) in nearest.items() if owners[file][1] == length}
+    return [moved.get(path, path) for path in paths]
 
 
 def _form(text: str) -> str:

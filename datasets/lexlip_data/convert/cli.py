@@ -134,13 +134,9 @@ def _coco_captions(options: argparse.Namespace) -> int:
     return convert(tables, options)
 
 
-def _wds(options: argparse.Namespace) -> int:
-    table = arguments.tars_of(options, options.root, options.name, options.split, options.rules)
-    return convert([table], options, table.read)
-
-
-def _hf(options: argparse.Namespace) -> int:
-    table = arguments.parquet_of(options, options.parquet, options.name, options.split, options.rules)
+def _contained(options: argparse.Namespace) -> int:
+    table_of = arguments.tars_of if options.layout == "wds" else arguments.parquet_of
+    table = table_of(options, options.patterns, options.name, options.split, options.rules)
     return convert([table], options, table.read)
 
 
@@ -239,13 +235,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", type=arguments.name, nargs="+", help="of --annotations; with --root default: all")
     add("--name", type=arguments.name, default="coco2017", help="name of the data set (default: %(default)s)")
 
-    add = command("wds", _wds, "tar shards in webdataset's layout: KEY.jpg with KEY.txt or KEY.json")
-    add("--root", nargs="+", required=True, metavar="PATTERN", help="such as 'x/{00000..00331}.tar' or 'x/*.tar'")
+    add = command("wds", _contained, "tar shards in webdataset's layout: KEY.jpg with KEY.txt or KEY.json")
+    given = {"dest": "patterns", "nargs": "+", "required": True, "metavar": "PATTERN"}
+    add("--root", **given, help="such as 'x/{00000..00331}.tar' or 'x/*.tar'")
     arguments.of_tars(add)
     named(add)
 
-    add = command("hf", _hf, "Parquet files, such as those of Hugging Face data sets")
-    add("--parquet", nargs="+", required=True, metavar="PATTERN", help="such as 'x/train-*.parquet'")
+    add = command("hf", _contained, "Parquet files, such as those of Hugging Face data sets")
+    add("--parquet", **given, help="such as 'x/train-*.parquet'")
     arguments.of_parquet(add)
     add("--images", type=Path, help="what paths start from (default: the first file's folder)")
     named(add)

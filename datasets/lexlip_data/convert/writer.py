@@ -22,7 +22,7 @@ from lexlip_data.errors import DataError, one_line
 from lexlip_data.sources.arrow import ArrowSource
 from lexlip_data.sources.files import sync_folder
 from lexlip_data.sources.ipc import CHECKSUM, METADATA, rows_checksum
-from lexlip_data.sources.skipped import ROW_KINDS, Skipped, list_path, list_paths, read_lists, write_list
+from lexlip_data.sources.skipped import ROW_KINDS, Skipped, list_paths, read_lists, write_list
 
 BATCH_ROWS, BATCH_BYTES = 256, 64 << 20  # a record batch ends at either: a random read then maps little
 
@@ -63,7 +63,8 @@ def write_split(
     mine = range(len(plan.paths)) if only is None else [only]
     done = plan.done(mine, overwrite)
     rows = table.left_out if only in (None, 0) else []  # the table's own rows belong to no shard
-    report = Report(prefix, [plan.paths[k] for k in mine], list_path(out, prefix, only), rows)
+    listed_in = out / (f"{prefix}_skipped.tsv" if only is None else f"{prefix}_{only}_skipped.tsv")
+    report = Report(prefix, [plan.paths[k] for k in mine], listed_in, rows)
     lists = read_lists(out, prefix) if done else ()
     earlier = {item.image_id: item for item in lists if item.kind not in ROW_KINDS}
     so_far: list[Path] = []

@@ -112,8 +112,12 @@ class CaptionDataModule(RunData):
                 )
                 for name in self.names
             }  # fmt: skip
-            if split != "train":
-                _refuse_left_out(opened)
+            bad = [source for sources in opened.values() for source in sources if source.left_out]
+            if bad and split != "train":
+                raise DataError(
+                    f"{bad[0].origin}: {len(bad[0].left_out)} rows of {bad[0].name}, {split}, cannot be used, "
+                    f"e.g. {bad[0].left_out[0]}; evaluation leaves nothing out: repair or remove them"
+                )
             self._opened[split] = {name: sources for name, sources in opened.items() if sources}
             for name, sources in self._opened[split].items():
                 images, captions = sum(map(len, sources)), sum(int(s.caption_counts.sum()) for s in sources)
@@ -136,14 +140,11 @@ class CaptionDataModule(RunData):
                 log.warning("%d rows of the training tables are left out, e.g. %s", len(left_out), left_out[0])
             if len(self._train) == 0:
                 raise DataError(f"the data sets {self.names} hold no training pairs under {self.config['data_root']}")
-            self._warn_of_unknown_words()
+            for name, sources in self.sources("train").items():
+                captions, origin = sample_captions(sources), f"data set {name}, train"
+                if warning := unknown_warning(captions, self.collator.tokenizer, origin):
+                    log.warning("%s", warning)
         return self._train
-
-    def _warn_of_unknown_words(self) -> None:
-        for name, sources in self.sources("train").items():
-            warning = unknown_warning(sample_captions(sources), self.collator.tokenizer, f"data set {name}, train")
-            if warning:
-                log.warning("%s", warning)
 
     def _pairs(self, split: str) -> CaptionPairs:
         config, training = self.config, split == "train"
@@ -230,14 +231,3 @@ def _start_worker(worker: int) -> None:
     for signum in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(signum, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_LAST_BATCH_SECONDS))
-
-
-def _refuse_left_out(opened: Mapping[str, list[Source]]) -> None:
-    """Evaluation replaces nothing: a table of which rows had to be left out is refused."""
-    for sources in opened.values():
-        for source in sources:
-            if source.left_out:
-                raise DataError(
-                    f"{source.origin}: {len(source.left_out)} rows of {source.name}, {source.split}, cannot be used, "
-                    f"e.g. {source.left_out[0]}; evaluation leaves nothing out: repair or remove them"
-                )

@@ -11,10 +11,9 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
-from lexlip_data.errors import BrokenImage, DataError, one_line
+from lexlip_data.errors import DataError, one_line
 from lexlip_data.sources.rows import Rows
 from lexlip_data.sources.skipped import Rules, Skipped
 from lexlip_data.sources.table import CaptionTable
@@ -28,16 +27,10 @@ class ContainedTable(CaptionTable):
     def __init__(
         self, name: str, split: str, rows: Rows, files: Sequence[Path], rules: Rules, read: Callable[[str], bytes]
     ):
-        self.read, self._sizes = read, [os.path.getsize(file) for file in files]
+        self._sizes = [os.path.getsize(file) for file in files]
         origin = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
         super().__init__(name, split, rows, common_folder(files), origin, rules, roots=())
-
-    def image_bytes(self, i: int) -> bytes:
-        path = self.path(i)
-        try:
-            return self.read(str(path))
-        except BrokenImage as error:
-            raise type(error)(f"{path} cannot be read ({error})") from error
+        self.read = read
 
     def fingerprint(self) -> str:
         """As that of every table; and the larger files' sizes, by which others under their names are noticed."""
@@ -97,9 +90,3 @@ class RowsOfFiles:
 def common_folder(files: Sequence[Path]) -> Path:
     """The deepest folder that all of some files are in."""
     return Path(os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files]))
-
-
-def first_of_each(ids: pa.Array) -> np.ndarray:
-    """Of each row the first row with the same id: int64 (rows,)."""
-    codes = np.asarray(ids.dictionary_encode().indices).astype(np.int64)
-    return np.unique(codes, return_index=True)[1][codes]

@@ -18,9 +18,7 @@ from lexlip_data.errors import BrokenImage
 MAX_PIXELS = 64 << 20  # decoded, turned and converted, such an image takes up to 1.3 GB (JPEG 2000), usually 0.5 GB
 MAX_SCANS = 100  # of a progressive JPEG; ten are usual, and each takes as long as a pass over all pixels
 MAX_SCANNED = 20 * MAX_PIXELS  # scans x pixels: so the largest images have at most 20 scans
-MAX_SEGMENTS = (
-    1000  # of a JPEG's header, PNG's chunks beside the pixels, JPEG 2000's boxes; Pillow reads them in Python
-)
+MAX_SEGMENTS = 1000  # of a JPEG's header, PNG's chunks beside pixels, JPEG 2000's boxes; Pillow reads them in Python
 MAX_METADATA = 16 << 20  # bytes of segments before a JPEG's pixels; the largest known are depth maps of a few MB
 MAX_JUNK = 64 << 10  # bytes of fill, comment or nothing, which Pillow reads one at a time
 MAX_BLOCKS = 1 << 16  # data blocks of a PNG (8 KiB each fill the largest image), blocks of GIF extensions

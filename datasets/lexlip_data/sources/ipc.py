@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 import pyarrow as pa
 from pyarrow import types
@@ -37,24 +37,14 @@ _READERS = {
 _BYTES_OF = {
     pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view(),
 }  # fmt: skip
+_TEXTS = types.is_string, types.is_large_string, types.is_string_view
+_BYTES = types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary
+_LISTS = types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view, types.is_large_list_view
 _COPY_AGAIN = "it may be a broken copy: copy or convert it again"
 
 
-class ArrowFile(Protocol):
-    """What is used of pyarrow's RecordBatchFileReader."""
-
-    schema: pa.Schema
-
-    @property
-    def num_record_batches(self) -> int: ...
-
-    def get_batch(self, number: int) -> pa.RecordBatch: ...
-
-    def get_batch_with_custom_metadata(self, number: int) -> tuple[pa.RecordBatch, pa.KeyValueMetadata | None]: ...
-
-
 class ArrowStream:
-    """A stream as an Arrow file: what `datasets.save_to_disk` writes. Mapped, its batches are pointers into the map."""
+    """A stream read like a file: what `datasets.save_to_disk` writes. Mapped, its batches are pointers into the map."""
 
     def __init__(self, source: pa.NativeFile, path: str | Path):
         self._reader = pa.ipc.open_stream(source, options=_OPTIONS)
@@ -88,6 +78,9 @@ class ArrowStream:
 
     def get_batch_with_custom_metadata(self, number: int) -> tuple:
         return self._batches[number]
+
+
+ArrowFile: TypeAlias = "pa.ipc.RecordBatchFileReader | ArrowStream"
 
 
 def open_arrow(path: str | Path, mapped: bool = True) -> ArrowFile:
@@ -175,36 +168,38 @@ def _is_image(kind: pa.DataType) -> bool:
     if types.is_struct(kind):  # Hugging Face's Image
         place = kind.get_field_index("bytes")
         return place >= 0 and _is_image(kind.field(place).type)
-    kind = _decoded(kind)
-    return any(
-        check(kind)
-        for check in (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
-    )
+    return is_bytes(kind)
 
 
 def _is_id(kind: pa.DataType) -> bool:
-    return _is_text(kind) or types.is_integer(_decoded(kind))
+    return _is_text_or_null(kind) or types.is_integer(plain_type(kind))
 
 
 def _is_text_or_list(kind: pa.DataType) -> bool:
-    return _is_text(kind.value_type if is_list(kind) else kind)
+    return _is_text_or_null(kind.value_type if is_list(kind) else kind)
+
+
+def _is_text_or_null(kind: pa.DataType) -> bool:
+    return is_text(kind) or types.is_null(plain_type(kind))
 
 
 def is_list(kind: pa.DataType) -> bool:
     """Whether the cells of a column are lists, however they are laid out."""
-    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind) or _is_list_view(kind)
+    return any(check(kind) for check in _LISTS)
 
 
-def _is_list_view(kind: pa.DataType) -> bool:
-    return types.is_list_view(kind) or types.is_large_list_view(kind)
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether they are bytes."""
+    return any(check(plain_type(kind)) for check in _BYTES)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    kind = _decoded(kind)
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_null(kind)
+def is_text(kind: pa.DataType) -> bool:
+    """Whether they are texts."""
+    return any(check(plain_type(kind)) for check in _TEXTS)
 
 
-def _decoded(kind: pa.DataType) -> pa.DataType:
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """That of a dictionary's values in place of its own."""
     return kind.value_type if types.is_dictionary(kind) else kind
 
 
@@ -223,28 +218,23 @@ def read_batch(file: ArrowFile, path: str | Path, number: int) -> pa.RecordBatch
 def check_batch(batch: pa.RecordBatch, path: str | Path, number: int) -> None:
     """Refuse a batch in which an offset or a length points outside. Reads neither images nor texts.
 
+    Texts are taken as bytes: one that is not UTF-8 is one broken sample, not a broken file.
+
     Raises:
         DataError: naming file, batch and column.
     """
     for name in COLUMNS:
         if name in batch.schema.names:
             try:
-                _check_offsets(batch.column(name))
+                column = batch.column(name)
+                column.validate()
+                column.view(_as_bytes(column.type)).validate(full=True)
             except (pa.ArrowException, UnicodeDecodeError) as error:
                 raise _unreadable(path, number, f"column {name}: {error}") from error
 
 
 def _unreadable(path: str | Path, number: int, why: object) -> DataError:
     return DataError(f"{path}: record batch {number} cannot be read ({one_line(why)}); {_COPY_AGAIN}")
-
-
-def _check_offsets(column: pa.Array) -> None:
-    """Raise pa.ArrowInvalid where an offset or a length points outside; reads none of the values.
-
-    Texts are taken as bytes: one that is not UTF-8 is one broken sample, not a broken file.
-    """
-    column.validate()
-    column.view(_as_bytes(column.type)).validate(full=True)
 
 
 def _as_bytes(kind: pa.DataType) -> pa.DataType:

@@ -31,11 +31,8 @@ SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .jif .pjpeg .pjp .mpo .png .apng .gif .webp .tif .tiff .bmp .dib .ppm .pgm .pbm .pnm .pfm "
     ".jp2 .j2k .jpf .jpx .j2c .jpc".split()
 )
-_BRANDS = {
-    b"heic": "HEIC/HEIF", b"heix": "HEIC/HEIF", b"heim": "HEIC/HEIF", b"heis": "HEIC/HEIF", b"hevc": "HEIC/HEIF",
-    b"hevx": "HEIC/HEIF", b"mif1": "HEIC/HEIF", b"msf1": "HEIC/HEIF", b"avif": "AVIF", b"avis": "AVIF",
-    b"crx ": "camera raw", b"M4A ": "sound", b"M4B ": "sound",
-}  # fmt: skip
+_BRANDS = dict.fromkeys(b"heic heix heim heis hevc hevx mif1 msf1".split(), "HEIC/HEIF")
+_BRANDS |= {b"avif": "AVIF", b"avis": "AVIF", b"crx ": "camera raw", b"M4A ": "sound", b"M4B ": "sound"}
 _STARTS = (  # longer before shorter where one begins with the other
     (b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"GIF87a", "GIF"), (b"GIF89a", "GIF"),
     (b"II*\0\x10\0\0\0CR", "camera raw"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"II+\0", "TIFF"),
@@ -72,7 +69,9 @@ def kind_of(head: bytes, name: str = "") -> str:
 
 def _by_content(head: bytes) -> str:
     if head[4:8] == b"ftyp":
-        return next((_BRANDS[brand] for brand in (head[8:12], *_compatible(head)) if brand in _BRANDS), "video")
+        compatible = range(16, min(int.from_bytes(head[:4], "big"), len(head)) - 3, 4)
+        brands = (head[start : start + 4] for start in (8, *compatible))
+        return next((_BRANDS[brand] for brand in brands if brand in _BRANDS), "video")
     if head[:4] == b"RIFF":
         return _CHUNKS.get(head[8:12], "sound or video")
     for start, kind in _STARTS:
@@ -97,11 +96,6 @@ def _by_content(head: bytes) -> str:
     if re.match(rb'(\{\s*("|\}|\Z)|\[\s*([\[{"\]\d-]|\Z))', text):
         return "JSON"
     return ""
-
-
-def _compatible(head: bytes) -> list[bytes]:
-    size = min(int.from_bytes(head[:4], "big"), len(head))
-    return [head[start : start + 4] for start in range(16, size - 3, 4)]
 
 
 def kind_of_file(path: str | Path) -> str | None:

@@ -21,12 +21,13 @@ import pyarrow.parquet as pq
 
 from lexlip_data.children import python_command
 from lexlip_data.errors import BrokenImage, DataError, one_line
-from lexlip_data.sources.contained import ContainedTable, RowsOfFiles, first_of_each
+from lexlip_data.sources.contained import ContainedTable, RowsOfFiles
 from lexlip_data.sources.files import MAX_IMAGE_BYTES, read_image, real_roots
-from lexlip_data.sources.ipc import is_list, read_bytes
+from lexlip_data.sources.ipc import is_bytes, is_list, is_text, plain_type, read_bytes
 from lexlip_data.sources.kinds import kind_of_file
 from lexlip_data.sources.patterns import find_files
 from lexlip_data.sources.skipped import USUAL_RULES, Rules
+from lexlip_data.sources.table import codes_of, first_of_each
 
 _AT_ONCE = 1 << 28  # bytes
 _ROWS = 1024
@@ -79,29 +80,24 @@ def read_parquet(
             for number in range(batch.num_rows):
                 row = first + number
                 try:
-                    found = str(_value(batch.column(1)[number])) if id_column else f"{label.removesuffix(_END)}/{row}"
+                    found = batch.column(1)[number].as_py() if id_column else f"{label.removesuffix(_END)}/{row}"
+                    if found is None:
+                        raise ValueError("the id is null")
                     captions = _texts(batch.column(0)[number].as_py(), fields)
                 except (UnicodeDecodeError, ValueError) as error:
                     why = f"not UTF-8 ({error.reason})" if isinstance(error, UnicodeDecodeError) else str(error)
                     collected.leave_out("", file, "malformed", f"row {row}: {why}")
                     continue
                 if not captions:
-                    collected.leave_out(found, file, "empty", f"row {row}: no caption in {one_line(caption, 80)}")
-                rows += [(text, f"{label}#{row}", found) for text in captions]
+                    collected.leave_out(str(found), file, "empty", f"row {row}: no caption in {one_line(caption, 80)}")
+                rows += [(text, f"{label}#{row}", str(found)) for text in captions]
             collected.add(rows)
     rows_of_all = collected.rows(rules)
-    first_rows = first_of_each(rows_of_all.columns["image_id"])
+    first_rows = first_of_each(codes_of(rows_of_all.columns["image_id"]))
     rows_of_all.columns["filepath"] = rows_of_all.columns["filepath"].take(pa.array(first_rows))
     folder = str(files[0].parent if images is None else images)
     read = partial(read_cell, column=image, folder=folder, roots=real_roots(folder, rules.picture_roots))
     return ContainedTable(name, split, rows_of_all, files, rules, read)
-
-
-def _value(cell: pa.Scalar) -> object:
-    value = cell.as_py()
-    if value is None:
-        raise ValueError("the id is null")
-    return value
 
 
 def check_metadata(files: Sequence[Path]) -> None:
@@ -156,24 +152,11 @@ def _check_columns(file: Path, schema: pa.Schema, image: str, caption: str, id: 
     if is_list(kind):
         raise DataError(f"{file}: column {image} is {one_line(kind)}: lists of images; give one image a row")
     fields = [kind.field(i).name for i in range(kind.num_fields)] if pa.types.is_struct(kind) else None
-    if not ("bytes" in fields if fields else _is_bytes(kind) or _is_text(kind)):
+    if not ("bytes" in fields if fields else is_bytes(kind) or is_text(kind)):
         raise DataError(f"{file}: column {image} is {one_line(kind)}; it must hold encoded images or their paths")
-    if id_column and not (_is_text(kind := schema.field(id_column).type) or pa.types.is_integer(_plain(kind))):
+    if id_column and not (is_text(kind := schema.field(id_column).type) or pa.types.is_integer(plain_type(kind))):
         raise DataError(f"{file}: column {id_column} is {one_line(kind)}; ids are texts or whole numbers")
     return id_column
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    kind = _plain(kind)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(_plain(kind)) or pa.types.is_large_string(_plain(kind))
 
 
 def _batches(
@@ -218,17 +201,15 @@ def read_cell(locator: str, column: str, folder: str, roots: Sequence[str]) -> b
         DataError: the file cannot be read.
     """
     file, _, row = locator.rpartition("#")
-    cell = _cells(file, column).cell(int(row))
-    path = None
+    cell = _Cells(file, column).cell(int(row))
+    fields = {"path" if is_text(cell.type) else "bytes": cell}
     if isinstance(cell, pa.StructScalar):
         fields = dict(cell.items()) if cell.is_valid else {}
-        if "bytes" in fields and (data := read_bytes(fields["bytes"])) is not None:
-            return _bounded(data)
-        path = _path(fields["path"]) if "path" in fields else None
-    elif _is_text(cell.type):
-        path = _path(cell)
-    elif (data := read_bytes(cell)) is not None:
-        return _bounded(data)
+    if "bytes" in fields and (data := read_bytes(fields["bytes"])) is not None:
+        if data.size > MAX_IMAGE_BYTES:
+            raise BrokenImage(f"{data.size:,} bytes; an image may have {MAX_IMAGE_BYTES:,}")
+        return data.to_pybytes()
+    path = _path(fields["path"]) if "path" in fields else None
     if path is None:
         raise BrokenImage("the image cell is null")
     return read_image(Path(folder, path), roots)
@@ -244,17 +225,7 @@ def _path(cell: pa.Scalar) -> str | None:
     return path
 
 
-def _bounded(data: pa.Buffer) -> bytes:
-    if data.size > MAX_IMAGE_BYTES:
-        raise BrokenImage(f"{data.size:,} bytes; an image may have {MAX_IMAGE_BYTES:,}")
-    return data.to_pybytes()
-
-
 @lru_cache(maxsize=1)  # images come in ascending order, file after file
-def _cells(file: str, column: str) -> _Cells:
-    return _Cells(file, column)
-
-
 class _Cells:
     """One column of a file, its rows in ascending order; another order is right too, and slow."""
 

@@ -81,11 +81,6 @@ class Rules:
 USUAL_RULES = Rules()
 
 
-def list_path(out: Path, prefix: str, shard: int | None = None) -> Path:
-    """Where the skipped of a split, or of one shard that is converted alone, are listed."""
-    return out / (f"{prefix}_skipped.tsv" if shard is None else f"{prefix}_{shard}_skipped.tsv")
-
-
 def list_paths(out: Path, prefix: str) -> list[Path]:
     """All lists of a split that are there."""
     pattern = re.compile(re.escape(prefix) + r"(_\d+)?_skipped\.tsv")

@@ -7,7 +7,8 @@ Forked workers share the buffers; a spawned one parses the file again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +59,10 @@ class CaptionTable(Source):
         self.max_images: int | None = None
         self.rules = rules
         self.roots = real_roots(self.folder, rules.picture_roots) if roots is None else tuple(roots)
+        self.read: Callable[[str], bytes] = partial(read_image, roots=self.roots)
         rows = self._without_unusable(rows)
         rows.columns["filepath"] = normal_paths(rows.columns["filepath"], self.folder)
-        codes = _codes(rows.image_ids)
+        codes = codes_of(rows.image_ids)
         rows, kept = self._without_clashes(rows, codes)
         self.left_out, self._numbers = rows.left_out, rows.numbers
         columns = {**rows.columns, "image_id": rows.image_ids}
@@ -95,8 +97,8 @@ class CaptionTable(Source):
 
     def _without_clashes(self, rows: Rows, image_codes: np.ndarray) -> tuple[Rows, np.ndarray]:
         """Without the rows that give an id to a second file; and which rows are kept, bool (rows,)."""
-        paths, path_codes = rows.columns["filepath"], _codes(rows.columns["filepath"])
-        first = np.unique(image_codes, return_index=True)[1][image_codes]  # of each row, the first row of its image
+        paths, path_codes = rows.columns["filepath"], codes_of(rows.columns["filepath"])
+        first = first_of_each(image_codes)
         same = path_codes == path_codes[first]
         clashes, bad = np.flatnonzero(~same).tolist(), dict[int, tuple[str, str]]()
         for i in clashes:
@@ -131,7 +133,7 @@ class CaptionTable(Source):
     def image_bytes(self, i: int) -> bytes:
         path = self.path(i)
         try:
-            return read_image(path, self.roots)
+            return self.read(str(path))
         except BrokenImage as error:
             raise type(error)(f"{path} cannot be read ({error})") from error
 
@@ -197,6 +199,11 @@ class TsvSource(CaptionTable):
         )  # fmt: skip
 
 
-def _codes(texts: pa.Array) -> np.ndarray:
+def codes_of(texts: pa.Array) -> np.ndarray:
     """A number for each text, equal for equal ones, counted from 0 in the order in which they occur: int64 (rows,)."""
     return np.asarray(texts.dictionary_encode().indices).astype(np.int64)
+
+
+def first_of_each(codes: np.ndarray) -> np.ndarray:
+    """Of each row the first row with the same one of `codes_of`: int64 (rows,)."""
+    return np.unique(codes, return_index=True)[1][codes]

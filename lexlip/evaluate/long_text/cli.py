@@ -11,6 +11,7 @@ from lexlip.errors import UserError
 from lexlip.models.source import local_source
 from lexlip.utils.options import trust_option
 from lexlip.utils.paths import check_output
+from lexlip_data.convert.arguments import whole
 
 CLIP = re.compile(r"(ViT-|RN\d)[\w-]+")  # open_clip's models, as LoTLIP's command names them
 THEIR_NOTES = Path("dataloaders/imageinwords")  # where LoTLIP's code finds IIW's annotations
@@ -30,16 +31,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("--share4v-anno", type=Path, help="share4v_sam_10k.json")
     command.add_argument(
-        "--share4v-val-num",
-        "--share4v_val_num",
-        type=_counts,
-        default=[1000, 10000],
+        "--share4v-val-num", "--share4v_val_num", type=_counts, default=[1000, 10000],
         help="how many entries (default: 1000,10000)",
-    )
+    )  # fmt: skip
     command.add_argument("--urban1k", "--urban1k-retrieval", type=Path, help="folder that holds image and caption")
     command.add_argument("--cache-dir", help=argparse.SUPPRESS)  # of LoTLIP's command
     command.add_argument("--allow-missing", action="store_true", help="count what is missing instead of refusing")
-    command.add_argument("--batch-size", type=_positive, default=64)
+    command.add_argument("--batch-size", type=whole(1), default=64)
     command.add_argument("--workers", type=int, default=0, help="processes that decode images (default: none)")
     command.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     command.add_argument("--metrics-file", type=Path, help="also write the numbers to this JSON file")
@@ -116,11 +114,5 @@ def _sets(options: argparse.Namespace) -> list:
     return sets
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
-
-
-def _counts(text: str) -> list[int]:
-    return [_positive(part) for part in text.split(",")]
+def _counts(text: str) -> list:
+    return [whole(1)(part) for part in text.split(",")]

@@ -91,7 +91,8 @@ def read_share4v(root: Path, annotations: Path, count: int) -> PairSet:
     Raises:
         BenchmarkError: no such file, or an entry of another form.
     """
-    pairs, entries = PairSet(f"SV-{_short(count)}"), _json(annotations)
+    short = f"{count // 1000}k" if count >= 1000 and count % 1000 == 0 else f"{count}"
+    pairs, entries = PairSet(f"SV-{short}"), _json(annotations)
     if not isinstance(entries, list):
         raise BenchmarkError(f"{annotations} must hold a list of entries")
     for number, entry in enumerate(entries[:count]):
@@ -125,10 +126,6 @@ def read_urban1k(root: Path) -> PairSet:
 def _visible(folder: Path, pattern: str) -> list[Path]:
     """Files in the order of their names, without what macOS and others put beside them."""
     return sorted(file for file in folder.glob(pattern) if not is_hidden(file.name))
-
-
-def _short(count: int) -> str:
-    return f"{count // 1000}k" if count >= 1000 and count % 1000 == 0 else str(count)
 
 
 def _text(file: Path) -> str:
