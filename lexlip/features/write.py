@@ -21,7 +21,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from filelock import FileLock
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -117,7 +116,7 @@ def write_features(
     for name, value, most in (("batch size", batch_size, None), ("shard rows", shard_rows, MOST_ROWS)):
         if value < 1 or (most and value > most):
             raise FeaturesError(f"{name} {value}: from 1 up" + (f" to {most:,}" if most else ""))
-    widths = measure(image, text)
+    widths = Widths(image.tokens, image.width, text.width, text.pooled_width)
     bytes_per_photo = 2 * widths.tokens * widths.image
     rows = {"images": max(1, min(shard_rows, _SHARD_BYTES // bytes_per_photo)), "texts": shard_rows}
     facts = {
@@ -169,15 +168,6 @@ def write_features(
         photos_per_second=photos / seconds if photos else 0.0,
         skipped=None if None in skipped else sum(number or 0 for number in skipped),
     )
-
-
-def measure(image: ImageTower, text: TextTower) -> Widths:
-    """The widths of two towers, from one grey image and one word."""
-    with torch.inference_mode():
-        pixels = image.preprocess(Image.new("RGB", (64, 64), (128, 128, 128)))
-        photo = image.features(pixels[None])
-        caption = text.features(["word"])
-    return Widths(photo.shape[1], photo.shape[2], caption.states.shape[2], caption.pooled.shape[1])
 
 
 def claim(folder: Path, facts: dict, text: TextTower) -> str:
