@@ -420,17 +420,14 @@ class RetrievalModule(pl.LightningModule):
     # --- validation and test ---
 
     def validation_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> None:
-        self._evaluation_step("val", batch, dataloader_idx)
-
-    def test_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> None:
-        self._evaluation_step("test", batch, dataloader_idx)
-
-    def _evaluation_step(self, stage: str, batch: Batch, loader: int) -> None:
-        name, kind = self._data.eval_names(stage)[loader]
+        stage = "test" if self.trainer.testing else "val"
+        name, kind = self._data.eval_names(stage)[dataloader_idx]
         if kind == "pairs":
             self._log_losses(stage, self.compute_losses(batch), len(batch["image_id"]))
             return
         self.collected.add(name, kind, self.vectors_of(kind, batch), batch, words=self.vocabulary is not None)
+
+    test_step = validation_step
 
     @property
     def vocabulary(self) -> dict[str, int] | None:
