@@ -66,8 +66,8 @@ class RetrievalModule(pl.LightningModule):
         if config.drop_path_rate and isinstance(model, TwoTowers):  # with 0 a tower keeps what its own `vit_kwargs` say
             model.image_encoder.set_drop_path(config.drop_path_rate)
         if config.gradient_checkpointing:
-            model.image_encoder.enable_gradient_checkpointing()
-            model.text_encoder.enable_gradient_checkpointing()
+            model.image_encoder.backbone.set_grad_checkpointing(True)
+            model.text_encoder.bert.gradient_checkpointing_enable()
         self.run_dir: Path | None = None  # where the run writes; None: nowhere
         self.skipped = SkippedSamples(config.max_bad_share)
         self.agreement, self.guard = Agreement(), StepGuard(config.max_nonfinite_steps)
