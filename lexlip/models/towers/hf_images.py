@@ -71,7 +71,7 @@ def load_side(reference: Reference, sides: Mapping[str, Any], other: str, takes:
         known = ", ".join(sorted(name for name in sides if "_model" not in name))
         raise ConfigError(f"tower {reference}: of models with two sides, {known} are known, not {config.model_type}")
     model = load_weights(reference, getattr(transformers, side[0] if side else "AutoModel"))
-    if getattr(model.config, "is_encoder_decoder", False):
+    if takes == "input_ids" and getattr(model.config, "is_encoder_decoder", False):
         model = model.get_encoder()
     if getattr(model, "main_input_name", None) != takes:
         what = "texts" if takes == "input_ids" else "images"
