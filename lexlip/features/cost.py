@@ -50,18 +50,16 @@ def estimate(
     text: TextTower,
     data: Mapping[str, Pairs],
     batch_size: int,
-    workers: int = 0,
-    photos: int | None = None,
-    captions: int | None = None,
+    workers: int,
+    photos: int,
+    captions: int,
 ) -> Cost:
     """Try a few of each, at most a batch and at most one in 20, and count up.
 
     Args:
         workers: processes that decode photos beside this one.
-        photos, captions: how many there are to do; None: all of the data.
+        photos, captions: how many there are to do.
     """
-    photos = sum(map(len, data.values())) if photos is None else photos
-    captions = sum(len(pairs.caption_image) for pairs in data.values()) if captions is None else captions
     largest = max(data.values(), key=len)
     seconds, size = 0.0, 0.0
     if photos:

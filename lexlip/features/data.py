@@ -77,10 +77,6 @@ class Pairs:
         except BrokenSample:
             return source.where(i)
 
-    @property
-    def photos(self) -> Photos:
-        return Photos(self)
-
     def image(self, photo: int) -> tuple[str, bytes | memoryview]:
         """Id and encoded bytes. Raises BrokenSample if either cannot be read."""
         source, i = self._at(int(self._rows[photo]))
@@ -136,20 +132,13 @@ class Pairs:
 
 
 class Photos:
-    """The photos of `Pairs` as `lexlip.encode.corpus.Images`, for its decoding; each comes as (photo, id)."""
+    """The photos of `Pairs` for `lexlip.encode.vectors.decoded_batches`; each comes as (photo, id)."""
 
     def __init__(self, pairs: Pairs):
         self.pairs = pairs
 
-    what, ids, origin = "images", "string", "the data"
-    left_out: list[Skipped] = []
-    notes: list[str] = []
-
     def __len__(self) -> int:
         return len(self.pairs)
-
-    def fingerprint(self) -> str:
-        return self.pairs.fingerprint()
 
     def image(self, i: int):
         id, data = self.pairs.image(i)

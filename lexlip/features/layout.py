@@ -34,6 +34,7 @@ TOKENIZER = "tokenizer"
 FORMAT = 1
 MOST_ROWS = 1 << 20  # of a shard
 KINDS = ("images", "texts")
+_LARGEST = 10_000_000  # bytes of features.json
 
 
 def part_folder(folder: Path, split: str, kind: str) -> Path:
@@ -86,6 +87,22 @@ class TextShard(NamedTuple):
     terms: np.ndarray
     states: np.ndarray
     pooled: np.ndarray
+
+
+def read_facts(folder: Path) -> dict:
+    """What features.json of a folder says.
+
+    Raises:
+        FeaturesError: it cannot be read.
+    """
+    path = folder / FACTS
+    try:
+        require_file(path)
+        if path.stat().st_size > _LARGEST:
+            raise ValueError("too large")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (DataError, OSError, ValueError, RecursionError) as error:
+        raise FeaturesError(f"{path} cannot be read ({one_line(error)}); name a new folder and cache again") from error
 
 
 def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -6,7 +6,6 @@ split reads it once for the checksums (about 1 s per GB); `verify=False` compare
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +21,8 @@ from lexlip.features import layout
 from lexlip.features.layout import FACTS, KINDS, ImageShard, Limits, TextShard, Widths, check_digest, read_shard
 from lexlip.models.tokenizer import load_tokenizer
 from lexlip.models.towers import TextFeatures
-from lexlip_data.errors import DataError, one_line
-from lexlip_data.sources.files import is_name, require_file
-
-_LARGEST = 10_000_000  # bytes of features.json
+from lexlip_data.errors import one_line
+from lexlip_data.sources.files import is_name
 
 
 class FeatureStore:
@@ -48,11 +45,19 @@ class FeatureStore:
         """
         self.folder, self.verify = Path(folder), verify
         self._opened: dict[str, FeatureSplit] = {}
-        self.facts = _read_facts(self.folder)
+        if not (self.folder / FACTS).exists():
+            raise FeaturesError(
+                f"{folder} holds no features ({FACTS} is not there); `lexlip cache` makes such a folder"
+            )
+        self.facts = layout.read_facts(self.folder)
         self._read_shape()
-        for split in self.splits:
-            for kind in KINDS:
-                self._require_all(split, kind)
+        for (split, kind), plan in self._plans.items():
+            missing = next((path for path in self.paths(split, kind) if not path.is_file()), None)
+            if missing is not None:
+                raise FeaturesError(
+                    f"{self.folder} is not finished: {missing.relative_to(self.folder)}, of {plan.shards} shards, is "
+                    "not there; run the same `lexlip cache` again, finished shards are kept"
+                )
 
     def _read_shape(self) -> None:
         try:
@@ -80,15 +85,6 @@ class FeatureStore:
             ) from error
         self.image_tokens, self.image_width = self.widths.tokens, self.widths.image
         self.text_width, self.pooled_width = self.widths.text, self.widths.pooled
-
-    def _require_all(self, split: str, kind: str) -> None:
-        plan = self._plans[split, kind]
-        missing = next((path for path in self.paths(split, kind) if not path.is_file()), None)
-        if missing is not None:
-            raise FeaturesError(
-                f"{self.folder} is not finished: {missing.relative_to(self.folder)}, of {plan.shards} shards, is not "
-                "there; run the same `lexlip cache` again, finished shards are kept"
-            )
 
     def __reduce__(self) -> tuple:
         return FeatureStore, (str(self.folder), False)  # what was verified need not be by each worker
@@ -127,25 +123,21 @@ class FeatureStore:
     def damaged(self) -> list[str]:
         """What is wrong with each shard that is not what was written, one line each."""
         found = []
-        for split in self.splits:
-            for kind in KINDS:
-                for shard, path in enumerate(self.paths(split, kind)):
-                    try:
-                        check_digest(path, whole=True)
-                        self._read(split, kind, shard, path)
-                    except FeaturesError as error:
-                        found.append(str(error))
+        for split, kind in self._plans:
+            for shard, path in enumerate(self.paths(split, kind)):
+                try:
+                    self._read(split, kind, shard, path, whole=True)
+                except FeaturesError as error:
+                    found.append(str(error))
         return found
 
     def shards(self, split: str, kind: str) -> list:
         """All shards of a split's "images" or "texts", mapped. Raises FeaturesError where one is damaged."""
-        opened = []
-        for shard, path in enumerate(self.paths(split, kind)):
-            check_digest(path, self.verify)
-            opened.append(self._read(split, kind, shard, path))
-        return opened
+        paths = enumerate(self.paths(split, kind))
+        return [self._read(split, kind, shard, path, self.verify) for shard, path in paths]
 
-    def _read(self, split: str, kind: str, shard: int, path: Path):
+    def _read(self, split: str, kind: str, shard: int, path: Path, whole: bool):
+        check_digest(path, whole)
         plan = self._plans[split, kind]
         limits = Limits(plan.size(shard), self._plans[split, "images"].documents, self.terms)
         return read_shard(path, self.widths, kind, f"{self._run}/{split}/{kind}", shard, plan.shards, limits)
@@ -272,19 +264,6 @@ def _by_shard(rows: np.ndarray, ends: np.ndarray) -> Iterator[tuple[int, np.ndar
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64, copy=False)
-
-
-def _read_facts(folder: Path) -> dict:
-    path = folder / FACTS
-    if not path.exists():
-        raise FeaturesError(f"{folder} holds no features ({FACTS} is not there); `lexlip cache` makes such a folder")
-    try:
-        require_file(path)
-        if path.stat().st_size > _LARGEST:
-            raise ValueError("too large")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (DataError, OSError, ValueError, RecursionError) as error:
-        raise FeaturesError(f"{path} cannot be read ({one_line(error)}); name a new folder and cache again") from error
 
 
 def _number(value: object, least: int, most: int = 1 << 48) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lexlip.errors import FeaturesError
-from lexlip.models.towers.protocol import TextTower
+from lexlip.models.towers import TextTower
 from lexlip.models.weights import save_tensors
 
 FILE = "vocabulary.safetensors"

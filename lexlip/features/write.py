@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from filelock import FileLock
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -29,20 +29,10 @@ from lexlip.encode.shards import FACTS as CLAIM
 from lexlip.encode.shards import LOCK, ShardFolder, ShardPlan, refuse_other
 from lexlip.encode.vectors import decoded_batches
 from lexlip.errors import FeaturesError
+from lexlip.features import layout
 from lexlip.features.cost import PhotoPixels, estimate
-from lexlip.features.data import Pairs
-from lexlip.features.layout import (
-    FACTS,
-    FORMAT,
-    KINDS,
-    MOST_ROWS,
-    TOKENIZER,
-    Widths,
-    digest_of,
-    fixed,
-    part_folder,
-    vocabulary_hash,
-)
+from lexlip.features.data import Pairs, Photos
+from lexlip.features.layout import FACTS, KINDS, TOKENIZER, Widths, fixed
 from lexlip.models.towers import ImageTower, TextTower
 from lexlip.utils.devices import in_parts
 from lexlip.utils.files import write_json
@@ -115,14 +105,14 @@ def write_features(
         EncodingError: the folder holds something else, or too much was left out.
         DataError: the processes that decode ended.
     """
-    for name, value, most in (("batch size", batch_size, None), ("shard rows", shard_rows, MOST_ROWS)):
+    for name, value, most in (("batch size", batch_size, None), ("shard rows", shard_rows, layout.MOST_ROWS)):
         if value < 1 or (most and value > most):
             raise FeaturesError(f"{name} {value}: from 1 up" + (f" to {most:,}" if most else ""))
-    widths = measure(image, text)
+    widths = Widths(image.tokens, image.width, text.width, text.pooled_width)
     bytes_per_photo = 2 * widths.tokens * widths.image
     rows = {"images": max(1, min(shard_rows, _SHARD_BYTES // bytes_per_photo)), "texts": shard_rows}
     facts = {
-        "format": FORMAT,
+        "format": layout.FORMAT,
         "image": image.facts(),
         "text": text.facts(),
         "widths": asdict(widths),
@@ -172,15 +162,6 @@ def write_features(
     )
 
 
-def measure(image: ImageTower, text: TextTower) -> Widths:
-    """The widths of two towers, from one grey image and one word."""
-    with torch.inference_mode():
-        pixels = image.preprocess(Image.new("RGB", (64, 64), (128, 128, 128)))
-        photo = image.features(pixels[None])
-        caption = text.features(["word"])
-    return Widths(photo.shape[1], photo.shape[2], caption.states.shape[2], caption.pooled.shape[1])
-
-
 def claim(folder: Path, facts: dict, text: TextTower) -> str:
     """Begin a folder, or find that the same facts began it; gives the name of the run, which follows from the facts.
 
@@ -203,15 +184,10 @@ def _claim(folder: Path, facts: dict, text: TextTower) -> str:
     with tempfile.TemporaryDirectory(prefix=".tokenizer-", dir=folder) as draft:
         saved = Path(draft, TOKENIZER)
         text.lexicon.save_pretrained(saved)
-        facts = json.loads(json.dumps({**facts, "vocabulary": vocabulary_hash(text.lexicon)}))
+        facts = json.loads(json.dumps({**facts, "vocabulary": layout.vocabulary_hash(text.lexicon)}))
         run = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
         if path.exists():
-            try:
-                there = _flat(json.loads(path.read_text(encoding="utf-8")))
-            except (OSError, ValueError, AttributeError, RecursionError) as error:
-                why = f"{path} cannot be read ({one_line(error)}); name a new folder with --out"
-                raise FeaturesError(why) from error
-            refuse_other(folder, there, _flat(facts))
+            refuse_other(folder, _flat(layout.read_facts(folder)), _flat(facts))
         if not (folder / TOKENIZER).is_dir():
             saved.rename(folder / TOKENIZER)
         if not path.exists():
@@ -249,7 +225,7 @@ class FeatureFolder(ShardFolder):
                 raise FeaturesError(f"{path} holds features of another run; name a new folder with --out")
 
     def publish(self, shard: int, draft: Path, skipped: list[Skipped]) -> None:
-        write_json(digest_of(draft), self.shard(shard).with_suffix(".json"))
+        write_json(layout.digest_of(draft), self.shard(shard).with_suffix(".json"))
         super().publish(shard, draft, skipped)
 
 
@@ -264,7 +240,7 @@ class Part:
         documents = len(pairs) if kind == "images" else len(pairs.caption_image)
         self.plan = ShardPlan(documents, shard_rows, shard_rows)
         name = f"{run}/{split}/{kind}"
-        self.folder = FeatureFolder(part_folder(folder, split, kind), self.plan, name, rules)
+        self.folder = FeatureFolder(layout.part_folder(folder, split, kind), self.plan, name, rules)
         mine = range(process[0], self.plan.shards, process[1])
         self.missing = [shard for shard in mine if not self.folder.shard(shard).exists()]
         self.rows = sum(map(self.plan.size, mine))
@@ -281,7 +257,8 @@ def images_of(
     """The record batch of each missing shard of photos, and what was left out of it."""
     windows, schema = part.windows(), widths.schema("images")
     batches = (rows for window in windows for rows in _batches(*window, batch_size))
-    decoded = decoded_batches(part.pairs.photos, PhotoPixels(tower), batches, workers)
+    photos: Any = Photos(part.pairs)
+    decoded = decoded_batches(photos, PhotoPixels(tower), batches, workers)
     for window in windows:
         numbers, ids, skipped = [], [], []
         features = [np.zeros((0, widths.tokens * widths.image), np.float16)]

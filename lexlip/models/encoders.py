@@ -89,10 +89,6 @@ class ImageEncoder(nn.Module):
             states = rearrange(states, "b h w d -> b (h w) d" if last else "b d h w -> b (h w) d")
         return self.norm(states)
 
-    def enable_gradient_checkpointing(self) -> None:
-        """Trade a second forward pass for activation memory."""
-        self.backbone.set_grad_checkpointing(True)
-
     def set_drop_path(self, rate: float) -> None:
         """Stochastic depth in training: from 0 at the first block to `rate` at the last, linearly (Huang et al., 2016).
 
@@ -195,10 +191,6 @@ class TextEncoder(nn.Module):
         first = self.config.vocab_size - self.corner_tokens
         states = self.bert.embeddings(input_ids=insert_corners(ids, first, self.corner_tokens))
         return _run_layers(self.bert.encoder, states, corner_mask(mask, self.corner_tokens))
-
-    def enable_gradient_checkpointing(self) -> None:
-        """Trade a second forward pass for activation memory."""
-        self.bert.gradient_checkpointing_enable()
 
 
 def _fresh_bert(config: BertConfig, corner_tokens: int) -> BertModel:

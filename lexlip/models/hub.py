@@ -14,7 +14,7 @@ from huggingface_hub.errors import HFValidationError
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_model
-from torch import Tensor, nn
+from torch import nn
 
 from lexlip import pretrained
 from lexlip.errors import CheckpointError
@@ -110,7 +110,10 @@ class FolderModel(nn.Module, PyTorchModelHubMixin, library_name="lexlip", tags=[
             kind = cls
             if drop_rate is not None:
                 config.text.update(text_dropout(drop_rate))
-        check_shape(kind, config, _header(folder), folder, folder / WEIGHTS_FILE)
+        try:
+            check_shape(kind, config, header(folder / WEIGHTS_FILE), folder, folder / WEIGHTS_FILE)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{folder} is no model folder: {error}") from error
         tokenizer = None
         if any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt")):
             tokenizer = open_tokenizer(folder)
@@ -121,13 +124,6 @@ class FolderModel(nn.Module, PyTorchModelHubMixin, library_name="lexlip", tags=[
 
     def opened_from(self, folder: Path, trust_sources: bool) -> None:
         """Called once the weights are there, for models that need more of their folder later."""
-
-
-def _header(folder: Path) -> dict[str, Tensor]:
-    try:
-        return header(folder / WEIGHTS_FILE)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder} is no model folder: {error}") from error
 
 
 def local_folder(name: str | Path, **download) -> Path:

@@ -3,7 +3,6 @@
 B batch, L tokens, V terms.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -133,9 +132,6 @@ class LexLIP(TwoTowers, LexiconModel, tags=["sparse-retrieval"], model_card_temp
     def widths(self) -> dict[str, int]:
         dense = {"dense": self.config.joint_dim} if self.config.joint_dim else {}
         return {"lexicon": self.vocab_size, **dense}
-
-    def vectors_of_texts(self, texts: Sequence[str], head: str) -> Tensor:
-        return self.vectors_of_ids(*self._tokenized(texts), head)
 
     def vectors_of_ids(self, ids: Tensor, mask: Tensor, head: str) -> Tensor:
         return self.dense_text(self.text_encoder(ids, mask)) if head == "dense" else self.lexicon_text(ids, mask)

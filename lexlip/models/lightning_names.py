@@ -10,32 +10,17 @@ from __future__ import annotations
 
 from pickle import UnpicklingError
 
-_CALLBACKS = {  # module: its classes, of all releases
-    "base": ("Callback",),
-    "callback": ("Callback",),
-    "checkpoint": ("Checkpoint",),
-    "device_stats_monitor": ("DeviceStatsMonitor",),
-    "early_stopping": ("EarlyStopping",),
-    "finetuning": ("BaseFinetuning", "BackboneFinetuning"),
-    "gpu_stats_monitor": ("GPUStatsMonitor",),
-    "gradient_accumulation_scheduler": ("GradientAccumulationScheduler",),
-    "lambda_function": ("LambdaCallback",),
-    "lr_monitor": ("LearningRateMonitor",),
-    "model_checkpoint": ("ModelCheckpoint",),
-    "model_summary": ("ModelSummary",),
-    "prediction_writer": ("BasePredictionWriter",),
-    "progress": ("ProgressBar", "ProgressBarBase"),
-    "progress.base": ("ProgressBarBase",),
-    "progress.progress": ("ProgressBar",),
-    "progress.rich_progress": ("RichProgressBar",),
-    "progress.tqdm_progress": ("TQDMProgressBar",),
-    "pruning": ("ModelPruning",),
-    "quantization": ("QuantizationAwareTraining",),
-    "rich_model_summary": ("RichModelSummary",),
-    "stochastic_weight_avg": ("StochasticWeightAveraging",),
-    "timer": ("Timer",),
-    "xla_stats_monitor": ("XLAStatsMonitor",),
-}
+_CALLBACKS = (  # MODULE.CLASS, of all releases
+    "base.Callback callback.Callback checkpoint.Checkpoint device_stats_monitor.DeviceStatsMonitor "
+    "early_stopping.EarlyStopping finetuning.BaseFinetuning finetuning.BackboneFinetuning "
+    "gpu_stats_monitor.GPUStatsMonitor gradient_accumulation_scheduler.GradientAccumulationScheduler "
+    "lambda_function.LambdaCallback lr_monitor.LearningRateMonitor model_checkpoint.ModelCheckpoint "
+    "model_summary.ModelSummary prediction_writer.BasePredictionWriter progress.ProgressBar progress.ProgressBarBase "
+    "progress.base.ProgressBarBase progress.progress.ProgressBar progress.rich_progress.RichProgressBar "
+    "progress.tqdm_progress.TQDMProgressBar pruning.ModelPruning quantization.QuantizationAwareTraining "
+    "rich_model_summary.RichModelSummary stochastic_weight_avg.StochasticWeightAveraging timer.Timer "
+    "xla_stats_monitor.XLAStatsMonitor"
+).split()
 _ATTRIBUTES = (
     "pytorch_lightning.utilities.parsing.AttributeDict",
     "lightning_fabric.utilities.data.AttributeDict",
@@ -55,5 +40,5 @@ def _stand_in(name: str) -> type:
 def readable_names() -> list[tuple[type, str]]:
     """(what stands for it, full name) of each, as `torch.serialization.safe_globals` takes them."""
     packages = ("pytorch_lightning.callbacks", "lightning.pytorch.callbacks")
-    names = [f"{package}.{module}.{name}" for package in packages for module, of in _CALLBACKS.items() for name in of]
+    names = [f"{package}.{name}" for package in packages for name in _CALLBACKS]
     return [*((_stand_in(name), name) for name in names), *((dict, name) for name in _ATTRIBUTES)]

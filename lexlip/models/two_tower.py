@@ -89,7 +89,7 @@ class TwoTowers(RetrievalModel):
         return check_ids(ids, mask, self.config.vocab_size, positions - self.config.corner_tokens)
 
     def vectors_of_texts(self, texts: Sequence[str], head: str) -> Tensor:
-        return self.vectors_text(*self._tokenized(texts))
+        return self.vectors_of_ids(*self._tokenized(texts), head)
 
     def vectors_of_ids(self, ids: Tensor, mask: Tensor, head: str) -> Tensor:
         return self.vectors_text(ids, mask)
@@ -104,9 +104,8 @@ class TwoTowers(RetrievalModel):
         return batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)
 
     def cut_texts(self, texts: Sequence[str]) -> int:
-        """How many of these texts are longer than the model reads."""
-        lengths = [len(ids) for ids in self.tokenizer(self._marked(texts), verbose=False)["input_ids"]]
-        return sum(length > self.config.max_words for length in lengths)
+        tokens = self.tokenizer(self._marked(texts), verbose=False)
+        return sum(len(ids) > self.config.max_words for ids in tokens["input_ids"])
 
     def _marked(self, texts: Sequence[str]) -> list[str]:
         if self.config.sentence_sep:

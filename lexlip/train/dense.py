@@ -15,13 +15,42 @@ from lexlip.train.step import Tensors
 from lexlip_data.loading.batch import Batch
 
 
-class DenseModule(RetrievalModule):
+class LearnedTemperature(RetrievalModule):
+    """Symmetric InfoNCE with a learned temperature, of which `encode` gives each row a copy as the vector "scale".
+
+    A parameter that only the losses over the batch used would get its gradient outside of the micro-batches that
+    gradient caching and the averaging over processes know of.
+    """
+
+    loss_groups = {"contrastive_loss": "contrastive"}
+
+    @property
+    def scale(self) -> torch.nn.Parameter:
+        """() logarithm of what multiplies the cosines."""
+        raise NotImplementedError
+
+    def temperature(self, vectors: Tensors) -> Tensor:
+        """() of the rows' copies."""
+        return (-vectors["scale"].mean()).exp()
+
+    def batch_losses(self, vectors: Tensors, batch: Batch, context: None) -> Tensors:
+        return {"contrastive_loss": self.contrastive(vectors, batch, self.temperature(vectors))}
+
+    @torch.no_grad()
+    def after_step(self, batch: Batch, context: None) -> None:
+        self.scale.clamp_(0, MAX_SCALE)
+
+
+class DenseModule(LearnedTemperature):
     """A `DenseLIP` and its one loss."""
 
     name = "Dense"
     model_class = DenseLIP
-    loss_groups = {"contrastive_loss": "contrastive"}
     model: DenseLIP
+
+    @property
+    def scale(self) -> torch.nn.Parameter:
+        return self.model.logit_scale
 
     @classmethod
     def check_config(cls, config: Config) -> None:
@@ -45,15 +74,4 @@ class DenseModule(RetrievalModule):
     def encode(self, batch: Batch, context: None, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
         text = F.normalize(self.model.vectors_text(batch["text_ids"], batch["text_mask"]), dim=-1)
         image = F.normalize(self.model.vectors_image(batch["image"]), dim=-1)
-        # One copy per row: a parameter that only the losses over the batch used would get its gradient outside of the
-        # micro-batches that gradient caching and the averaging over processes know of.
-        scale = self.model.logit_scale.expand(len(text))
-        return {"text": text, "image": image, "scale": scale, **self.long_vectors(batch)}, {}
-
-    def batch_losses(self, vectors: Tensors, batch: Batch, context: None) -> dict[str, Tensor]:
-        temperature = (-vectors["scale"].mean()).exp()
-        return {"contrastive_loss": self.contrastive(vectors, batch, temperature)}
-
-    @torch.no_grad()
-    def after_step(self, batch: Batch, context: None) -> None:
-        self.model.logit_scale.clamp_(0, MAX_SCALE)
+        return {"text": text, "image": image, "scale": self.scale.expand(len(text)), **self.long_vectors(batch)}, {}

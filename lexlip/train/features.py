@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lexlip.features.store import FeatureSplit, FeatureStore
-from lexlip.models.towers.protocol import TextFeatures
+from lexlip.models.towers import TextFeatures
 from lexlip.train.config import Config
 from lexlip_data.errors import DataError
 from lexlip_data.loading.batch import Batch

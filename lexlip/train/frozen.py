@@ -17,21 +17,20 @@ from transformers import PreTrainedTokenizerBase
 
 from lexlip.errors import ConfigError
 from lexlip.features.store import FeatureStore
-from lexlip.models.dense import MAX_SCALE
 from lexlip.models.frozen.model import FrozenLexLIP
 from lexlip.models.weights import load_model
 from lexlip.train.config import WORD_KEYS, Config
+from lexlip.train.dense import LearnedTemperature
 from lexlip.train.frozen_start import OWN, new_heads
 from lexlip.train.grounding import drawn_expansion
 from lexlip.train.losses import cut_scores, score_distillation, symmetric_contrastive
-from lexlip.train.module import RetrievalModule
 from lexlip.train.sparsity import SIDES
 from lexlip.train.step import Tensors, total
 from lexlip.utils.distributed import gather_many, gather_rows
 from lexlip_data.loading.batch import Batch
 
 
-class _FrozenModule(RetrievalModule):
+class _FrozenModule(LearnedTemperature):
     """What both have in common: features in, a learned temperature."""
 
     model_class = FrozenLexLIP  # type: ignore[assignment]  # which has no towers of its own
@@ -63,16 +62,9 @@ class _FrozenModule(RetrievalModule):
 
     @property
     def scale(self) -> torch.nn.Parameter:
-        """() logarithm of what multiplies the cosines."""
-        raise NotImplementedError
-
-    def temperature(self, vectors: Tensors) -> Tensor:
-        """From the copies that each row of a batch has: so the averaging over processes knows its gradient."""
-        return (-vectors["scale"].mean()).exp()
-
-    @torch.no_grad()
-    def after_step(self, batch: Batch, context: Any) -> None:
-        self.scale.clamp_(0, MAX_SCALE)
+        heads = self.model.dense_heads if self.config.head == "dense" else self.model.lexicon_heads
+        assert heads is not None
+        return heads.logit_scale
 
     def vectors_of(self, kind: str, batch: Batch) -> Tensor:
         return self.model.vectors_of_features(kind, batch, self.config.head)
@@ -82,19 +74,10 @@ class FrozenDenseModule(_FrozenModule):
     """The dense reference: symmetric InfoNCE with a learned temperature (CLIP, Radford et al., 2021)."""
 
     name = "FrozenDense"
-    loss_groups = {"contrastive_loss": "contrastive"}
-
-    @property
-    def scale(self) -> torch.nn.Parameter:
-        assert self.model.dense_heads is not None
-        return self.model.dense_heads.logit_scale
 
     def encode(self, batch: Batch, context: None, vectors_only: bool = False) -> tuple[Tensors, Tensors]:
         text, image = (F.normalize(self.vectors_of(kind, batch), dim=-1) for kind in ("text", "image"))
         return {"text": text, "image": image, "scale": self.scale.expand(len(text))}, {}
-
-    def batch_losses(self, vectors: Tensors, batch: Batch, context: None) -> Tensors:
-        return {"contrastive_loss": self.contrastive(vectors, batch, self.temperature(vectors))}
 
 
 class FrozenModule(_FrozenModule):
@@ -102,11 +85,6 @@ class FrozenModule(_FrozenModule):
 
     name = "Frozen"
     loss_groups = {"contrastive_loss": "contrastive", "distill_loss": "distill", "flops_loss": "contrastive"}
-
-    @property
-    def scale(self) -> torch.nn.Parameter:
-        assert self.model.lexicon_heads is not None
-        return self.model.lexicon_heads.logit_scale
 
     def __init__(self, config: Config, model: Any):  # a FrozenLexLIP
         super().__init__(config, model)

@@ -34,15 +34,7 @@ from sacred import Experiment as SacredExperiment
 from sacred.observers import FileStorageObserver
 from sacred.utils import SacredError
 
-from lexlip.errors import (
-    CheckpointError,
-    ConfigError,
-    FeaturesError,
-    LaunchError,
-    LoaderDied,
-    LostContact,
-    TrainingError,
-)
+from lexlip.errors import CheckpointError, ConfigError, LaunchError, LoaderDied, LostContact, TrainingError, UserError
 from lexlip.features.store import FeatureSplit, FeatureStore
 from lexlip.launch import environment
 from lexlip.models.tokenizer import load_tokenizer
@@ -101,11 +93,12 @@ class Experiment(SacredExperiment):
             Refused: for what `main.run` lists, and for files that cannot be read or written.
         """
         try:
-            with _refusing():
-                return super().run(*args, **named)
-        except Refused:
+            return super().run(*args, **named)
+        except BrokenPipeError:
+            raise  # whoever read the output went away
+        except (OSError, UserError, DataError, TrainingError, LostContact, LoaderDied) as error:
             run_dir.give_back()
-            raise
+            raise Refused(error) from error
         finally:
             run_dir.forget()  # the next run of this process gets a directory of its own
 
@@ -123,24 +116,22 @@ def make_experiment(name: str, phase: type[RetrievalModule]) -> Experiment:
 
     @experiment.config_hook
     def before_anything_heavy(config, command_name, logger):
-        with _refusing():
-            check_seed(config.get("seed"))  # sacred seeds NumPy with it, whatever the command
-            if command_name == "main":
-                checked = check_config({key: value for key, value in config.items() if key != "__doc__"}, phase)
-                check_gpus(checked.num_gpus)
-                check_output("metrics_file", Path(checked.metrics_file) if checked.metrics_file else None)
-                if checked.load_path and not Path(checked.load_path).exists():
-                    raise CheckpointError(f"load_path={checked.load_path}: no such checkpoint or model folder")
-                if not checked.fast_dev_run and environment.first_rank():
-                    folder, _ = run_dir.choose(checked)
-                    experiment.observers.append(FileStorageObserver(str(folder / "sacred")))
+        check_seed(config.get("seed"))  # sacred seeds NumPy with it, whatever the command
+        if command_name == "main":
+            checked = check_config({key: value for key, value in config.items() if key != "__doc__"}, phase)
+            check_gpus(checked.num_gpus)
+            check_output("metrics_file", Path(checked.metrics_file) if checked.metrics_file else None)
+            if checked.load_path and not Path(checked.load_path).exists():
+                raise CheckpointError(f"load_path={checked.load_path}: no such checkpoint or model folder")
+            if not checked.fast_dev_run and environment.first_rank():
+                folder, _ = run_dir.choose(checked)
+                experiment.observers.append(FileStorageObserver(str(folder / "sacred")))
         return {}
 
     # Sacred lets a dict gain entries of any name only where it is an argument.
     @experiment.main
     def main(_config, data_sets, vit_kwargs, max_images):
-        with _refusing():
-            return run(check_config(_config, phase), phase)
+        return run(check_config(_config, phase), phase)
 
     return experiment
 
@@ -173,18 +164,6 @@ def command_line(experiment: SacredExperiment) -> int:
         print(f"error: {error}", file=sys.stderr)
         return getattr(error, "code", USAGE)
     return 0
-
-
-@contextmanager
-def _refusing() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise  # whoever read the output went away
-    except OSError as error:
-        raise Refused(error) from error
-    except (ConfigError, CheckpointError, FeaturesError, DataError, TrainingError, LostContact, LoaderDied) as error:
-        raise Refused(error) from None
 
 
 def check_config(values: Mapping, phase: type[RetrievalModule]) -> Config:

@@ -66,8 +66,8 @@ class RetrievalModule(pl.LightningModule):
         if config.drop_path_rate and isinstance(model, TwoTowers):  # with 0 a tower keeps what its own `vit_kwargs` say
             model.image_encoder.set_drop_path(config.drop_path_rate)
         if config.gradient_checkpointing:
-            model.image_encoder.enable_gradient_checkpointing()
-            model.text_encoder.enable_gradient_checkpointing()
+            model.image_encoder.backbone.set_grad_checkpointing(True)
+            model.text_encoder.bert.gradient_checkpointing_enable()
         self.run_dir: Path | None = None  # where the run writes; None: nowhere
         self.skipped = SkippedSamples(config.max_bad_share)
         self.agreement, self.guard = Agreement(), StepGuard(config.max_nonfinite_steps)
@@ -420,17 +420,14 @@ class RetrievalModule(pl.LightningModule):
     # --- validation and test ---
 
     def validation_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> None:
-        self._evaluation_step("val", batch, dataloader_idx)
-
-    def test_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> None:
-        self._evaluation_step("test", batch, dataloader_idx)
-
-    def _evaluation_step(self, stage: str, batch: Batch, loader: int) -> None:
-        name, kind = self._data.eval_names(stage)[loader]
+        stage = "test" if self.trainer.testing else "val"
+        name, kind = self._data.eval_names(stage)[dataloader_idx]
         if kind == "pairs":
             self._log_losses(stage, self.compute_losses(batch), len(batch["image_id"]))
             return
         self.collected.add(name, kind, self.vectors_of(kind, batch), batch, words=self.vocabulary is not None)
+
+    test_step = validation_step
 
     @property
     def vocabulary(self) -> dict[str, int] | None:

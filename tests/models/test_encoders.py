@@ -75,7 +75,7 @@ def test_gradient_checkpointing_changes_no_gradient(name, kwargs, livelier):
     tower, gradients = livelier(ImageEncoder(name, 32, kwargs)), []
     for enable in (False, True):
         if enable:
-            tower.enable_gradient_checkpointing()
+            tower.backbone.set_grad_checkpointing(True)
         tower.zero_grad()
         loss = tower(images(16)).square().sum()
         tower(images(32))
@@ -165,7 +165,7 @@ def test_gradient_checkpointing_of_the_text_tower_changes_no_gradient(enable):
     tower.bert.encoder.layer[0].attention.register_forward_hook(lambda *given: run.append(1))
     for checkpointing in (False, enable):
         if checkpointing:
-            tower.enable_gradient_checkpointing()
+            tower.bert.gradient_checkpointing_enable()
         tower.zero_grad()
         tower(ids, mask).square().sum().backward()
         grads.append(tower.word_embeddings.grad.clone())

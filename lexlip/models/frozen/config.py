@@ -11,8 +11,7 @@ from lexlip.errors import CheckpointError
 FROZEN = "frozen"  # in config.json: tells these folders from those of trained towers
 SIDES = ("image", "text")
 MOST = 1 << 22  # of any of the numbers
-TextHead = Literal["contextual", "lookup", "table"]
-TEXT_HEADS = ("contextual", "lookup")  # that can be trained; a trained lookup is written as a table
+TextHead = Literal["contextual", "lookup", "table"]  # the first two can be trained; a trained lookup becomes a table
 
 
 @dataclass

@@ -165,10 +165,8 @@ class FrozenLexLIP(LexiconModel, tags=["sparse-retrieval"], model_card_template=
     def cut_texts(self, texts: Sequence[str]) -> int:
         if self.needs_text_tower:
             return self.text_tower.cut_texts(texts)
-        lengths = [
-            len(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        ]
-        return sum(length > self.config.max_text_len for length in lengths)
+        tokens = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)
+        return sum(len(ids) > self.config.max_text_len for ids in tokens["input_ids"])
 
     # --- where a term's weight comes from ---
 

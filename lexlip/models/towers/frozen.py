@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-
-log = logging.getLogger(__name__)
 
 
 class FrozenTower(nn.Module):

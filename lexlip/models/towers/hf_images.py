@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,6 @@ from transformers import AutoConfig, AutoImageProcessor
 from lexlip.errors import CheckpointError, ConfigError
 from lexlip.models.towers.image import ImageBackbone, ImageOutputs
 from lexlip.models.towers.reference import Reference
-
-log = logging.getLogger(__name__)
 
 # The image side alone of models with two sides, and where its vector in their common space is found.
 IMAGE_SIDES = {
@@ -38,23 +37,46 @@ def load_hf(reference: Reference) -> HFImages:
         ConfigError: it cannot be found, is no image model, or lacks its preprocessing.
         CheckpointError: its weights are not all there.
     """
-    source = source_of(reference)
-    config = read_config(reference)
-    class_name, pooled = IMAGE_SIDES.get(config.model_type, ("AutoModel", None))
-    if class_name == "AutoModel" and hasattr(config, "text_config"):
-        known = ", ".join(sorted(name for name in IMAGE_SIDES if "_model" not in name))
-        raise ConfigError(f"tower {reference}: of models with two sides, {known} are known, not {config.model_type}")
-    model = load_weights(reference, getattr(transformers, class_name))
-    if getattr(model, "main_input_name", None) != "pixel_values":
-        raise ConfigError(f"tower {reference} is a {type(model).__name__}, which takes no images")
+    model, side = load_side(reference, IMAGE_SIDES, "text_config", "pixel_values")
     try:
-        processor = AutoImageProcessor.from_pretrained(**source, backend="pil")
+        processor = AutoImageProcessor.from_pretrained(**source_of(reference), backend="pil")
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"tower {reference}: its preprocessing cannot be read ({first_line(error)}); put the "
             "preprocessor_config.json of the model into the folder"
         ) from error
-    return HFImages(model, processor, pooled)
+    return HFImages(model, processor, side[1] if side else None)
+
+
+def load_side(reference: Reference, sides: Mapping[str, Any], other: str, takes: str) -> tuple[Any, Any]:
+    """A model, or the side of one that takes pixels or ids, and its entry of `sides`, if there is one.
+
+    Args:
+        sides: of each type of model, the class of this side first.
+        other: what configs of models with two sides have besides.
+        takes: the name of the model's input.
+
+    Raises:
+        ConfigError: it cannot be found, has two sides of another kind, or takes something else.
+        CheckpointError: its weights are not all there.
+    """
+    try:
+        config = AutoConfig.from_pretrained(**source_of(reference))
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"tower {reference} is neither a folder with a config.json nor could it be fetched: {first_line(error)}"
+        ) from error
+    side = sides.get(config.model_type)
+    if side is None and hasattr(config, other):
+        known = ", ".join(sorted(name for name in sides if "_model" not in name))
+        raise ConfigError(f"tower {reference}: of models with two sides, {known} are known, not {config.model_type}")
+    model = load_weights(reference, getattr(transformers, side[0] if side else "AutoModel"))
+    if takes == "input_ids" and getattr(model.config, "is_encoder_decoder", False):
+        model = model.get_encoder()
+    if getattr(model, "main_input_name", None) != takes:
+        what = "texts" if takes == "input_ids" else "images"
+        raise ConfigError(f"tower {reference} is a {type(model).__name__}, which takes no {what}")
+    return model, side
 
 
 def source_of(reference: Reference) -> dict:
@@ -62,15 +84,6 @@ def source_of(reference: Reference) -> dict:
     folder = reference.folder
     name = str(folder) if folder else reference.name
     return {"pretrained_model_name_or_path": name, "local_files_only": bool(folder), "trust_remote_code": False}
-
-
-def read_config(reference: Reference) -> Any:
-    try:
-        return AutoConfig.from_pretrained(**source_of(reference))
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"tower {reference} is neither a folder with a config.json nor could it be fetched: {first_line(error)}"
-        ) from error
 
 
 def first_line(error: Exception) -> str:
@@ -110,10 +123,7 @@ class HFImages(ImageBackbone):
         self.model, self.pooled = model, pooled
         config = model.config
         self.patchify = config.patch_size if "siglip2" in config.model_type else None
-        if self.patchify:
-            self.transform: Any = SquareOfPatches(processor)
-        else:
-            self.transform = Processed(processor)
+        self.transform = SquareOfPatches(processor) if self.patchify else partial(_processed, processor)
         keys = json.loads(processor.to_json_string())
         self.preprocessing = dict(sorted(keys.items()))
         inner = getattr(model, "vision_model", model)
@@ -132,15 +142,9 @@ class HFImages(ImageBackbone):
         return ImageOutputs(states, self.prefix, getattr(output, self.pooled) if self.pooled else None)
 
 
-class Processed:
-    """A Hugging Face image processor as a function of one image; its Pillow backend, which filters as most models'
-    training did."""
-
-    def __init__(self, processor: Any):
-        self.processor = processor
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        return self.processor(image, return_tensors="pt")["pixel_values"][0].float()
+def _processed(processor: Any, image: Image.Image) -> Tensor:
+    """One image by a Hugging Face processor with its Pillow backend, which filters as most models' training did."""
+    return processor(image, return_tensors="pt")["pixel_values"][0].float()
 
 
 class SquareOfPatches:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import transformers
 from torch import Tensor
 from transformers import AutoTokenizer
 
 from lexlip.errors import ConfigError
 from lexlip.models.towers.align import find_offsets, lower, surface
-from lexlip.models.towers.hf_images import first_line, load_weights, read_config, source_of
+from lexlip.models.towers.hf_images import first_line, load_side, source_of
 from lexlip.models.towers.reference import Reference
 from lexlip.models.towers.sentence import Recipe, read_recipe
 from lexlip.models.towers.text import TextBackbone, TextOutputs, as_offsets
@@ -40,17 +39,9 @@ def load(reference: Reference) -> HFTexts:
     recipe = read_recipe(reference)
     if recipe:
         reference = recipe.transformer
-    config = read_config(reference)
-    class_name, pooled, full = TEXT_SIDES.get(config.model_type, ("AutoModel", None, False))
-    if class_name == "AutoModel" and hasattr(config, "vision_config"):
-        known = ", ".join(sorted(name for name in TEXT_SIDES if "_model" not in name))
-        raise ConfigError(f"tower {reference}: of models with two sides, {known} are known, not {config.model_type}")
-    model = load_weights(reference, getattr(transformers, class_name))
-    if getattr(model.config, "is_encoder_decoder", False):
-        model = model.get_encoder()
-    if getattr(model, "main_input_name", None) != "input_ids":
-        raise ConfigError(f"tower {reference} is a {type(model).__name__}, which takes no texts")
-    if class_name == "AutoModel" and hasattr(model, "pooler"):
+    model, side = load_side(reference, TEXT_SIDES, "vision_config", "input_ids")
+    _, pooled, full = side or (None, None, False)
+    if not side and hasattr(model, "pooler"):
         model.pooler = None  # BERT's, of its next sentence task
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source_of(reference))
@@ -123,8 +114,8 @@ class HFTexts(TextBackbone):
         return TextOutputs(ids, output.last_hidden_state, offsets.clamp(min=0), real, pooled, cut)
 
     def cut_texts(self, texts: Sequence[str]) -> int:
-        ids = self.tokenizer(self._prepared(texts), padding=False, truncation=False, verbose=False)["input_ids"]
-        return sum(len(row) > self.max_length for row in ids)
+        tokens = self.tokenizer(self._prepared(texts), padding=False, truncation=False, verbose=False)
+        return sum(len(row) > self.max_length for row in tokens["input_ids"])
 
     def _prepared(self, texts: Sequence[str]) -> list[str]:
         read = [lower(text) for text in texts] if self.recipe.lower else texts

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from lexlip.errors import ConfigError, EncodingError
 from lexlip.models.attribution import MAX, MEAN, Pooling, grid_of
 from lexlip.models.towers.frozen import FrozenTower
-from lexlip.models.towers.protocol import ImageTower
 from lexlip.models.towers.reference import Reference, check_reference, parse, split_references
 from lexlip_data.sources.images import to_rgb
 
@@ -96,7 +95,12 @@ class ImageBackbone(nn.Module):
 
 
 class FrozenImageTower(FrozenTower):
-    """An `ImageTower` around a library's model.
+    """An image tower around a library's model, always in evaluation mode. B batch, L image tokens, D its width.
+
+    Attributes:
+        reference: loads the same tower again.
+        width, tokens: D and L of `features`.
+        transform: what `preprocess` does; small, and picklable for loader processes.
 
     Raises:
         ConfigError: the model lacks the view, or its preprocessing gives images of several sizes.
@@ -119,14 +123,15 @@ class FrozenImageTower(FrozenTower):
             )
         probe = self.features(torch.zeros(1, *shapes[0]))
         self.pixels: tuple[int, ...] = shapes[0]
-        self.width = probe.shape[2]
-        self.tokens: int | None = probe.shape[1]
+        self.tokens, self.width = probe.shape[1:]
 
     def preprocess(self, image: Image.Image) -> Tensor:
+        """An image to what `features` takes a stack of: (3, H, W) float32."""
         return self.transform(to_rgb(image))
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) preprocessed images to (B, L, D) float32; L is 1 for pooled, cls and mean."""
         outputs = self.backbone(pixels.to(self.device, self.dtype), self.view == "pooled")
         return _take(outputs, self.view, self.reference).float()
 
@@ -154,6 +159,7 @@ class FrozenImageTower(FrozenTower):
         return cells.float().unflatten(1, grid_of(cells.shape[1], *self.pixels[1:]))
 
     def facts(self) -> dict:
+        """What decides about the features, as JSON: reference, hash of the weights, preprocessing."""
         return {
             "reference": self.reference, "weights": self.weights_hash, "preprocessing": self.backbone.preprocessing,
             "pixels": list(self.pixels),
@@ -176,7 +182,7 @@ def _take(outputs: ImageOutputs, view: str, reference: str) -> Tensor:
 
 
 class SideBySide(nn.Module):
-    """Several image towers as one: their features concatenated along D.
+    """Several image towers used as one `FrozenImageTower`: their features concatenated along D.
 
     Each has a preprocessing of its own, so a preprocessed image is all of theirs in one row of numbers.
 
@@ -186,7 +192,7 @@ class SideBySide(nn.Module):
 
     def __init__(self, towers: Sequence[FrozenImageTower]):
         super().__init__()
-        self.towers = nn.ModuleList(towers)
+        self.towers: Any = nn.ModuleList(towers)
         self.reference = " + ".join(tower.reference for tower in towers)
         counts = {tower.reference: tower.tokens for tower in towers}
         if len(set(counts.values())) > 1:
@@ -197,21 +203,22 @@ class SideBySide(nn.Module):
         self.width = sum(tower.width for tower in towers)
         self.tokens = towers[0].tokens
         self.transform = _AllTransforms([tower.transform for tower in towers])
-        self._shapes = [tower.pixels for tower in towers]
+        self._shapes = [torch.Size(tower.pixels) for tower in towers]
 
     def preprocess(self, image: Image.Image) -> Tensor:
         return self.transform(to_rgb(image))
 
     def features(self, pixels: Tensor) -> Tensor:
-        parts = pixels.split([torch.Size(shape).numel() for shape in self._shapes], 1)
-        towers = cast(list[FrozenImageTower], list(self.towers))
-        rows = zip(towers, parts, self._shapes)
-        return torch.cat([tower.features(part.unflatten(1, shape)) for tower, part, shape in rows], -1)
+        return torch.cat([tower.features(part) for tower, part in self._parts(pixels)], -1)
+
+    def _parts(self, pixels: Tensor) -> list[tuple[Any, Tensor]]:
+        parts = pixels.split([shape.numel() for shape in self._shapes], 1)
+        return [(tower, part.unflatten(1, shape)) for tower, part, shape in zip(self.towers, parts, self._shapes)]
 
     @property
     def pooling(self) -> Pooling | None:
         """As that of each tower; None where they differ."""
-        kinds = {tower.pooling for tower in cast(list[FrozenImageTower], list(self.towers))}
+        kinds = {tower.pooling for tower in self.towers}
         return kinds.pop() if len(kinds) == 1 else None
 
     def cells(self, pixels: Tensor) -> Tensor:
@@ -220,17 +227,18 @@ class SideBySide(nn.Module):
         Raises:
             EncodingError: a tower has no patches, or others than the first.
         """
-        parts = pixels.split([torch.Size(shape).numel() for shape in self._shapes], 1)
-        rows = zip(cast(list[FrozenImageTower], list(self.towers)), parts, self._shapes)
-        cells = [tower.cells(part.unflatten(1, shape)) for tower, part, shape in rows]
+        cells = [tower.cells(part) for tower, part in self._parts(pixels)]
         if self.pooling is None or len({each.shape[1:3] for each in cells}) > 1:
             raise EncodingError(f"towers {self.reference}: their patches are not the same, so none is an image's")
         return torch.cat(cells, -1)
 
     def facts(self) -> dict:
-        facts = [tower.facts() for tower in cast(list[FrozenImageTower], list(self.towers))]
+        facts = [tower.facts() for tower in self.towers]
         weights = hashlib.sha256(" ".join(fact["weights"] for fact in facts).encode()).hexdigest()
         return {"reference": self.reference, "weights": weights, "towers": facts}
+
+
+ImageTower = FrozenImageTower | SideBySide
 
 
 class _AllTransforms:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lexlip.errors import CheckpointError, ConfigError
+from lexlip.models.sizes import read_json
 from lexlip.models.towers.packed import Storage, packed, unpacked
 from lexlip.models.towers.reference import HUB, LOCAL, Reference
 from lexlip.models.trust import TRUST
@@ -63,7 +64,7 @@ def write_side(backbone: Any, reference: Reference, inside: Path, storage: Stora
     """
     inside.mkdir(exist_ok=True)
     if reference.folder:
-        config = read_json(reference.folder / CONFIG)
+        config: Any = read_json(reference.folder / CONFIG)
     else:
         open_clip = library(reference)
         name, tag = architecture(reference)
@@ -92,13 +93,6 @@ def library(reference: Reference) -> Any:
     return open_clip
 
 
-def read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-
-
 def architecture(reference: Reference) -> tuple[str, str | None]:
     """open_clip's name of the architecture and of the weights."""
     if reference.folder:
@@ -119,9 +113,11 @@ def check_architecture(reference: Reference) -> None:
 
     Raises:
         ConfigError: naming it.
+        CheckpointError: the folder's config cannot be read.
     """
     if reference.folder:
-        config = read_json(reference.folder / CONFIG).get("model_cfg") or {}
+        config: Any = read_json(reference.folder / CONFIG)
+        config = config.get("model_cfg") or {}
     else:
         config = library(reference).get_model_config(architecture(reference)[0]) or {}
     parts = [(config.get("text_cfg") or {}).get(key) for key in ("hf_model_name", "hf_tokenizer_name")]

@@ -6,7 +6,6 @@ never imported.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 
 from lexlip.errors import CheckpointError, ConfigError
 from lexlip.models import weights
+from lexlip.models.sizes import read_json
 from lexlip.models.towers.reference import Reference
 
 POOLINGS = {  # in the order in which several are concatenated; names of older configs
@@ -132,10 +132,7 @@ class _Files:
 
     def json(self, name: str) -> Any:
         path = self.path(name)
-        try:
-            return json.loads(path.read_text(encoding="utf-8")) if path else None
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{path} is no JSON: {error}") from error
+        return read_json(path) if path else None
 
 
 def read_recipe(reference: Reference) -> Recipe | None:
@@ -143,7 +140,7 @@ def read_recipe(reference: Reference) -> Recipe | None:
 
     Raises:
         ConfigError: none with st:, or a module that is not known here.
-        CheckpointError: a Dense module whose weights are missing or do not fit.
+        CheckpointError: one of the folder's configs is no JSON, or a Dense module's weights are missing or do not fit.
     """
     files = _Files(reference)
     modules = files.json("modules.json")

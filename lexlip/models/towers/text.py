@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerBase
 from lexlip.errors import ConfigError
 from lexlip.models.towers.align import overlap_mean
 from lexlip.models.towers.frozen import FrozenTower, hash_text
-from lexlip.models.towers.protocol import TextFeatures, TextTower
 from lexlip.models.towers.reference import Reference, check_reference, parse
 
 
@@ -53,10 +52,27 @@ def load_text_tower(
 
         if not trust_sources:
             check_architecture(found)
-        return FrozenTextTower(found, load_open_clip_texts(found), lexicon)
+        return TextTower(found, load_open_clip_texts(found), lexicon)
     from lexlip.models.towers.hf_texts import load
 
-    return FrozenTextTower(found, load(found), lexicon)
+    return TextTower(found, load(found), lexicon)
+
+
+class TextFeatures(NamedTuple):
+    """Texts by the word pieces of the lexicon, special tokens left out: B texts, T pieces, D width of a tower.
+
+    Attributes:
+        terms: (B, T) int64 ids of the lexicon's word pieces, 0 at padding.
+        mask: (B, T) bool, False at padding.
+        states: (B, T, D) float32 states of the tower's tokens, averaged over those that share a character with the
+            word piece; 0 at padding.
+        pooled: (B, D') float32 the tower's own vector of the whole text.
+    """
+
+    terms: Tensor
+    mask: Tensor
+    states: Tensor
+    pooled: Tensor
 
 
 class TextOutputs(NamedTuple):
@@ -102,8 +118,15 @@ class TextBackbone(nn.Module):
         raise NotImplementedError
 
 
-class FrozenTextTower(FrozenTower):
-    """A `TextTower` around a library's model."""
+class TextTower(FrozenTower):
+    """A text tower around a library's model, always in evaluation mode.
+
+    Attributes:
+        reference: loads the same tower again.
+        width, pooled_width: D of `TextFeatures.states` and D' of `TextFeatures.pooled`.
+        tokenizer: the tower's own.
+        lexicon: the tokenizer whose word pieces are the terms.
+    """
 
     def __init__(self, reference: Reference, backbone: TextBackbone, lexicon: Any = None):
         super().__init__()
@@ -118,7 +141,10 @@ class FrozenTextTower(FrozenTower):
 
     @torch.no_grad()
     def features(self, texts: Sequence[str]) -> TextFeatures:
-        """As in `TextTower`. Word pieces that are special tokens, [UNK] among them, are no terms and are left out."""
+        """Texts to their features, without the word pieces that the tower had no room for.
+
+        Those that are special tokens, [UNK] among them, are no terms and are left out, too.
+        """
         texts = list(texts)
         if not texts:
             raise ConfigError("features of no texts were asked for; give at least one")
@@ -153,6 +179,7 @@ class FrozenTextTower(FrozenTower):
         return self.backbone.embeddings() if self.same else None
 
     def facts(self) -> dict:
+        """What decides about the features, as JSON: reference, hash of the weights, both tokenizers, pooling."""
         return {
             "reference": self.reference, "weights": self.weights_hash, **self.backbone.config,
             "tokenizer": hash_text(describe_tokenizer(self.tokenizer)),
