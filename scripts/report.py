@@ -13,6 +13,7 @@ import csv
 import html
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ STAGES = {"untrained": "untrained", "phase1": "Phase 1", "phase2": "Phase 2"}
 QUERIES = 12
 RESULTS = 5  # of each query
 WORDS = 6
+HEAVIEST = 5  # terms of a drawing or a name that are compared with the words of the name
 DRAWINGS = 12  # that photos-small describes
 MOST_PHOTOS = 60  # of the user's folder
 SIDE = 192  # pixels of a photo on the page
@@ -39,22 +41,22 @@ def main() -> None:
         parser.error("the data's folder is needed for the report")
     from lexlip.utils.files import write_whole
 
-    metrics = collect(arguments.runs)
+    metrics = collect(arguments.runs, named(arguments.runs / "model", arguments.data_root))
     examples = search(arguments.runs / "model", arguments.data_root)
     shown = described(arguments.data_root, arguments.photos)
     page = render(metrics, curves(arguments.runs), examples, shown)
     write_whole(arguments.runs / "report.html", lambda file: file.write(page.encode()))
 
 
-def collect(runs: Path) -> dict:
-    """metrics.json: what each stage's evaluation wrote, and chance."""
+def collect(runs: Path, names: dict | None = None) -> dict:
+    """metrics.json: what each stage's evaluation wrote, chance, and what `named` found."""
     from lexlip.utils.files import write_json
 
     stages = {}
     for stage in STAGES:
         stages[stage] = next(iter(read_json(runs / f"{stage}.json").values()))
     by_side = stages["phase2"]["chance"]
-    metrics = {"chance": {**by_side["t2i"], **by_side}, **stages}
+    metrics = {"chance": {**by_side["t2i"], **by_side}, **stages, **({"names": names} if names else {})}
     write_json(metrics, runs / "metrics.json")
     return metrics
 
@@ -85,6 +87,40 @@ def print_table(metrics: dict) -> None:
     chance = "".join(f"{metrics['chance'][f'R@{k}']:8.2f}" for k in (1, 5, 10))
     print(f"{'chance':24}{chance}{chance}")
     print(words(stages))
+    if names := metrics.get("names"):
+        print(
+            f"of {names['count']} test drawings whose name's words all occur in training, {names['images']:.1f}% have "
+            f"one of them among their {HEAVIEST} heaviest, and {names['texts']:.1f}% of the names themselves"
+        )
+
+
+def named(folder: Path, data_root: Path) -> dict[str, float]:
+    """Of the test drawings whose name's words all occur in training names: whether the heaviest terms hold one of them.
+
+    Returns:
+        "images" and "texts", in percent of "count" drawings; function words do not count.
+    """
+    from lexlip import LexLIP
+    from lexlip.models.terms import FUNCTION_WORDS
+    from lexlip_data.sources.images import open_image
+    from lexlip_data.sources.registry import open_split
+
+    model = LexLIP.from_pretrained(folder)
+    train, test = (open_split(data_root, "openmoji", split)[0] for split in ("train", "test"))
+    split_words = lambda source, row: set(re.findall(r"[a-z0-9]+", source.captions(row)[0].lower()))
+    known = set().union(*(split_words(train, row) for row in range(len(train))))
+    rows = [row for row in range(len(test)) if split_words(test, row) <= known]
+    found = {"images": 0, "texts": 0}
+    for first in range(0, len(rows), 100):
+        some = rows[first : first + 100]
+        vectors = {
+            "images": model.encode_image([open_image(bytes(test.image_bytes(row))) for row in some]),
+            "texts": model.encode_text([test.captions(row)[0] for row in some]),
+        }
+        for side, lexicons in ((side, model.lexicon(v, HEAVIEST)) for side, v in vectors.items()):
+            wanted = [split_words(test, row) - FUNCTION_WORDS for row in some]
+            found[side] += sum(bool(w & {term for term, _ in top}) for w, top in zip(wanted, lexicons, strict=True))
+    return {"count": len(rows), **{side: 100 * hits / max(1, len(rows)) for side, hits in found.items()}}
 
 
 def curves(runs: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:

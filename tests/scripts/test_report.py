@@ -101,6 +101,9 @@ def test_results_are_those_of_the_model(report, make_config, livelier, tiny_data
     livelier(model).save_pretrained(tmp_path / "model")
     shutil.copytree(tiny_data["root"] / "tiny", tmp_path / "openmoji")
     (tmp_path / "openmoji" / "tiny_test.tsv").rename(tmp_path / "openmoji" / "openmoji_test.tsv")
+    (tmp_path / "openmoji" / "tiny_train.tsv").rename(tmp_path / "openmoji" / "openmoji_train.tsv")
+    names = report.named(tmp_path / "model", tmp_path)
+    assert names["count"] == 1 and names["texts"] in (0, 100)  # one name whose words all occur in training
     examples = report.search(tmp_path / "model", tmp_path)
     assert len(examples) == 4  # a caption of each test image
     for example in examples:
