@@ -47,7 +47,7 @@ EXTRAS = {
     "elasticsearch": ["elasticsearch>=8.15"],  # of the server's version: 9 talks to 9
     "seismic": ["pyseismic-lsr>=0.5.4"],  # the first with wheels: Linux on x86-64, glibc 2.34, Python 3.10 and 3.11
     "photos": ["pillow-heif>=0.18", "pillow-jxl-plugin>=1.3"],  # HEIC and JPEG XL
-    "video": ["av>=12"],
+    "video": ["av>=14.2"],
     "serve": [
         "fastapi>=0.133",
         "starlette>=1.7",  # comes with fastapi; older ones believe any Host header, and fail over a broken form

@@ -58,7 +58,10 @@ def frame_at(path: Path, seconds: float) -> bytes:
             if frame is None:
                 raise BrokenImage(f"no frame at {seconds:.1f} s")
             out = io.BytesIO()
-            frame.to_image().save(out, "JPEG", quality=95)
+            image = frame.to_image()
+            if frame.rotation:  # a telephone held upright
+                image = image.rotate(frame.rotation, expand=True)
+            image.save(out, "JPEG", quality=95)
             return out.getvalue()
     except BrokenImage:
         raise

@@ -6,6 +6,7 @@ pytest.importorskip("av", reason="PyAV is not installed")
 
 import io  # noqa: E402
 
+import clips  # noqa: E402
 import numpy as np  # noqa: E402
 from clips import COLOURS, make_clip  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -48,6 +49,20 @@ class ColourEncoder:
 def test_a_video_is_taken_every_few_seconds(clip):
     assert moments(clip, 2.0) == [0.0, 2.0, 4.0] and moments(clip, 60) == [0.0]
     assert [colour_of(frame_at(clip, second)) for second in (0.0, 1.5, 2.1, 3.8, 4.0, 99)] == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_clip_of_a_telephone_held_upright_is_turned(tmp_path, monkeypatch):
+    """The matrix in its track header turns by a quarter, clockwise: what was left is above."""
+    halves = np.zeros((48, 64, 3), np.uint8)
+    halves[:, :32] = 255
+    monkeypatch.setattr(clips, "COLOURS", [halves] * 3)
+    clip = make_clip(tmp_path / "photos" / "clip.mp4")
+    data = clip.read_bytes()
+    upright, quarter = ([1 << 16, 0, 0, 0, 1 << 16], [0, 1 << 16, 0, (1 << 32) - (1 << 16), 0])
+    at = data.index(np.array(upright, ">u4").tobytes(), data.index(b"tkhd"))
+    clip.write_bytes(data[:at] + np.array(quarter, ">u4").tobytes() + data[at + 20 :])
+    image = Image.open(io.BytesIO(frame_at(clip, 2.1)))
+    assert image.size == (48, 64) and image.getpixel((24, 8))[0] > 200 > 50 > image.getpixel((24, 56))[0]
 
 
 def test_its_moments_are_documents(clip, tmp_path, encoder, held, photo_path):
