@@ -333,7 +333,7 @@ def test_a_video_opens_at_its_moment(browser, model_folder, model, tmp_path):
         player = page.evaluate_handle("document.querySelector('dialog video')")
         page.click("dialog .close")
         page.wait_for_selector("dialog[open]", state="detached")
-        assert player.evaluate("video => video.paused")
+        page.wait_for_function("video => video.paused", arg=player)
 
         page.click(".tile[data-id='old.avi#t=2.0'] .photo")
         page.wait_for_selector("dialog .hint a")
