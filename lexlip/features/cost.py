@@ -89,7 +89,7 @@ def _try_photos(tower: ImageTower, pairs: Pairs, count: int) -> tuple[float, flo
     with torch.inference_mode():
         tower.features(batch[:1]).cpu()  # the first call of a device or library takes longer
         started = time.perf_counter()
-        given = in_parts(tower.features, batch).cpu()
+        given = in_parts(tower.features, batch, next(tower.parameters()).device).cpu()
     one = 1 / len(pixels)
     return decoding * one, (time.perf_counter() - started) * one, 2 * given[0].numel() + 40
 

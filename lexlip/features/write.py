@@ -269,7 +269,7 @@ def images_of(
             if good:
                 names, pixels = zip(*good)
                 with torch.inference_mode():
-                    given = in_parts(tower.features, torch.stack(pixels))
+                    given = in_parts(tower.features, torch.stack(pixels), next(tower.parameters()).device)
                 numbers += [number for number, _ in names]
                 ids += [id for _, id in names]
                 features.append(_half(given, (widths.tokens, widths.image), ids[-len(good) :]).reshape(len(good), -1))

@@ -23,6 +23,8 @@ def compiled(function: Callable) -> Callable:
         dispatcher: Any = numba.njit(function, nogil=True, cache=True)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
         return numba.njit(function, nogil=True)
+    if not hasattr(dispatcher, "_cache"):  # NUMBA_DISABLE_JIT
+        return dispatcher
     save = dispatcher._cache.save_overload
 
     def save_if_possible(*overload) -> None:

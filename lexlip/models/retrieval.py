@@ -164,7 +164,7 @@ class RetrievalModel(FolderModel):
             transform = self.image_transform()
             pixels_of = lambda rows: torch.stack([transform(_opened(image)) for image in images[rows]])
         vectors_of = lambda pixels: self.vectors_of_pixels(pixels, head)
-        encode = lambda rows: in_parts(vectors_of, pixels_of(rows).to(self.device))
+        encode = lambda rows: in_parts(vectors_of, pixels_of(rows).to(self.device), self.device)
         return self._encoded(encode, len(images), batch_size, normalize, head)
 
     def _head(self, head: str | None) -> str:

@@ -40,8 +40,9 @@ def read_photo(path: Path, id: str, most: int | None = None) -> bytes:
 
 def moment_in(path: Path, id: str) -> float | None:
     """The second in an id's file, as `PhotoRoots.path` gives it; None where the file is a photo."""
-    if path.name != id.rpartition("/")[2]:
-        return moment_of(id)[1]
+    moment = None if path.name == id.rpartition("/")[2] else moment_of(id)[1]
+    if moment is not None:
+        return moment
     return 0.0 if kind_of_file(path) == "video" else None
 
 

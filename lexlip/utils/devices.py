@@ -30,14 +30,14 @@ def usable_device(name: str | None) -> torch.device:
 PIXELS = 1 << 18  # that go through a tower at once on a CPU: five images of 224 x 224
 
 
-def in_parts(encode: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
-    """`encode` of (B, ...) images; on a CPU a few at a time.
+def in_parts(encode: Callable[[Tensor], Tensor], pixels: Tensor, device: torch.device) -> Tensor:
+    """`encode`, which runs on a device, of (B, ...) images; on a CPU a few at a time.
 
     glibc gives blocks of more than 32 MB back to the system as soon as they are freed. With 64 images the layers of a
     convolutional tower are that large, and to get their pages anew took up to three quarters of the time. Transformers
     are as fast with few images as with many.
     """
-    if pixels.device.type != "cpu" or not len(pixels):
+    if device.type != "cpu" or not len(pixels):
         return encode(pixels)
     at_once = max(1, 3 * PIXELS // pixels[0].numel())
     return torch.cat([encode(part) for part in pixels.split(at_once)])

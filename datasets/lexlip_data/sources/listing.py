@@ -74,7 +74,7 @@ class Listing:
         for entry in entries:
             name = prefix + entry.name
             if is_hidden(entry.name):
-                self._count(self._hidden, "folders" if os.path.isdir(entry.path) else "files", name)
+                self._count(self._hidden, "folders" if _is_folder(entry) else "files", name)
             elif entry.is_symlink():
                 if self._follows(entry, name):
                     if entry.is_dir():
@@ -180,6 +180,14 @@ class Listing:
 
     def _example(self, counter: Counter[str]) -> str:
         return self._first[next(iter(counter))]
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """By what the listing already says: `os.path.isdir` would ask the file system again."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _target(entry: os.DirEntry) -> str:
