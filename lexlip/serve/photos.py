@@ -25,8 +25,9 @@ from lexlip.serve.errors import Refusal
 from lexlip.serve.limits import Limits
 from lexlip.serve.thumbnails import ThumbnailCache
 from lexlip.serve.wording import without_python
-from lexlip.sync.photos import PhotoRoots, moment_in, read_photo
+from lexlip.sync.photos import PhotoRoots, moment_in
 from lexlip_data.errors import BrokenImage, MissingImage
+from lexlip_data.sources.files import read_image
 
 IMAGE_SIDE = 1440  # pixels of the shorter side of a photo that is shown alone
 _PATIENCE = 30.0  # seconds that a photo waits for its turn
@@ -130,7 +131,8 @@ class Photos:
         if (second := await asyncio.to_thread(moment_in, file.path, file.id)) is not None:
             return Moment(file.path, second)  # the decoder reads it: only that can be killed
         try:
-            return await asyncio.to_thread(read_photo, file.path, file.id, self._limits.max_file)
+            # As a photo, even if it has become a video since: no frame is made in this process.
+            return await asyncio.to_thread(read_image, file.path, [str(file.path.parent)], self._limits.max_file)
         except MissingImage as error:
             raise Refusal(404, "no_photo", "this document has no photo here any more") from error
         except BrokenImage as error:

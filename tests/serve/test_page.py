@@ -143,7 +143,7 @@ def test_files_are_read_one_by_one(index_of_photos, photos, model, monkeypatch):
     """However many are asked for, no more files are in memory than there are decoders."""
     from lexlip.serve import photos as module
 
-    now, most, read = [], [], module.read_photo
+    now, most, read = [], [], module.read_image
 
     def slowly(*arguments):
         now.append(1)
@@ -152,7 +152,7 @@ def test_files_are_read_one_by_one(index_of_photos, photos, model, monkeypatch):
         now.pop()
         return read(*arguments)
 
-    monkeypatch.setattr(module, "read_photo", slowly)
+    monkeypatch.setattr(module, "read_image", slowly)
     with TestClient(create_app(index_of_photos, model, photos=photos)) as client:
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda _: client.get("/thumbnail/one.png").status_code, range(16)))
@@ -390,7 +390,7 @@ def test_a_photo_that_waits_too_long(index_of_photos, photos, model, monkeypatch
     from lexlip.serve import photos as module
 
     monkeypatch.setattr(module, "_PATIENCE", 0.05)
-    monkeypatch.setattr(module, "read_photo", lambda *_: time.sleep(0.3) or (photos / "one.png").read_bytes())
+    monkeypatch.setattr(module, "read_image", lambda *_: time.sleep(0.3) or (photos / "one.png").read_bytes())
     with TestClient(create_app(index_of_photos, model, photos=photos)) as client:
         with ThreadPoolExecutor(4) as pool:
             answers = list(pool.map(lambda _: client.get("/image/one.png"), range(4)))

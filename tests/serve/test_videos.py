@@ -115,3 +115,14 @@ def test_another_host_and_a_service_without_a_page(client, photos, model, tmp_pa
     for options, code in (({"photos": photos, "page": False}, "not_found"), ({}, "no_photo")):
         with TestClient(create_app(tmp_path / "i", model, **options)) as other:
             assert get(other, "/video/clip.mp4%23t=2.0").json()["error"]["code"] == code
+
+
+def test_a_photo_that_becomes_a_video_between_two_looks_is_read_as_a_photo(client, photos, monkeypatch):
+    """Its frames would be made in the service, without the decoder's limits."""
+
+    def swap(path, id):
+        (photos / "one.png").write_bytes(CLIP)
+
+    monkeypatch.setattr("lexlip.serve.photos.moment_in", swap)
+    monkeypatch.setattr("lexlip.sync.video.frame_at", lambda *_: pytest.fail("made in the service"))
+    assert get(client, "/image/one.png").status_code == 422
