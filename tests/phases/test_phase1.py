@@ -69,6 +69,17 @@ def test_losses_and_gradients_are_the_equations(build, make_batch, gradients_of,
         torch.testing.assert_close(gradients[name], value, rtol=1e-3, atol=1e-5 + 1e-4 * float(value.abs().max()))
 
 
+def test_gradient_checkpointing_reaches_both_towers_and_changes_no_gradient(build, make_batch, gradients_of):
+    gradients = []
+    for asked in (False, True):
+        module = build(gradient_checkpointing=asked)
+        towers = module.model.image_encoder.backbone.grad_checkpointing, module.model.text_encoder.bert
+        assert (towers[0], towers[1].is_gradient_checkpointing) == (asked, asked)
+        sum(module.compute_losses(make_batch()).values()).backward()
+        gradients.append(gradients_of(module))
+    torch.testing.assert_close(*gradients)
+
+
 def test_same_image_negatives_count_when_asked_for(build, make_batch):
     batch = make_batch(ids=[1, 1, 2, 3, 2, 1])
     masked, counted = build(), build(mask_same_image=False)
