@@ -39,10 +39,12 @@ def main() -> None:
         return
     if arguments.data_root is None:
         parser.error("the data's folder is needed for the report")
+    from lexlip import LexLIP
     from lexlip.utils.files import write_whole
 
-    metrics = collect(arguments.runs, named(arguments.runs / "model", arguments.data_root))
-    examples = search(arguments.runs / "model", arguments.data_root)
+    model = LexLIP.from_pretrained(arguments.runs / "model")
+    metrics = collect(arguments.runs, named(model, arguments.data_root))
+    examples = search(model, arguments.data_root)
     shown = described(arguments.data_root, arguments.photos)
     page = render(metrics, curves(arguments.runs), examples, shown)
     write_whole(arguments.runs / "report.html", lambda file: file.write(page.encode()))
@@ -94,18 +96,16 @@ def print_table(metrics: dict) -> None:
         )
 
 
-def named(folder: Path, data_root: Path) -> dict[str, float]:
+def named(model, data_root: Path) -> dict[str, float]:
     """Of the test drawings whose name's words all occur in training names: whether the heaviest terms hold one of them.
 
     Returns:
         "images" and "texts", in percent of "count" drawings; function words do not count.
     """
-    from lexlip import LexLIP
     from lexlip.models.terms import FUNCTION_WORDS
     from lexlip_data.sources.images import open_image
     from lexlip_data.sources.registry import open_split
 
-    model = LexLIP.from_pretrained(folder)
     train, test = (open_split(data_root, "openmoji", split)[0] for split in ("train", "test"))
     split_words = lambda source, row: set(re.findall(r"[a-z0-9]+", source.captions(row)[0].lower()))
     known = set().union(*(split_words(train, row) for row in range(len(train))))
@@ -137,15 +137,13 @@ def curves(runs: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
     return series
 
 
-def search(folder: Path, data_root: Path) -> list[dict]:
+def search(model, data_root: Path) -> list[dict]:
     """A dozen test captions, the best images for each, and every image's heaviest words."""
     import torch
 
-    from lexlip import LexLIP
     from lexlip_data.sources.images import open_image
     from lexlip_data.sources.registry import open_split
 
-    model = LexLIP.from_pretrained(folder)
     source = open_split(data_root, "openmoji", "test")[0]
     files = [bytes(source.image_bytes(row)) for row in range(len(source))]
     batches = [files[start : start + 100] for start in range(0, len(files), 100)]

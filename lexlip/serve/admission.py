@@ -9,25 +9,26 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lexlip.serve.errors import Refusal
 from lexlip.serve.metrics import Metrics
 
-WORDS = "/words"
+VIDEO, WORDS = "/video/", "/words"
 
 
 class Admission:
     """ASGI middleware.
 
     A request counts from its first byte to the end of its answer, body included, which bounds the bodies in memory.
-    Images, texts, photos to be shown and suggestions have places of their own: however many images are under way,
-    texts are answered. Requests that cost nothing (health, metrics) are always answered.
+    Images, texts, photos to be shown, videos and suggestions have places of their own: however many images are under
+    way, texts are answered, and a video may hold its place for as long as it plays. Requests that cost nothing (health,
+    metrics) are always answered.
 
     Args:
         paths: that exist, or that begin so where they end in a slash; all others share one name in the metrics.
-        limited: those of which at most `concurrency` requests with a form, as many for photos, as many for `WORDS`,
-            and as many others, are worked on at once.
+        limited: those of which at most `concurrency` requests with a form, as many for photos, for videos and for
+            `WORDS`, and as many others, are worked on at once.
     """
 
     def __init__(self, app: ASGIApp, paths: set[str], limited: set[str], concurrency: int, metrics: Metrics):
         self._app, self._paths, self._limited, self._metrics = app, paths, limited, metrics
-        self._free = {kind: Semaphore(concurrency) for kind in ("images", "texts", "photos", "words")}
+        self._free = {kind: Semaphore(concurrency) for kind in ("images", "texts", "photos", "videos", "words")}
         self._busy = Refusal(
             503, "busy", f"{concurrency} requests are being worked on; try again", headers={"Retry-After": "1"}
         )
@@ -66,7 +67,7 @@ class Admission:
 
 def _kind(scope: Scope, path: str) -> str:
     if path.endswith("/"):
-        return "photos"
+        return "videos" if path == VIDEO else "photos"
     if path == WORDS:
         return "words"
     types = (value for name, value in scope["headers"] if name == b"content-type")

@@ -23,7 +23,7 @@ class Limits:
     max_pixels: int = MAX_PIXELS  # of an image, by its header, before anything is decoded
     max_file: int = 64 << 20  # bytes of a photo's file that is shown
     max_k: int = 1000  # results of one request
-    concurrency: int = 64  # texts that are worked on at once, as many images, photos and suggestions; one more: 503
+    concurrency: int = 64  # texts that are worked on at once, as many images, photos, videos, suggestions; more: 503
     head_seconds: float = 10.0  # in which a request's head must arrive, and an answer be taken
     body_seconds: float = 10.0  # in which a body must arrive
     reload_seconds: float = 1.0  # between two looks at the index's folder

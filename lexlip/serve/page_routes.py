@@ -8,21 +8,20 @@ from importlib.resources import files
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request, Response
-from fastapi.responses import FileResponse
 
 from lexlip.index.places import Searchable
 from lexlip.serve import schemas
-from lexlip.serve.admission import WORDS
+from lexlip.serve.admission import VIDEO, WORDS
 from lexlip.serve.current import CurrentIndex, id_of
 from lexlip.serve.errors import Refusal, described
 from lexlip.serve.headers import PAGE_POLICY
 from lexlip.serve.limits import Limits
 from lexlip.serve.photos import IMAGE_SIDE, PhotoFile, Photos
 from lexlip.serve.searcher import Searcher
-from lexlip_data.sources.kinds import video_type
+from lexlip.serve.videos import VideoResponse
 
 _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-LIMITED = {"/thumbnail/", "/image/", "/video/", WORDS}
+LIMITED = {"/thumbnail/", "/image/", VIDEO, WORDS}
 # Few sizes: any number would fill the cache with copies.
 _Side = Annotated[Literal["160", "320", "640"], Query(description="pixels of the shorter side at most")]
 _FOUND: dict[int | str, dict[str, Any]] = {
@@ -65,16 +64,16 @@ def add_page(app: FastAPI, current: CurrentIndex, searcher: Searcher, photos: Ph
         return await photo(request, id, IMAGE_SIDE)
 
     @app.get(
-        "/video/{id:path}", summary="A document's video: its file", response_class=FileResponse,
+        VIDEO + "{id:path}", summary="A document's video: its file", response_class=Response,
         responses={**_PLAYED, **described(404, 421, 422, 500, 503)},
     )  # fmt: skip
     async def video(id: str) -> Response:
         index = current.index
         file = await asyncio.to_thread(file_of, index, id_of(index, id))
-        kind = await asyncio.to_thread(video_type, file.path)
-        if kind is None:
-            raise Refusal(404, "no_video", "this document is no video, or not any more", ("id",))
-        return FileResponse(file.path, media_type=kind, headers={"Cache-Control": "private, max-age=60"})
+        try:
+            return await asyncio.to_thread(VideoResponse, file.path)
+        except (OSError, ValueError) as error:
+            raise Refusal(404, "no_video", "this document is no video, or not any more", ("id",)) from error
 
     @app.get(WORDS, summary="Words of the vocabulary that begin so", responses=described(421, 422, 500, 503))
     async def words(

@@ -320,9 +320,9 @@ def test_a_video_opens_at_its_moment(browser, model_folder, model, tmp_path):
         # A word is shown on the frame that was found.
         page.locator("dialog .words button").first.hover()
         page.wait_for_selector("dialog .heat.on")
-        assert video.is_hidden()
+        assert video.evaluate("video => getComputedStyle(video).opacity") == "0"
         page.mouse.move(5, 5)
-        video.wait_for()
+        page.wait_for_function("() => getComputedStyle(document.querySelector('dialog video')).opacity === '1'")
 
         # It plays, also while the search changes, and is silent once it is closed.
         video.evaluate("video => video.play()")
@@ -334,6 +334,19 @@ def test_a_video_opens_at_its_moment(browser, model_folder, model, tmp_path):
         page.click("dialog .close")
         page.wait_for_selector("dialog[open]", state="detached")
         page.wait_for_function("video => video.paused", arg=player)
+
+        # The service has no place for a moment.
+        page.route("**/video/**", lambda route: route.fulfill(status=503, json={"error": {"message": "busy"}}))
+        page.click(".tile[data-id='clip.webm#t=4.0'] .photo")
+        again = page.locator("dialog .hint button")
+        again.wait_for()
+        assert page.inner_text("dialog .side .hint >> nth=0") == "busy Try again" and video.is_hidden()
+        page.unroute("**/video/**")
+        again.click()
+        page.wait_for_function("() => document.querySelector('dialog video').readyState >= 2")
+        assert video.is_visible() and not again.is_visible()
+        page.click("dialog .close")
+        page.wait_for_selector("dialog[open]", state="detached")
 
         page.click(".tile[data-id='old.avi#t=2.0'] .photo")
         page.wait_for_selector("dialog .hint a")

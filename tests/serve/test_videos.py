@@ -1,5 +1,6 @@
 """Videos are sent as their files are, in parts; and who is refused."""
 
+import asyncio
 import os
 from urllib.parse import quote
 
@@ -9,11 +10,14 @@ for module in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
     pytest.importorskip(module, reason="needs the extra serve")
 httpx = pytest.importorskip("httpx", reason="needs the extra dev")
 
+from fastapi import Response  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 
 from lexlip.index import SparseRows, build  # noqa: E402
 from lexlip.serve.app import create_app  # noqa: E402
 from lexlip.serve.hosts import checked_names  # noqa: E402
+from lexlip.serve.limits import Limits  # noqa: E402
+from lexlip.serve.videos import VideoResponse  # noqa: E402
 
 CLIP = b"\0\0\0\x18ftypisom" + bytes(range(256)) * 1000
 FILM = b"\x1aE\xdf\xa3\x93B\x82\x84webm" + bytes(100)
@@ -115,6 +119,52 @@ def test_another_host_and_a_service_without_a_page(client, photos, model, tmp_pa
     for options, code in (({"photos": photos, "page": False}, "not_found"), ({}, "no_photo")):
         with TestClient(create_app(tmp_path / "i", model, **options)) as other:
             assert get(other, "/video/clip.mp4%23t=2.0").json()["error"]["code"] == code
+
+
+def test_what_was_looked_at_is_sent(photos, tmp_path):
+    """Whatever has the file's name by then."""
+    clip = photos / "clip.mp4"
+    with pytest.raises(OSError):
+        VideoResponse(photos / "link.mp4")
+    for other in (photos, photos / "pipe.mp4", photos / "text.mp4"):
+        with pytest.raises((OSError, ValueError)):
+            VideoResponse(other)
+    for headers, content in (({}, CLIP), ({"range": "bytes=70000-"}, CLIP[70000:])):
+        clip.unlink()
+        clip.write_bytes(CLIP)
+        response = VideoResponse(clip)
+        clip.unlink()
+        clip.symlink_to(tmp_path / "secret")
+        assert TestClient(response).get("/", headers=headers).content == content
+        assert response._file.closed
+
+
+def test_a_video_takes_no_place_from_photos(photos, model, tmp_path, monkeypatch):
+    """One plays on: another is turned away, photos are shown."""
+    build(tmp_path / "i", [SparseRows.from_bags([{3: 1.0}] * 2, ids=["clip.mp4", "one.png"])])
+    app = create_app(tmp_path / "i", model, Limits(concurrency=1), photos=photos)
+
+    async def work():
+        playing, free = asyncio.Event(), asyncio.Event()
+
+        async def plays(self, scope, receive, send):
+            playing.set()
+            await free.wait()
+            await Response()(scope, receive, send)
+
+        monkeypatch.setattr(VideoResponse, "__call__", plays)
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+        ):
+            first = asyncio.create_task(client.get("/video/clip.mp4"))
+            await playing.wait()
+            answers = [await client.get(f"/{path}") for path in ("video/clip.mp4", "image/one.png")]
+            free.set()
+            return [await first, *answers]
+
+    assert [answer.status_code for answer in asyncio.run(work())] == [200, 503, 200]
 
 
 def test_a_photo_that_becomes_a_video_between_two_looks_is_read_as_a_photo(client, photos, monkeypatch):

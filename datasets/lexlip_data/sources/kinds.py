@@ -104,10 +104,9 @@ def kind_of_file(path: str | Path) -> str | None:
     return None if head is None else kind_of(head, str(path))
 
 
-def video_type(path: str | Path) -> str | None:
-    """The media type of a video's file, by its content; None if it is no video."""
-    head = _head_of(path)
-    if head is None or kind_of(head) != "video":
+def video_type(head: bytes) -> str | None:
+    """The media type of a video's file that begins with `head` (HEAD bytes); None if it is no video."""
+    if kind_of(head) != "video":
         return None
     if head[:4] == b"RIFF":
         return "video/x-msvideo"

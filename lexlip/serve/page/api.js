@@ -62,4 +62,8 @@ export const image = (id) => `/image/${path(id)}`;
 export const video = (id) => `/video/${path(id)}`;
 
 // Refused where the service does not send the video.
-export const reachVideo = (id) => answer(fetch(video(id), { headers: { range: "bytes=0-0" } }));
+export async function reachVideo(id) {
+  const response = await fetch(video(id), { headers: { range: "bytes=0-0" } }).catch(() => null);
+  if (!response?.ok) await answer(response ?? Promise.reject(new Error()));
+  await response.body?.cancel(); // some proxies send all of it
+}

@@ -49,7 +49,13 @@ function playing(hit) {
     player.hidden = true;
     const name = String(hit.id).split("/").pop().replace(/#t=[\d.]+$/, "");
     const link = make("a", { href: video(hit.id), download: name }, "download it");
-    const why = await reachVideo(hit.id).then(() => ["This browser cannot play the video: ", link, "."], (error) => [error.message]);
+    const again = () => {
+      note.replaceChildren();
+      player.hidden = false;
+      player.load();
+    };
+    const why = await reachVideo(hit.id).then(() => ["This browser cannot play the video: ", link, "."],
+      (error) => [error.message, " ", make("button", { type: "button", className: "link", onclick: again }, "Try again")]);
     note.replaceChildren(...why);
   });
   return (current.playing = { player, note });

@@ -38,7 +38,7 @@ const MOMENT = /.#t=(\d{1,7}(?:\.\d{1,3})?)$/;
 export function secondOf(id) {
   const found = MOMENT.exec(String(id));
   if (found) return Number(found[1]);
-  return /\.(mp4|m4v|mov|mkv|webm|avi)$/i.test(String(id)) ? 0 : null;
+  return /\.(mp4|m4v|mov|qt|3gp|3g2|f4v|mkv|webm|avi)$/i.test(String(id)) ? 0 : null;
 }
 
 // Of a moment of a video, `clip.mp4#t=72.5`: "at 1:12"; of a photo nothing.

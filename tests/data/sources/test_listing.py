@@ -153,7 +153,5 @@ def test_kinds(head, kind):
         (b"\x1aE\xdf\xa3\x93B\x82\x84webm", "video/webm"), (b"\x1aE\xdf\xa3\x93B\x82\x88matroska", "video/x-matroska"),
     ],
 )  # fmt: skip
-def test_types_of_videos(tmp_path, head, kind):
-    """By content: names lie."""
-    (tmp_path / "clip.mp4").write_bytes(head)
-    assert video_type(tmp_path / "clip.mp4") == kind and video_type(tmp_path) is None
+def test_types_of_videos(head, kind):
+    assert video_type(head) == kind
