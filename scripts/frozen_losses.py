@@ -37,6 +37,7 @@ VARIANTS: dict[str, dict] = {
     "ramp of FLOPS": {**PLAIN, "flops_warmup": 0.5},
     "ramp, FLOPS of images 1.5": {**PLAIN, "flops_warmup": 0.5, "flops_weight_image": 1.5},
     "threshold of 64 terms": {**PLAIN, "flops_threshold": 64},
+    "log1p twice": {**PLAIN, "activation": "log1p_twice"},
     "target of 64 terms": {**PLAIN, "target_terms_text": 64, "target_terms_image": 64},
     "vectors cut to 64 and 24": {**PLAIN, "train_top_k": [64, 24]},
     "the same, annealed from 256": {**PLAIN, "train_top_k": [64, 24], "top_k_start": 256},
@@ -118,7 +119,7 @@ def _measured(options: argparse.Namespace, checkpoint: Path, file: Path, head: s
     """The table's numbers of a checkpoint, from the file that holds them already or from the val split."""
     from lexlip.convert.frozen import read_heads
     from lexlip.features.store import FeatureStore
-    from lexlip.fit.evaluate import evaluated, vectors_of
+    from lexlip.fit.evaluate import evaluated
 
     if file.is_file():
         return json.loads(file.read_text())
@@ -129,18 +130,10 @@ def _measured(options: argparse.Namespace, checkpoint: Path, file: Path, head: s
     if head == "lexicon":
         found |= {f"{k} terms": metrics["pruned"][str(k)]["rsum"] for k in CUTS}
         found |= {f"terms, {side}": number for side, number in metrics["active_terms"].items()}
-        images, texts = (vectors_of(model, split, kind, head) for kind in ("image", "text"))
-        both = sum(int(i) * int(t) for i, t in zip(*(_documents_of_terms(v) for v in (images, texts))))
-        found["shared"] = both / (len(images) * len(texts))
+        found["shared"] = metrics["shared_terms"]
         found["grounded"] = metrics["grounding"]["images"]
     write_json(found, file)
     return found
-
-
-def _documents_of_terms(vectors) -> list[int]:
-    import numpy as np
-
-    return np.bincount(vectors.terms, minlength=vectors.vocab).tolist()
 
 
 def _table(results: dict[str, list[dict[str, float]]], options: argparse.Namespace) -> str:

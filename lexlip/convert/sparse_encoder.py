@@ -18,6 +18,7 @@ from lexlip.models.lexlip import LexLIP
 from lexlip.models.tokenizer import check_tokenizer
 from lexlip.models.trust import TEXT
 
+ACTIVATIONS = {"relu": "log1p", "log1p_relu": "log1p_twice"}  # theirs: before the one log1p that all have
 MODULES = {"Transformer", "MLMTransformer", "SpladePooling"}  # of sentence_transformers; no other has our vectors
 
 
@@ -55,13 +56,16 @@ def import_sparse_encoder(name: str, vit: str, image_size: int, vit_pretrained: 
             f"{name} is {kinds} over {type(bert).__name__}; only SPLADE models of a BertForMaskedLM can be text towers"
         )
     how = pooling[0].pooling_strategy, pooling[0].activation_function
-    if how != ("max", "relu"):
+    if how[0] != "max" or how[1] not in ACTIVATIONS:
         raise CheckpointError(
-            f"{name} pools by {how[0]} and {how[1]}; here it is max and relu, so its vectors would differ"
+            f"{name} pools by {how[0]} and {how[1]}; here it is max and {' or '.join(ACTIVATIONS)}, so its vectors "
+            "would differ"
         )
     text = {field: getattr(bert.config, field) for field in TEXT}
     length = min(encoder.max_seq_length or bert.config.max_position_embeddings, bert.config.max_position_embeddings)
-    config = ModelConfig(vit=vit, image_size=image_size, text=text, max_text_len=int(length))
+    config = ModelConfig(
+        vit=vit, image_size=image_size, text=text, max_text_len=int(length), activation=ACTIVATIONS[how[1]]
+    )
     check_tokenizer(name, config.vocab_size, encoder.tokenizer)
     model = LexLIP(config, encoder.tokenizer, vit_pretrained)
     model.text_encoder.bert.load_state_dict(bert.bert.state_dict())

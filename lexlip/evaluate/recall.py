@@ -98,6 +98,14 @@ class SparseVectors(SparseRows):
         """(N,) true where a weight is infinite or not a number."""
         return np.bincount(self.rows[~np.isfinite(self.weights)], minlength=len(self)) > 0
 
+    def shared_terms(self, other: SparseVectors) -> float:
+        """How many terms a row of this and one of the other have in common, on average.
+
+        Times the documents of an index: the postings that a query reads.
+        """
+        counts = [np.bincount(rows.terms, minlength=rows.vocab).astype(float) for rows in (self, other)]
+        return float(counts[0] @ counts[1]) / max(1, len(self) * len(other))
+
     @property
     def active_terms(self) -> float:
         """Average number of terms with a weight."""
@@ -208,8 +216,8 @@ def retrieval_metrics(images: SparseVectors, texts: SparseVectors) -> dict:
     """Both directions of one test set, of one row per image and per caption.
 
     Returns:
-        {"t2i": {...}, "i2t": {...}, "rsum", "active_terms": {"text", "image"}, "pictures", "captions"}, recalls in
-        percent.
+        {"t2i": {...}, "i2t": {...}, "rsum", "active_terms": {"text", "image"}, "shared_terms", "pictures", "captions"},
+        recalls in percent.
     """
     t2i, i2t = (summary(ranks) for ranks in best_ranks(texts, images))
     return {
@@ -217,6 +225,7 @@ def retrieval_metrics(images: SparseVectors, texts: SparseVectors) -> dict:
         "i2t": i2t,
         "rsum": round(sum(side[f"R@{k}"] for side in (t2i, i2t) for k in CUTOFFS), 4),
         "active_terms": {"text": texts.active_terms, "image": images.active_terms},
+        "shared_terms": texts.shared_terms(images),
         "pictures": len(images),
         "captions": len(texts),
     }

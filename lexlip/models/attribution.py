@@ -97,9 +97,9 @@ def patch_weights(model: LexiconModel, states: Tensor, words: str | int | Sequen
     return model.term_logits(states, term_ids(model, words)).permute(2, 0, 1).float()
 
 
-def saturated_weights(logits: Tensor) -> Tensor:
-    """Patches' logits to weights, log(1 + relu(logit))."""
-    return saturate(logits)
+def saturated_weights(model: LexiconModel, logits: Tensor) -> Tensor:
+    """Patches' logits to weights, as the model has them: `saturate`."""
+    return saturate(logits, model.config.activation)
 
 
 def seen(transform: Callable[[Image.Image], Tensor], size: tuple[int, int]) -> Box:

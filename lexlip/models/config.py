@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 HEADS = ("lexicon", "dense")
 TEXT_SIDES = ("contextual", "in_context", "lookup")
+ACTIVATIONS = ("log1p", "log1p_twice")
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
@@ -37,6 +38,7 @@ class ModelConfig:
     embed_dim: int | None = None  # width of the dense head's vectors
     text_pooler: bool = False  # whether the dense head projects BERT's pooler of [CLS] rather than [CLS] itself
     inactive_terms: list[str] = field(default_factory=list)  # kinds of `models.terms` that no lexicon vector has
+    activation: str = "log1p"  # how logits become weights, see `ops.max_logits.saturate`
     text_side: str = "contextual"  # what weighs a text's terms, see `LexLIP.lexicon_text`
     own_weights: bool = False  # whether a text's own terms also weigh by a number per term, learned
     joint_dim: int = 0  # width of a dense head beside the lexicon's, on the same towers; 0: none

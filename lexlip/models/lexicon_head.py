@@ -22,15 +22,18 @@ class LexiconHead(nn.Module):
         vocab_size: V.
         eps: of the LayerNorm.
         restricted: whether some terms are never active; `inactive`, (V,) bool, then says which.
+        activation: how logits become weights, see `saturate`.
     """
 
     method: str = "auto"  # how the maximum is taken, see `max_logits`
     inactive: Tensor | None
 
     def __init__(
-        self, in_features: int, hidden_size: int, vocab_size: int, eps: float = 1e-12, restricted: bool = False
-    ):
+        self, in_features: int, hidden_size: int, vocab_size: int, eps: float = 1e-12, restricted: bool = False,
+        activation: str = "log1p",
+    ):  # fmt: skip
         super().__init__()
+        self.activation = activation
         self.register_buffer("inactive", torch.zeros(vocab_size, dtype=torch.bool) if restricted else None)
         self.dense = nn.Linear(in_features, hidden_size)
         self.norm = nn.LayerNorm(hidden_size, eps=eps)
@@ -55,12 +58,12 @@ class LexiconHead(nn.Module):
         return self.pool(self.transform(states), mask)
 
     def term_weights(self, states: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`saturate(max_logits(states, mask))`, in one operation."""
+        """`saturate(max_logits(states, mask), activation)`, in one operation."""
         return self.pool(self.transform(states), mask, saturated=True)
 
     def pool(self, hidden: Tensor, mask: Tensor | None = None, saturated: bool = False) -> Tensor:
         """`max_logits` of (B, L, hidden_size) decoder inputs, as `method` says; of inactive terms as at padding."""
-        best = max_logits(hidden, self.decoder.weight, self.decoder.bias, mask, saturated, self.method)
+        best = max_logits(hidden, self.decoder.weight, self.decoder.bias, mask, saturated, self.method, self.activation)
         if self.inactive is None:
             return best
         return best.masked_fill(self.inactive, 0.0 if saturated else PADDING_LOGIT)

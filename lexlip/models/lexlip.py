@@ -32,8 +32,9 @@ class LexLIP(TwoTowers, LexiconModel, tags=["sparse-retrieval"], model_card_temp
         width, vocab_size = self.text_encoder.width, self.config.vocab_size
         eps = self.text_encoder.config.layer_norm_eps
         restricted = bool(self.config.inactive_terms)
-        self.text_head = LexiconHead(width, width, vocab_size, eps, restricted)
-        self.image_head = LexiconHead(self.image_encoder.width, width, vocab_size, eps, restricted)
+        more = eps, restricted, self.config.activation
+        self.text_head = LexiconHead(width, width, vocab_size, *more)
+        self.image_head = LexiconHead(self.image_encoder.width, width, vocab_size, *more)
         if restricted and self.tokenizer is not None:
             inactive = terms_of_kinds(self.tokenizer.get_vocab(), self.config.inactive_terms, vocab_size)
             for head in (self.text_head, self.image_head):
@@ -161,7 +162,7 @@ class LexLIP(TwoTowers, LexiconModel, tags=["sparse-retrieval"], model_card_temp
     def piece_weights(self, text: str, ids: Tensor) -> TextAttribution:
         input_ids, mask = self._tokenized([text])
         decoder, states = self.text_head.decoder, self.text_head.transform(self.text_encoder(input_ids, mask))[0]
-        weights = saturate(F.linear(states, decoder.weight[ids], decoder.bias[ids]).float())
+        weights = saturate(F.linear(states, decoder.weight[ids], decoder.bias[ids]).float(), self.config.activation)
         if self.text_head.inactive is not None:
             weights = weights.masked_fill(self.text_head.inactive[ids], 0.0)
         if self.config.text_side != "contextual":

@@ -246,7 +246,7 @@ class LexiconModel(RetrievalModel):
         Args:
             image: a PIL image, the path of one, or what `image_transform` gives: (3, H', W') normalised pixels.
             words: N terms by name or number.
-            saturated: give weights, log(1 + relu(logit)); else the logits.
+            saturated: give weights, `saturate` of the logits; else the logits.
 
         Returns:
             (N, H, W) float32 of the patches in the part of the image that the model looks at (`seen`). Where
@@ -263,7 +263,7 @@ class LexiconModel(RetrievalModel):
                 image = self.image_transform()(_opened(image))
             self.check_pixels(image[None])
             logits = patch_weights(self, self.patch_states(image[None].to(self.device))[0], ids.tolist())
-        return saturated_weights(logits) if saturated else logits
+        return saturated_weights(self, logits) if saturated else logits
 
     @torch.no_grad()
     def attribute_text(self, text: str, words: str | int | Sequence[str | int]) -> TextAttribution:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lexlip.errors import CheckpointError
-from lexlip.models.config import HEADS, OFFICIAL_NAMES, TEXT_SIDES, ModelConfig
+from lexlip.models.config import ACTIVATIONS, HEADS, OFFICIAL_NAMES, TEXT_SIDES, ModelConfig
 from lexlip.models.terms import KINDS
 
 LAYERS, WIDTH, SIDE, WORDS = 512, 1 << 16, 4096, 1 << 24  # the most of each; SIDE in pixels
@@ -128,6 +128,7 @@ FIELDS: dict[str, Kind] = {
         f"a list of {', '.join(KINDS)}",
         lambda value: isinstance(value, list) and len(value) <= len(KINDS) and all(one in KINDS for one in value),
     ),
+    "activation": Kind(f"one of {', '.join(ACTIVATIONS)}", lambda value: value in ACTIVATIONS),
     "text_side": Kind(f"one of {', '.join(TEXT_SIDES)}", lambda value: value in TEXT_SIDES),
     "own_weights": FLAG, "joint_dim": _whole(0, WIDTH), "text_pooler": FLAG, "image_projection": FLAG,
 }  # fmt: skip

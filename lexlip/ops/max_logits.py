@@ -15,7 +15,7 @@ METHODS = ("auto", "fused", "textbook")
 
 def max_logits(
     hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None = None, saturated: bool = False,
-    method: str = "auto",
+    method: str = "auto", activation: str = "log1p",
 ) -> Tensor:  # fmt: skip
     """max over L of (hidden @ weight.T + bias), padded positions counting as -1e6.
 
@@ -24,7 +24,7 @@ def max_logits(
         weight: (V, D).
         bias: (V,).
         mask: (B, L) with 0 at padding, or None.
-        saturated: give log(1 + relu(maximum)).
+        saturated: give `saturate(maximum, activation)`.
         method: "fused" never holds (B, L, V); "textbook", the reference, does; "auto" is fused on CPU and NVIDIA GPU.
 
     Returns:
@@ -41,23 +41,26 @@ def max_logits(
     with torch.autocast(device, enabled=False):
         if method == "fused" or (method == "auto" and device in ("cpu", "cuda")):
             with_tokens = torch.is_grad_enabled() and any(t.requires_grad for t in (hidden, weight, bias))
-            return pooled(hidden, weight, bias, mask, saturated, with_tokens)[0]
-        return _reference(hidden, weight.to(hidden.dtype), bias.to(hidden.dtype), mask, saturated)
+            value = pooled(hidden, weight, bias, mask, saturated, with_tokens)[0]
+            return torch.log1p(value) if saturated and activation == "log1p_twice" else value
+        best = _reference(hidden, weight.to(hidden.dtype), bias.to(hidden.dtype), mask)
+        return saturate(best, activation) if saturated else best
 
 
-def _reference(hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, saturated: bool) -> Tensor:
+def _reference(hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
     logits = F.linear(hidden, weight, bias)  # (B, L, V)
     if mask is not None:
         padding = max(PADDING_LOGIT, torch.finfo(logits.dtype).min)
         logits = logits.masked_fill(mask[:, :, None] == 0, padding)
     best = logits.max(1).values
-    best = best.to(torch.promote_types(best.dtype, torch.float32))
-    return saturate(best) if saturated else best
+    return best.to(torch.promote_types(best.dtype, torch.float32))
 
 
-def saturate(pooled: Tensor) -> Tensor:
+def saturate(pooled: Tensor, activation: str = "log1p") -> Tensor:
     """log(1 + relu(m)) of (B, V) largest logits: the term weights, which grow slower (LexLIP; SPLADE-max).
 
-    As log1p and relu do not decrease, saturating the maximum is the maximum of the saturated.
+    With the activation "log1p_twice" log(1 + log(1 + relu(m))), as OpenSearch's encoders have it (Geng et al. 2025,
+    arXiv 2504.14839). As log1p and relu do not decrease, saturating the maximum is the maximum of the saturated.
     """
-    return torch.log1p(F.relu(pooled))
+    weights = torch.log1p(F.relu(pooled))
+    return torch.log1p(weights) if activation == "log1p_twice" else weights

@@ -159,7 +159,7 @@ class Searcher:
         if not words:
             return {}
         with torch.no_grad():
-            weights = saturated_weights(patch_weights(self._model, states, words))
+            weights = saturated_weights(self._model, patch_weights(self._model, states, words))
         return dict(zip(words, weights.double().mul(1e4).round().div(1e4).tolist()))
 
     async def close(self) -> None:

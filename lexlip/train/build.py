@@ -26,9 +26,10 @@ log = logging.getLogger(__name__)
 
 HEAD_WIDTH = 64  # of an attention head, where no key says how many there are
 DERIVED = ("patch_size", "input_image_embed_size", "input_text_embed_size", "hidden_size", "num_heads")
+LEXICON_KEYS = ("inactive_terms", "activation", "own_weights", "joint_dim")
 SHAPE_KEYS = (  # the same in `Config` and `ModelConfig`
     "vit", "vit_kwargs", "image_size", "image_norm_eps", "max_text_len", "corner_tokens", "sentence_sep",
-    "inactive_terms", "own_weights", "joint_dim",
+    *LEXICON_KEYS,
 )  # fmt: skip
 DENSE_KEYS = ("embed_dim", "text_pooler", "image_projection")
 Model = TypeVar("Model", bound=TwoTowers)
@@ -95,7 +96,7 @@ def as_trained(config: Config) -> Config:
     known = known_config(source, trust_sources=True) if source else None
     if not isinstance(known, ModelConfig) or known.head != LexLIP.head:
         return config
-    found: dict[str, Any] = {key: getattr(known, key) for key in ("inactive_terms", "own_weights", "joint_dim")}
+    found: dict[str, Any] = {key: getattr(known, key) for key in LEXICON_KEYS}
     found["head_text"] = known.text_side
     taken = {key: value for key, value in found.items() if getattr(config, key) == usual[key] != value}
     if "joint_dim" in taken and config.load_path and not config.test_only and not config.loss_names.get("dense"):

@@ -19,7 +19,7 @@ import yaml
 
 from lexlip.errors import ConfigError
 from lexlip.launch import environment
-from lexlip.models.config import HEADS, TEXT_SIDES
+from lexlip.models.config import ACTIVATIONS, HEADS, TEXT_SIDES
 from lexlip.models.positions import REL_POS
 from lexlip.models.terms import KINDS
 from lexlip.ops.max_logits import METHODS
@@ -138,6 +138,9 @@ class Config:
 
     # --- words ---
     inactive_terms: list[str] = key("kinds that no vector has: special, unused, non_latin, suffix, stop, sign")
+    activation: str = key(
+        "of logits: log1p of what is above 0, or that twice, as OpenSearch has it", choices=ACTIVATIONS
+    )
     head_text: str = key(
         "contextual: the text tower's states; in_context: of a text's own terms alone; lookup: a table, no tower",
         choices=TEXT_SIDES,

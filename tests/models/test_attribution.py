@@ -78,7 +78,9 @@ def test_names_need_a_tokenizer_and_pixels_a_shape(make_model):
         model.attribute(torch.randn(3, 33, 32), 1)
 
 
-@pytest.mark.parametrize("changes", [{}, {"own_weights": True}, {"inactive_terms": ["special", "stop"]}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"own_weights": True}, {"inactive_terms": ["special", "stop"]}, {"activation": "log1p_twice"}]
+)
 def test_a_texts_pieces_whatever_the_heads(make_worded, photo, changes):
     model = make_worded(**changes)
     maps, weights = model.attribute(photo, range(model.vocab_size)), model.encode_image(photo, normalize=False)[0]

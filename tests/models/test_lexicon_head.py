@@ -315,6 +315,19 @@ def test_saturate_by_hand_and_after_the_maximum():
     assert saturate(torch.tensor([-3.0, 0.0, math.e - 1])).tolist() == pytest.approx([0, 0, 1])
     logits = torch.randn(2, 5, 9, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(saturate(logits.max(1).values), torch.log1p(F.relu(logits)).max(1).values)
+    twice = saturate(torch.tensor([-3.0, 0.0, math.exp(math.e - 1) - 1]), "log1p_twice")
+    assert twice.tolist() == pytest.approx([0, 0, 1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_second_logarithm_is_after_the_maximum(method):
+    tensors = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 5, 4), (9, 4), (9,))]
+    wanted = torch.log1p(torch.log1p(F.relu(tensors[0] @ tensors[1].T + tensors[2]).amax(1)))
+    value = max_logits(*tensors, None, True, method, "log1p_twice")
+    torch.testing.assert_close(value, wanted)
+    torch.testing.assert_close(torch.autograd.grad(value.sum(), tensors), torch.autograd.grad(wanted.sum(), tensors))
+    best = max_logits(*tensors, None, False, method, "log1p_twice")
+    torch.testing.assert_close(saturate(best, "log1p_twice"), wanted)
 
 
 def test_bottleneck_by_hand_and_without_gradient_to_the_embeddings():

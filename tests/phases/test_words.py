@@ -145,14 +145,33 @@ def test_texts_by_their_own_terms_and_by_a_table(make_worded, tmp_path):
     assert read.fingerprint == fingerprint(LexLIP.from_pretrained(tmp_path))
 
 
+@pytest.mark.parametrize("phase", PHASES)
+def test_weights_by_the_logarithm_twice(build, make_batch, phase, tmp_path):
+    """In a step, of the model and of its folder."""
+    module, batch = build(phase, activation="log1p_twice"), make_batch()
+    once = build(phase).model
+    vectors = module.encode(*module.prepare(batch))[0]
+    pairs = {
+        "text": (once.lexicon_text(batch["text_ids"], batch["text_mask"]), ("text_ids", "text_mask")),
+        "image": (once.lexicon_image(batch["image"]), ("image",)),
+    }
+    module.model.save_pretrained(tmp_path)
+    again = LexLIP.from_pretrained(tmp_path)
+    for side, (weights, inputs) in pairs.items():
+        torch.testing.assert_close(vectors[side], F.normalize(torch.log1p(weights), dim=-1))
+        found = getattr(again, f"lexicon_{side}")(*(batch[name] for name in inputs))
+        torch.testing.assert_close(found, torch.log1p(weights))
+
+
 def test_a_checkpoint_decides_what_no_key_says(make_config, make_worded, tmp_path, tiny_data):
-    keys = {"inactive_terms": ["special"], "own_weights": True, "head_text": "in_context"}
+    keys = {"inactive_terms": ["special"], "own_weights": True, "head_text": "in_context", "activation": "log1p_twice"}
     model = make_worded(**keys)
     model.save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tiny_data["tokenizer"])
     usual = {"training_mode": "con", "load_path": str(tmp_path), "vocab_size": tiny_data["words"]}
     same = Phase2Module.from_config(make_config(**usual), tokenizer)
     assert same.model.config.text_side == "in_context" and same.model.config.inactive_terms == ["special"]
+    assert same.config.activation == same.model.image_head.activation == "log1p_twice"
     assert torch.equal(same.model.own_weights, model.own_weights)
     other = Phase2Module.from_config(make_config(**usual, inactive_terms=["special", "stop"]), tokenizer)
     stop = tokenizer.get_vocab()["the"]

@@ -27,6 +27,7 @@ class FrozenConfig:
         width: of the space in which images, texts and terms meet.
         text_head: "contextual" reads the text tower's states; "lookup" adds up rows that each word piece has, made
             from the tower's vector of that piece alone; "table" is such rows written down, which need no text tower.
+        activation: how logits become weights, see `lexlip.ops.max_logits.saturate`.
         row_terms: lookup: terms that a row of the table adds to its own.
         embed_dim: width of the dense reference that comes along; 0: none.
         max_text_len: word pieces of a text that are read.
@@ -45,6 +46,7 @@ class FrozenConfig:
     width: int = 384
     text_head: TextHead = "contextual"
     row_terms: int = 24
+    activation: Literal["log1p", "log1p_twice"] = "log1p"
     embed_dim: int = 0
     max_text_len: int = 40
     tower_facts: dict[str, Any] = field(default_factory=dict)

@@ -145,7 +145,7 @@ class LexiconHeads(nn.Module):
     def encode_image(self, features: Tensor) -> Tensor:
         """(B, L, D) features to (B, A) weights, not normalised: each term's largest logit, saturated."""
         hidden = self.image_norm(self.image(self.standardise(features)))
-        return max_logits(hidden, self.table, self.image_bias, saturated=True, method=self.method)
+        return max_logits(hidden, self.table, self.image_bias, None, True, self.method, self.config.activation)
 
     def patch_states(self, cells: Tensor, averaged: bool) -> Tensor:
         """(B, H, W, D) features of patches to (B, H, W, W') of which `term_logits` makes logits.
@@ -263,19 +263,20 @@ class TableText(nn.Module):
 
 
 class Expansion(nn.Module):
-    """Vectors of texts to weights of terms: into the terms' space, product with all of them, log(1 + relu)."""
+    """Vectors of texts to weights of terms: into the terms' space, product with all of them, `saturate`."""
 
     rate_factors = {"bias": TERM_RATE}
 
     def __init__(self, config: FrozenConfig):
         super().__init__()
+        self.activation = config.activation
         self.project = nn.Linear(config.pooled_width, config.width)
         self.norm = nn.LayerNorm(config.width)
         self.bias = nn.Parameter(torch.full((config.terms,), TEXT_BIAS))
 
     def forward(self, pooled: Tensor, table: Tensor) -> Tensor:
         """(N, pooled_width) and (A, W) to (N, A)."""
-        return saturate(F.linear(self.norm(self.project(pooled)), table, self.bias))
+        return saturate(F.linear(self.norm(self.project(pooled)), table, self.bias), self.activation)
 
 
 TEXT_SIDES: dict[str, Any] = {"contextual": ContextualText, "lookup": LookupText, "table": TableText}

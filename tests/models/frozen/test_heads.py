@@ -90,6 +90,18 @@ def test_an_image_s_terms_are_the_largest_over_its_tokens(heads, tokens):
     torch.testing.assert_close(made.scattered(made.encode_image(features)), wanted)
 
 
+def test_weights_by_the_logarithm_twice(heads, texts):
+    made, other = heads(), heads(activation="log1p_twice")
+    other.load_state_dict(made.state_dict())
+    features = torch.randn(2, 5, 3)
+    torch.testing.assert_close(other.encode_image(features), torch.log1p(made.encode_image(features)))
+    (own, expansion), (other_own, other_expansion) = (
+        each.text_side(texts, each.positions(texts.terms), each) for each in (made, other)
+    )
+    torch.testing.assert_close(other_expansion, torch.log1p(expansion))
+    assert torch.equal(other_own, own)  # a softplus, not a logit of the head
+
+
 def test_standardise_by_hand():
     part = Standardise(3)
     part.fit(torch.tensor([[1.0, 4.0, 7.0], [3.0, 8.0, 7.0]], dtype=torch.float16))
