@@ -62,7 +62,7 @@ EXTRAS["browser"] = ["playwright>=1.49"]  # drives a Chromium that is there, for
 # what needs a browser besides, or brings much for a test or two: those tests skip with the line that installs it.
 EXTRAS["dev"] = [
     "pytest>=8",
-    "pytest-xdist>=3.5",
+    "pytest-xdist>=3.8",
     "ruff>=0.6",
     "mypy>=2",
     "pre-commit>=3.5",

@@ -13,4 +13,4 @@ bash scripts/setup.sh
 .venv/bin/python -m mypy
 # One thread of torch each: the models are small, and several threads in each process would only compete.
 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} \
-  .venv/bin/python -m pytest -q --durations=20 -n "${TEST_PROCESSES:-2}" --dist loadfile "$@"
+  .venv/bin/python -m pytest -q --durations=20 -n "${TEST_PROCESSES:-2}" --dist loadfile --no-loadscope-reorder "$@"

@@ -17,6 +17,12 @@ import tiny  # noqa: E402  (found on that path)
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: the last one of them would have one process to itself, and the others wait."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch):
     """A run leaves its version number in the environment for the processes that it starts."""
