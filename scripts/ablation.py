@@ -17,6 +17,7 @@ not done again; one that was stopped goes on. Further key=value go to every trai
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
 import subprocess
@@ -95,6 +96,7 @@ CONFIGS = {  # of a data set, for the first training of a variant and for the se
     "flickr8k": (["flickr8k_small"], ["flickr8k_small"]),
     "openmoji": (["demo", "demo_phase1"], ["demo", "demo_phase2"]),
 }
+LONGEST = 80  # characters of a training's name
 CUTS = [64, 32, 16, 8]
 MEASURES: dict[str, Callable[[dict], float]] = {  # column of the table -> of what an evaluation writes
     **{f"R@{k}, {way}": lambda row, k=k, side=side: row[side][f"R@{k}"]
@@ -158,11 +160,17 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(";")]
 
 
+def _name(stage: Stage) -> str:
+    words = [str(stage.phase), stage.task.removesuffix("_train"), *stage.keys]
+    own = "".join(c if c.isalnum() else "-" for c in "-".join(words))
+    if len(own) > LONGEST:  # a file's name has some 250 bytes
+        own = f"{own[:LONGEST]}-{hashlib.blake2b(own.encode(), digest_size=4).hexdigest()}"
+    return own
+
+
 def _trained(stage: Stage, before: str, seed: int, options: argparse.Namespace) -> str:
     """Do a training after the one named `before` unless it is done; gives its name, which says all that led to it."""
-    words = [stage.task.removesuffix("_train"), *stage.keys]
-    own = "".join(c if c.isalnum() else "-" for c in f"{stage.phase}-{'-'.join(words)}")
-    name = f"{before}_then_{own}" if before else own
+    name = f"{before}_then_{_name(stage)}" if before else _name(stage)
     file = options.out / "metrics" / f"{name}_seed{seed}.json"
     second = bool(before) or stage.phase == 2  # Phase 2 alone is trained as where it comes second
     configs = CONFIGS[options.data][second]
@@ -174,6 +182,7 @@ def _trained(stage: Stage, before: str, seed: int, options: argparse.Namespace) 
         }  # fmt: skip
         if before:
             keys["load_path"] = str(_checkpoint(options.out, before, seed))
+        (options.out / "metrics" / f"{name}_seed{seed}_val.json").unlink(missing_ok=True)  # of another training
         _run(stage, [stage.task, *configs], keys, options)
         write_json({"keys": config}, file)
     if json.loads(file.read_text())["keys"] != config:

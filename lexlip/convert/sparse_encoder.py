@@ -1,7 +1,7 @@
 """A SPLADE model of sentence-transformers, turned into a model folder: its BERT and MLM head are the text side.
 
-Both pool alike, log(1 + max over the tokens of relu(z)), so `encode_text(normalize=False)` gives its vectors. The image
-head starts as a copy of the text head; the image tower is new and has to be trained.
+Both pool alike, log(1 + max over the tokens of relu(z)), or that logarithm twice, so `encode_text(normalize=False)`
+gives its vectors. The image head starts as a copy of the text head; the image tower is new and has to be trained.
 """
 
 from __future__ import annotations

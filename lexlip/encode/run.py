@@ -185,7 +185,10 @@ def _counted(windows, bar: tqdm, id_prefix: str):
 def fingerprint(model: RetrievalModel) -> str:
     """Differs for models of other weights, shapes or vocabularies."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(json.dumps(dataclasses.asdict(model.config), sort_keys=True).encode())
+    config = dataclasses.asdict(model.config)
+    if config.get("activation") == "log1p":  # folders that were begun before there was another go on
+        del config["activation"]
+    digest.update(json.dumps(config, sort_keys=True).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -62,7 +62,7 @@ def _config(head: str, features: Path, work: Path, keys: Mapping[str, object]) -
         "exp_name": head, "num_gpus": 0, **keys,
     }  # fmt: skip
     if head == "dense":
-        values |= {key: base()[key] for key in ("train_top_k", "head_text")}
+        values |= {key: base()[key] for key in ("train_top_k", "head_text", "activation")}
     return Config.checked({key: value for key, value in values.items() if key in base()})
 
 

@@ -113,7 +113,7 @@ class TableModel:
 
         try:
             self._tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
-            config = json.loads((self.folder / CONFIG_FILE).read_text(encoding="utf-8"))
+            self._config = config = json.loads((self.folder / CONFIG_FILE).read_text(encoding="utf-8"))
             frozen = config.get("text_head") == "table"
             self._tokenizer.no_padding()
             self._tokenizer.enable_truncation(int(config["max_text_len"]) - (0 if frozen else SPECIALS))
@@ -161,6 +161,8 @@ class TableModel:
         """
         from safetensors import SafetensorError, safe_open
 
+        from lexlip.models.config import unseen
+
         digest = hashlib.blake2b(digest_size=16)
         try:
             with safe_open(self.folder / WEIGHTS_FILE, "numpy") as file:
@@ -173,6 +175,7 @@ class TableModel:
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self.folder}: its weights cannot be read: {error}") from error
         digest.update(json.dumps(self.tokenizer.get_vocab(), sort_keys=True).encode())
+        digest.update(unseen(self._config))
         return digest.hexdigest()
 
 

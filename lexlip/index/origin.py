@@ -29,7 +29,7 @@ class ModelStamp:
     Attributes:
         name: folder or name on the hub, as it was given; empty where a model object was.
         folder: absolute, if it was one; else empty.
-        fingerprint: of its weights, shape and vocabulary (`lexlip.models.fingerprint`).
+        fingerprint: of its weights, shape, vocabulary and activation (`lexlip.models.fingerprint`).
     """
 
     name: str

@@ -1,10 +1,12 @@
 """What a model is built from."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 HEADS = ("lexicon", "dense")
 TEXT_SIDES = ("contextual", "in_context", "lookup")
-ACTIVATIONS = ("log1p", "log1p_twice")
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
@@ -15,6 +17,14 @@ OFFICIAL_NAMES = {
     "google/vit-base-patch16-224-in21k": "vit_base_patch16_224.orig_in21k",
     "google/vit-base-patch16-384": "vit_base_patch16_384.orig_in21k_ft_in1k",
 }
+
+_UNSEEN = {"activation": "log1p", "text_side": "contextual"}  # field -> its default
+
+
+def unseen(config: Mapping[str, Any]) -> bytes:
+    """Of the fields of a model's config those that vectors depend on and no weight shows; of defaults nothing."""
+    found = {name: config[name] for name, usual in _UNSEEN.items() if config.get(name, usual) != usual}
+    return json.dumps(found, sort_keys=True).encode() if found else b""
 
 
 def text_dropout(rate: float) -> dict[str, float]:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lexlip.errors import CheckpointError
-from lexlip.models.config import ACTIVATIONS, HEADS, OFFICIAL_NAMES, TEXT_SIDES, ModelConfig
+from lexlip.models.config import HEADS, OFFICIAL_NAMES, TEXT_SIDES, ModelConfig
 from lexlip.models.terms import KINDS
+from lexlip.ops.max_logits import ACTIVATIONS
 
 LAYERS, WIDTH, SIDE, WORDS = 512, 1 << 16, 4096, 1 << 24  # the most of each; SIDE in pixels
 LIST = 16  # entries of a list, such as the depths of the stages

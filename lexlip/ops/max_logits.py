@@ -11,6 +11,7 @@ from lexlip.errors import ConfigError
 from lexlip.ops.fused import PADDING_LOGIT, pooled
 
 METHODS = ("auto", "fused", "textbook")
+ACTIVATIONS = ("log1p", "log1p_twice")
 
 
 def max_logits(
@@ -31,8 +32,9 @@ def max_logits(
         (B, V), at least float32.
 
     Raises:
-        ConfigError: an unknown method.
+        ConfigError: an unknown method or activation.
     """
+    _check(activation)
     if method not in METHODS:
         raise ConfigError(f"lexicon_head={method!r}; it must be one of {', '.join(METHODS)}")
     device = hidden.device.type
@@ -59,8 +61,14 @@ def _reference(hidden: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None
 def saturate(pooled: Tensor, activation: str = "log1p") -> Tensor:
     """log(1 + relu(m)) of (B, V) largest logits: the term weights, which grow slower (LexLIP; SPLADE-max).
 
-    With the activation "log1p_twice" log(1 + log(1 + relu(m))), as OpenSearch's encoders have it (Geng et al. 2025,
+    With the activation "log1p_twice" log(1 + log(1 + relu(m))), as OpenSearch's encoders have it (Shen et al. 2025,
     arXiv 2504.14839). As log1p and relu do not decrease, saturating the maximum is the maximum of the saturated.
     """
+    _check(activation)
     weights = torch.log1p(F.relu(pooled))
     return torch.log1p(weights) if activation == "log1p_twice" else weights
+
+
+def _check(activation: str) -> None:
+    if activation not in ACTIVATIONS:
+        raise ConfigError(f"activation={activation!r}; it must be one of {', '.join(ACTIVATIONS)}")

@@ -17,8 +17,8 @@ class Admission:
 
     A request counts from its first byte to the end of its answer, body included, which bounds the bodies in memory.
     Images, texts, photos to be shown, videos and suggestions have places of their own: however many images are under
-    way, texts are answered, and a video may hold its place for as long as it plays. Requests that cost nothing (health,
-    metrics) are always answered.
+    way, texts are answered, and a video may hold its place for as long as it is sent. Requests that cost nothing
+    (health, metrics) are always answered.
 
     Args:
         paths: that exist, or that begin so where they end in a slash; all others share one name in the metrics.

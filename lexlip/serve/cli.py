@@ -52,7 +52,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     serve.add_argument("--max-body", type=int, help="bytes of a request (default: 16 MiB)")
     serve.add_argument("--max-pixels", type=int, help="of an image (default: 67,108,864)")
     serve.add_argument("--max-k", type=int, help="results of a request (default: 1000)")
-    serve.add_argument("--concurrency", type=int, help="texts at once, and images; more get 503 (default: 64)")
+    serve.add_argument("--concurrency", type=int, help="requests of each kind at once; more get 503 (default: 64)")
     serve.add_argument("--head-seconds", type=float, help="for a head to arrive (default: 10)")
     serve.add_argument("--body-seconds", type=float, help="for a body to arrive (default: 10)")
     serve.add_argument("--reload-seconds", type=float, help="between looks at the index (default: 1)")

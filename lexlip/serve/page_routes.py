@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 from importlib.resources import files
 from typing import Annotated, Any, Literal
@@ -73,6 +74,9 @@ def add_page(app: FastAPI, current: CurrentIndex, searcher: Searcher, photos: Ph
         try:
             return await asyncio.to_thread(VideoResponse, file.path)
         except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+                told = "too many files are open; try again"
+                raise Refusal(503, "busy", told, headers={"Retry-After": "1"}) from error
             raise Refusal(404, "no_video", "this document is no video, or not any more", ("id",)) from error
 
     @app.get(WORDS, summary="Words of the vocabulary that begin so", responses=described(421, 422, 500, 503))

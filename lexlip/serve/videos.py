@@ -12,12 +12,14 @@ from starlette.types import Receive, Scope, Send
 from lexlip_data.sources.files import NONBLOCK
 from lexlip_data.sources.kinds import HEAD, video_type
 
-_OPENED = "/dev/fd/"  # names of a process's open files; not on Windows
+_OPENED = "/dev/fd/"  # names of a process's open files
 _FLAGS = NONBLOCK | getattr(os, "O_NOFOLLOW", 0)
 
 
 class VideoResponse(FileResponse):
     """What is sent is the file that was looked at, even where another one, or a link, has its name by now.
+
+    On systems where an open file has no name of its own, such as Windows, the path is opened again.
 
     Args:
         path: of the file, links resolved.
@@ -35,9 +37,11 @@ class VideoResponse(FileResponse):
             if kind is None:
                 raise ValueError("no video")
             self._file.seek(0)  # macOS opens with the position of the file that is open
-            opened = f"{_OPENED}{self._file.fileno()}" if os.path.isdir(_OPENED) else path
+            opened = f"{_OPENED}{self._file.fileno()}"
             headers = {"Cache-Control": "private, max-age=60"}
-            super().__init__(opened, media_type=kind, stat_result=facts, headers=headers)
+            super().__init__(
+                opened if os.path.exists(opened) else path, media_type=kind, stat_result=facts, headers=headers
+            )
         except BaseException:
             self._file.close()
             raise

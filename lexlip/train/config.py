@@ -19,10 +19,10 @@ import yaml
 
 from lexlip.errors import ConfigError
 from lexlip.launch import environment
-from lexlip.models.config import ACTIVATIONS, HEADS, TEXT_SIDES
+from lexlip.models.config import HEADS, TEXT_SIDES
 from lexlip.models.positions import REL_POS
 from lexlip.models.terms import KINDS
-from lexlip.ops.max_logits import METHODS
+from lexlip.ops.max_logits import ACTIVATIONS, METHODS
 from lexlip_data.loading.transforms import refusal_of
 from lexlip_data.sources.images import TRANSPARENCY, TRUNCATED
 

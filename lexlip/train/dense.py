@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lexlip.errors import ConfigError
 from lexlip.models.dense import MAX_SCALE, DenseLIP
-from lexlip.train.config import WORD_KEYS, Config, base
+from lexlip.train.config import WORD_KEYS, Config
 from lexlip.train.module import RetrievalModule
 from lexlip.train.step import Tensors
 from lexlip_data.loading.batch import Batch
@@ -67,8 +67,6 @@ class DenseModule(LearnedTemperature):
         ):  # fmt: skip
             if getattr(config, key):
                 raise ConfigError(f"{key}={getattr(config, key)} belongs to the lexicon head; leave it out")
-        if config.activation != base()["activation"]:
-            raise ConfigError(f"activation={config.activation} belongs to the lexicon head; leave it out")
         if config.DR:
             raise ConfigError("DR=True belongs to Phase 2 with the lexicon head; set DR=False")
         super().check_config(config)

@@ -17,9 +17,10 @@ from transformers import PreTrainedTokenizerBase
 
 from lexlip.errors import ConfigError
 from lexlip.features.store import FeatureStore
+from lexlip.models.frozen.config import FrozenConfig
 from lexlip.models.frozen.model import FrozenLexLIP
-from lexlip.models.weights import load_model
-from lexlip.train.config import WORD_KEYS, Config
+from lexlip.models.weights import known_config, load_model
+from lexlip.train.config import WORD_KEYS, Config, base
 from lexlip.train.dense import LearnedTemperature
 from lexlip.train.frozen_start import OWN, new_heads
 from lexlip.train.grounding import drawn_expansion
@@ -55,6 +56,9 @@ class _FrozenModule(LearnedTemperature):
     def from_config(cls, config: Config, tokenizer: PreTrainedTokenizerBase | None = None) -> _FrozenModule:
         """Heads for the cache that `features` names; `load_path` is loaded, and `teacher` comes along."""
         store = FeatureStore(config.features)
+        known = known_config(config.load_path) if config.load_path else None
+        if isinstance(known, FrozenConfig) and config.activation == base()["activation"]:
+            config = config.changed(activation=known.activation)  # which no weight shows
         model = new_heads(config, store)
         if config.load_path:
             load_model(model, config.load_path)

@@ -31,6 +31,7 @@ NEEDS = (
         "it lies below an entry of train_top_k, and cuts fall",
     ),
     Need("head_text", lambda c: c.head == "dense", "head=dense has no lexicon head"),
+    Need("activation", lambda c: c.head == "dense", "head=dense has no lexicon head"),
     Need("eval_head", lambda c: c.head == "dense", "head=dense has one head alone"),
     Need("push_floor", lambda c: c.head == "dense", "head=dense has no terms"),
     Need("eval_head", lambda c: c.features, "heads on features are evaluated by head"),

@@ -147,7 +147,7 @@ class LexiconModule(RetrievalModule):
         if with_logits or pushed or joint:
             states = model.image_encoder(batch["image"])
             logits = model.image_head.max_logits(states)
-        image = model.lexicon_image(batch["image"]) if logits is None else saturate(logits, self.config.activation)
+        image = model.lexicon_image(batch["image"]) if logits is None else saturate(logits, model.config.activation)
         ids, mask = batch["text_ids"], batch["text_mask"]
         if joint:
             text_states = model.text_encoder(ids, mask)

@@ -13,7 +13,8 @@ from lexlip.convert import onnx
 from lexlip.train.build import build_model
 
 
-def test_onnx_files_give_the_model_s_vectors(make_config, livelier, tmp_path):
+@pytest.mark.parametrize("activation", ["log1p", "log1p_twice"])
+def test_onnx_files_give_the_model_s_vectors(make_config, livelier, tmp_path, activation):
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package, reason="needs the extra onnx")
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
@@ -23,7 +24,7 @@ def test_onnx_files_give_the_model_s_vectors(make_config, livelier, tmp_path):
         (result,) = session.run(["weights"], {name: value.numpy() for name, value in inputs.items()})
         return result
 
-    model = livelier(build_model(LexLIP, make_config())).eval()
+    model = livelier(build_model(LexLIP, make_config(activation=activation))).eval()
     model.save_pretrained(tmp_path / "model")
     assert main(["export-onnx", str(tmp_path / "model"), str(tmp_path / "onnx")]) == 0
     ids, mask = torch.randint(5, 40, (5, 6)), torch.ones(5, 6, dtype=torch.int64)

@@ -1,5 +1,6 @@
 """lexlip encode: what the shards hold, that a run goes on where it was stopped, and what is refused."""
 
+import dataclasses
 import gzip
 import io
 import json
@@ -540,6 +541,17 @@ def test_texts_that_the_tokenizer_does_not_know(model, tmp_path, caplog):
     (tmp_path / "t.txt").write_text("猫 狗\n你好\n")
     encode(model, LineTexts(tmp_path / "t.txt"), tmp_path / "out")
     assert "t.txt: 100% of the captions' tokens are unknown" in caplog.text
+
+
+def test_folders_from_before_there_were_activations_go_on(model, monkeypatch):
+    from lexlip.encode import run
+
+    plain, values = run.fingerprint(model), dataclasses.asdict(model.config)
+    model.config.activation = "log1p_twice"
+    assert run.fingerprint(model) != plain
+    del values["activation"]
+    monkeypatch.setattr(run.dataclasses, "asdict", lambda config: values)
+    assert run.fingerprint(model) == plain
 
 
 def test_shards_tell_the_model_and_the_source(model, lines, tmp_path):

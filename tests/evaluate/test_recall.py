@@ -42,6 +42,7 @@ def test_metrics_by_hand():
     assert metrics["i2t"]["R@1"] == pytest.approx(33.3333)
     assert (metrics["pictures"], metrics["captions"]) == (3, 5)
     assert metrics["active_terms"] == {"text": 9 / 5, "image": 1.0}
+    assert metrics["shared_terms"] == pytest.approx((1 * 3 + 1 * 3 + 1 * 3) / 15)
 
 
 def test_metrics_need_a_right_item_for_every_query():

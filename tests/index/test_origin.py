@@ -62,7 +62,9 @@ def test_a_search_with_another_model_is_refused(tmp_path):
     from lexlip.models.fingerprint import fingerprint
 
     model = lambda seed: SimpleNamespace(
-        state_dict=lambda: {"w": torch.full((3,), float(seed))}, tokenizer=SimpleNamespace(get_vocab=lambda: {"a": 0})
+        state_dict=lambda: {"w": torch.full((3,), float(seed))},
+        config=SimpleNamespace(activation="log1p"),
+        tokenizer=SimpleNamespace(get_vocab=lambda: {"a": 0}),
     )
     stamp = ModelStamp("mine", "", fingerprint(model(1)))
     build(tmp_path / "i", read_shards([shard(tmp_path / "a.arrow", ["x"], stamp)]))

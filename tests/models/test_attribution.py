@@ -99,7 +99,7 @@ TERMS = torch.tensor([2, 5, 6, 9])  # of a vocabulary of 12
 def frozen_model(tmp_path, livelier):
     """Random heads on a tiny tower of timm."""
 
-    def make(architecture, view):
+    def make(architecture, view, activation="log1p"):
         file = tmp_path / f"{architecture}.safetensors"
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -110,7 +110,8 @@ def frozen_model(tmp_path, livelier):
             facts = {"image_tower": reference, "image_width": 1, "vocab_size": 12, "terms": 4, "text_head": "table"}
             width = FrozenLexLIP(FrozenConfig(**facts, pooled_width=4)).image_tower.width
             facts["image_width"] = width
-            model = FrozenLexLIP(FrozenConfig(**facts, pooled_width=4, width=8, row_terms=2))
+            more = {"pooled_width": 4, "width": 8, "row_terms": 2, "activation": activation}
+            model = FrozenLexLIP(FrozenConfig(**facts, **more))
         livelier(model).lexicon_heads.start(TERMS, None, torch.zeros(4))
         return model.eval()
 
@@ -129,8 +130,9 @@ def test_of_an_average_the_mean_of_the_patches_logits_is_the_logit(frozen_model,
     assert (never == -torch.inf).all() and not model.attribute(photo, 3).any()
 
 
-def test_of_all_patches_the_maximum_is_the_weight(frozen_model, photo):
-    model = frozen_model("test_vit", "patches")
+@pytest.mark.parametrize("activation", ["log1p", "log1p_twice"])
+def test_of_all_patches_the_maximum_is_the_weight(frozen_model, photo, activation):
+    model = frozen_model("test_vit", "patches", activation)
     assert model.patch_pooling == "max"
     maps = model.attribute(photo, TERMS.tolist())
     torch.testing.assert_close(maps.amax((1, 2)), model.encode_image(photo, normalize=False)[0, TERMS])

@@ -311,6 +311,15 @@ def test_the_key_reaches_both_heads(make_keys, method):
         Config.checked(make_keys(lexicon_head="quick"))
 
 
+@pytest.mark.parametrize("saturated", [False, True])
+def test_an_unknown_activation_is_told(saturated):
+    tensors = torch.ones(1, 2, 3), torch.ones(4, 3), torch.ones(4)
+    with pytest.raises(ConfigError, match="activation='relu'; it must be one of log1p, log1p_twice"):
+        max_logits(*tensors, None, saturated, "auto", "relu")
+    with pytest.raises(ConfigError, match="activation='log1p_relu'"):
+        saturate(torch.ones(2), "log1p_relu")
+
+
 def test_saturate_by_hand_and_after_the_maximum():
     assert saturate(torch.tensor([-3.0, 0.0, math.e - 1])).tolist() == pytest.approx([0, 0, 1])
     logits = torch.randn(2, 5, 9, generator=torch.Generator().manual_seed(0))

@@ -67,6 +67,8 @@ def test_every_ablation_of_the_list_is_there_and_resolves(ablation):
         "Phase 2 alone", "Phase 1 alone", "Phase 1 + 2", "without i2t", "without t2t", "without self_t",
         "without the bottleneck", "without momentum", "without FLOPS", "with DR",
     ]  # fmt: skip
+    names = {ablation._name(stage) for stages in ablation.LOSSES.values() for stage in stages}
+    assert len(names) == len(ablation.LOSSES) and max(map(len, names)) < 100  # a file has two of them, and more
     for data, configs in ablation.CONFIGS.items():
         variants = [*ablation.PARTS.values(), *(ablation.LOSSES.values() if data == "flickr8k" else [])]
         pairs = [(stage, configs[bool(i)]) for stages in variants for i, stage in enumerate(stages)]

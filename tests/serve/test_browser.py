@@ -346,6 +346,16 @@ def test_a_video_opens_at_its_moment(browser, model_folder, model, tmp_path):
         again.click()
         page.wait_for_function("() => document.querySelector('dialog video').readyState >= 2")
         assert video.is_visible() and not again.is_visible()
+        assert abs(video.evaluate("video => video.currentTime") - 4) < 0.2
+        assert page.evaluate("document.activeElement.tagName") == "VIDEO"
+        page.click("dialog .close")
+        page.wait_for_selector("dialog[open]", state="detached")
+
+        # It had none when the player asked, and has one when the page looks why.
+        page.route("**/video/**", lambda route: route.fulfill(status=503), times=1)
+        page.click(".tile[data-id='clip.webm#t=2.0'] .photo")
+        page.wait_for_function("() => document.querySelector('dialog video').readyState >= 2")
+        assert video.is_visible() and abs(video.evaluate("video => video.currentTime") - 2) < 0.2
         page.click("dialog .close")
         page.wait_for_selector("dialog[open]", state="detached")
 

@@ -1,6 +1,7 @@
 """Videos are sent as their files are, in parts; and who is refused."""
 
 import asyncio
+import errno
 import os
 from urllib.parse import quote
 
@@ -137,6 +138,17 @@ def test_what_was_looked_at_is_sent(photos, tmp_path):
         clip.symlink_to(tmp_path / "secret")
         assert TestClient(response).get("/", headers=headers).content == content
         assert response._file.closed
+
+
+def test_too_many_open_files(client, monkeypatch):
+    """The video is still there: its player is to try again."""
+
+    def full(self, path):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(VideoResponse, "__init__", full)
+    answer = get(client, "/video/clip.mp4%23t=2.0")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "busy") and answer.headers["retry-after"]
 
 
 def test_a_video_takes_no_place_from_photos(photos, model, tmp_path, monkeypatch):

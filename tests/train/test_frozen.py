@@ -8,8 +8,11 @@ import torch.nn.functional as F
 from frozen_tiny import WIDTH, write_towers
 from runs import Refused, checkpoint_of
 
+from lexlip import LexLIP
+from lexlip.cli import main
 from lexlip.errors import CheckpointError, ConfigError
 from lexlip.features.store import FeatureStore
+from lexlip.models.fingerprint import fingerprint
 from lexlip.models.weights import known_config
 from lexlip.train.checkpoint import check_resumable
 from lexlip.train.config import Config, base, named
@@ -212,6 +215,27 @@ def test_a_run_goes_on_bit_for_bit(frozen, head):
 def test_test_only_evaluates_and_needs_the_split(frozen):
     with pytest.raises(Refused, match="has no test split; it has train, val"):
         frozen.train("lookup", test_only=True, version=8, load_path=str(frozen.checkpoint("lookup")))
+
+
+def test_heads_keep_the_activation_that_they_were_trained_with(build, frozen, tmp_path):
+    """No weight shows it, so the file that is loaded says it, and the folder that comes of it."""
+    run = frozen.train("contextual", activation="log1p_twice", version=9)
+    checkpoint = run.folder / "checkpoints" / "last.ckpt"
+    module, data = build("contextual", load_path=str(checkpoint))
+    assert module.config.activation == module.model.config.activation == "log1p_twice"
+    other, _ = build("contextual", load_path=str(frozen.checkpoint("contextual")))
+    assert other.config.activation == "log1p"
+    assert main(["export", str(checkpoint), str(tmp_path / "model"), "--embed-towers"]) == 0
+    model = LexLIP.from_pretrained(tmp_path / "model")
+    assert model.config.activation == "log1p_twice"
+    other.model.load_state_dict(module.model.state_dict())
+    image, twice, once = torch.randn(2, 1, module.model.config.image_width), module.model, other.model
+    for part in (twice, once):
+        part.eval()
+    torch.testing.assert_close(
+        twice.lexicon_heads.encode_image(image), torch.log1p(once.lexicon_heads.encode_image(image))
+    )
+    assert fingerprint(twice) != fingerprint(once)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ CASES = [
     ({"top_k_start": 9, "train_top_k": [4]}, {"train_top_k": []}),
     ({"top_k_start": 9, "train_top_k": [4]}, {"train_top_k": [4, 16]}),
     ({"head_text": "in_context"}, {"head": "dense"}),
+    ({"activation": "log1p_twice"}, {"head": "dense"}),
     ({"eval_head": "dense"}, {"head": "dense"}),
     ({"push_floor": 1.0}, {"head": "dense"}),
     ({"eval_head": "dense"}, {"features": "x"}),

@@ -3,7 +3,7 @@
 B batch, L image tokens, T word pieces, D width of a tower, W width of the shared space, A terms that may be active.
 
 An image's features and a text's sentence vector are brought into the space of the terms' embeddings, where a product
-with all of them gives logits, and log(1 + relu) gives weights (LexLIP's lexicon weights; SPLADE). A text's own word
+with all of them gives logits, and `saturate`, log(1 + relu), gives weights (LexLIP; SPLADE). A text's own word
 pieces weigh by themselves besides. Without that the vectors are as good and their words mean nothing: a free expansion
 is a code (docs/FROZEN.md has the figures).
 """

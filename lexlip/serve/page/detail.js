@@ -45,18 +45,32 @@ function playing(hit) {
     src: `${video(hit.id)}#t=${secondOf(hit.id)}`, "aria-label": String(hit.id),
   });
   player.addEventListener("loadedmetadata", fit);
+  let tried = false;
   player.addEventListener("error", async () => {
     player.hidden = true;
+    const { currentTime: at, paused } = player;
     const name = String(hit.id).split("/").pop().replace(/#t=[\d.]+$/, "");
     const link = make("a", { href: video(hit.id), download: name }, "download it");
     const again = () => {
+      const focused = note.contains(document.activeElement);
       note.replaceChildren();
       player.hidden = false;
       player.load();
+      player.addEventListener("loadedmetadata", () => {
+        if (at) player.currentTime = at; // else the moment that was found
+        if (!paused) player.play();
+      }, { once: true });
+      if (focused) player.focus();
     };
-    const why = await reachVideo(hit.id).then(() => ["This browser cannot play the video: ", link, "."],
-      (error) => [error.message, " ", make("button", { type: "button", className: "link", onclick: again }, "Try again")]);
-    note.replaceChildren(...why);
+    try {
+      await reachVideo(hit.id);
+    } catch (error) {
+      note.replaceChildren(error.message, " ", make("button", { type: "button", className: "link", onclick: again }, "Try again"));
+      return;
+    }
+    if (tried) note.replaceChildren("This browser cannot play the video: ", link, ".");
+    else again(); // the service may have been busy when the player asked
+    tried = true;
   });
   return (current.playing = { player, note });
 }
