@@ -18,7 +18,8 @@ from lexlip.models.weights import known_config, model_weights
 from lexlip.train.config import Config
 
 OWN = "own"  # teacher: the cosines of the frozen towers' own vectors, where they have a common space (D2S)
-STATISTICS_ROWS = 20_000  # images whose features give mean and deviation
+STATISTICS_ROWS = 20_000  # tokens of images whose features give mean and deviation
+LEAST_IMAGES = 1_000  # of which they are
 
 
 def new_heads(config: Config, store: FeatureStore) -> FrozenLexLIP:
@@ -64,13 +65,13 @@ def new_heads(config: Config, store: FeatureStore) -> FrozenLexLIP:
 def _start(
     model: FrozenLexLIP, store: FeatureStore, split: FeatureSplit, terms: np.ndarray, counts: np.ndarray
 ) -> None:
-    rows = np.linspace(0, len(split.image_ids) - 1, min(len(split.image_ids), STATISTICS_ROWS)).astype(np.int64)
-    features = split.images(rows).flatten(0, 1)
-    for part in (model.lexicon_heads, model.dense_heads):
-        if part is not None:
-            part.standardise.fit(features)
+    count = min(len(split.image_ids), max(LEAST_IMAGES, STATISTICS_ROWS // store.image_tokens))
+    features = split.images(np.linspace(0, len(split.image_ids) - 1, count).astype(np.int64)).float()
+    if model.dense_heads is not None:
+        model.dense_heads.standardise.fit(features.mean(1))  # of which it makes its vectors
     if model.lexicon_heads is None:
         return
+    model.lexicon_heads.standardise.fit(features.flatten(0, 1))
     vocabulary = read_vocabulary(store.folder, len(store.tokenizer))
     ids = torch.from_numpy(terms)
     embeddings = vocabulary.embeddings[ids].float() if vocabulary.embeddings is not None else None

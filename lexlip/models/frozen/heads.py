@@ -45,7 +45,10 @@ class TextBatch(NamedTuple):
 
 
 class Standardise(nn.Module):
-    """(..., D) features to zero mean and unit variance by the training images' statistics, then dropout."""
+    """(B, L, D) features to zero mean and unit variance by the training images' statistics, then dropout.
+
+    A feature is dropped from all L tokens of an image: what one of them lacks the others would tell.
+    """
 
     def __init__(self, width: int, dropout: float = 0.0):
         super().__init__()
@@ -64,7 +67,9 @@ class Standardise(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         features = (features.to(self.mean.dtype) - self.mean) / self.std
-        return F.dropout(features, self.dropout, self.training)
+        if not self.training:
+            return features
+        return features * F.dropout(torch.ones_like(features[:, :1]), self.dropout)
 
 
 class DenseHeads(nn.Module):
@@ -80,7 +85,8 @@ class DenseHeads(nn.Module):
 
     def encode_image(self, features: Tensor) -> Tensor:
         """(B, L, D) features to (B, embed_dim), not normalised: their tokens' mean, projected."""
-        return self.image(self.standardise(features).mean(1)).float()
+        mean = features.to(self.standardise.mean.dtype).mean(1, keepdim=True)
+        return self.image(self.standardise(mean)[:, 0]).float()
 
     def encode_text(self, pooled: Tensor) -> Tensor:
         """(B, pooled_width) sentence vectors to (B, embed_dim), not normalised."""

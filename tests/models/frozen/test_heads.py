@@ -102,6 +102,24 @@ def test_weights_by_the_logarithm_twice(heads, texts):
     assert torch.equal(other_own, own)  # a softplus, not a logit of the head
 
 
+def test_a_feature_is_dropped_from_all_tokens_of_an_image():
+    part = Standardise(50, 0.5).train()
+    kept = part(torch.ones(3, 7, 50))
+    assert set(kept.unique().tolist()) == {0.0, 2.0} and (kept == kept[:, :1]).all()
+    assert not (kept[0] == kept[1]).all()  # but not of all images
+    torch.manual_seed(0)
+    one = part(torch.ones(3, 1, 50))
+    torch.manual_seed(0)
+    assert torch.equal(one, F.dropout(torch.ones(3, 1, 50), 0.5))
+
+
+def test_the_dense_reference_is_that_of_the_tokens_mean(heads):
+    made, features = DenseHeads(shape()).eval(), torch.randn(2, 5, 3)
+    made.standardise.fit(features.mean(1))
+    wanted = made.image((features.mean(1) - made.standardise.mean) / made.standardise.std)
+    torch.testing.assert_close(made.encode_image(features), wanted)
+
+
 def test_standardise_by_hand():
     part = Standardise(3)
     part.fit(torch.tensor([[1.0, 4.0, 7.0], [3.0, 8.0, 7.0]], dtype=torch.float16))
