@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from lexlip.errors import CheckpointError, ConfigError
-from lexlip.evaluate import eccv, recall
 from lexlip.models.encoders import ImageEncoder, TextEncoder
 from lexlip.models.lexlip import LexLIP
 from lexlip.models.two_tower import TwoTowers
@@ -32,7 +30,7 @@ from lexlip.train.build import as_trained, decided_by, started_model
 from lexlip.train.callbacks.terms import TermCounts
 from lexlip.train.checkpoint import tokenizer_files
 from lexlip.train.config import Config, base
-from lexlip.train.evaluation import Collected
+from lexlip.train.evaluation import EvaluatedModule
 from lexlip.train.guard import StepGuard
 from lexlip.train.idle import refuse_idle_keys
 from lexlip.train.losses import in_batch_contrastive, with_gradient
@@ -41,14 +39,12 @@ from lexlip.train.skipped import SkippedSamples
 from lexlip.train.sparsity import Sparsity
 from lexlip.train.step import Tensors, cached_backward, split_batch, total
 from lexlip.utils.distributed import gather_many, gather_objects, gather_rows, rank, sum_over_ranks, world_size
-from lexlip.utils.files import write_json
 from lexlip_data.loading.batch import Batch
-from lexlip_data.loading.datamodule import CaptionDataModule
 
 log = logging.getLogger(__name__)
 
 
-class RetrievalModule(pl.LightningModule):
+class RetrievalModule(EvaluatedModule):
     """Base of both phases; takes a model into which the weights of `load_path` are loaded already."""
 
     name: ClassVar[str]  # of the phase, in checkpoints and model folders
@@ -75,9 +71,6 @@ class RetrievalModule(pl.LightningModule):
         self.validated_step = -1
         self.sparsity = Sparsity(config)
         self.noted: Tensors = {}  # further numbers of a step to log, of this process's part of the batch
-        self.test_metrics: dict[str, dict] = {}
-        self.collected = Collected()
-        self._coco_ids: dict[str, eccv.CocoIds] = {}  # of the test split, where the config asks for them
         self.term_counts: TermCounts | None = None  # where a callback wants the vectors of every step
 
     # --- a phase's own ---
@@ -330,10 +323,6 @@ class RetrievalModule(pl.LightningModule):
             optimizer.zero_grad(set_to_none=True)  # so the step that follows changes nothing
 
     @property
-    def _data(self) -> CaptionDataModule:
-        return self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
-
-    @property
     def _scaler(self) -> torch.amp.GradScaler | None:
         return getattr(getattr(self._trainer, "precision_plugin", None), "scaler", None)
 
@@ -363,12 +352,6 @@ class RetrievalModule(pl.LightningModule):
         """Make dropout a function of (seed, batch, process): the same after resuming, different between processes."""
         stream = np.random.SeedSequence([self.config.seed, self.batches_seen, rank()])
         torch.manual_seed(int(stream.generate_state(1)[0]))
-
-    def _log_losses(self, stage: str, losses: Tensors, rows: int) -> None:
-        values = {f"{stage}/{name}": value.detach() for name, value in losses.items()}
-        how: dict[str, Any] = {"batch_size": rows, "sync_dist": stage != "train", "add_dataloader_idx": False}
-        self.log_dict(values, **how)
-        self.log(f"{stage}/loss", total(values.values()), prog_bar=True, **how)
 
     # --- the course of a training ---
 
@@ -417,66 +400,9 @@ class RetrievalModule(pl.LightningModule):
             if saved and saved.get(key) != now:
                 log.warning("resuming with %s=%s; the checkpoint was written with %s", key, now, saved[key])
 
-    # --- validation and test ---
-
-    def validation_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> None:
-        stage = "test" if self.trainer.testing else "val"
-        name, kind = self._data.eval_names(stage)[dataloader_idx]
-        if kind == "pairs":
-            self._log_losses(stage, self.compute_losses(batch), len(batch["image_id"]))
-            return
-        self.collected.add(name, kind, self.vectors_of(kind, batch), batch, words=self.vocabulary is not None)
-
-    test_step = validation_step
-
-    @property
-    def vocabulary(self) -> dict[str, int] | None:
-        """The ids of a lexicon's word pieces; None for dense vectors, and without a tokenizer."""
-        if self.config.head == "dense" or self.model.tokenizer is None:
-            return None
-        return self.model.tokenizer.get_vocab()
-
-    @property
-    def term_ids(self) -> Tensor | None:
-        """The term of each column of `encode`'s vectors; None where the column is the term's id."""
-        return None
-
-    def _evaluation_metrics(self) -> dict[str, dict]:
-        """Metrics per data set; every process computes the same."""
-        if self.config.fast_dev_run:  # a few batches of images and captions need not belong together
-            self.collected = Collected()
-        top_k = self.config.eval_top_k if self.config.eval_head == "lexicon" else []  # dense vectors have no terms
-        cuts = (top_k, self.config.eval_folds) if self.trainer.testing else ([], 0)
-        again = getattr(self.model, "cut_to_length_one", False)  # a dense model's vectors are not cut
-        return self.collected.metrics(self.vocabulary, *cuts, again, self._coco_ids)
-
-    def on_test_start(self) -> None:
-        if self.config.eccv:  # before anything is encoded, which takes minutes
-            self._coco_ids = {name: eccv.CocoIds(sources) for name, sources in self._data.sources("test").items()}
-
     def on_validation_epoch_end(self) -> None:
         self.validated_step = self.step_now
-        metrics = self._evaluation_metrics()
-        if not metrics:
-            return
-        for name, row in metrics.items():
-            for side in ("t2i", "i2t"):
-                self.log_dict({f"val/{name}/{side}_{key}": value for key, value in row[side].items()})
-            self.log_dict({f"val/{name}/active_terms_{side}": n for side, n in row["active_terms"].items()})
-            if "grounding" in row:
-                self.log(f"val/{name}/grounded_images", row["grounding"]["images"])
-        self.log("val/rsum", sum(row["rsum"] for row in metrics.values()) / len(metrics), prog_bar=True)
-        first = metrics[self._data.eval_names("val")[0][0]]
-        self.log("val/first_r1", first["t2i"]["R@1"] + first["i2t"]["R@1"])
-
-    def on_test_epoch_end(self) -> None:
-        self.test_metrics = self._evaluation_metrics()
-        if self.trainer.is_global_zero:
-            print(recall.table(self.test_metrics), recall.words(self.test_metrics), sep="\n")
-            if self.config.eccv:
-                print(eccv.table(self.test_metrics))
-            if self.config.metrics_file:
-                write_json(self.test_metrics, self.config.metrics_file)
+        super().on_validation_epoch_end()
 
 
 def _mean_over_ranks(losses: Tensors) -> Tensors:
