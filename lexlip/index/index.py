@@ -17,7 +17,7 @@ from lexlip.index import unpacked
 from lexlip.index.conditions import ANY, Conditions
 from lexlip.index.layout import COUNT
 from lexlip.index.origin import require_model
-from lexlip.index.queries import Bag, Model, Query, Words, bag_of, each_query, pack
+from lexlip.index.queries import Bag, Model, Query, Words, bag_of, bags_of, each_query, pack
 from lexlip.index.segment import Segment
 from lexlip.index.store import MANIFEST, Manifest, open_segments, read_manifest
 from lexlip.sparse import SparseRows
@@ -146,18 +146,23 @@ class Index:
         if without or required or penalties or ids is not None:
             words = {"without": without, "required": required, "penalties": penalties}
             conditions = Conditions.of_words(self.model, ids, **words)
+        bag = bag_of(query, self.model)
         if conditions.penalties:
-            return self._penalised(bag_of(query, self.model), k, conditions, options)
-        return self._hits(self._best([query], k, conditions=conditions, **options), 0)
+            return self._penalised(bag, k, conditions, options)
+        return self._hits(self._best([bag], k, conditions=conditions, **options), 0)
 
     def search_batch(
         self, queries: Sequence[Query], k: int = 10, *, drop: float = 0.0, candidates: int = CANDIDATES,
         threads: int | None = None,
     ) -> list[list[Hit]]:  # fmt: skip
-        """`search` for several queries at once, on all processors. Texts and images are encoded one by one."""
-        queries = each_query(queries)
-        best = self._best(queries, k, drop, candidates, threads)
-        return [self._hits(best, row) for row in range(len(queries))]
+        """`search` for several queries at once, on all processors. Texts and images are encoded in batches.
+
+        Raises:
+            IndexingError: as `search`; names the query.
+        """
+        bags = bags_of(each_query(queries), self.model)
+        best = self._best(bags, k, drop, candidates, threads)
+        return [self._hits(best, row) for row in range(len(bags))]
 
     def _hits(self, best: Best, row: int) -> list[Hit]:
         return [
@@ -167,10 +172,10 @@ class Index:
         ]
 
     def _best(
-        self, queries: Sequence[Query], k: int, drop: float, candidates: int, threads: int | None,
+        self, bags: Sequence[Bag], k: int, drop: float, candidates: int, threads: int | None,
         conditions: Conditions = ANY,
     ) -> Best:  # fmt: skip
-        rows = pack([bag_of(query, self.model) for query in queries])
+        rows = pack(bags)
         k = min(whole_count("k", k), max(len(self), 1))
         if not 0 <= drop < 1:
             raise IndexingError(f"drop={drop}: a fraction from 0, which is exact, to below 1")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from lexlip.errors import IndexingError
+from lexlip.errors import EncodingError, IndexingError
 from lexlip.index.layout import MAX_QUERY_TERMS
 from lexlip.sparse import SparseRows, nonzero_terms, offsets_of
+from lexlip_data.errors import DataError
 
 if TYPE_CHECKING:
     from lexlip.index.lookup import TableModel
@@ -20,7 +21,9 @@ Model: TypeAlias = "LexiconModel | TableModel"
 Query = Mapping[int, float] | Mapping[str, float] | tuple[Sequence[int], Sequence[float]] | np.ndarray | str | Any
 Words = Mapping[int, float] | Mapping[str, float]
 Bag = tuple[np.ndarray, np.ndarray]  # (T,) uint32 terms, ascending, and (T,) float64 weights above 0
+AT_ONCE = 64  # texts, or images, of several queries that are encoded together; texts of one length, as far as can be
 _LIGHTEST, _HEAVIEST = 1e-30, 1e30  # products with impacts and sums over terms then stay far inside float64
+_NOT_ENCODED = (EncodingError, IndexingError, DataError, OSError)  # where a text or an image is at fault
 
 
 def bag_of(query: Query, model: Model | None = None) -> Bag:
@@ -38,13 +41,65 @@ def bag_of(query: Query, model: Model | None = None) -> Bag:
         IndexingError: no such query, weights that are negative or not numbers, a text without a model, a bag or a
             vector of more terms.
     """
+    encode = _encoder(query, model)
+    return _bag_of_terms(query, model) if encode is None else bag_of_encoded(encode([query])[0])
+
+
+def bags_of(queries: Sequence[Query], model: Model | None = None, names: Sequence[str] | None = None) -> list[Bag]:
+    """`bag_of` each of several queries, in their order; texts and images are encoded in batches.
+
+    Args:
+        names: of the queries, for messages; None: queries[0] and so on.
+
+    Raises:
+        IndexingError: as `bag_of`, or a text or an image that cannot be encoded; names the query.
+    """
+    bags: dict[int, Bag] = {}
+    encoded: dict[Callable[[list], Any], list[int]] = {}
+
+    def wrong(number: int, error: Exception) -> IndexingError:
+        return IndexingError(f"{names[number] if names is not None else f'queries[{number}]'}: {error}")
+
+    for number, query in enumerate(queries):
+        try:
+            encode = _encoder(query, model)
+            if encode is None:
+                bags[number] = _bag_of_terms(query, model)
+            else:
+                encoded.setdefault(encode, []).append(number)
+        except IndexingError as error:
+            raise wrong(number, error) from error
+    for encode, numbers in encoded.items():
+        numbers.sort(key=lambda number: len(queries[number]) if isinstance(queries[number], str) else 0)
+        for first in range(0, len(numbers), AT_ONCE):
+            part = numbers[first : first + AT_ONCE]
+            try:
+                vectors = encode([queries[number] for number in part])
+                vectors = vectors.cpu() if hasattr(vectors, "cpu") else vectors  # once, not row by row
+                bags.update(zip(part, map(bag_of_encoded, vectors)))
+            except _NOT_ENCODED:
+                for number in part:  # which of them it is
+                    try:
+                        bag_of(queries[number], model)
+                    except _NOT_ENCODED as error:
+                        raise wrong(number, error) from error
+                raise
+    return [bags[number] for number in range(len(queries))]
+
+
+def _encoder(query: Query, model: Model | None) -> Callable[[list], Any] | None:
+    """What encodes a text or an image; None for what holds its terms itself."""
     if isinstance(query, str):
-        return bag_of_encoded(_needed(model, "a text").encode_text([query])[0])
+        return _needed(model, "a text").encode_text
     if hasattr(query, "convert"):  # a PIL image, without importing PIL
         encoder: Any = _needed(model, "an image")
         if not hasattr(encoder, "encode_image"):
             raise IndexingError("an image as query needs the whole model; this is the table of its text side alone")
-        return bag_of_encoded(encoder.encode_image([query])[0])
+        return encoder.encode_image
+    return None
+
+
+def _bag_of_terms(query: Query, model: Model | None) -> Bag:
     terms: Any
     weights: Any
     if isinstance(query, Mapping):

@@ -16,7 +16,7 @@ from typing import Any
 from lexlip.errors import IndexingError
 from lexlip.index.layout import MAX_QUERY_TERMS
 from lexlip.index.places import Searchable
-from lexlip.index.queries import Bag, Model, bag_of_encoded
+from lexlip.index.queries import Bag, Model, bags_of
 from lexlip.index.shards import read_shards
 from lexlip.utils.files import write_whole
 from lexlip_data.errors import one_line
@@ -79,9 +79,8 @@ def queries_of(
         return
     lines = iter(read_queries(file))
     while batch := list(islice(lines, BATCH)):
-        assert model is not None
-        vectors = model.encode_text([text for _, text in batch])
-        yield from ((id, bag_of_encoded(vector)) for (id, _), vector in zip(batch, vectors))
+        ids, texts = zip(*batch)
+        yield from zip(ids, bags_of(texts, model, [f"query {one_line(id, 100)}" for id in ids]))
 
 
 def read_queries(path: Path) -> list[tuple[str, str]]:

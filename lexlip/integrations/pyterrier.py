@@ -15,7 +15,7 @@ import pyterrier as pt
 
 from lexlip.errors import IndexingError
 from lexlip.index import Index
-from lexlip.index.queries import bag_of_encoded
+from lexlip.index.queries import bags_of
 from lexlip_data.errors import one_line
 
 FOUND = ("docno", "score", "rank")
@@ -50,7 +50,7 @@ class LexLIPRetriever(pt.Transformer):
         for qid, query in zip(topics["qid"], queries):
             if not isinstance(query, str):
                 raise IndexingError(f"topic {one_line(qid, 100)}: the query {one_line(query, 100)!r} is no text")
-        bags = [bag_of_encoded(vector) for vector in self.index.model.encode_text(queries)] if queries else []
+        bags = bags_of(queries, self.index.model, [f"topic {one_line(qid, 100)}" for qid in topics["qid"]])
         found = self.index.search_batch(bags, self.k) if bags else []
         hits = [
             (n, str(hit.id), hit.score, rank) for n, of_topic in enumerate(found) for rank, hit in enumerate(of_topic)

@@ -14,7 +14,7 @@ from lexlip.errors import IndexingError
 from lexlip.index.conditions import Conditions
 from lexlip.index.index import Hit, Share, loaded_model, shares_of, tries, whole_count
 from lexlip.index.origin import require_model
-from lexlip.index.queries import Bag, Model, Query, Words, bag_of, each_query
+from lexlip.index.queries import Bag, Model, Query, Words, bag_of, bags_of, each_query
 from lexlip.index.remote.calls import SEARCHING
 from lexlip.index.remote.card import CARD, Card, read_frequencies, required_card
 from lexlip.index.remote.collection import Collection
@@ -79,8 +79,8 @@ class RemoteIndex:
     def search_batch(
         self, queries: Sequence[Query], k: int = 10, *, drop: float = 0.0, threads: int | None = None
     ) -> list[list[Hit]]:  # fmt: skip
-        """`search` for several queries, `threads` (8) at a time. Texts and images are encoded one by one."""
-        bags = [bag_of(query, self.model) for query in each_query(queries)]
+        """`search` for several queries, `threads` (8) at a time. Texts and images are encoded in batches."""
+        bags = bags_of(each_query(queries), self.model)
         at_once = whole_count("threads", threads or _AT_ONCE) if self._collection.parallel else 1
         with ThreadPoolExecutor(at_once) as pool:
             return list(pool.map(lambda bag: self.search(bag, k, drop=drop), bags))

@@ -1,6 +1,7 @@
 """What was pushed to an engine is found, explained and counted there as in the index that it came from."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -79,6 +80,12 @@ def test_the_same_answers(pushed, queries):
         assert np.array_equal(theirs[0], ours[0]) and np.array_equal(theirs[1], ours[1])
     for theirs, ours in zip(remote.document_frequencies(), index.document_frequencies()):
         assert np.array_equal(theirs, ours)
+    encoded = []
+    remote.model = SimpleNamespace(
+        encode_text=lambda texts: encoded.append(texts) or np.eye(VOCABULARY)[[*map(len, texts)]]
+    )
+    alone = [remote.search({term: 1.0}, 3) for term in (3, 2, 1)]
+    assert remote.search_batch(["dog", {2: 1.0}, "a"], 3) == alone and encoded == [["a", "dog"]]  # together
 
 
 def test_what_is_not_there(pushed):
