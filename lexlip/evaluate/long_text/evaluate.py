@@ -58,6 +58,7 @@ def evaluate(
     kept = [i for i in range(len(pairs.texts)) if i not in broken]
     if not kept:
         raise BenchmarkError(f"{pairs.name} holds no pair; is it the right folder?")
+    kept.sort(key=lambda i: len(pairs.texts[i]))  # little padding in a batch; rows come in the order of their numbers
     texts, truncated = [], 0
     for start in tqdm(range(0, len(kept), batch_size), f"{pairs.name} texts", leave=False):
         part = kept[start : start + batch_size]

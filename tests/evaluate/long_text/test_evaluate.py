@@ -47,6 +47,21 @@ def test_dci_by_hand(dci):
     assert (row["pairs"], row["missing"], row["truncated"]) == (3, 0, 0)
 
 
+def test_texts_of_one_length_are_encoded_together(dci):
+    """So batches hold little padding; the numbers are those of any order."""
+    pairs, given = read_dci(dci), []
+    pairs.texts = ["red " * 3, "blue", "blue " * 2]
+
+    class Watched(ColourEncoder):
+        def texts(self, texts):
+            given.append([len(text) for text in texts])
+            return super().texts(texts)
+
+    row = evaluate(pairs, Watched(), batch_size=2)
+    assert given == [[4, 10], [12]] and row == evaluate(pairs, ColourEncoder(), batch_size=1)
+    assert numbers(row)[1] == pytest.approx([200 / 3, 100, 100], abs=1e-3)
+
+
 def test_iiw_by_hand(iiw):
     """Two reds: each finds the other's half as near as its own, so neither is first; the other three are."""
     row = evaluate(read_iiw(iiw), ColourEncoder())
