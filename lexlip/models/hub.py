@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HFValidationError
@@ -19,7 +19,6 @@ from torch import nn
 from lexlip import pretrained
 from lexlip.errors import CheckpointError
 from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, text_dropout
-from lexlip.models.encoders import ImageEncoder
 from lexlip.models.frozen.config import FrozenConfig
 from lexlip.models.sizes import header
 from lexlip.models.source import ask_hub, load_reason, local_source
@@ -27,6 +26,9 @@ from lexlip.models.tokenizer import open_tokenizer
 from lexlip.models.weights import check_shape, folder_config, load_model
 from lexlip.utils.files import give_usual_rights, write_json
 from lexlip_data.sources.files import replacing
+
+if TYPE_CHECKING:
+    from lexlip.models.encoders import ImageEncoder
 
 _OF_A_MODEL = (
     "phase*.safetensors", "tokenizer*.json", "special_tokens_map.json", "vocab.txt", "modules.json",

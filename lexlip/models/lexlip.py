@@ -3,12 +3,14 @@
 B batch, L tokens, V terms.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import BertForMaskedLM
 
 from lexlip.models.attribution import Pooling, TextAttribution, grid_of
 from lexlip.models.lexicon_head import LexiconHead
@@ -18,6 +20,9 @@ from lexlip.models.terms import own_terms, terms_of_kinds
 from lexlip.models.two_tower import TwoTowers
 from lexlip.ops.fused import PADDING_LOGIT
 from lexlip.ops.max_logits import saturate
+
+if TYPE_CHECKING:
+    from transformers import BertForMaskedLM
 
 OWN_START = 0.54  # of the numbers of own terms: softplus makes it 1
 MODEL_CARD = Path(__file__).with_name("card_lexicon.md").read_text(encoding="utf-8")

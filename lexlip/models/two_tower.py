@@ -3,19 +3,23 @@
 B batch, L tokens.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from torch import Tensor
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerBase
 
 from lexlip.errors import ConfigError
 from lexlip.models.config import ModelConfig
-from lexlip.models.encoders import ImageEncoder, TextEncoder
 from lexlip.models.inputs import check_ids, check_pixels
 from lexlip.models.retrieval import RetrievalModel
 from lexlip_data.loading.sentences import mark_sentences
 from lexlip_data.loading.transforms import build_pixels, build_transform, normalise
+
+if TYPE_CHECKING:
+    from transformers import BertForMaskedLM, PreTrainedTokenizerBase
 
 
 class TwoTowers(RetrievalModel):
@@ -30,6 +34,11 @@ class TwoTowers(RetrievalModel):
     def __init__(
         self, config: ModelConfig, tokenizer: PreTrainedTokenizerBase | None = None, vit_pretrained: bool | str = False
     ):
+        # Here: timm and transformers' models take seconds, and models on frozen towers are opened through this class.
+        from transformers import BertConfig
+
+        from lexlip.models.encoders import ImageEncoder, TextEncoder
+
         super().__init__()
         if config.head != self.head:
             raise ConfigError(f"{type(self).__name__} has the {self.head} head, but its config says {config.head!r}")

@@ -19,16 +19,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
-from transformers import BertConfig
 
 from lexlip.errors import CheckpointError
 from lexlip.models.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig
-from lexlip.models.encoders import TextEncoder
 from lexlip.models.frozen.config import FROZEN, FrozenConfig
 from lexlip.models.lightning_names import readable_names
-from lexlip.models.positions import CLS_ROWS, resample_relative_table, stretch_as_official
 from lexlip.models.sizes import header, on_meta, read_json, refuse_deep, refuse_hollow, refuse_large
 from lexlip.models.trust import check_config, shown
 from lexlip.utils.files import give_usual_rights
@@ -234,6 +230,10 @@ def check_text(config: ModelConfig | FrozenConfig, weights: Mapping[str, Tensor]
     """
     if isinstance(config, FrozenConfig):
         raise CheckpointError(f"{path} holds heads on frozen towers, not a text tower")
+    from transformers import BertConfig  # here: transformers' models take seconds
+
+    from lexlip.models.encoders import TextEncoder
+
     refuse_deep(config, weights, path)
     tower: Any = on_meta(lambda: TextEncoder(BertConfig(**config.text), config.corner_tokens), path)
     wanted = {f"{TEXT_PREFIX}{name}": tuple(value.shape) for name, value in tower.state_dict().items()}
@@ -336,6 +336,10 @@ def _resample(model: FolderModel, name: str, value: Tensor, wanted: Tensor) -> T
     grid = getattr(getattr(getattr(tower, "backbone", None), "patch_embed", None), "grid_size", None)
     if grid is None or 0 in grid:  # images smaller than a patch
         return None
+    from timm.layers import resample_abs_pos_embed  # here: timm takes seconds
+
+    from lexlip.models.positions import CLS_ROWS, resample_relative_table, stretch_as_official
+
     if name.endswith("relative_position_bias_table") and value.shape[1] == wanted.shape[1]:
         side = round((value.shape[0] - CLS_ROWS) ** 0.5)
         if side % 2 == 0 or side**2 != value.shape[0] - CLS_ROWS:

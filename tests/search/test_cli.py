@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -16,6 +17,7 @@ from lexlip.index.origin import ModelStamp, Origin, Source
 from lexlip.pretrained import find
 
 MODEL = find("photos-small")
+TOWERS = Path(__file__).parents[1] / "fixtures" / "before_rooms" / "model"
 
 
 def bags():
@@ -109,6 +111,24 @@ def test_a_query_of_words_or_text_loads_nothing_heavy(index, query):
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     heavy = {"torch", "transformers", "numba", "pandas", "PIL", "tqdm", "filelock", "pyarrow.compute", "urllib.request"}
     assert "numpy" in loaded and not heavy & loaded
+
+
+TRAINERS = ["pytorch_lightning", "lightning_fabric", "tensorboard", "wandb"]
+TOWERS_NEED = ["torchvision", "timm", "transformers.modeling_utils", "torch._dynamo", "torch.distributed.tensor"]
+ENCODES = """
+import sys
+from lexlip.index.index import loaded_model
+model, _ = loaded_model(sys.argv[1], False)
+print(model.encode_text(["a dog"]).shape)
+print(*[name for name in sys.argv[2:] if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize(("model", "unwanted"), [("photos-small", TRAINERS + TOWERS_NEED), (str(TOWERS), TRAINERS)])
+def test_a_text_loads_no_trainer_and_no_towers_that_its_model_lacks(model, unwanted):
+    """Of trained towers, transformers' BERT loads torchvision and torch._dynamo by itself."""
+    done = subprocess.run([sys.executable, "-c", ENCODES, model, *unwanted], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1] == ""
 
 
 def test_another_model_is_refused(index, tmp_path, capsys):

@@ -15,16 +15,22 @@ from functools import partial
 import numpy as np
 import torch
 from PIL import Image
-from torchvision import transforms as tv
 
 from lexlip_data.errors import DataError
 from lexlip_data.loading.randaug import vilt_randaug
 from lexlip_data.sources.images import square_of
 
+
+def _torchvision_randaug(image: Image.Image) -> Image.Image:
+    from torchvision import transforms as tv  # here and below: it takes tenths of a second, and texts need none of it
+
+    return tv.RandAugment(2, 9)(image)
+
+
 _AUGMENT: dict[str, Callable[[Image.Image], Image.Image] | None] = {
     "vit": None,
     "vit_randaug": vilt_randaug,
-    "torchvision_randaug": tv.RandAugment(2, 9),
+    "torchvision_randaug": _torchvision_randaug,
 }
 TRANSFORM_KEYS = tuple(_AUGMENT)
 _OTHERS = {  # of the official code, with or without _randaug behind them
@@ -36,6 +42,8 @@ _OTHERS = {  # of the official code, with or without _randaug behind them
 
 def build_transform(keys: str | list[str], size: int) -> Callable[[Image.Image], torch.Tensor]:
     """What the model takes: `build_pixels`, then `normalise`; float32 (3, size, size). Arguments as there."""
+    from torchvision import transforms as tv
+
     return tv.Compose([build_pixels(keys, size), normalise])
 
 

@@ -119,7 +119,8 @@ class LexiconHeads(nn.Module):
         self.standardise = Standardise(config.image_width, image_dropout)
         self.image = nn.Linear(config.image_width, width)
         self.image_norm = nn.LayerNorm(width)
-        self.table = nn.Parameter(torch.randn(terms, width) * width**-0.5)
+        # In place: on the device meta, where `on_meta` builds a model first, a product loads torch._dynamo.
+        self.table = nn.Parameter(torch.randn(terms, width).mul_(width**-0.5))
         self.image_bias = nn.Parameter(torch.full((terms,), IMAGE_BIAS))
         self.own = nn.Parameter(torch.zeros(terms))  # of a text's own word pieces, before softplus
         self.logit_scale = nn.Parameter(torch.tensor(START_SCALE))

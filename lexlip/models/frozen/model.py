@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from lexlip.errors import CheckpointError, EncodingError
 from lexlip.models.attribution import MEAN, Box, Pooling, TextAttribution, seen
@@ -23,6 +22,9 @@ from lexlip.models.inputs import check_ids
 from lexlip.models.retrieval import LexiconModel
 from lexlip.models.towers import ImageTower, TextTower, load_image_tower, load_text_tower
 from lexlip_data.loading.batch import Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MODEL_CARD = (Path(__file__).parents[1] / "card_lexicon.md").read_text(encoding="utf-8")
 

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import timm
-
 from lexlip.errors import ConfigError
 from lexlip.models.trust import TRUST
 
@@ -111,6 +109,8 @@ def _guess(found: Reference, text: str) -> str:
     if folder is None:
         if (found.base / found.name).is_file():
             raise ConfigError(f"tower {text} is a file of weights; say of what: timm:NAME@{text} or open_clip:NAME@...")
+        import timm  # here: it takes seconds, and most references name their kind
+
         if timm.is_model(found.name.split(".")[0]):
             return "timm"
         if found.file:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerBase
 
 from lexlip.errors import ConfigError
 from lexlip.models.towers.align import overlap_mean
 from lexlip.models.towers.frozen import FrozenTower, hash_text
 from lexlip.models.towers.reference import Reference, check_reference, parse
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def load_text_tower(
