@@ -84,6 +84,8 @@ def test_tables_of_their_own_start_alike_and_each_side_has_its_gradient(heads, t
     features = 3 * torch.randn(20, 1, 3, generator=torch.Generator().manual_seed(0))
     made.encode_image(features).sum().backward()
     assert made.table.grad is None and made.image_table.grad.any()
+    with torch.no_grad():
+        made.text_side.expand.bias += 5  # so that texts are expanded
     made.encode_text(texts).sum().backward()
     assert made.table.grad.any()
     shared.load_state_dict({**made.state_dict(), "table": made.image_table.detach()}, strict=False)
