@@ -124,7 +124,11 @@ print(*[name for name in sys.argv[2:] if name in sys.modules])
 """
 
 
-@pytest.mark.parametrize(("model", "unwanted"), [("photos-small", TRAINERS + TOWERS_NEED), (str(TOWERS), TRAINERS)])
+@pytest.mark.parametrize(
+    ("model", "unwanted"),
+    [("photos-small", TRAINERS + TOWERS_NEED), (str(TOWERS), TRAINERS)],
+    ids=["frozen", "trained"],
+)
 def test_a_text_loads_no_trainer_and_no_towers_that_its_model_lacks(model, unwanted):
     """Of trained towers, transformers' BERT loads torchvision and torch._dynamo by itself."""
     done = subprocess.run([sys.executable, "-c", ENCODES, model, *unwanted], capture_output=True, text=True, check=True)
