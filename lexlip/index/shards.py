@@ -35,7 +35,7 @@ from lexlip_data.sources.ipc_bounds import require_proportion
 log = logging.getLogger(__name__)
 
 _RUN_KEY = b"lexlip.run"  # of the schema
-_MAPPED = 256  # record batches that one mapping is read for: pages that were read count as ours until it is closed
+_MAPPED = 1 << 26  # bytes that are read through one mapping: its pages count as ours until it is closed
 _STREAM = b"\xff\xff\xff\xff"
 _KINDS = {b"PAR1": "a Parquet file", b"FEA1": "a Feather file of version 1", _STREAM: "an Arrow stream"}
 # Lists of a view or a dictionary may share values: of a batch at most so many more than the file holds.
@@ -91,15 +91,15 @@ def read_shards(paths: Iterable[str | Path], id_prefix: str = "") -> Iterator[Sp
     if isinstance(paths, (str, bytes, Path)):
         raise IndexingError(f"paths of shards come in a list: [{str(paths)!r}], not {str(paths)!r}")
     for path in _files(paths):
-        begin, count, before = 0, 1, None
-        while begin < count:
+        number, count, before = 0, 1, None
+        while number < count:
             with _opened(path) as reader:
-                before = _unchanged(path, before)
+                before, left = _unchanged(path, before), _MAPPED
                 origin, count = origin_of(reader.schema.metadata, path), reader.num_record_batches
-                for number in range(begin, min(begin + _MAPPED, count)):
-                    rows = replace(_rows(path, reader.get_batch(number)), origin=origin)
-                    yield with_prefix(rows, id_prefix)
-            begin += _MAPPED
+                while number < count and left > 0:
+                    batch = reader.get_batch(number)
+                    number, left = number + 1, left - batch.get_total_buffer_size()
+                    yield with_prefix(replace(_rows(path, batch), origin=origin), id_prefix)
 
 
 def _unchanged(path: Path, before: tuple | None) -> tuple:
