@@ -56,7 +56,8 @@ EXTRAS = {
         "python-multipart>=0.0.27",  # older ones can be kept busy by one crafted form
     ],
 }
-NOT_DEV = {"seismic", "browser", "mteb", "pyterrier", "wandb"}
+NOT_DEV = {"bmp", "seismic", "browser", "mteb", "pyterrier", "wandb"}
+EXTRAS["bmp"] = ["bmp>=0.2.8"]  # a rival of the index in benchmarks/
 EXTRAS["browser"] = ["playwright>=1.49"]  # drives a Chromium that is there, for the tests of the page
 # All that the tests can use, so that none skips for want of a package; but Seismic, which few machines can install, and
 # what needs a browser besides, or brings much for a test or two: those tests skip with the line that installs it.

@@ -24,6 +24,7 @@ from pathlib import Path
 import _one_thread  # noqa: F401
 import checkout
 import torch
+from bmp_engine import BMPEngine
 from contenders import BATCH, Contender, K, enter, race, rates, say
 from dense_engines import FaissEngine, FlatVectors
 from retrieval_sets import SYNTHETIC, SyntheticSet, exact_best, synthetic
@@ -119,6 +120,9 @@ def run(data: SyntheticSet, folder: Path, rounds: int, impact_bits: list[int]) -
     for bits in impact_bits:
         engine = LexLIPEngine(folder / f"index-{bits}", {"impact_bits": bits})
         contenders.append(enter(f"lexlip, {bits}-bit impacts", engine, folder / "vectors.arrow", bags))
+    if BMPEngine.is_installed():
+        engine = BMPEngine(folder / "bmp")
+        contenders.append(enter("bmp, blocks of 16", engine, folder / "vectors.arrow", bags))
     say("exact scores")
     truth = exact_best(data, K)
     for contender in contenders:
@@ -182,7 +186,9 @@ def _parser() -> argparse.ArgumentParser:
         help="terms kept; uncut vectors are always included",
     )  # fmt: skip
     trained.add_argument("--drop", type=float, nargs="*", default=[0.1], help="of searches that leave weak terms out")
-    trained.add_argument("--engines", nargs="*", choices=ENGINES, default=list(ENGINES), help="besides ours")
+    trained.add_argument(
+        "--engines", nargs="*", choices=(*ENGINES, BMPEngine.name), default=list(ENGINES), help="besides ours"
+    )
     trained.add_argument("--adapters", nargs="*", default=[name for name in installed() if name != "lexlip"])
     trained.add_argument("--adapter-top-k", type=int, default=32, help="terms kept of what adapters get")
     trained.add_argument("--adapter-documents", type=int, default=200_000, help="adapters are not given more")

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bmp_engine import BMPEngine
 from contenders import BATCH, Contender, K, enter, path_of, race, rates, say
 from dense_engines import WIDTH, FaissEngine, FlatVectors
 from dense_set import DenseSet
@@ -143,6 +144,8 @@ def _sparse(data: TrainedSet, task: Task, options: argparse.Namespace, folder: P
         yield enter(f"lexlip, {terms}", engine, shard, bags, {"top_k": k}, apart=task.documents >= _LARGE)
         for drop in options.drop if k is None else ():
             yield _dropping(engine, bags, drop)
+        if k is not None and BMPEngine.name in options.engines and BMPEngine.is_installed():
+            yield enter(f"bmp, {terms}", BMPEngine(folder / f"bmp-{k}"), shard, bags, {"top_k": k}, apart=False)
         if k == options.adapter_top_k and task.documents <= options.adapter_documents:
             for name in options.adapters:
                 other = open_engine(name, path_of(name, folder))

@@ -71,6 +71,8 @@ WORDS = (  # as the quickstart has them
 )  # fmt: skip
 JOINT = ("joint_dim=256", "loss_names.dense=1", "loss_names.distill=1")
 CUT = ("train_top_k=[64]", "top_k_start=512")
+DENSE = Stage(1, "task_dense_contrastive_train", ("embed_dim=256", "eval_top_k=[]"))
+TEACHER = "teacher"  # stands for teacher=CHECKPOINT of the dense head of the same seed
 
 
 def _with(*keys: str) -> tuple[Stage, ...]:
@@ -78,14 +80,17 @@ def _with(*keys: str) -> tuple[Stage, ...]:
 
 
 LOSSES: dict[str, tuple[Stage, ...]] = {
-    "dense head": (Stage(1, "task_dense_contrastive_train", ("embed_dim=256", "eval_top_k=[]")),),
+    "dense head": (DENSE,),
     "as before": _with(),
-    "1: FLOPS of images twice, ramp": _with("flops_weight_image=1.0", "flops_warmup=0.5"),
+    "1: ramp": _with("flops_warmup=0.5"),
+    "1: ramp, FLOPS of images twice": _with("flops_warmup=0.5", "flops_weight_image=1.0"),
+    "1: L1": _with("penalty_text='l1'", "penalty_image='l1'", "flops_weight=0.01"),
     "2: threshold of 64 terms": _with("flops_threshold=64"),
     "2: log1p twice": _with("activation='log1p_twice'"),
     "3: target of 64 terms": _with("target_terms_text=64", "target_terms_image=64"),
     "4: cut to 64, annealed": _with(*CUT),
     "5: dense head beside it, self-distillation": _with(*JOINT),
+    "5: dense teacher": _with(TEACHER, "loss_names.distill=1"),
     "6: right words": _with(*WORDS),
     "7: in context": _with("head_text='in_context'"),
     "7: lookup": _with("head_text='lookup'", "own_weights=True", "inactive_terms=['special']"),
@@ -176,6 +181,9 @@ def _trained(stage: Stage, before: str, seed: int, options: argparse.Namespace) 
     configs = CONFIGS[options.data][second]
     config = {"data": options.data, "configs": configs, "steps": options.steps, "more": options.keys}
     if not file.is_file():
+        if TEACHER in stage.keys:
+            teacher = _checkpoint(options.out, _trained(DENSE, "", seed, options), seed)
+            stage = stage._replace(keys=tuple(f"teacher={str(teacher)!r}" if k == TEACHER else k for k in stage.keys))
         keys = {
             "seed": seed, "log_dir": str(options.out), "exp_name": name, "version": 0, "resume_from": "auto",
             "max_steps": options.steps[second], "val_check_interval": 1.0, "keep_checkpoints": 1,

@@ -119,7 +119,7 @@ class RetrievalModel(FolderModel):
             ValueError: strings without a tokenizer, batch_size below 1, or no such head.
             EncodingError: token ids without a mask, of other words or another shape; half a character in a text.
         """
-        head = self._head(head)
+        head, order = self._head(head), None
         if isinstance(texts, Tensor):
             mask = self.check_ids(texts, attention_mask)
             encode = lambda rows: self.vectors_of_ids(texts[rows].to(self.device), mask[rows].to(self.device), head)
@@ -128,8 +128,9 @@ class RetrievalModel(FolderModel):
                 raise ValueError("this model has no tokenizer: pass token ids and their mask, or set model.tokenizer")
             texts = listed(texts, str, "a string")
             check_texts(texts)
-            encode = lambda rows: self.vectors_of_texts(texts[rows], head)
-        return self._encoded(encode, len(texts), batch_size, normalize, head)
+            order = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # a batch is as wide as its longest
+            encode = lambda rows: self.vectors_of_texts([texts[row] for row in rows], head)
+        return self._encoded(encode, order or range(len(texts)), batch_size, normalize, head)
 
     @torch.no_grad()
     def encode_image(
@@ -162,10 +163,10 @@ class RetrievalModel(FolderModel):
         else:
             images = listed(images, ImageLike, "a PIL image or the path of one")
             transform = self.image_transform()
-            pixels_of = lambda rows: torch.stack([transform(_opened(image)) for image in images[rows]])
+            pixels_of = lambda rows: torch.stack([transform(_opened(images[row])) for row in rows])
         vectors_of = lambda pixels: self.vectors_of_pixels(pixels, head)
         encode = lambda rows: in_parts(vectors_of, pixels_of(rows).to(self.device), self.device)
-        return self._encoded(encode, len(images), batch_size, normalize, head)
+        return self._encoded(encode, range(len(images)), batch_size, normalize, head)
 
     def _head(self, head: str | None) -> str:
         if head is not None and head not in self.widths:
@@ -173,13 +174,17 @@ class RetrievalModel(FolderModel):
         return head or next(iter(self.widths))
 
     def _encoded(
-        self, encode: Callable[[slice], Tensor], count: int, batch_size: int, normalize: bool, head: str
-    ) -> Tensor:
+        self, encode: Callable[[Sequence[int]], Tensor], order: Sequence[int], batch_size: int, normalize: bool,
+        head: str,
+    ) -> Tensor:  # fmt: skip
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: at least 1")
         with _evaluating(self):
-            parts = [encode(slice(begin, begin + batch_size)) for begin in range(0, count, batch_size)]
+            batches = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
+            parts = [encode(rows) for rows in batches]
         vectors = torch.cat(parts) if parts else torch.zeros(0, self.widths[head], device=self.device)
+        if not isinstance(order, range):
+            vectors = vectors[torch.tensor(order, device=vectors.device).argsort()]
         return F.normalize(vectors, dim=-1) if normalize else vectors
 
 

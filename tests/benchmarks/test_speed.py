@@ -26,7 +26,7 @@ def rows_of(benchmarks, tmp_path):
     return run
 
 
-SCRIPTS = ("all", "cold_start", "data", "evaluate", "grad_cache", "head", "large_scale", "scaling", "serve", "step")
+SCRIPTS = tuple("all cold_start data encode evaluate grad_cache head large_scale scaling serve step".split())
 HELP = """
 import contextlib, io, runpy, sys
 folder, *names = sys.argv[1:]
@@ -72,6 +72,15 @@ def test_data(rows_of):
     assert [row["name"] for row in data] == [f"made, {what}" for what in against]
     assert [row["decoder"] for row in data if row["yardstick"]] == ["Pillow, draft mode"]
     assert len(data[0]["pictures_per_second"]) == len(data[0]["memory_bytes"]) == 3
+
+
+def test_encoding(rows_of):
+    for package in ("sentence_transformers", "open_clip"):
+        pytest.importorskip(package, reason="needs the extras sentence-transformers and open_clip")
+    sizes = ["--captions", "9", "--photos", "3", "--hidden", "64", "--layers", "1", "--image-size", "32"]
+    rows = rows_of("encode.py", "--repeats", "1", "--no-memory", "--vit", "test_vit", "--batch", "4", *sizes)
+    assert [row["name"] for row in rows] == ["captions", "photos"]
+    assert all(row["agrees"] and row["per_second"] > 0 for row in rows)
 
 
 def test_evaluation(rows_of):

@@ -34,9 +34,12 @@ def test_values_and_gradients(shape, dtype, device):
     qkv, bias = inputs(*shape, dtype, device)
     wanted = run(formula, *(x.detach().double().requires_grad_() for x in (qkv, bias)))
     tolerance = {torch.float32: 1e-5, torch.float64: 1e-11, torch.bfloat16: 0.03}[dtype]
+    rounding = 1e-6
+    if shape[2] == 1:  # a logit's gradient is a difference of two equal products, of the upstream one, 2 out, and v
+        rounding = torch.finfo(dtype).eps * float(2 * wanted[0].norm() * qkv.detach().double()[:, :, 2].norm())
     for ours, theirs in zip(run(biased_attention, qkv, bias), wanted, strict=True):
         assert ours.dtype == dtype
-        assert (ours.double() - theirs).norm() <= tolerance * theirs.norm() + 1e-6
+        assert (ours.double() - theirs).norm() <= tolerance * theirs.norm() + rounding
 
 
 def test_no_matrix_of_all_samples_is_kept():
