@@ -49,7 +49,7 @@ class BMPEngine(Engine):
             export(index, "ciff", Path(folder) / "ciff", SCALE)
             np.save(self._terms, np.unique(np.concatenate([segment.terms for segment in index.segments])))
             file = str(Path(folder) / "ciff" / "index.ciff")
-            ciff2bmp(ciff_file=file, output=str(self._path), bsize=self._block, compress_range=False)
+            ciff2bmp(ciff_file=file, output=str(self._path), bsize=self._block, compress_range=True)
 
     def search_batch(self, queries: Sequence[Bag], k: int) -> list[list[Hit]]:
         from bmp import Searcher

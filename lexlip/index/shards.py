@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,6 +35,7 @@ from lexlip_data.sources.ipc_bounds import require_proportion
 log = logging.getLogger(__name__)
 
 _RUN_KEY = b"lexlip.run"  # of the schema
+_MAPPED = 1 << 26  # bytes that are read through one mapping: its pages count as ours until it is closed
 _STREAM = b"\xff\xff\xff\xff"
 _KINDS = {b"PAR1": "a Parquet file", b"FEA1": "a Feather file of version 1", _STREAM: "an Arrow stream"}
 # Lists of a view or a dictionary may share values: of a batch at most so many more than the file holds.
@@ -89,11 +91,24 @@ def read_shards(paths: Iterable[str | Path], id_prefix: str = "") -> Iterator[Sp
     if isinstance(paths, (str, bytes, Path)):
         raise IndexingError(f"paths of shards come in a list: [{str(paths)!r}], not {str(paths)!r}")
     for path in _files(paths):
-        with _opened(path) as reader:
-            origin = origin_of(reader.schema.metadata, path)
-            for number in range(reader.num_record_batches):
-                rows = replace(_rows(path, reader.get_batch(number)), origin=origin)
-                yield with_prefix(rows, id_prefix)
+        number, count, before = 0, 1, None
+        while number < count:
+            with _opened(path) as reader:
+                before, left = _unchanged(path, before), _MAPPED
+                origin, count = origin_of(reader.schema.metadata, path), reader.num_record_batches
+                while number < count and left > 0:
+                    batch = reader.get_batch(number)
+                    number, left = number + 1, left - batch.get_total_buffer_size()
+                    yield with_prefix(replace(_rows(path, batch), origin=origin), id_prefix)
+
+
+def _unchanged(path: Path, before: tuple | None) -> tuple:
+    """What tells that a file is the same one as before, which it must be."""
+    status = os.stat(path)
+    now = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    if before not in (None, now):
+        raise IndexingError(f"{path} was written to while it was read; try again")
+    return now
 
 
 def with_prefix(rows: SparseRows, prefix: str) -> SparseRows:

@@ -162,6 +162,7 @@ class Config:
         "of the space of images, texts and terms; as wide as the text tower, it starts from it", least=1
     )
     term_min_count: int = key("captions that must have a word piece, for it to be a term", least=1)
+    separate_tables: bool = key("images have term embeddings of their own; else both sides share them")
     row_terms: int = key("lookup: terms that a word piece adds to its own", least=0)
     image_dropout: float = key("of the image features", least=0, most=1)
     text_dropout: float = key("of the sentence vectors", least=0, most=1)

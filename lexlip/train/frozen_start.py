@@ -45,7 +45,12 @@ def new_heads(config: Config, store: FeatureStore) -> FrozenLexLIP:
         _check_common_space(store)
     elif config.teacher and not dense:
         teacher, embed_dim = _teacher(config.teacher, store)
-    choices: dict[str, Any] = {"text_head": config.head_text, "head": config.head, "activation": config.activation}
+    choices: dict[str, Any] = {
+        "text_head": config.head_text,
+        "head": config.head,
+        "activation": config.activation,
+        "separate_tables": config.separate_tables,
+    }
     shape = FrozenConfig(
         image_tower=store.facts["image"]["reference"], image_width=store.image_width,
         text_tower=store.facts["text"]["reference"], text_width=store.text_width, pooled_width=store.pooled_width,

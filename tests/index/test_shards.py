@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lexlip.index import IndexingError, SparseRows, build, read_shards, write_shard
+from lexlip.index import IndexingError, SparseRows, build, read_shards, shards, write_shard
 from lexlip_data.sources import ipc_bounds
 
 
@@ -16,6 +16,25 @@ def test_shards_come_back(tmp_path, rows):
         for name in ("offsets", "terms", "weights"):
             assert np.array_equal(getattr(again, name), getattr(batch, name))
         assert again.weights.dtype == np.float16 and again.terms.dtype == np.uint32
+
+
+def test_a_long_shard_is_mapped_anew_now_and_then(tmp_path, rows, monkeypatch):
+    """So that pages that were read do not stay. It must be the same file."""
+    write_shard(path := tmp_path / "a.arrow", [rows(3, 40, 8, ids=["a", "b", "c"])])
+    with shards._opened(path) as reader:
+        monkeypatch.setattr(shards, "_MAPPED", reader.get_batch(0).get_total_buffer_size() // 2)
+    opened, maps = shards._opened, []
+    monkeypatch.setattr(shards, "_opened", lambda path: maps.append(path) or opened(path))
+    for count in (1, 4, 5):
+        write_shard(path, [rows(3, 40, 8, seed=n, ids=[f"{n}.{i}" for i in range(3)]) for n in range(count)])
+        maps.clear()
+        assert [str(batch.ids[0]) for batch in read_shards([path])] == [f"{n}.0" for n in range(count)]
+        assert len(maps) == count
+    reading = read_shards([path])
+    assert str(next(reading).ids[0]) == "0.0"
+    write_shard(path, [rows(3, 40, 8, ids=["x", "y", "z"])] * 5)
+    with pytest.raises(IndexingError, match="a.arrow was written to while it was read"):
+        next(reading)
 
 
 @pytest.mark.parametrize("terms", [pa.uint16(), pa.uint32(), pa.int64()])

@@ -27,6 +27,7 @@ class FrozenConfig:
         width: of the space in which images, texts and terms meet.
         text_head: "contextual" reads the text tower's states; "lookup" adds up rows that each word piece has, made
             from the tower's vector of that piece alone; "table" is such rows written down, which need no text tower.
+        separate_tables: whether images have term embeddings of their own, or those of texts.
         activation: how logits become weights, see `lexlip.ops.max_logits.saturate`.
         row_terms: lookup: terms that a row of the table adds to its own.
         embed_dim: width of the dense reference that comes along; 0: none.
@@ -46,6 +47,7 @@ class FrozenConfig:
     width: int = 384
     text_head: TextHead = "contextual"
     row_terms: int = 24
+    separate_tables: bool = False
     activation: Literal["log1p", "log1p_twice"] = "log1p"
     embed_dim: int = 0
     max_text_len: int = 40
@@ -68,7 +70,7 @@ class FrozenConfig:
             kind = get_origin(hints[name]) or hints[name]
             if kind is int and not (type(value) is int and 0 <= value <= MOST):
                 raise CheckpointError(f"{where}: {name}={str(value)[:60]}; a whole number from 0 to {MOST:,}")
-            if kind in (str, dict, list) and not isinstance(value, kind):
+            if kind in (bool, str, dict, list) and not isinstance(value, kind):
                 raise CheckpointError(f"{where}: {name}={str(value)[:60]}; a {kind.__name__} is needed")
             if kind is Literal and value not in get_args(hints[name]):
                 raise CheckpointError(f"{where}: {name}={str(value)[:60]}; one of {', '.join(get_args(hints[name]))}")

@@ -102,13 +102,14 @@ class LexiconHeads(nn.Module):
 
     Attributes:
         term_ids: (A,) ids of the lexicon's terms that may be active, ascending.
-        table: (A, W) term embeddings, shared by both sides.
+        table: (A, W) term embeddings, of texts, and of images where `image_table` is None.
+        image_table: (A, W) those of images; starts as a copy.
         rate_factors, without_decay: what the optimiser is told of parameters, see `lexlip.train.optim`.
     """
 
     method = "auto"  # how the maximum over image tokens is taken, see `max_logits`
-    rate_factors = {"table": TERM_RATE, "image_bias": TERM_RATE, "own": TERM_RATE}
-    without_decay = ("table",)
+    rate_factors = {"table": TERM_RATE, "image_table": TERM_RATE, "image_bias": TERM_RATE, "own": TERM_RATE}
+    without_decay = ("table", "image_table")
 
     def __init__(self, config: FrozenConfig, image_dropout: float = 0.0, text_dropout: float = 0.0):
         super().__init__()
@@ -120,6 +121,7 @@ class LexiconHeads(nn.Module):
         self.image = nn.Linear(config.image_width, width)
         self.image_norm = nn.LayerNorm(width)
         self.table = nn.Parameter(torch.randn(terms, width) * width**-0.5)
+        self.image_table = nn.Parameter(self.table.detach().clone()) if config.separate_tables else None
         self.image_bias = nn.Parameter(torch.full((terms,), IMAGE_BIAS))
         self.own = nn.Parameter(torch.zeros(terms))  # of a text's own word pieces, before softplus
         self.logit_scale = nn.Parameter(torch.tensor(START_SCALE))
@@ -138,6 +140,13 @@ class LexiconHeads(nn.Module):
         self.own.copy_(idf * IDF_SHARE)
         if embeddings is not None:
             self.table.copy_(F.normalize(embeddings - embeddings.mean(0), dim=-1))
+            if self.image_table is not None:
+                self.image_table.copy_(self.table)
+
+    @property
+    def terms_of_images(self) -> Tensor:
+        """(A, W) term embeddings that images are compared with."""
+        return self.table if self.image_table is None else self.image_table
 
     def positions(self, terms: Tensor) -> Tensor:
         """(...) ids of word pieces to their positions among the A terms; A for those that may not be active."""
@@ -151,7 +160,9 @@ class LexiconHeads(nn.Module):
     def encode_image(self, features: Tensor) -> Tensor:
         """(B, L, D) features to (B, A) weights, not normalised: each term's largest logit, saturated."""
         hidden = self.image_norm(self.image(self.standardise(features)))
-        return max_logits(hidden, self.table, self.image_bias, None, True, self.method, self.config.activation)
+        return max_logits(
+            hidden, self.terms_of_images, self.image_bias, None, True, self.method, self.config.activation
+        )
 
     def patch_states(self, cells: Tensor, averaged: bool) -> Tensor:
         """(B, H, W, D) features of patches to (B, H, W, W') of which `term_logits` makes logits.
@@ -172,7 +183,7 @@ class LexiconHeads(nn.Module):
         where = self.positions(ids)
         active = where < len(self.term_ids)
         rows = where.clamp(max=len(self.term_ids) - 1)
-        logits = F.linear(states, self.table[rows], self.image_bias[rows])
+        logits = F.linear(states, self.terms_of_images[rows], self.image_bias[rows])
         return logits.masked_fill(~active, -torch.inf)
 
     def encode_text(self, texts: TextBatch, keep: Tensor | None = None) -> Tensor:

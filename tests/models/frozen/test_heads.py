@@ -76,6 +76,24 @@ def test_own_words_begin_at_a_third_of_their_idf_and_terms_at_the_tower_s_embedd
     assert made.positions(torch.tensor([[0, 2, 5], [6, 9, 11]])).tolist() == [[4, 0, 1], [2, 3, 4]]
 
 
+def test_tables_of_their_own_start_alike_and_each_side_has_its_gradient(heads, texts):
+    made = LexiconHeads(shape(separate_tables=True))
+    made.start(TERMS, torch.randn(4, 8), torch.ones(4))
+    assert torch.equal(made.image_table, made.table)
+    made, shared = heads(separate_tables=True), heads()
+    features = 3 * torch.randn(20, 1, 3, generator=torch.Generator().manual_seed(0))
+    made.encode_image(features).sum().backward()
+    assert made.table.grad is None and made.image_table.grad.any()
+    with torch.no_grad():
+        made.text_side.expand.bias += 5  # so that texts are expanded
+    made.encode_text(texts).sum().backward()
+    assert made.table.grad.any()
+    shared.load_state_dict({**made.state_dict(), "table": made.image_table.detach()}, strict=False)
+    torch.testing.assert_close(made.encode_image(features), shared.encode_image(features))
+    logits = made.term_logits(made.patch_states(features[:, None], False), TERMS)
+    torch.testing.assert_close(torch.log1p(logits.relu())[:, 0, 0], made.encode_image(features))
+
+
 @pytest.mark.parametrize("tokens", [1, 5])
 def test_an_image_s_terms_are_the_largest_over_its_tokens(heads, tokens):
     made, features = heads(), torch.randn(2, tokens, 3) * 3 + 1
