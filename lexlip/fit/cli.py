@@ -61,7 +61,7 @@ def _run(options: argparse.Namespace) -> None:
             if not last_checkpoint(head, work, options.seed, keys["max_steps"]).exists()
         }
         if left:
-            print(training_cost(left, data["train"], image.tokens, text.lexicon, str(device)), flush=True)
+            print(training_cost(left, data["train"], image.tokens, text.lexicon, device), flush=True)
 
     features = work / "features"
     if not write_cache(options, features, tell).complete:

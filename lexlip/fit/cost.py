@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from lexlip.features.cost import duration
 from lexlip.features.data import Pairs
@@ -14,13 +15,13 @@ from lexlip_data.sources.skipped import Skipped
 # Seconds of a step on one CPU thread with such a batch and so many terms: docs/results/frozen.md, 6,000 photos.
 SECONDS = {"dense": 0.2, "contextual": 1.0, "lookup": 1.25}
 BATCH, TERMS = 1024, 2776
-PER_TOKEN = (
-    0.08  # of such a step, for each token of a photo after the first: the same page, "Patches against their mean"
-)
+PER_TOKEN = 0.08  # of such a step, for each token of a photo after the first (its "Patches against their mean")
 SAMPLE = 10_000  # captions whose terms are counted
 
 
-def training_cost(plans: Mapping[str, Mapping[str, Any]], pairs: Pairs, tokens: int, lexicon: Any, device: str) -> str:
+def training_cost(
+    plans: Mapping[str, Mapping[str, Any]], pairs: Pairs, tokens: int, lexicon: Any, device: torch.device
+) -> str:
     """One line on the trainings that are to come.
 
     Args:
@@ -39,7 +40,7 @@ def training_cost(plans: Mapping[str, Mapping[str, Any]], pairs: Pairs, tokens: 
             seconds *= terms / TERMS * (1 + PER_TOKEN * (tokens - 1))
             name = f"the lexicon with about {float(f'{terms:.2g}'):,.0f} terms"
         told.append(f"{keys['max_steps']:,} steps of {name}, {duration(seconds * keys['max_steps'])}")
-    speed = "" if device == "cpu" else f"; {device} takes less"
+    speed = f"; {device} takes less" if device.type == "cuda" else ""
     return f"training on {len(pairs):,} photos, on one CPU thread: {', and '.join(told)}{speed}"
 
 

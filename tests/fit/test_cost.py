@@ -26,8 +26,8 @@ def world(frozen, tmp_path_factory):
     return SimpleNamespace(pairs=pairs, lexicon=AutoTokenizer.from_pretrained(frozen.text.removeprefix("st:")))
 
 
-def minutes(plans, world, tokens=1, device="cpu"):
-    line = training_cost(plans, world.pairs, tokens, world.lexicon, device)
+def minutes(plans, world, tokens=1):
+    line = training_cost(plans, world.pairs, tokens, world.lexicon, run.CPU)
     return [int((found or "0").replace(",", "")) for found in LINE.findall(line)]
 
 
@@ -44,6 +44,15 @@ def test_minutes_are_those_that_were_measured_times_batch_and_terms(world, monke
     terms *= 3
     assert minutes(plans, world) == [200, 1500]
     assert minutes({"lexicon": plans["lexicon"]}, world, tokens=49) == [round(1500 * (1 + 48 * cost.PER_TOKEN))]
+
+
+def test_a_gpu_takes_less(world):
+    plans = run.plans(6000, 0, {"head_text": "lookup"})
+    lines = {
+        name: training_cost(plans, world.pairs, 1, world.lexicon, torch.device(name))
+        for name in ("cpu", "mps", "cuda:1")
+    }
+    assert lines["cuda:1"] == f"{lines['cpu']}; cuda:1 takes less" and lines["mps"] == lines["cpu"]
 
 
 def test_terms_are_counted_from_a_sample(world, monkeypatch):

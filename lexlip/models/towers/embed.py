@@ -49,13 +49,15 @@ def _embed(tower: Any, reference: Reference, folder: Path, name: str, storage: S
     if reference.kind == "timm":
         return _embed_timm(model, reference, folder, name, storage)
     source, inside = reference.folder or Path(snapshot_download(reference.name, local_files_only=True)), folder / name
-    recipe = read_recipe(reference)  # sentence-transformers may keep the transformer in a folder of its own
-    transformer = (recipe and recipe.transformer.folder) or source
+    recipe = read_recipe(reference) if hasattr(tower.backbone, "recipe") else None
+    transformer = (recipe and recipe.transformer.folder) or source  # maybe a folder of its own, beside later layers
     copied = storage == "full" and any(file for kind in WEIGHTS for file in transformer.glob(kind))
     where = inside / transformer.relative_to(source)
+    left_out = partial(_left_out, transformer if recipe else None, copied)
+    shutil.copytree(source, inside, dirs_exist_ok=True, ignore=left_out)
     for old in [file for kind in WEIGHTS for file in where.glob(kind)]:  # of an export before, in other bits
-        old.unlink()
-    shutil.copytree(source, inside, dirs_exist_ok=True, ignore=partial(_left_out, transformer, copied))
+        if not (copied and (transformer / old.name).exists()):
+            old.unlink()
     for pickled in inside.rglob("pytorch_model.bin"):  # of a layer after pooling
         save_tensors(read(pickled), pickled.with_name("model.safetensors"))
         pickled.unlink()
@@ -65,14 +67,14 @@ def _embed(tower: Any, reference: Reference, folder: Path, name: str, storage: S
     return str(replace(reference, name=name))
 
 
-def _left_out(transformer: Path, weights_too: bool, folder: str, names: list[str]) -> set[str]:
-    """Names in a folder that are not copied: pickles and other formats of the transformer's weights, maybe all of them.
+def _left_out(transformer: Path | None, copied: bool, folder: str, names: list[str]) -> set[str]:
+    """Names in a folder that are not copied: other formats of weights, and the weights unless they are to be copied.
 
-    The layers after pooling are small and keep theirs.
+    Beside a transformer in `transformer` there are layers after pooling, which keep theirs.
     """
-    patterns = [*UNUSED]
-    if Path(folder) == transformer:
-        patterns += ["*.bin", *(() if weights_too else WEIGHTS)]
+    patterns = list(UNUSED)
+    if transformer is None or Path(folder) == transformer:
+        patterns += ["*.bin", *(() if copied else WEIGHTS)]
     return shutil.ignore_patterns(*patterns)(folder, names)
 
 
