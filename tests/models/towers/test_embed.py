@@ -1,6 +1,8 @@
 """Towers of Hugging Face inside a model folder, in 32, 16 and 8 bits."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -76,6 +78,34 @@ def test_a_folder_holds_the_weights_of_its_last_export_alone(texts, tmp_path):
         embed_tower(texts, tmp_path, "text", storage)
         sizes[storage] = size_of(tmp_path / "text_tower")  # of the only file
     assert sizes["int8"] < 0.6 * sizes["half"] < 0.35 * sizes["full"]
+
+
+@pytest.mark.parametrize("storage", ["full", "half", "int8"])
+def test_a_transformer_in_a_folder_of_its_own(texts, tmp_path, storage):
+    source = Path(texts.reference.removeprefix("st:"))
+    modules = json.loads((source / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (source / "0_Transformer").mkdir()
+    for file in [file for file in source.iterdir() if file.is_file()]:
+        file.rename(source / "0_Transformer" / file.name)
+    (source / "modules.json").write_text(json.dumps(modules))
+    inside = embed_tower(load_text_tower(str(source)), tmp_path / "model", "text", storage)
+    again = load_text_tower(inside, trust_sources=False, folder=tmp_path / "model")
+    assert (1 - cosine_similarity(again.features(TEXTS).pooled, texts.features(TEXTS).pooled)).max() < 1e-3
+    kept = sorted(str(file.relative_to(tmp_path / "model")) for file in (tmp_path / "model").rglob("*.safetensors"))
+    name = EIGHT_BITS if storage == "int8" else "model.safetensors"
+    assert kept == [f"text_tower/0_Transformer/{name}", "text_tower/2_Dense/model.safetensors"]
+
+
+def test_other_checkpoints_in_a_folder_stay_out(bert_folder, tmp_path):
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        shutil.copytree(bert_folder, bert_folder / "checkpoint-5", dirs_exist_ok=True)
+        (bert_folder / "checkpoint-5" / "model.safetensors").rename(bert_folder / "checkpoint-5" / name)
+        shutil.rmtree(tmp_path / "model", ignore_errors=True)
+        embed_tower(load_text_tower(str(bert_folder)), tmp_path / "model", "text", "half")
+        kept = [file for file in (tmp_path / "model").rglob("*") if file.suffix in (".safetensors", ".bin")]
+        assert [file.parent.name for file in kept] == ["text_tower"]
+        shutil.rmtree(bert_folder / "checkpoint-5")
 
 
 def test_a_damaged_file_is_told(texts, tmp_path):
