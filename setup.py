@@ -74,9 +74,9 @@ EXTRAS["dev"] = [
     *(requirement for name, extra in EXTRAS.items() if name not in NOT_DEV for requirement in extra),
 ]
 
-# Model cards, scripts that go with exports, the licence note of the demo's data.
 # Models that come with the package.
 MODELS = ["*/*.json", "*/*.safetensors", "*/*.txt", "*/*.md", "*/image_tower/*"]
+# Model cards, scripts that go with exports, the licence note of the demo's data.
 TEMPLATES = {"lexlip.models": ["*.md"], "lexlip.index.export": ["*.sh"], "lexlip_data.convert": ["*.txt"]}
 
 setup(

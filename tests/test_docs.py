@@ -6,6 +6,8 @@ import re
 from functools import cache
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("lexlip", "datasets", "Phase1", "Phase2", "configs", "scripts", "benchmarks", "examples", "docs", "tests")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
@@ -84,6 +86,20 @@ def shown_name_is_there(module: str, name: str) -> bool:
         return hasattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:  # of a bridge to a package that is not installed here
         return error.name in BRIDGED
+
+
+def test_every_config_is_in_the_table_of_configs():
+    table = text_of(ROOT / "configs" / "README.md")
+    named = {file.stem for file in (ROOT / "configs").rglob("*.yaml")} - {"base"}
+    assert {name for name in named if f"`{name}`" not in table} == set()
+
+
+def test_the_default_losses_are_told():
+    weights = yaml.safe_load(text_of(ROOT / "configs" / "base.yaml"))["loss_names"]
+    (told,) = re.findall(
+        r"^\| .*`loss_names` \|.* 1 each but (.+) 0 \|", text_of(ROOT / "docs" / "TRAINING.md"), re.MULTILINE
+    )
+    assert weights == {name: float(f"`{name}`" not in told) for name in weights}
 
 
 def test_readme_is_short():

@@ -1,5 +1,6 @@
 """What gets installed, under which names, and that no folder here hides a library. Offline; a few seconds."""
 
+import ast
 import importlib.metadata
 import os
 import re
@@ -7,11 +8,15 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image
+
+from lexlip import LexLIP
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,7 +35,7 @@ def requirements(name):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
+def wheel_file(tmp_path_factory):
     """Built from a copy, so that nothing is left in the checkout and no earlier build/ gets into the wheel."""
     setuptools = pytest.importorskip("setuptools", reason="building a wheel needs setuptools")
     if int(setuptools.__version__.split(".")[0]) < 71:
@@ -47,8 +52,15 @@ def wheel(tmp_path_factory):
     # The call that pip makes, without pip's search for build tools.
     python(f"from setuptools.build_meta import build_wheel; build_wheel({str(out)!r})", cwd=source)
     (built,) = out.glob("lexlip-*.whl")
-    with zipfile.ZipFile(built) as archive:
-        return {name: archive.read(name).decode("utf-8", "replace") for name in archive.namelist()}
+    return built
+
+
+@pytest.fixture(scope="module")
+def wheel(wheel_file):
+    """The texts in it by their names."""
+    with zipfile.ZipFile(wheel_file) as archive:
+        names = (name for name in archive.namelist() if not name.endswith(".safetensors"))
+        return {name: archive.read(name).decode("utf-8", "replace") for name in names}
 
 
 def test_wheel_holds_every_package_and_nothing_else(wheel):
@@ -66,6 +78,46 @@ def test_wheel_holds_every_package_and_nothing_else(wheel):
     templates |= {f"lexlip/index/export/load_{engine}.sh" for engine in ("anserini", "lucene")}
     templates |= {f"lexlip/serve/page/{file.name}" for file in (ROOT / "lexlip" / "serve" / "page").iterdir()}
     assert templates | {"lexlip_data/convert/demo_note.txt"} <= wheel.keys()
+
+
+def test_wheel_holds_the_model_that_comes_with_the_package(wheel_file):
+    """All its files, as they are, in the wheel at most 16 MB."""
+    folder = ROOT / "lexlip" / "pretrained" / "photos-small"
+    files = {file.relative_to(ROOT).as_posix(): zlib.crc32(file.read_bytes()) for file in files_of(folder)}
+    with zipfile.ZipFile(wheel_file) as archive:
+        inside = [item for item in archive.infolist() if item.filename.startswith("lexlip/pretrained/photos-small/")]
+    assert {item.filename: item.CRC for item in inside} == files
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {Path(name).name for name in files}
+    assert sum(item.compress_size for item in inside) < 16 << 20
+
+
+def files_of(folder):
+    return [file for file in folder.rglob("*") if file.is_file()]
+
+
+@pytest.mark.slow
+def test_the_model_opens_from_the_wheel_alone(wheel_file, tmp_path):
+    """In an empty folder, without network, with the packages that it needs and no checkout on the path."""
+    installed, empty = tmp_path / "installed", tmp_path / "empty"
+    empty.mkdir()
+    with zipfile.ZipFile(wheel_file) as archive:
+        archive.extractall(installed)
+    photo = Image.new("RGB", (300, 200), (120, 170, 230))
+    photo.paste((40, 140, 50), (0, 110, 300, 200))
+    photo.save(empty / "x.jpg")
+    code = (
+        "from lexlip import LexLIP; m = LexLIP.from_pretrained('photos-small'); "
+        "print(m.lexicon(m.encode_image(['x.jpg'])))"
+    )
+    where = "; import sys; print(*(sys.modules[n].__file__ for n in ('lexlip', 'lexlip_data')), sep='\\n')"
+    environment = {"PYTHONPATH": str(installed), "HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    words, *imported = python(code + where, cwd=empty, **environment).splitlines()
+    assert all(Path(file).is_relative_to(installed) for file in imported) and len(imported) == 2
+    (said,) = ast.literal_eval(words)
+    model = LexLIP.from_pretrained("photos-small")
+    (wanted,) = model.lexicon(model.encode_image([empty / "x.jpg"]))
+    assert [word for word, _ in said[:5]] == [word for word, _ in wanted[:5]]
+    assert [file.name for file in empty.iterdir()] == ["x.jpg"]
 
 
 def test_wheel_says_that_its_packages_are_typed(wheel):

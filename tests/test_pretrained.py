@@ -1,5 +1,7 @@
 """The model that comes with the package: it opens, encodes, answers without torch, and says what it may be used for."""
 
+import json
+import re
 import subprocess
 import sys
 
@@ -15,6 +17,7 @@ from lexlip.index.remembered import remembered
 from lexlip.models.fingerprint import fingerprint
 
 FOLDER = pretrained.find(pretrained.DEFAULT)
+CARD = (FOLDER / "README.md").read_text(encoding="utf-8")
 MOST_BYTES = 16 << 20  # of the wheel
 
 
@@ -49,8 +52,16 @@ def test_it_is_small_and_names_no_path_of_the_machine_that_made_it():
     for file in files:
         if file.suffix in (".json", ".md"):
             assert not {"/tmp", "/home", "/root", "/work"} & set(file.read_text(encoding="utf-8").split('"')), file
-    card = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert "research and education only" in card and "Flickr8k" in card
+    assert "research and education only" in CARD and "Flickr8k" in CARD
+
+
+def test_its_card_shows_what_it_says(model):
+    query, told = re.search(r'^The query "(.+)": (.+)\.$', CARD, re.MULTILINE).groups()
+    words = model.lexicon(model.encode_text([query]), 7)[0]
+    assert told == ", ".join(f"{word} {weight:.2f}" for word, weight in words)
+    recalls = json.loads((FOLDER / "metrics.json").read_text())
+    for name, metrics in (("uncut", recalls["lexicon"]), ("64 terms", recalls["lexicon"]["pruned"]["64"])):
+        assert re.search(rf"^\| {name} \|.*\| {metrics['rsum']:.1f} \|", CARD, re.MULTILINE)
 
 
 def test_what_it_may_be_used_for_is_told_once(tmp_path, monkeypatch, capsys):

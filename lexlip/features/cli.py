@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +79,14 @@ def _verify(folder: Path) -> int:
     return 1 if wrong else 0
 
 
-def write_cache(options: argparse.Namespace, folder: Path) -> Cached:
-    """What `data_options` ask for, into a folder; says what it will cost and what is there now."""
+def write_cache(
+    options: argparse.Namespace, folder: Path, before: Callable[[dict[str, Any], Any, Any], object] | None = None
+) -> Cached:
+    """What `data_options` ask for, into a folder; says what it will cost and what is there now.
+
+    Args:
+        before: called before anything is written, with the data by split, the image tower and the text tower.
+    """
     from lexlip.encode.run import process_of
     from lexlip.features.data import read_data
     from lexlip.features.vocabulary import write_vocabulary
@@ -105,6 +112,8 @@ def write_cache(options: argparse.Namespace, folder: Path) -> Cached:
         lexicon = load_tokenizer(options.lexicon) if options.lexicon else None
         image: Any = load_image_tower(options.image)
         text: Any = load_text_tower(options.text, lexicon)
+        if before is not None and process[0] == 0:
+            before(data, image, text)
         done = write_features(
             folder, image.to(device), text.to(device), data,
             batch_size=options.batch_size, shard_rows=options.shard_rows, workers=options.workers, rules=rules,

@@ -29,10 +29,13 @@ class Cost:
     bytes: int
 
     def __str__(self) -> str:
-        minutes = self.seconds / 60
-        duration = "less than a minute" if minutes < 1 else f"about {minutes:,.0f} min"
         size = f"{self.bytes / 1e9:.1f} GB" if self.bytes >= 1e8 else f"{self.bytes / 1e6:.1f} MB"
-        return f"{duration} for {self.photos:,} photos and {self.captions:,} captions, {size} on disk"
+        return f"{duration(self.seconds)} for {self.photos:,} photos and {self.captions:,} captions, {size} on disk"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as they are told of what was not measured to the end."""
+    return "less than a minute" if seconds < 60 else f"about {seconds / 60:,.0f} min"
 
 
 class PhotoPixels:

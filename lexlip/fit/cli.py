@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from lexlip.errors import UserError
 from lexlip_data.errors import one_line
@@ -28,7 +29,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     storage = command.add_mutually_exclusive_group()
     storage.add_argument("--half", action="store_true", help="numbers in 16 bits")
     storage.add_argument("--int8", action="store_true", help="those of embedded towers in 8 bits, others in 16")
-    command.add_argument("--steps", type=int, help="of the lexicon's training (default: by the number of images)")
+    command.add_argument("--steps", type=int, help="of each training (default: by the number of images)")
     command.set_defaults(run=_run)
 
 
@@ -41,24 +42,35 @@ def _run(options: argparse.Namespace) -> None:
         raise UserError(f"{options.out} holds other files; name a new folder with --out")
     if options.steps is not None and options.steps < 1:
         raise UserError(f"--steps {options.steps}: at least 1")
+    from lexlip.evaluate.recall import table
     from lexlip.features.cli import write_cache
+    from lexlip.fit.cost import training_cost
+    from lexlip.fit.report import write_report
+    from lexlip.fit.run import fit_heads, last_checkpoint, plans
+    from lexlip.train.callbacks.interruption import Stopped
+    from lexlip.utils.devices import usable_device
+
+    overrides: dict = {"head_text": options.head_text, **({"max_steps": options.steps} if options.steps else {})}
+    device = usable_device(options.device)
+
+    def tell(data: dict, image: Any, text: Any) -> None:
+        wanted = plans(len(data["train"]), options.seed, overrides)
+        left = {
+            head: keys
+            for head, keys in wanted.items()
+            if not last_checkpoint(head, work, options.seed, keys["max_steps"]).exists()
+        }
+        if left:
+            print(training_cost(left, data["train"], image.tokens, text.lexicon, device), flush=True)
 
     features = work / "features"
-    if not write_cache(options, features).complete:
+    if not write_cache(options, features, tell).complete:
         raise UserError("other processes are still at work on the cache; start this command again when they are done")
 
-    from lexlip.evaluate.recall import table
-    from lexlip.fit.report import write_report
-    from lexlip.fit.run import fit_heads
-    from lexlip.train.callbacks.interruption import Stopped
-
-    overrides: dict = {"head_text": options.head_text}
-    if options.steps:
-        overrides["max_steps"] = options.steps
     try:
         model, metrics = fit_heads(
             features, work, options.out, seed=options.seed, embed_towers=options.embed_towers,
-            storage="int8" if options.int8 else "half" if options.half else "full", overrides=overrides,
+            storage="int8" if options.int8 else "half" if options.half else "full", overrides=overrides, device=device,
         )  # fmt: skip
     except Stopped as stopped:
         print(f"{stopped}; the same command goes on", file=sys.stderr)

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from lexlip.convert.frozen import export_frozen, read_heads
 from lexlip.features.store import FeatureStore
@@ -24,12 +27,28 @@ TASKS = {
     "dense": ("task_frozen_dense_train", FrozenDenseModule),
     "lexicon": ("task_frozen_lexicon_train", FrozenModule),
 }
+CPU = torch.device("cpu")
 CUTS = [64, 32, 16, 8]  # terms of a vector, in the evaluation
+
+
+def plans(images: int, seed: int = 0, overrides: Mapping[str, object] = {}) -> dict[str, dict[str, Any]]:
+    """The config keys of the dense reference's and the lexicon's training on so many images.
+
+    Raises:
+        ConfigError: as `settings_for`.
+    """
+    settings = settings_for(images)
+    return {head: {**keys_of(settings, head), **overrides, "seed": seed} for head in TASKS}
+
+
+def last_checkpoint(head: str, work: Path, seed: int, steps: int) -> Path:
+    """Where the training of "dense" or "lexicon" ends; it is done where this file is."""
+    return work / f"{head}_seed{seed}" / VERSION / "checkpoints" / f"step_{steps:08d}.ckpt"
 
 
 def fit_heads(
     features: Path, work: Path, out: Path, *, seed: int = 0, embed_towers: bool = False, storage: Storage = "full",
-    overrides: Mapping[str, object] = {},
+    overrides: Mapping[str, object] = {}, device: torch.device = CPU,
 ) -> tuple[FrozenLexLIP, dict]:  # fmt: skip
     """Train on a cache and write the model folder.
 
@@ -37,16 +56,18 @@ def fit_heads(
         work: where the runs go.
         out: the model folder.
         overrides: config keys that win over those of the size of the data.
+        device: where the training goes, if it is a GPU of CUDA; else to the CPU.
 
     Returns:
         The model, and {"dense": metrics, "lexicon": metrics} on the val split; {} where there is none.
     """
     store = FeatureStore(features)
-    settings = settings_for(len(store.split("train").image_ids))
-    dense = train_heads("dense", features, work, {**keys_of(settings, "dense"), **overrides, "seed": seed})
-    lexicon = train_heads(
-        "lexicon", features, work, {**keys_of(settings, "lexicon"), **overrides, "seed": seed, "teacher": str(dense)}
-    )
+    keys = plans(len(store.split("train").image_ids), seed, overrides)
+    machine = {"num_gpus": int(device.type == "cuda")}
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # which one, a config does not say
+    dense = train_heads("dense", features, work, {**keys["dense"], **machine})
+    lexicon = train_heads("lexicon", features, work, {**keys["lexicon"], **machine, "teacher": str(dense)})
     model = export_frozen(lexicon, out, features, embed_towers, storage)
     metrics = {}
     if "val" in store.splits:
@@ -74,8 +95,8 @@ def train_heads(head: str, features: Path, work: Path, keys: Mapping[str, object
         keys: of the config.
     """
     config = _config(head, features, work, {**keys, "resume_from": "auto"})
-    folder = work / f"{head}_seed{config.seed}" / VERSION / "checkpoints"
-    done = folder / f"step_{config.max_steps:08d}.ckpt"
+    assert config.max_steps is not None
+    done = last_checkpoint(head, work, config.seed, config.max_steps)
     if not done.exists():
         try:
             run(config, TASKS[head][1])

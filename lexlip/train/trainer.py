@@ -88,7 +88,7 @@ def make_trainer(
     local = environment.local_processes(gpus)
     trainer = pl.Trainer(
         accelerator="gpu" if gpus else "cpu",
-        devices=local,
+        devices=[torch.cuda.current_device()] if gpus and local == 1 else local,
         num_nodes=config.processes // local,
         strategy=strategy,
         precision=config.trainer_precision,

@@ -30,6 +30,10 @@ def test_from_images_to_a_folder_and_again(frozen, tmp_path, capsys):
     command = [*map(str, command), "--head-text", "lookup", "--embed-towers", "--half", "--steps", "2"]
     assert not main(command)
     printed = capsys.readouterr().out
+    lines = printed.splitlines()  # what it will take comes first
+    assert lines[0].startswith("training on 108 photos, on one CPU thread: 2 steps of the dense reference, less than a")
+    assert re.search(r" and 2 steps of the lexicon with about \d+ terms, less than a minute$", lines[0])
+    assert " photos and 240 captions, " in lines[1]
     assert "% of the photos have a word of their captions" in printed
     assert len(re.findall(r"^box\d+: ", printed, re.MULTILINE)) == 12
     assert (tmp_path / "model.work" / "report.html").read_text().count("<figure>") == 12
@@ -41,7 +45,10 @@ def test_from_images_to_a_folder_and_again(frozen, tmp_path, capsys):
         file for file in times if "lexicon" in str(file) and file.name.startswith("step_") and not file.is_symlink()
     )
     assert not main(command)  # nothing is trained again
+    assert "training on" not in capsys.readouterr().out
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "model.work").rglob("*.ckpt")} == times
     lexicon.unlink()  # as after an interruption
     assert not main(command)
+    told = capsys.readouterr().out.splitlines()[0]
+    assert "steps of the lexicon" in told and "dense" not in told
     assert lexicon.exists()

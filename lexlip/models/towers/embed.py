@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 from timm.data import resolve_model_data_config
 
+from lexlip.models.towers.hf_images import EIGHT_BITS
 from lexlip.models.towers.open_clip_side import write_side
 from lexlip.models.towers.packed import Storage, packed
 from lexlip.models.towers.reference import Reference, parse, split_references
 from lexlip.models.towers.sentence import read_recipe
-from lexlip.models.weights import save_tensors
+from lexlip.models.weights import read, save_tensors
 from lexlip.utils.files import write_json
 
 PREPROCESSING = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
-UNUSED = ("*.bin", "*.h5", "*.onnx", "*.msgpack", "*.ot", "onnx", "openvino", ".git*", ".cache")  # of a folder
+UNUSED = ("*.h5", "*.onnx", "*.msgpack", "*.ot", "onnx", "openvino", ".git*", ".cache")  # of a folder
+WEIGHTS = ("model*.safetensors*", EIGHT_BITS)
 
 
 def embed_tower(tower: Any, folder: Path, side: str, storage: Storage) -> str:
@@ -26,7 +29,7 @@ def embed_tower(tower: Any, folder: Path, side: str, storage: Storage) -> str:
 
     Args:
         side: "image" or "text", how its files are named.
-        storage: of its numbers; towers of Hugging Face take 16 bits for "int8" too.
+        storage: of its numbers.
 
     Raises:
         ConfigError: an open_clip model whose architecture is not told.
@@ -46,14 +49,33 @@ def _embed(tower: Any, reference: Reference, folder: Path, name: str, storage: S
     if reference.kind == "timm":
         return _embed_timm(model, reference, folder, name, storage)
     source, inside = reference.folder or Path(snapshot_download(reference.name, local_files_only=True)), folder / name
-    weights = () if storage == "full" else ("model*.safetensors*",)
-    shutil.copytree(source, inside, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*UNUSED, *weights))
-    if weights:  # sentence-transformers may keep the transformer in a folder of its own
-        recipe = read_recipe(reference)
-        where = inside / (recipe.transformer.folder or source).relative_to(source) if recipe else inside
-        state = packed(model.state_dict(), "half")
-        save_tensors(state, where / "model.safetensors", metadata={"format": "pt"})
+    recipe = read_recipe(reference) if hasattr(tower.backbone, "recipe") else None
+    transformer = (recipe and recipe.transformer.folder) or source  # maybe a folder of its own, beside later layers
+    copied = storage == "full" and any(file for kind in WEIGHTS for file in transformer.glob(kind))
+    where = inside / transformer.relative_to(source)
+    left_out = partial(_left_out, transformer if recipe else None, copied)
+    shutil.copytree(source, inside, dirs_exist_ok=True, ignore=left_out)
+    for old in [file for kind in WEIGHTS for file in where.glob(kind)]:  # of an export before, in other bits
+        if not (copied and (transformer / old.name).exists()):
+            old.unlink()
+    for pickled in inside.rglob("pytorch_model.bin"):  # of a layer after pooling
+        save_tensors(read(pickled), pickled.with_name("model.safetensors"))
+        pickled.unlink()
+    if not copied:
+        file = where / (EIGHT_BITS if storage == "int8" else "model.safetensors")
+        save_tensors(packed(model.state_dict(), storage), file, metadata={"format": "pt"})
     return str(replace(reference, name=name))
+
+
+def _left_out(transformer: Path | None, copied: bool, folder: str, names: list[str]) -> set[str]:
+    """Names in a folder that are not copied: other formats of weights, and the weights unless they are to be copied.
+
+    Beside a transformer in `transformer` there are layers after pooling, which keep theirs.
+    """
+    patterns = list(UNUSED)
+    if transformer is None or Path(folder) == transformer:
+        patterns += ["*.bin", *(() if copied else WEIGHTS)]
+    return shutil.ignore_patterns(*patterns)(folder, names)
 
 
 def _embed_timm(model: Any, reference: Reference, folder: Path, name: str, storage: Storage) -> str:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, AutoImageProcessor
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from lexlip.errors import CheckpointError, ConfigError
 from lexlip.models.towers.image import ImageBackbone, ImageOutputs
+from lexlip.models.towers.packed import unpacked
 from lexlip.models.towers.reference import Reference
+
+EIGHT_BITS = "eight_bits.safetensors"  # in a folder that `embed_tower` wrote; a name that transformers does not read
 
 # The image side alone of models with two sides, and where its vector in their common space is found.
 IMAGE_SIDES = {
@@ -98,10 +103,11 @@ def load_weights(reference: Reference, model_class: Any, **options) -> Any:
     Raises:
         CheckpointError: weights are missing, of other shapes, or cannot be read.
     """
+    source, file = source_of(reference), reference.folder / EIGHT_BITS if reference.folder else None
     try:
-        model, info = model_class.from_pretrained(
-            **source_of(reference), dtype=torch.float32, output_loading_info=True, **options
-        )
+        if file is not None and file.is_file():
+            model_class, source = _unpacked_source(model_class, source, file)
+        model, info = model_class.from_pretrained(**source, dtype=torch.float32, output_loading_info=True, **options)
     except Exception as error:  # transformers, the hub, safetensors and torch each raise their own kinds
         raise CheckpointError(f"tower {reference}: its weights cannot be loaded: {first_line(error)}") from error
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
@@ -113,6 +119,17 @@ def load_weights(reference: Reference, model_class: Any, **options) -> Any:
     if len(info["missing_keys"]) > len(missing):
         model.pooler = None
     return model
+
+
+def _unpacked_source(model_class: Any, source: dict, file: Path) -> tuple[Any, dict]:
+    """The class and the arguments of `from_pretrained` for weights that are not in a file of transformers' own."""
+    config = getattr(model_class, "config_class", AutoConfig).from_pretrained(**source)
+    if model_class is AutoModel:  # which takes no weights without a name
+        with torch.device("meta"):
+            model_class = type(AutoModel.from_config(config))
+    return model_class, {
+        "pretrained_model_name_or_path": None, "config": config, "state_dict": unpacked(load_file(file))
+    }  # fmt: skip
 
 
 class HFImages(ImageBackbone):

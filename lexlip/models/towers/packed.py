@@ -1,6 +1,7 @@
 """Weights in 16 or 8 bits for towers that travel inside a model folder.
 
-In 8 bits each output channel of a matrix or convolution has a scale of its own, kept beside it as NAME.scale.
+In 8 bits each output channel of a matrix or convolution, and each row of a table, has a scale of its own, kept beside
+it as NAME.scale.
 """
 
 from __future__ import annotations
