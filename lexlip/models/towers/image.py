@@ -132,7 +132,9 @@ class FrozenImageTower(FrozenTower):
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) preprocessed images to (B, L, D) float32; L is 1 for pooled, cls and mean."""
-        outputs = self.backbone(pixels.to(self.device, self.dtype), self.view == "pooled")
+        # Channels last: on a CPU a convolutional tower takes three quarters of the time.
+        pixels = pixels.to(self.device, self.dtype, memory_format=torch.channels_last)
+        outputs = self.backbone(pixels, self.view == "pooled")
         return _take(outputs, self.view, self.reference).float()
 
     @property
