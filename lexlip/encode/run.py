@@ -32,6 +32,8 @@ from lexlip_data.loading.unknown_words import SAMPLE, unknown_warning
 from lexlip_data.sources.skipped import USUAL_RULES, Rules, Skipped
 
 log = logging.getLogger(__name__)
+# Fields of configs that came after the first folders were begun: with their defaults, those go on.
+LATER = {"activation": "log1p", "separate_tables": False}
 
 BATCH_SIZE = 64
 SHARD_DOCUMENTS = 8192  # some minutes of work on a CPU, seconds on a GPU: what a killed process loses
@@ -185,9 +187,8 @@ def _counted(windows, bar: tqdm, id_prefix: str):
 def fingerprint(model: RetrievalModel) -> str:
     """Differs for models of other weights, shapes or vocabularies."""
     digest = hashlib.blake2b(digest_size=16)
-    config = dataclasses.asdict(model.config)
-    if config.get("activation") == "log1p":  # folders that were begun before there was another go on
-        del config["activation"]
+    fields = dataclasses.asdict(model.config).items()
+    config = {name: value for name, value in fields if name not in LATER or value != LATER[name]}
     digest.update(json.dumps(config, sort_keys=True).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())

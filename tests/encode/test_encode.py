@@ -545,11 +545,13 @@ def test_texts_that_the_tokenizer_does_not_know(model, tmp_path, caplog):
 
 def test_folders_from_before_there_were_activations_go_on(model, monkeypatch):
     from lexlip.encode import run
+    from lexlip.models.frozen.config import FrozenConfig
 
     plain, values = run.fingerprint(model), dataclasses.asdict(model.config)
     model.config.activation = "log1p_twice"
     assert run.fingerprint(model) != plain
     del values["activation"]
+    assert run.LATER["separate_tables"] is FrozenConfig.separate_tables  # the other one, of heads on frozen towers
     monkeypatch.setattr(run.dataclasses, "asdict", lambda config: values)
     assert run.fingerprint(model) == plain
 

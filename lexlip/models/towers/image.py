@@ -132,10 +132,11 @@ class FrozenImageTower(FrozenTower):
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) preprocessed images to (B, L, D) float32; L is 1 for pooled, cls and mean."""
+        return _take(self._outputs(pixels, self.view == "pooled"), self.view, self.reference).float()
+
+    def _outputs(self, pixels: Tensor, pooled: bool) -> ImageOutputs:
         # Channels last: on a CPU a convolutional tower takes three quarters of the time.
-        pixels = pixels.to(self.device, self.dtype, memory_format=torch.channels_last)
-        outputs = self.backbone(pixels, self.view == "pooled")
-        return _take(outputs, self.view, self.reference).float()
+        return self.backbone(pixels.to(self.device, self.dtype, memory_format=torch.channels_last), pooled)
 
     @property
     def pooling(self) -> Pooling | None:
@@ -153,7 +154,7 @@ class FrozenImageTower(FrozenTower):
             raise EncodingError(
                 f"tower {self.reference}: its #{self.view} says nothing of patches; heads on #mean or #patches do"
             )
-        states, prefix, _ = self.backbone(pixels.to(self.device, self.dtype), False)
+        states, prefix, _ = self._outputs(pixels, False)
         assert states is not None  # or `features` had been refused
         cells = states[:, prefix:]
         if self.view == "cls+mean":

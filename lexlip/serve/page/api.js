@@ -7,7 +7,8 @@ export class Refused extends Error {
   }
 }
 
-async function answer(promise) {
+// What the service sends, unless it refuses.
+async function accepted(promise) {
   let response;
   try {
     response = await promise;
@@ -15,9 +16,13 @@ async function answer(promise) {
     if (error.name === "AbortError") throw error;
     throw new Refused(0, "The service does not answer.");
   }
+  if (response.ok) return response;
   const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Refused(response.status, body.error?.message ?? `The service answered ${response.status}.`);
-  return body;
+  throw new Refused(response.status, body.error?.message ?? `The service answered ${response.status}.`);
+}
+
+async function answer(promise) {
+  return (await accepted(promise)).json().catch(() => ({}));
 }
 
 const post = (path, body, signal) =>
@@ -63,7 +68,6 @@ export const video = (id) => `/video/${path(id)}`;
 
 // Refused where the service does not send the video.
 export async function reachVideo(id) {
-  const response = await fetch(video(id), { headers: { range: "bytes=0-0" } }).catch(() => null);
-  if (!response?.ok) await answer(response ?? Promise.reject(new Error()));
+  const response = await accepted(fetch(video(id), { headers: { range: "bytes=0-0" } }));
   await response.body?.cancel(); // some proxies send all of it
 }
